@@ -1,0 +1,137 @@
+//! Which instructions this CPU has, and how one piece of Rust becomes several pieces of machine code.
+//!
+//! The hot loops are written once, over arrays of [`Shape::LANES`] floats, and compiled once per instruction set: an
+//! `#[inline(always)]` body inside a function with `#[target_feature]` is vectorised for those features. Which copy runs is
+//! decided at run time. Nothing here is written in intrinsics; a later step replaces the copies that are worth it.
+
+use std::{env, sync::OnceLock};
+
+/// An instruction set that the hot loops are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// What every CPU of this architecture has (SSE2 on x86-64, NEON on aarch64).
+    Portable,
+    /// 8 floats at a time with fused multiply-add.
+    Avx2,
+    /// 16 floats at a time.
+    Avx512,
+}
+
+impl Isa {
+    /// The best that this CPU has, or what `STAIRWELL_ISA` (`portable`, `avx2`, `avx512`) asks for if the CPU has it.
+    pub fn detect() -> Isa {
+        static FOUND: OnceLock<Isa> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            let asked = env::var("STAIRWELL_ISA").ok();
+            let wanted = |isa: &Isa| asked.as_deref().is_none_or(|name| name == isa.name());
+            [Isa::Avx512, Isa::Avx2].into_iter().filter(wanted).find(|isa| isa.is_supported()).unwrap_or(Isa::Portable)
+        })
+    }
+
+    /// All that this CPU can run, for tests.
+    pub fn supported() -> Vec<Isa> {
+        [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_supported()).collect()
+    }
+
+    /// The name in stats.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_supported(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("fma")
+            }
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_supported(self) -> bool {
+        self == Isa::Portable
+    }
+}
+
+/// How a copy of a hot loop is shaped. Constants, so that the compiler unrolls over them.
+pub trait Shape {
+    /// Floats in one vector register.
+    const LANES: usize;
+    /// Whether multiply-add is one instruction that rounds once. Without it `f32::mul_add` would call a slow function.
+    const FUSED: bool;
+
+    /// a · b + c.
+    #[inline(always)]
+    fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+        if Self::FUSED { a.mul_add(b, c) } else { a * b + c }
+    }
+}
+
+/// Shape of [`Isa::Portable`]; aarch64 always has NEON's fused multiply-add.
+pub struct PortableShape;
+impl Shape for PortableShape {
+    const LANES: usize = 4;
+    const FUSED: bool = cfg!(target_arch = "aarch64");
+}
+/// Shape of [`Isa::Avx2`].
+pub struct Avx2Shape;
+impl Shape for Avx2Shape {
+    const LANES: usize = 8;
+    const FUSED: bool = true;
+}
+/// Shape of [`Isa::Avx512`].
+pub struct Avx512Shape;
+impl Shape for Avx512Shape {
+    const LANES: usize = 16;
+    const FUSED: bool = true;
+}
+
+/// Runs `$body::<Shape, LANES>(args…)` in the copy that was compiled for `$isa`.
+macro_rules! dispatch {
+    ($isa:expr, $body:ident($($arg:ident: $type:ty),* $(,)?)) => {{
+        use $crate::backend::cpu::isa::{self, Isa};
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        fn avx512($($arg: $type),*) {
+            $body::<isa::Avx512Shape, { <isa::Avx512Shape as isa::Shape>::LANES }>($($arg),*)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2($($arg: $type),*) {
+            $body::<isa::Avx2Shape, { <isa::Avx2Shape as isa::Shape>::LANES }>($($arg),*)
+        }
+        match $isa {
+            // SAFETY: Isa::detect and Isa::supported only give sets that this CPU has.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512($($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2($($arg),*) },
+            _ => $body::<isa::PortableShape, { <isa::PortableShape as isa::Shape>::LANES }>($($arg),*),
+        }
+    }};
+}
+pub(crate) use dispatch;
+
+/// Sum of the lanes, by halves, so that every caller adds in the same order.
+#[inline(always)]
+pub fn sum_lanes<const L: usize>(mut lanes: [f32; L]) -> f32 {
+    let mut width = L / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

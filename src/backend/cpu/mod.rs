@@ -1,0 +1,239 @@
+//! The CPU backend: f32 activations, weights as stored, all cores.
+
+pub mod attention;
+pub mod isa;
+mod kernels;
+mod matmul;
+mod workspace;
+
+pub use isa::Isa;
+pub use kernels::{Kernels, Standard};
+pub use workspace::{CpuTensor, Workspace};
+
+use super::{Backend, PartShape, Rope, Shaped, Slice};
+use crate::{error::Result, tensor::convert_to_f32};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Elements below which an operation stays on one thread.
+const SMALL: usize = 1 << 14;
+
+/// The CPU. Cheap to make; its workspace fills as it works.
+pub struct Cpu {
+    isa: Isa,
+    kernels: Box<dyn Kernels>,
+    workspace: Arc<Workspace>,
+}
+
+impl Default for Cpu {
+    fn default() -> Cpu {
+        Cpu::with_isa(Isa::detect())
+    }
+}
+
+impl Cpu {
+    /// With a given instruction set, which must be one of [`Isa::supported`].
+    pub fn with_isa(isa: Isa) -> Cpu {
+        Cpu { isa, kernels: Box::new(Standard), workspace: Arc::default() }
+    }
+
+    /// With other small operations than the standard ones.
+    pub fn with_kernels(kernels: Box<dyn Kernels>) -> Cpu {
+        Cpu { kernels, ..Cpu::default() }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The small operations in use.
+    pub fn kernels(&self) -> &dyn Kernels {
+        &*self.kernels
+    }
+
+    /// An activation with unspecified contents.
+    pub fn take(&self, rows: usize, cols: usize) -> CpuTensor {
+        self.workspace.take(rows, cols)
+    }
+
+    /// Runs `body(index, chunk)` on each chunk of `n` elements of x, on all cores if x is large.
+    pub(crate) fn for_each_chunk(&self, x: &mut [f32], n: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+        if x.len() < SMALL {
+            x.chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
+        } else {
+            x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
+        }
+    }
+}
+
+/// A parameter: views of the checkpoint's tensors, or, for a vector, its values widened to f32.
+pub struct CpuWeight {
+    parts: Vec<(PartShape, Option<Slice>)>,
+    /// The parts of a vector (inputs = 1), one after the other.
+    vector: Vec<f32>,
+}
+
+impl CpuWeight {
+    /// Outputs of all parts together.
+    pub fn outputs(&self) -> usize {
+        self.parts.iter().map(|(shape, _)| shape.outputs).sum()
+    }
+
+    /// The views, in the order of the outputs.
+    ///
+    /// # Panics
+    /// If a part was never loaded.
+    pub fn slices(&self) -> impl Iterator<Item = &Slice> {
+        self.parts.iter().map(|(shape, slice)| slice.as_ref().unwrap_or_else(|| panic!("{shape:?} was never loaded")))
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = CpuTensor;
+    type Ids = Vec<u32>;
+    type Weight = CpuWeight;
+
+    fn weight(&self, parts: &[PartShape]) -> Result<CpuWeight> {
+        let vector = parts.iter().filter(|p| p.inputs == 1).map(|p| p.outputs).sum();
+        Ok(CpuWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: vec![f32::NAN; vector] })
+    }
+
+    fn load(&self, weight: &mut CpuWeight, part: usize, slice: &Slice) -> Result<()> {
+        let (rows, cols) = (slice.rows.len(), slice.cols.len());
+        let shape = if slice.transposed { (cols, rows) } else { (rows, cols) };
+        let expected = weight.parts[part].0;
+        assert_eq!(shape, (expected.outputs, expected.inputs), "{:?}", slice.tensor);
+        if expected.inputs == 1 {
+            let start = weight.parts[..part].iter().map(|(p, _)| p.outputs).sum::<usize>();
+            let size = slice.tensor.dtype.bytes();
+            let bytes = &slice.tensor.data[slice.rows.start * size..slice.rows.end * size];
+            convert_to_f32(slice.tensor.dtype, bytes, &mut weight.vector[start..start + rows]);
+        }
+        weight.parts[part].1 = Some(slice.clone());
+        Ok(())
+    }
+
+    fn ids(&self, capacity: usize) -> Result<Vec<u32>> {
+        Ok(Vec::with_capacity(capacity))
+    }
+
+    fn write(&self, ids: &mut Vec<u32>, values: &[u32]) -> Result<()> {
+        ids.clear();
+        ids.extend(values);
+        Ok(())
+    }
+
+    fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<CpuTensor> {
+        let mut x = self.take(rows, cols);
+        x.data_mut().copy_from_slice(data);
+        Ok(x)
+    }
+
+    fn download(&self, x: &CpuTensor) -> Result<Vec<f32>> {
+        Ok(x.data().to_vec())
+    }
+
+    fn embed(&self, table: &CpuWeight, first_row: usize, ids: &Vec<u32>) -> Result<CpuTensor> {
+        let slice = table.slices().next().expect("an embedding has one part");
+        let (dtype, (_, hidden)) = (slice.tensor.dtype, slice.tensor.matrix_shape());
+        let mut y = self.take(ids.len(), hidden);
+        for (row, &id) in ids.iter().enumerate() {
+            let stored = (id as usize).checked_sub(first_row).map(|i| i + slice.rows.start);
+            match stored.filter(|i| slice.rows.contains(i)) {
+                Some(i) => {
+                    let bytes = hidden * dtype.bytes();
+                    convert_to_f32(dtype, &slice.tensor.data[i * bytes..][..bytes], y.row_mut(row));
+                }
+                None => y.row_mut(row).fill(0.0),
+            }
+        }
+        Ok(y)
+    }
+
+    fn matmul(&self, x: &CpuTensor, weight: &CpuWeight) -> Result<CpuTensor> {
+        let mut y = self.take(x.rows(), weight.outputs());
+        matmul::matmul(self.isa, x, weight, &mut y);
+        Ok(y)
+    }
+
+    fn add_bias(&self, mut x: CpuTensor, bias: &CpuWeight) -> Result<CpuTensor> {
+        let n = x.cols();
+        assert_eq!(n, bias.vector.len(), "bias");
+        self.for_each_chunk(x.data_mut(), n, |_, row| row.iter_mut().zip(&bias.vector).for_each(|(x, b)| *x += b));
+        Ok(x)
+    }
+
+    fn split<const N: usize>(&self, x: CpuTensor, cols: [usize; N]) -> Result<[CpuTensor; N]> {
+        assert_eq!(cols.iter().sum::<usize>(), x.cols(), "split");
+        let mut start = 0;
+        Ok(cols.map(|n| {
+            let mut part = self.take(x.rows(), n);
+            for row in 0..x.rows() {
+                part.row_mut(row).copy_from_slice(&x.row(row)[start..start + n]);
+            }
+            start += n;
+            part
+        }))
+    }
+
+    fn rms_norm(&self, x: &CpuTensor, weight: &CpuWeight, group: usize, eps: f32) -> Result<CpuTensor> {
+        assert_eq!((x.cols() % group, weight.vector.len()), (0, group), "rms_norm");
+        let mut y = self.take(x.rows(), x.cols());
+        self.for_each_chunk(y.data_mut(), group, |i, out| {
+            self.kernels.rms_norm(out, &x.data()[i * group..][..group], &weight.vector, eps);
+        });
+        Ok(y)
+    }
+
+    fn layer_norm(&self, x: &CpuTensor, weight: &CpuWeight, bias: &CpuWeight, eps: f32) -> Result<CpuTensor> {
+        let n = x.cols();
+        assert_eq!((weight.vector.len(), bias.vector.len()), (n, n), "layer_norm");
+        let mut y = self.take(x.rows(), n);
+        self.for_each_chunk(y.data_mut(), n, |i, out| {
+            self.kernels.layer_norm(out, x.row(i), &weight.vector, &bias.vector, eps);
+        });
+        Ok(y)
+    }
+
+    fn rope(&self, mut x: CpuTensor, positions: &Vec<u32>, rope: &Rope<Cpu>) -> Result<CpuTensor> {
+        let (n, frequencies) = (x.cols(), &rope.inv_freq.vector);
+        assert_eq!((n % rope.head_dim, frequencies.len()), (0, rope.head_dim / 2), "rope");
+        self.for_each_chunk(x.data_mut(), n, |row, heads| {
+            let angle = |f: &f32| positions[row] as f32 * f;
+            let cos: Vec<f32> = frequencies.iter().map(|f| angle(f).cos() * rope.scaling).collect();
+            let sin: Vec<f32> = frequencies.iter().map(|f| angle(f).sin() * rope.scaling).collect();
+            for head in heads.chunks_exact_mut(rope.head_dim) {
+                self.kernels.rotate_half(head, &cos, &sin);
+            }
+        });
+        Ok(x)
+    }
+
+    fn silu_mul(&self, mut gate: CpuTensor, up: &CpuTensor) -> Result<CpuTensor> {
+        let n = gate.cols();
+        self.for_each_chunk(gate.data_mut(), n, |i, gate| self.kernels.silu_mul(gate, up.row(i)));
+        Ok(gate)
+    }
+
+    fn gelu(&self, mut x: CpuTensor) -> Result<CpuTensor> {
+        let n = x.cols();
+        self.for_each_chunk(x.data_mut(), n, |_, row| self.kernels.gelu(row));
+        Ok(x)
+    }
+
+    fn add(&self, mut x: CpuTensor, y: &CpuTensor) -> Result<CpuTensor> {
+        let n = x.cols();
+        assert_eq!((x.rows(), n), (y.rows(), y.cols()), "add");
+        self.for_each_chunk(x.data_mut(), n, |i, x| x.iter_mut().zip(y.row(i)).for_each(|(x, y)| *x += y));
+        Ok(x)
+    }
+
+    fn take_rows(&self, x: &CpuTensor, rows: &Vec<u32>) -> Result<CpuTensor> {
+        let mut y = self.take(rows.len(), x.cols());
+        for (i, &row) in rows.iter().enumerate() {
+            y.row_mut(i).copy_from_slice(x.row(row as usize));
+        }
+        Ok(y)
+    }
+}

@@ -1,0 +1,105 @@
+//! Memory for activations, taken from a pool and given back on drop.
+//!
+//! A forward pass makes some hundred activations, and the same ones again at the next token. The pool keeps the buffers, so
+//! after the first pass nothing is allocated.
+
+use crate::backend::Shaped;
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Free buffers by their length in elements.
+#[derive(Default)]
+pub struct Workspace {
+    free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
+}
+
+/// An activation [rows, cols], row-major f32.
+pub struct CpuTensor {
+    /// At least rows · cols long; the rest belongs to an earlier, larger use.
+    buffer: Vec<f32>,
+    rows: usize,
+    cols: usize,
+    workspace: Arc<Workspace>,
+}
+
+impl Workspace {
+    /// A tensor with unspecified contents. In debug builds they are NaN, so that reading before writing shows.
+    pub fn take(self: &Arc<Self>, rows: usize, cols: usize) -> CpuTensor {
+        let n = rows * cols;
+        let mut buffer = self.smallest_free(n).unwrap_or_else(|| vec![0.0; n]);
+        if cfg!(debug_assertions) {
+            buffer[..n].fill(f32::NAN);
+        }
+        CpuTensor { buffer, rows, cols, workspace: self.clone() }
+    }
+
+    fn smallest_free(&self, n: usize) -> Option<Vec<f32>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // A buffer of more than twice the size is left for something larger.
+        let (&length, buffers) = free.range_mut(n..=2 * n).next()?;
+        let buffer = buffers.pop();
+        if buffers.is_empty() {
+            free.remove(&length);
+        }
+        buffer
+    }
+}
+
+impl Drop for CpuTensor {
+    fn drop(&mut self) {
+        let buffer = mem::take(&mut self.buffer);
+        let mut free = self.workspace.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.entry(buffer.len()).or_default().push(buffer);
+    }
+}
+
+impl CpuTensor {
+    /// All elements, row-major.
+    pub fn data(&self) -> &[f32] {
+        &self.buffer[..self.rows * self.cols]
+    }
+
+    /// All elements, to write.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.rows * self.cols]
+    }
+
+    /// One row, [cols].
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data()[row * self.cols..][..self.cols]
+    }
+
+    /// One row, to write.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        let cols = self.cols;
+        &mut self.data_mut()[row * cols..][..cols]
+    }
+}
+
+impl Shaped for CpuTensor {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_is_used_again() {
+        let workspace = Arc::new(Workspace::default());
+        let first = workspace.take(4, 8);
+        let address = first.data().as_ptr();
+        drop(first);
+        assert_eq!(workspace.take(3, 8).data().as_ptr(), address, "a little smaller: the same buffer");
+        assert_ne!(workspace.take(1, 8).data().as_ptr(), address, "much smaller: another one");
+        assert_eq!(workspace.take(4, 8).data().as_ptr(), address);
+    }
+}

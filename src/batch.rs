@@ -1,0 +1,69 @@
+//! What one forward pass computes: a flat list of tokens of one or many sequences.
+//!
+//! ```text
+//! tokens     │ 5 17  3 │ 9 │ 44  8 61  2 │     three sequences: a prompt, a decode step, a prompt
+//! positions  │ 0  1  2 │ 7 │  0  1  2  3 │
+//! spans      │ rows 0..3 │ 3..4 │ 4..8
+//! logit_rows │       2   │ 3    │      7        the rows whose logits are wanted
+//! ```
+//! Everything but attention looks at rows alone. Step 1's batch is one sequence, whole.
+
+use std::ops::Range;
+
+/// One sequence's part of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its rows in the batch.
+    pub rows: Range<usize>,
+    /// Its part of [`Batch::tables`]: nothing [1], a slot [2, 3], blocks [4].
+    pub table: Range<usize>,
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, [rows].
+    pub tokens: Vec<u32>,
+    /// Each token's position in its sequence, [rows].
+    pub positions: Vec<u32>,
+    /// The sequences, in the order of their rows.
+    pub spans: Vec<Span>,
+    /// Where each sequence's K and V are kept.
+    pub tables: Vec<u32>,
+    /// Rows that need logits.
+    pub logit_rows: Vec<u32>,
+}
+
+impl Batch {
+    /// A batch of one whole sequence that wants the logits of its last row.
+    pub fn of(tokens: &[u32]) -> Batch {
+        let mut batch = Batch::default();
+        batch.push(tokens, 0, &[]);
+        batch
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.spans.clear();
+        self.tables.clear();
+        self.logit_rows.clear();
+    }
+
+    /// Adds tokens of one sequence, the first at position `start`; the last one's logits are wanted.
+    pub fn push(&mut self, tokens: &[u32], start: usize, table: &[u32]) {
+        let (row, at) = (self.tokens.len(), self.tables.len());
+        self.tokens.extend(tokens);
+        self.positions.extend((start..start + tokens.len()).map(|p| p as u32));
+        self.tables.extend(table);
+        self.spans.push(Span { rows: row..self.tokens.len(), table: at..self.tables.len() });
+        self.logit_rows.extend(self.tokens.len().checked_sub(1).map(|last| last as u32));
+    }
+
+    /// Wants every row's logits.
+    pub fn want_all_logits(&mut self) {
+        self.logit_rows.clear();
+        self.logit_rows.extend(0..self.tokens.len() as u32);
+    }
+}

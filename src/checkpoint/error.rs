@@ -1,0 +1,90 @@
+//! What can be wrong with a checkpoint directory, one variant per cause.
+//!
+//! Every message is one line that names the file, what is wrong with it, and what to do.
+
+use crate::tensor::DType;
+use std::path::PathBuf;
+
+/// See the module's documentation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The path is neither a directory nor the id of a model in the local Hugging Face cache.
+    #[error(
+        "--model {model}: there is no such directory, and no model of that name in the Hugging Face cache at {cache}. \
+         Give a checkpoint directory, or download the model first (stairwell does not download yet): hf download {model}"
+    )]
+    NoSuchModel { model: String, cache: PathBuf },
+    /// The model is in the cache, the revision is not.
+    #[error("--revision {revision}: {model} is in the cache at {cache}, but not this revision. Cached: {known}")]
+    NoSuchRevision { model: String, revision: String, cache: PathBuf, known: String },
+    /// `--model` names a file.
+    #[error("--model {path}: this is a file; give the directory that holds config.json and the .safetensors files")]
+    NotADirectory { path: PathBuf },
+    /// GGUF is another format.
+    #[error(
+        "{path}: GGUF files are not read. Give the directory of the original Hugging Face checkpoint \
+         (config.json and .safetensors files)"
+    )]
+    Gguf { path: PathBuf },
+    /// No config.json in the directory.
+    #[error("{dir}: there is no config.json, so this is no Hugging Face checkpoint directory")]
+    NoConfig { dir: PathBuf },
+    /// Neither `model.safetensors` nor an index.
+    #[error("{dir}: there is neither model.safetensors nor model.safetensors.index.json")]
+    NoWeights { dir: PathBuf },
+    /// Only pickled weights, which can run code when they are opened.
+    #[error(
+        "{dir}: the weights are only there as {file}, a pickle that stairwell does not open. Convert them: python -c \
+         \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{dir}').save_pretrained('{dir}')\""
+    )]
+    OnlyPickle { dir: PathBuf, file: String },
+    /// `git clone` without git-lfs leaves small text files in place of large ones.
+    #[error("{path}: this is a Git LFS pointer, not the file itself. Fetch the files with: git lfs pull")]
+    LfsPointer { path: PathBuf },
+    /// The operating system refused.
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
+    /// A JSON file that is not JSON, or not of the right form.
+    #[error("{path}: {reason}")]
+    Json { path: PathBuf, reason: String },
+    /// The index names a shard that is not on disk.
+    #[error("{index}: tensor '{tensor}' is in shard {shard}, which is not in the directory. Download the missing file")]
+    MissingShard { index: PathBuf, tensor: String, shard: String },
+    /// A shard name that leaves the directory.
+    #[error("{index}: tensor '{tensor}' is said to be in '{shard}', which is not a plain file name; refused")]
+    UnsafeShardName { index: PathBuf, tensor: String, shard: String },
+    /// The index promises a tensor that its shard does not hold.
+    #[error("{index}: tensor '{tensor}' should be in {shard}, but that file does not hold it")]
+    NotInShard { index: PathBuf, tensor: String, shard: String },
+    /// Shorter than its header says, as after an interrupted download.
+    #[error("{path}: truncated: {what} needs {needed} bytes and the file has {actual}. Download it again")]
+    Truncated { path: PathBuf, what: String, needed: u64, actual: u64 },
+    /// The header is damaged or hostile.
+    #[error("{path}: bad safetensors header: {reason}")]
+    Header { path: PathBuf, reason: String },
+    /// One tensor's entry in the header is damaged or hostile.
+    #[error("{path}: tensor '{tensor}': {reason}")]
+    Tensor { path: PathBuf, tensor: String, reason: String },
+    /// Names that the checkpoint lacks and names that the model lacks.
+    #[error("{0}")]
+    Names(#[from] super::NameMismatch),
+    /// A tensor of another shape than the config gives.
+    #[error(
+        "{file}: parameter '{name}' has shape {actual:?} in the file, but config.json makes it {expected:?}"
+    )]
+    Shape { file: String, name: String, expected: Vec<usize>, actual: Vec<usize> },
+    /// A dtype that is not a weight's.
+    #[error(
+        "{file}: parameter '{name}' has dtype {actual}, and weights are read as F32, BF16 or F16. Convert the \
+         checkpoint with transformers: from_pretrained(…, dtype=torch.bfloat16), then save_pretrained"
+    )]
+    WeightDType { file: String, name: String, actual: DType },
+}
+
+impl CheckpointError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> CheckpointError {
+        let path = path.into();
+        move |error| CheckpointError::Io { path, error }
+    }
+}

@@ -1,0 +1,32 @@
+//! From files on disk to named tensors.
+//!
+//! ```text
+//! --model ─ locate ─▶ Directory ─ index ─▶ shards ─ header ─▶ StateDict ─ view ─▶ (name, HostTensor) ─ names ─▶ parameter
+//!                                             (mmap)                                                 (rename, skip)
+//! ```
+//! Each shard is opened once and memory-mapped. A tensor is a view of the map: nothing is copied, and what is not used is not
+//! read. The last arrow, into a model's parameters, is [`crate::model::load_weights`].
+
+mod checksum;
+mod directory;
+mod dummy;
+mod error;
+mod header;
+mod index;
+mod locate;
+mod names;
+mod prefetch;
+mod state_dict;
+mod write;
+
+pub use checksum::{Checksums, checksums};
+pub use directory::Directory;
+pub use dummy::dummy_tensor;
+pub use error::CheckpointError;
+pub use header::{Header, TensorInfo};
+pub use index::Index;
+pub use locate::locate;
+pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
+pub use prefetch::prefetch;
+pub use state_dict::{Entry, Shard, StateDict};
+pub use write::write_safetensors;

@@ -1,0 +1,170 @@
+//! `stairwell inspect`: what is in a checkpoint.
+
+use super::{
+    Outcome,
+    model_args::{Format, LoadArgs},
+    terminal::{Progress, human_bytes, print},
+};
+use serde_json::{Map, Value, json};
+use stairwell::{
+    checkpoint::{Checksums, StateDict, checksums, natural_order},
+    config::ModelConfig,
+    error::Result,
+    model::module_tree,
+    runner::read_config,
+};
+
+/// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  stairwell inspect
+  stairwell inspect --model Qwen3-0.6B --max-model-len 4096
+  stairwell inspect --model Qwen3-0.6B --verify --json")]
+pub struct Args {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Length in tokens to work out memory for [default: the model's context, at most 4096]
+    #[arg(long, value_name = "N")]
+    max_model_len: Option<usize>,
+    /// Read everything and print a checksum for each tensor and one over all
+    #[arg(long)]
+    verify: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<Outcome> {
+    let directory = args.load.model.directory()?;
+    let config = read_config(&directory)?;
+    let state_dict = match args.load.load_format {
+        Format::Safetensors => Some(StateDict::open(&directory)?),
+        Format::Dummy => None,
+    };
+    let length = args.max_model_len.unwrap_or(config.context().min(4096));
+    let memory = Memory::new(&config, state_dict.as_ref().map(StateDict::total_bytes), length);
+    let sums = match &state_dict {
+        Some(state_dict) if args.verify => {
+            let progress = Progress::new("checking");
+            let total = state_dict.total_bytes();
+            Some(checksums(state_dict, |bytes| progress.add(bytes, total)))
+        }
+        _ => None,
+    };
+    let report = match args.json {
+        true => json_report(&config, state_dict.as_ref(), sums.as_ref(), &memory),
+        false => text_report(&config, state_dict.as_ref(), sums.as_ref(), &memory),
+    };
+    print(&report)?;
+    Ok(Outcome::Good)
+}
+
+/// Bytes that a run at a given length needs.
+struct Memory {
+    length: usize,
+    weights: u64,
+    /// The most that activations of one forward pass over `length` tokens take at a time, in f32.
+    activations: u64,
+    /// K and V of one token in f32, as a cache would keep them (from step 2 on).
+    kv_per_token: u64,
+}
+
+impl Memory {
+    fn new(c: &ModelConfig, weights: Option<u64>, length: usize) -> Memory {
+        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        // The residual, and the larger of attention (qkv, its three parts) and MLP (gate+up, its two parts).
+        let widest = (2 * (q + 2 * kv)).max(4 * c.intermediate_size);
+        let activations = (4 * length * (2 * c.hidden_size + widest) + 4 * c.vocab_size) as u64;
+        let size = c.dtype.map_or(2, |d| d.bytes()) as u64;
+        Memory {
+            length,
+            weights: weights.unwrap_or_else(|| parameters(c) * size),
+            activations,
+            kv_per_token: (2 * c.num_hidden_layers * kv * 4) as u64,
+        }
+    }
+}
+
+/// Parameters that config.json stands for, without biases and norms (less than a thousandth).
+fn parameters(c: &ModelConfig) -> u64 {
+    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+    let layer = c.hidden_size * (2 * q + 2 * kv + 3 * c.intermediate_size);
+    let tables = if c.tie_word_embeddings { 1 } else { 2 };
+    (c.num_hidden_layers * layer + tables * c.vocab_size * c.hidden_size) as u64
+}
+
+fn sorted_names(state_dict: &StateDict) -> Vec<&str> {
+    let mut names: Vec<&str> = state_dict.names().collect();
+    names.sort_by(|a, b| natural_order(a).cmp(&natural_order(b)));
+    names
+}
+
+fn text_report(config: &ModelConfig, state_dict: Option<&StateDict>, sums: Option<&Checksums>, memory: &Memory) -> String {
+    let mut text = module_tree(config) + "\n\n";
+    if let Some(state_dict) = state_dict {
+        text += &tensor_table(state_dict, sums);
+    }
+    if let Some(sums) = sums {
+        text += &format!("digest over all tensors: sha256 {}\n", sums.digest);
+    }
+    let kv = memory.kv_per_token * memory.length as u64;
+    text += &format!(
+        "\nmemory at {} tokens (context {}):\n  weights      {:>9}\n  activations  {:>9}\n  KV cache     {:>9}  \
+         {} a token in f32; step 1 keeps none\n",
+        memory.length,
+        config.context(),
+        human_bytes(memory.weights),
+        human_bytes(memory.activations),
+        human_bytes(kv),
+        human_bytes(memory.kv_per_token),
+    );
+    text
+}
+
+fn tensor_table(state_dict: &StateDict, sums: Option<&Checksums>) -> String {
+    let names = sorted_names(state_dict);
+    let width = names.iter().map(|n| n.len()).max().unwrap_or(0);
+    let mut text = format!("{:width$}  {:>16}  {:5}  {:>12}  shard\n", "tensor", "shape", "dtype", "bytes");
+    for name in &names {
+        let Some(entry) = state_dict.entry(name) else { continue };
+        let (info, shard) = (entry.info, &state_dict.shards()[entry.shard].file);
+        let hash = sums.and_then(|s| s.tensors.get(*name)).map_or(String::new(), |h| format!("  {h}"));
+        let (shape, dtype, bytes) = (format!("{:?}", info.shape), info.dtype.to_string(), info.range.len());
+        text += &format!("{name:width$}  {shape:>16}  {dtype:5}  {bytes:>12}  {shard}{hash}\n");
+    }
+    let (tensors, shards) = (names.len(), state_dict.shards().len());
+    text + &format!("{tensors} tensors in {shards} shards, {} bytes\n", state_dict.total_bytes())
+}
+
+fn json_report(config: &ModelConfig, state_dict: Option<&StateDict>, sums: Option<&Checksums>, memory: &Memory) -> String {
+    let mut tensors = Map::new();
+    for name in state_dict.map(sorted_names).unwrap_or_default() {
+        let Some((state_dict, entry)) = state_dict.and_then(|s| Some((s, s.entry(name)?))) else { continue };
+        let mut tensor = json!({
+            "shape": entry.info.shape,
+            "dtype": entry.info.dtype.to_string(),
+            "bytes": entry.info.range.len(),
+            "shard": state_dict.shards()[entry.shard].file,
+        });
+        if let Some(hash) = sums.and_then(|s| s.tensors.get(name)) {
+            tensor["sha256"] = hash.clone().into();
+        }
+        tensors.insert(name.to_owned(), tensor);
+    }
+    let report = json!({
+        "architecture": config.architecture.class_name(),
+        "context": config.context(),
+        "module_tree": module_tree(config),
+        "tensors": Value::Object(tensors),
+        "total_bytes": state_dict.map(StateDict::total_bytes),
+        "sha256": sums.map(|s| s.digest.clone()),
+        "memory": {
+            "length": memory.length,
+            "weights_bytes": memory.weights,
+            "activation_bytes": memory.activations,
+            "kv_bytes_per_token": memory.kv_per_token,
+        },
+    });
+    format!("{report}\n")
+}

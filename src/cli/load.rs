@@ -1,0 +1,91 @@
+//! `stairwell load`: a load by itself, told step by step.
+
+use super::{
+    Outcome,
+    model_args::{Format, LoadArgs},
+    terminal::{human_bytes, peak_memory, print},
+};
+use stairwell::{
+    checkpoint::{Directory, StateDict},
+    error::Result,
+    model::LoadEvent,
+    tensor::HostTensor,
+};
+use std::{fmt::Write, time::Instant};
+
+/// Load a model and say how long it took; --trace prints each step on the way
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  stairwell load --trace")]
+pub struct Args {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Print each step: index, shards, and which tensor became which parameter
+    #[arg(long)]
+    trace: bool,
+}
+
+pub fn run(args: Args) -> Result<Outcome> {
+    let directory = args.load.model.directory()?;
+    let start = Instant::now();
+    let mut lines = String::new();
+    let mut bytes = 0;
+    let state_dict = match (args.trace, args.load.load_format) {
+        (true, Format::Safetensors) => Some(StateDict::open(&directory)?),
+        _ => None,
+    };
+    if let Some(state_dict) = &state_dict {
+        trace_files(&mut lines, &directory, state_dict);
+    }
+    let events = |event: LoadEvent| {
+        if let LoadEvent::Loaded { tensor, .. } = &event {
+            bytes += tensor.data.len() as u64;
+        }
+        if let Some(state_dict) = &state_dict {
+            trace_event(&mut lines, state_dict, &event);
+        }
+    };
+    let runner = args.load.load(None, events)?;
+    let memory = peak_memory().map_or("unknown".into(), human_bytes);
+    let _ = writeln!(
+        lines,
+        "{} loaded: {} in {:.3} s, peak memory {memory}",
+        runner.config.architecture,
+        human_bytes(bytes),
+        start.elapsed().as_secs_f64(),
+    );
+    print(&lines)?;
+    Ok(Outcome::Good)
+}
+
+fn trace_files(lines: &mut String, directory: &Directory, state_dict: &StateDict) {
+    let config = directory.path("config.json");
+    let _ = writeln!(lines, "config   {}: the model's shapes", config.display());
+    let index = "model.safetensors.index.json";
+    if state_dict.shards().iter().all(|s| s.file != "model.safetensors") {
+        let _ = writeln!(lines, "index    {index}: {} tensors in {} shards", state_dict.names().count(), state_dict.shards().len());
+    }
+    for shard in state_dict.shards() {
+        let size = (*shard.owner).as_ref().len() as u64;
+        let tensors = shard.header.tensors.len();
+        let _ = writeln!(lines, "shard    {}: {} mapped, header read, {tensors} tensors", shard.file, human_bytes(size));
+    }
+}
+
+fn trace_event(lines: &mut String, state_dict: &StateDict, event: &LoadEvent) {
+    let place = |name: &str| {
+        let entry = state_dict.entry(name)?;
+        let range = &entry.info.range;
+        Some(format!("{}[{}..{}]", state_dict.shards()[entry.shard].file, range.start, range.end))
+    };
+    let _ = match event {
+        LoadEvent::Loaded { name, parameter, tensor } => {
+            let HostTensor { dtype, shape, .. } = tensor;
+            let renamed = if name == parameter { String::new() } else { format!(" → {parameter}") };
+            writeln!(lines, "tensor   {name}{renamed}: {dtype} {shape:?} = {}", place(name).unwrap_or_default())
+        }
+        LoadEvent::Skipped { name } => writeln!(lines, "skipped  {name}"),
+        LoadEvent::Tied { name, parameter } => writeln!(lines, "tied     {name} is {parameter}"),
+    };
+}

@@ -1,0 +1,66 @@
+//! The command line: parse, call, print. Results go to stdout, everything else to stderr.
+
+mod generate;
+mod inspect;
+mod load;
+mod logits;
+mod model_args;
+mod render_chat;
+mod terminal;
+mod tokenize;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use stairwell::error::Error;
+use std::process::ExitCode;
+
+/// A nano LLM inference engine: point it at a Hugging Face checkpoint directory and get tokens.
+///
+/// Without --model, commands use the demo model that is built into the program.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Logits(logits::Args),
+    Verify(verify::Args),
+    Inspect(inspect::Args),
+    Load(load::Args),
+    Tokenize(tokenize::Args),
+    RenderChat(render_chat::Args),
+}
+
+/// What a command says when it did its work and the answer is no (`verify`).
+enum Outcome {
+    Good,
+    Bad,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Generate(args) => generate::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Load(args) => load::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::RenderChat(args) => render_chat::run(args),
+    };
+    match outcome {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Bad) => ExitCode::FAILURE,
+        // `stairwell … | head`: nobody reads on, and that is no error.
+        Err(Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal::print_error(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}

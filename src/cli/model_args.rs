@@ -1,0 +1,121 @@
+//! Flags that name a model and say how to load it.
+
+use super::terminal::Progress;
+use clap::{Args, ValueEnum};
+use stairwell::{
+    backend::cpu::Cpu,
+    checkpoint::{Directory, LoadRules, locate},
+    demo,
+    error::{Error, Result},
+    model::LoadEvent,
+    runner::{LoadFormat, LoadOptions, ModelRunner},
+    tokenizer::{Tokenizer, TokenizerFiles},
+};
+
+/// Which model.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Checkpoint directory, or the id of a model in the local Hugging Face cache (ORG/NAME). Default: the built-in demo model
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// Branch, tag or commit of a cached model
+    #[arg(long, requires = "model")]
+    pub revision: Option<String>,
+}
+
+/// How to load it.
+#[derive(Args)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Where weights come from; dummy makes random ones from config.json
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    pub load_format: Format,
+    /// Leave out tensors whose names contain one of these
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    pub skip_substr: Vec<String>,
+    /// Arithmetic of activations; weights stay as stored
+    #[arg(long, value_enum, default_value_t = Arithmetic::Auto)]
+    pub dtype: Arithmetic,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Format {
+    Safetensors,
+    Dummy,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Arithmetic {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl ModelArgs {
+    /// The directory that `--model` names, or the demo.
+    pub fn directory(&self) -> Result<Directory> {
+        match &self.model {
+            Some(model) => Ok(locate(model, self.revision.as_deref())?),
+            None => Ok(demo::directory()),
+        }
+    }
+
+    /// The directory's tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::new(self.tokenizer_files()?)?)
+    }
+
+    /// The directory's tokenizer files.
+    pub fn tokenizer_files(&self) -> Result<TokenizerFiles> {
+        match self.directory()? {
+            Directory::Disk(path) => Ok(TokenizerFiles::read(&path)?),
+            Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
+        }
+    }
+}
+
+impl LoadArgs {
+    /// Loads the model. `max_length` is the longest sequence of this run, if it is known; `events` sees every tensor.
+    pub fn load(
+        &self,
+        max_length: Option<usize>,
+        mut events: impl FnMut(LoadEvent),
+    ) -> Result<ModelRunner<Cpu>> {
+        if self.dtype == Arithmetic::Bf16 {
+            let message = "--dtype bf16: the CPU computes in f32 so far; use --dtype f32 (bf16 weights are used as stored)";
+            return Err(Error::Usage(message.into()));
+        }
+        let progress = Progress::new("reading weights");
+        let add = |bytes, total| progress.add(bytes, total);
+        let format = match self.load_format {
+            Format::Safetensors => LoadFormat::Safetensors,
+            Format::Dummy => LoadFormat::Dummy,
+        };
+        let (events, progress) = (Some(&mut events as &mut dyn FnMut(LoadEvent)), Some(&add as _));
+        let options = LoadOptions { format, rules: self.rules(), max_length, events, progress };
+        ModelRunner::load(&self.model.directory()?, options)
+    }
+
+    /// The default rules and `--skip-substr`.
+    pub fn rules(&self) -> LoadRules {
+        let mut rules = LoadRules::default();
+        rules.skip_substrs.extend(self.skip_substr.iter().filter(|s| !s.is_empty()).cloned());
+        rules
+    }
+}
+
+/// A list of token ids: `5,17,3`.
+#[derive(Clone, Debug)]
+pub struct TokenIds(pub Vec<u32>);
+
+impl std::str::FromStr for TokenIds {
+    type Err = String;
+    fn from_str(text: &str) -> Result<TokenIds, String> {
+        if text.trim().is_empty() {
+            return Ok(TokenIds(Vec::new()));
+        }
+        let id = |part: &str| part.trim().parse().map_err(|_| format!("'{part}' is no token id; write ids like 5,17,3"));
+        text.split(',').map(id).collect::<Result<_, _>>().map(TokenIds)
+    }
+}

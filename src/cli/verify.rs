@@ -1,0 +1,176 @@
+//! `stairwell verify`: module by module against Hugging Face's outputs.
+
+use super::{
+    Outcome,
+    logits::Outputs,
+    model_args::LoadArgs,
+    terminal::{colours, print, styled},
+};
+use serde_json::{Value, json};
+use stairwell::{
+    backend::Backend,
+    batch::Batch,
+    checkpoint::{CheckpointError, Directory, Header},
+    error::{Error, Result},
+    tensor::{Bytes, DType, HostTensor},
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Compare every module's output with Hugging Face's and name the first that differs
+#[derive(clap::Args)]
+#[command(after_help = "\
+The reference is made with scripts/dump_hf_reference.py, which needs torch and transformers:
+  python scripts/dump_hf_reference.py --model DIR --prompt-ids 5,17,3 --out reference.safetensors
+  stairwell verify --model DIR --reference reference.safetensors
+
+An element agrees if |ours − reference| ≤ atol + rtol · |reference|. The exit code is 1 if a module differs.")]
+pub struct Args {
+    #[command(flatten)]
+    load: LoadArgs,
+    /// File of scripts/dump_hf_reference.py
+    #[arg(long, value_name = "FILE")]
+    reference: PathBuf,
+    /// Absolute tolerance
+    #[arg(long, default_value_t = 1e-4, value_parser = tolerance)]
+    atol: f64,
+    /// Relative tolerance
+    #[arg(long, default_value_t = 1e-5, value_parser = tolerance)]
+    rtol: f64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("'{text}' is no number"))?;
+    if value >= 0.0 { Ok(value) } else { Err(format!("{text} is not 0 or above")) }
+}
+
+/// One module against the reference.
+struct Comparison {
+    name: String,
+    shape: Vec<usize>,
+    largest_error: f64,
+    /// Token and column of the largest error.
+    at: (usize, usize),
+    agrees: bool,
+}
+
+pub fn run(args: Args) -> Result<Outcome> {
+    let reference = read(&args.reference)?;
+    let prompt = prompt_ids(&reference, &args.reference)?;
+    let mut runner = args.load.load(Some(prompt.len()), |_| ())?;
+    runner.check_prompt(&prompt)?;
+    let mut batch = Batch::of(&prompt);
+    batch.want_all_logits();
+    let mut outputs = Outputs::default();
+    let logits = runner.forward(&batch, Some(&mut outputs))?;
+    let logits = HostTensor::from_f32(&[prompt.len(), runner.config.vocab_size], &runner.backend.download(&logits)?);
+    outputs.0.push(("logits".into(), logits));
+
+    let mut compared = Vec::new();
+    for (name, ours) in &outputs.0 {
+        if let Some(theirs) = reference.get(name) {
+            compared.push(compare(name, ours, theirs, &args)?);
+        }
+    }
+    if compared.is_empty() {
+        return Err(bad_reference(&args.reference, "it holds no module of this model"));
+    }
+    let first = compared.iter().find(|c| !c.agrees);
+    let report = if args.json { json_report(&compared, &args) } else { table(&compared, &args) };
+    print(&report)?;
+    Ok(if first.is_none() { Outcome::Good } else { Outcome::Bad })
+}
+
+/// Reads a whole safetensors file, checked like a shard.
+fn read(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let directory = Directory::Disk(if parent == Path::new("") { ".".into() } else { parent.into() });
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let absent = || CheckpointError::Io { path: path.into(), error: io::ErrorKind::NotFound.into() };
+    let owner = directory.map(&name)?.ok_or_else(absent)?;
+    let header = Header::parse((*owner).as_ref(), path)?;
+    let view = |(name, info): (String, stairwell::checkpoint::TensorInfo)| {
+        let data = Bytes::new(owner.clone(), info.range);
+        (name, HostTensor { dtype: info.dtype, shape: info.shape, data })
+    };
+    Ok(header.tensors.into_iter().map(view).collect())
+}
+
+fn bad_reference(path: &Path, reason: &str) -> Error {
+    let path = path.display();
+    Error::Usage(format!("--reference {path}: {reason}; make it with scripts/dump_hf_reference.py"))
+}
+
+fn prompt_ids(reference: &BTreeMap<String, HostTensor>, path: &Path) -> Result<Vec<u32>> {
+    let tensor = reference.get("prompt_ids").filter(|t| t.dtype == DType::I64);
+    let tensor = tensor.ok_or_else(|| bad_reference(path, "it has no tensor 'prompt_ids' of dtype I64"))?;
+    let (ids, _) = tensor.data.as_chunks::<8>();
+    let id = |bytes: &[u8; 8]| u32::try_from(i64::from_le_bytes(*bytes)).ok();
+    let ids: Option<Vec<u32>> = ids.iter().map(id).collect();
+    ids.ok_or_else(|| bad_reference(path, "'prompt_ids' holds a number that is no token id"))
+}
+
+fn compare(name: &str, ours: &HostTensor, theirs: &HostTensor, args: &Args) -> Result<Comparison> {
+    if theirs.shape != ours.shape || !theirs.dtype.is_weight() {
+        let reason = format!("'{name}' is {theirs:?}, and this model gives F32 {:?}", ours.shape);
+        return Err(bad_reference(&args.reference, &reason));
+    }
+    let width = ours.shape.last().copied().unwrap_or(1).max(1);
+    let (mut largest_error, mut at, mut agrees) = (0.0, (0, 0), true);
+    for (i, (a, b)) in ours.to_f32().into_iter().zip(theirs.to_f32()).enumerate() {
+        let error = (a as f64 - b as f64).abs();
+        // A NaN agrees with nothing.
+        agrees &= error <= args.atol + args.rtol * (b as f64).abs();
+        if error > largest_error || error.is_nan() && !f64::is_nan(largest_error) {
+            (largest_error, at) = (error, (i / width, i % width));
+        }
+    }
+    Ok(Comparison { name: name.into(), shape: ours.shape.clone(), largest_error, at, agrees })
+}
+
+fn table(compared: &[Comparison], args: &Args) -> String {
+    let colour = colours(&io::stdout());
+    let width = compared.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    let mut text = format!("{:width$}  {:>12}  {:>13}\n", "module", "shape", "largest error");
+    for c in compared {
+        let shape = format!("{:?}", c.shape);
+        let verdict = if c.agrees { styled("ok", "32", colour) } else { styled("DIFFERS", "1;31", colour) };
+        text += &format!("{:width$}  {shape:>12}  {:13.2e}  {verdict}\n", c.name, c.largest_error);
+    }
+    match compared.iter().find(|c| !c.agrees) {
+        None => text + &format!("all {} modules agree (atol {}, rtol {})\n", compared.len(), args.atol, args.rtol),
+        Some(c) => {
+            let (token, column) = c.at;
+            text + &format!(
+                "the first module that differs is {}: its largest error is {:.2e}, at token {token}, column {column}\n",
+                c.name, c.largest_error
+            )
+        }
+    }
+}
+
+fn json_report(compared: &[Comparison], args: &Args) -> String {
+    let module = |c: &Comparison| {
+        json!({
+            "name": c.name, "shape": c.shape, "agrees": c.agrees,
+            // JSON has no NaN.
+            "largest_error": if c.largest_error.is_finite() { json!(c.largest_error) } else { json!("nan") },
+            "token": c.at.0, "column": c.at.1,
+        })
+    };
+    let first = compared.iter().find(|c| !c.agrees).map(|c| c.name.clone());
+    let report = json!({
+        "agrees": first.is_none(),
+        "first_difference": first,
+        "atol": args.atol,
+        "rtol": args.rtol,
+        "modules": compared.iter().map(module).collect::<Vec<Value>>(),
+    });
+    format!("{report}\n")
+}

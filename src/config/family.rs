@@ -1,0 +1,236 @@
+//! The model families: how each one's config.json is read, and what it leaves to defaults.
+//!
+//! The defaults are those of the config classes in transformers 5.23 (`models/*/configuration_*.py`).
+
+use super::{Activation, ConfigError, ModelConfig, RopeParameters, fields::Fields};
+use crate::tensor::DType;
+use std::fmt;
+
+/// A model class of Hugging Face that stairwell implements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    Gpt2,
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Architecture; 5] =
+        [Architecture::Gpt2, Architecture::Llama, Architecture::Mistral, Architecture::Qwen2, Architecture::Qwen3];
+
+    /// The class name in config.json's `architectures`.
+    pub fn class_name(self) -> &'static str {
+        match self {
+            Architecture::Gpt2 => "GPT2LMHeadModel",
+            Architecture::Llama => "LlamaForCausalLM",
+            Architecture::Mistral => "MistralForCausalLM",
+            Architecture::Qwen2 => "Qwen2ForCausalLM",
+            Architecture::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+
+    /// The name in config.json's `model_type`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Architecture::Gpt2 => "gpt2",
+            Architecture::Llama => "llama",
+            Architecture::Mistral => "mistral",
+            Architecture::Qwen2 => "qwen2",
+            Architecture::Qwen3 => "qwen3",
+        }
+    }
+
+    /// From `architectures`, or `model_type` where that is absent.
+    fn read(fields: Fields) -> Result<Architecture, ConfigError> {
+        let named = fields.list("architectures")?.and_then(|list| list.first()).and_then(|v| v.as_str());
+        let found = match named {
+            Some(name) => Architecture::ALL.into_iter().find(|a| a.class_name() == name),
+            None => {
+                let name = fields.text("model_type")?;
+                Architecture::ALL.into_iter().find(|a| Some(a.model_type()) == name)
+            }
+        };
+        found.ok_or_else(|| {
+            let known = Architecture::ALL.map(Architecture::class_name).join(", ");
+            let name = named.map_or("no architecture".into(), |n| format!("'{n}'"));
+            fields.error("architectures", format!("{name} is not supported (known: {known})"))
+        })
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.class_name())
+    }
+}
+
+/// Reads a config of any known family.
+pub(super) fn read(fields: Fields) -> Result<ModelConfig, ConfigError> {
+    match Architecture::read(fields)? {
+        Architecture::Gpt2 => read_gpt2(fields),
+        decoder => read_decoder(fields, decoder),
+    }
+}
+
+fn read_decoder(fields: Fields, architecture: Architecture) -> Result<ModelConfig, ConfigError> {
+    use Architecture::*;
+    let num_hidden_layers = fields.extent("num_hidden_layers")?;
+    let num_attention_heads = fields.extent("num_attention_heads")?;
+    let default_length = match architecture {
+        Llama => 2048,
+        Mistral => 131072,
+        _ => 32768,
+    };
+    let max_position_embeddings = fields.size("max_position_embeddings")?.unwrap_or(default_length);
+    let attention_bias = match architecture {
+        Llama | Qwen3 => fields.flag("attention_bias")?.unwrap_or(false),
+        _ => false,
+    };
+    Ok(ModelConfig {
+        architecture,
+        vocab_size: fields.extent("vocab_size")?,
+        hidden_size: fields.extent("hidden_size")?,
+        intermediate_size: fields.extent("intermediate_size")?,
+        num_hidden_layers,
+        num_attention_heads,
+        num_key_value_heads: key_value_heads(fields, architecture, num_attention_heads)?,
+        head_dim: head_dim(fields, architecture, num_attention_heads)?,
+        max_position_embeddings,
+        norm_eps: fields.float("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        hidden_act: activation(fields, "hidden_act", "silu")?,
+        rope: Some(RopeParameters::read(fields, max_position_embeddings)?),
+        sliding_windows: sliding_windows(fields, architecture, num_hidden_layers)?,
+        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+        qkv_bias: attention_bias || architecture == Qwen2,
+        o_bias: attention_bias,
+        mlp_bias: architecture == Llama && fields.flag("mlp_bias")?.unwrap_or(false),
+        qk_norm: architecture == Qwen3,
+        dtype: dtype(fields)?,
+        eos_token_id: fields.token_ids("eos_token_id")?,
+        pad_token_id: fields.size("pad_token_id").ok().flatten().map(|id| id as u32),
+    })
+}
+
+fn key_value_heads(fields: Fields, architecture: Architecture, heads: usize) -> Result<usize, ConfigError> {
+    match (fields.raw("num_key_value_heads"), architecture) {
+        (None, Architecture::Mistral) => Ok(8),
+        (None, Architecture::Qwen2 | Architecture::Qwen3) => Ok(32),
+        (None, _) => Ok(heads),
+        (Some(value), _) if value.is_null() => Ok(heads),
+        (Some(_), _) => fields.extent("num_key_value_heads"),
+    }
+}
+
+fn head_dim(fields: Fields, architecture: Architecture, heads: usize) -> Result<usize, ConfigError> {
+    if fields.size("head_dim")?.is_some() {
+        return fields.extent("head_dim");
+    }
+    if architecture == Architecture::Qwen3 && fields.raw("head_dim").is_none() {
+        return Ok(128);
+    }
+    let hidden = fields.extent("hidden_size")?;
+    if hidden % heads != 0 {
+        let reason = format!("{hidden} is not a multiple of num_attention_heads = {heads}, and there is no head_dim");
+        return Err(fields.error("hidden_size", reason));
+    }
+    Ok(hidden / heads)
+}
+
+/// Mistral slides in every layer. Qwen slides only if `use_sliding_window` says so, in the layers that `layer_types`
+/// names, or from layer `max_window_layers` on. Llama never does.
+fn sliding_windows(fields: Fields, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
+    let window = match fields.raw("sliding_window") {
+        None => Some(4096),
+        Some(_) => fields.size("sliding_window")?,
+    };
+    if window == Some(0) {
+        return Err(fields.error("sliding_window", "a window of 0 keys sees nothing; use null for no window"));
+    }
+    match architecture {
+        Architecture::Mistral => Ok(vec![window; layers]),
+        Architecture::Qwen2 | Architecture::Qwen3 => {
+            let window = window.filter(|_| fields.flag("use_sliding_window").ok().flatten() == Some(true));
+            fields.flag("use_sliding_window")?;
+            let Some(types) = fields.list("layer_types")? else {
+                let first = fields.size("max_window_layers")?.unwrap_or(28);
+                return Ok((0..layers).map(|i| window.filter(|_| i >= first)).collect());
+            };
+            if types.len() != layers {
+                let reason = format!("it has {} entries for {layers} layers", types.len());
+                return Err(fields.error("layer_types", reason));
+            }
+            let of_type = |t: &serde_json::Value| match t.as_str() {
+                Some("full_attention") => Ok(None),
+                Some("sliding_attention") if window.is_some() => Ok(window),
+                Some("sliding_attention") => {
+                    Err(fields.error("layer_types", "'sliding_attention' needs use_sliding_window and sliding_window"))
+                }
+                _ => Err(fields.error("layer_types", format!("{t} is not supported"))),
+            };
+            types.iter().map(of_type).collect()
+        }
+        Architecture::Llama | Architecture::Gpt2 => Ok(vec![None; layers]),
+    }
+}
+
+fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
+    for (field, needed) in
+        [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)]
+    {
+        if fields.flag(field)?.unwrap_or(needed) != needed {
+            return Err(fields.error(field, format!("only {needed} is supported")));
+        }
+    }
+    // transformers accepts both of its spellings.
+    let extent = |ours: &str, usual: &str| match fields.raw(ours) {
+        Some(_) => fields.extent(ours),
+        None => fields.extent(usual).map_err(|_| fields.error(ours, "it is missing")),
+    };
+    let hidden_size = extent("n_embd", "hidden_size")?;
+    let heads = extent("n_head", "num_attention_heads")?;
+    let layers = extent("n_layer", "num_hidden_layers")?;
+    if hidden_size % heads != 0 {
+        return Err(fields.error("n_embd", format!("{hidden_size} is not a multiple of n_head = {heads}")));
+    }
+    let positions = fields.size("n_positions")?.or(fields.size("max_position_embeddings")?);
+    Ok(ModelConfig {
+        architecture: Architecture::Gpt2,
+        vocab_size: fields.extent("vocab_size")?,
+        hidden_size,
+        intermediate_size: fields.size("n_inner")?.unwrap_or(4 * hidden_size),
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        num_key_value_heads: heads,
+        head_dim: hidden_size / heads,
+        max_position_embeddings: positions.unwrap_or(1024),
+        norm_eps: fields.float("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
+        hidden_act: activation(fields, "activation_function", "gelu_new")?,
+        rope: None,
+        sliding_windows: vec![None; layers],
+        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(true),
+        qkv_bias: true,
+        o_bias: true,
+        mlp_bias: true,
+        qk_norm: false,
+        dtype: dtype(fields)?,
+        eos_token_id: fields.token_ids("eos_token_id")?,
+        pad_token_id: None,
+    })
+}
+
+fn activation(fields: Fields, field: &str, default: &str) -> Result<Activation, ConfigError> {
+    match (fields.text(field)?.unwrap_or(default), default) {
+        ("silu" | "swish", "silu") => Ok(Activation::Silu),
+        ("gelu_new" | "gelu_pytorch_tanh", "gelu_new") => Ok(Activation::GeluTanh),
+        (other, _) => Err(fields.error(field, format!("'{other}' is not supported here (known: {default})"))),
+    }
+}
+
+/// `dtype`, or `torch_dtype` as it was called before.
+fn dtype(fields: Fields) -> Result<Option<DType>, ConfigError> {
+    let field = if fields.text("dtype")?.is_some() { "dtype" } else { "torch_dtype" };
+    Ok(fields.text(field)?.and_then(DType::from_torch))
+}

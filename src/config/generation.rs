@@ -1,0 +1,400 @@
+//! generation_config.json: how the makers of a model mean it to be sampled.
+//!
+//! **Which value wins.** The command line, then this file, then a default that changes nothing. Each value
+//! remembers where it came from, so that a run can say "temperature 0.6 (generation_config.json)".
+//!
+//! **As vLLM takes it.** vLLM's `--generation-config auto`, its default, reads `repetition_penalty`, `temperature`, `top_k`,
+//! `top_p`, `min_p` and `max_new_tokens` (`vllm/config/model.py`, `ModelConfig.get_diff_sampling_param`) and the
+//! end-of-sequence ids (`SamplingParams.update_from_generation_config`). So does this module. It follows:
+//!
+//! - No file, or a file with token ids alone (GPT-2's): temperature 1 and no filter. transformers is greedy there, since its
+//!   `do_sample` defaults to false. `--temperature 0` is greedy.
+//! - `do_sample` decides nothing, here as in vLLM. A file that says `do_sample: false` means greedy, so there
+//!   [`SamplingDefaults::note`] has a sentence for the user, unless the command line gives a temperature.
+//! - A value that stands in the file counts, also one that equals transformers' old default, such as `top_k: 50`. vLLM
+//!   sees only what `GenerationConfig.to_diff_dict` leaves; transformers before 5 left such a value out.
+//! - Where it samples, transformers has `top_k` 50 if the file has none; vLLM and we keep all tokens.
+
+use super::ConfigError;
+use super::fields::Fields;
+use crate::sampling::{SamplingError, SamplingParams};
+use serde_json::Value;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What can be wrong with generation_config.json: what can be wrong with config.json.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct GenerationConfigError(#[from] ConfigError);
+
+/// The fields of generation_config.json that matter here; all may be absent. A `null` counts as absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// The file, for messages.
+    pub path: PathBuf,
+    /// Tokens that end the output; an int in the file or a list.
+    pub eos_token_id: Vec<u32>,
+    /// The token that starts a sequence.
+    pub bos_token_id: Option<u32>,
+    /// The token that fills a batch.
+    pub pad_token_id: Option<u32>,
+    /// transformers' switch between sampling and greedy; see the module's page.
+    pub do_sample: Option<bool>,
+    /// The values for sampling.
+    pub knobs: Knobs,
+}
+
+impl GenerationConfig {
+    /// Parses generation_config.json; `file` is for messages. Unknown fields are ignored. Ranges are checked
+    /// in [`SamplingDefaults::resolve`], and only of the values that are used.
+    ///
+    /// # Errors
+    /// [`GenerationConfigError`] if it is not a JSON object or a field has the wrong type.
+    pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, GenerationConfigError> {
+        let bad = |reason: String| ConfigError::Json { path: file.into(), reason };
+        let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(format!("not JSON ({e})")))?;
+        let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
+        let fields = Fields::new(object, file);
+        let float = |name| fields.float(name).map(|x| x.map(|x| x as f32));
+        Ok(Self {
+            path: file.into(),
+            eos_token_id: token_ids(fields, "eos_token_id")?,
+            bos_token_id: token_id(fields, "bos_token_id")?,
+            pad_token_id: token_id(fields, "pad_token_id")?,
+            do_sample: fields.flag("do_sample")?,
+            knobs: Knobs {
+                temperature: float("temperature")?,
+                top_k: if minus_one(fields, "top_k") { Some(0) } else { fields.size("top_k")? },
+                top_p: float("top_p")?,
+                min_p: float("min_p")?,
+                repetition_penalty: float("repetition_penalty")?,
+                max_tokens: fields.size("max_new_tokens")?,
+            },
+        })
+    }
+}
+
+/// Old checkpoints write -1 for "none".
+fn minus_one(fields: Fields, name: &str) -> bool {
+    fields.raw(name).and_then(Value::as_i64) == Some(-1)
+}
+
+fn token_ids(fields: Fields, name: &str) -> Result<Vec<u32>, ConfigError> {
+    if minus_one(fields, name) { Ok(Vec::new()) } else { fields.token_ids(name) }
+}
+
+fn token_id(fields: Fields, name: &str) -> Result<Option<u32>, ConfigError> {
+    match token_ids(fields, name)?.as_slice() {
+        [] => Ok(None),
+        [id] => Ok(Some(*id)),
+        ids => Err(fields.error(name, format!("expected one token id, found {}", ids.len()))),
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A flag.
+    CommandLine,
+    /// generation_config.json.
+    GenerationConfig,
+    /// Neither gave one.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CommandLine => "command line",
+            Self::GenerationConfig => "generation_config.json",
+            Self::Default => "default",
+        })
+    }
+}
+
+/// A value and where it came from. Displayed as `0.6 (generation_config.json)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resolved<T> {
+    /// The value in use.
+    pub value: T,
+    /// Who gave it.
+    pub source: Source,
+}
+
+impl<T> Resolved<T> {
+    /// The first of the two that is there.
+    fn pick(command_line: Option<T>, file: Option<T>) -> Option<Self> {
+        let flag = command_line.map(|value| Self { value, source: Source::CommandLine });
+        flag.or_else(|| file.map(|value| Self { value, source: Source::GenerationConfig }))
+    }
+
+    fn or(picked: Option<Self>, value: T) -> Self {
+        picked.unwrap_or(Self { value, source: Source::Default })
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Resolved<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.value, self.source)
+    }
+}
+
+/// What may be given both on the command line, each as the flag of its name, and in the file. The meanings are
+/// [`SamplingParams`]'.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Knobs {
+    pub temperature: Option<f32>,
+    /// -1 in the file is 0, off.
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    /// The longest output, in tokens; `max_new_tokens` in the file.
+    pub max_tokens: Option<usize>,
+}
+
+/// The knobs as a run will use them. Where neither gave a value, the temperature is 1 and the others are off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingDefaults {
+    pub temperature: Resolved<f32>,
+    pub top_k: Resolved<usize>,
+    pub top_p: Resolved<f32>,
+    pub min_p: Resolved<f32>,
+    pub repetition_penalty: Resolved<f32>,
+    /// `None` if neither the command line nor the file limits the output.
+    pub max_tokens: Option<Resolved<usize>>,
+    /// A sentence for the user where the file asks for something that is not done.
+    pub note: Option<String>,
+}
+
+impl SamplingDefaults {
+    /// Puts the command line over the file over the defaults. `file` is `None` if the model has none.
+    ///
+    /// # Errors
+    /// [`GenerationConfigError`] for a value of the file that is used and out of range. Values of the command line are
+    /// checked by [`SamplingParams::validate`].
+    pub fn resolve(flags: &Knobs, file: Option<&GenerationConfig>) -> Result<Self, GenerationConfigError> {
+        let none = GenerationConfig::default();
+        let file = file.unwrap_or(&none);
+        let (given, off) = (&file.knobs, SamplingParams::default());
+        let repetition_penalty = Resolved::pick(flags.repetition_penalty, given.repetition_penalty);
+        let mut resolved = Self {
+            temperature: Resolved::or(Resolved::pick(flags.temperature, given.temperature), off.temperature),
+            top_k: Resolved::or(Resolved::pick(flags.top_k, given.top_k), off.top_k),
+            top_p: Resolved::or(Resolved::pick(flags.top_p, given.top_p), off.top_p),
+            min_p: Resolved::or(Resolved::pick(flags.min_p, given.min_p), off.min_p),
+            repetition_penalty: Resolved::or(repetition_penalty, off.repetition_penalty),
+            max_tokens: Resolved::pick(flags.max_tokens, given.max_tokens),
+            note: None,
+        };
+        resolved.check_file(file)?;
+        resolved.note = resolved.greedy_note(file);
+        Ok(resolved)
+    }
+
+    /// These knobs, and the default for those that a file cannot give.
+    pub fn params(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature.value,
+            top_k: self.top_k.value,
+            top_p: self.top_p.value,
+            min_p: self.min_p.value,
+            repetition_penalty: self.repetition_penalty.value,
+            ..SamplingParams::default()
+        }
+    }
+
+    /// Name and `value (source)` of each knob, for the figures of a run.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let mut lines = vec![
+            ("temperature", self.temperature.to_string()),
+            ("top_k", self.top_k.to_string()),
+            ("top_p", self.top_p.to_string()),
+            ("min_p", self.min_p.to_string()),
+            ("repetition_penalty", self.repetition_penalty.to_string()),
+        ];
+        lines.extend(self.max_tokens.map(|n| ("max_tokens", n.to_string())));
+        lines
+    }
+
+    /// Checks the values that the file gave and no flag replaced.
+    fn check_file(&self, file: &GenerationConfig) -> Result<(), ConfigError> {
+        let error = |field: &str, rule: String| {
+            let path = file.path.clone();
+            ConfigError::Field { path, field: field.into(), reason: format!("it is {rule} overrides it") }
+        };
+        let from_file =
+            |knob: Resolved<f32>, off| if knob.source == Source::GenerationConfig { knob.value } else { off };
+        let off = SamplingParams::default();
+        let params = SamplingParams {
+            temperature: from_file(self.temperature, off.temperature),
+            top_p: from_file(self.top_p, off.top_p),
+            min_p: from_file(self.min_p, off.min_p),
+            repetition_penalty: from_file(self.repetition_penalty, off.repetition_penalty),
+            ..off
+        };
+        if let Err(SamplingError::OutOfRange { flag, value, allowed }) = params.check_ranges() {
+            let field = flag.trim_start_matches('-').replace('-', "_");
+            return Err(error(&field, format!("{value}; it must be {allowed}; {flag}")));
+        }
+        if self.max_tokens == Some(Resolved { value: 0, source: Source::GenerationConfig }) {
+            return Err(error("max_new_tokens", "0; it must be at least 1; --max-tokens".into()));
+        }
+        Ok(())
+    }
+
+    fn greedy_note(&self, file: &GenerationConfig) -> Option<String> {
+        let asked = file.do_sample == Some(false) && self.temperature.source != Source::CommandLine;
+        let temperature = self.temperature.value;
+        (asked && temperature != 0.0).then(|| {
+            format!(
+                "generation_config.json says do_sample: false, which is greedy in transformers; \
+                 sampling at temperature {temperature}, as vLLM does (--temperature 0 is greedy)"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<GenerationConfig, String> {
+        GenerationConfig::parse(json.as_bytes(), Path::new("dir/g.json")).map_err(|e| e.to_string())
+    }
+
+    fn resolve(flags: &Knobs, json: &str) -> Result<SamplingDefaults, String> {
+        SamplingDefaults::resolve(flags, Some(&parse(json)?)).map_err(|e| e.to_string())
+    }
+
+    /// Shaped as Qwen3's.
+    const CHAT: &str = r#"{"bos_token_id": 7, "do_sample": true, "eos_token_id": [9, 7], "pad_token_id": 7, "temperature": 0.6,
+        "top_k": 20, "top_p": 0.95, "transformers_version": "4.51.0", "cache_implementation": "hybrid"}"#;
+
+    #[test]
+    fn reads_what_is_there_and_ignores_the_rest() {
+        let config = parse(CHAT).unwrap();
+        assert_eq!(config.eos_token_id, [9, 7]);
+        assert_eq!(
+            (config.bos_token_id, config.pad_token_id, config.do_sample),
+            (Some(7), Some(7), Some(true))
+        );
+        let knobs = Knobs { temperature: Some(0.6), top_k: Some(20), top_p: Some(0.95), ..Knobs::default() };
+        assert_eq!(config.knobs, knobs);
+
+        let json = r#"{"eos_token_id": 2, "pad_token_id": -1, "top_k": -1, "temperature": 1, "top_p": null}"#;
+        let config = parse(json).unwrap();
+        assert_eq!((config.eos_token_id, config.pad_token_id), (vec![2], None));
+        assert_eq!(config.knobs, Knobs { temperature: Some(1.0), top_k: Some(0), ..Knobs::default() });
+        assert_eq!(parse(r#"{"eos_token_id": null}"#).unwrap(), parse("{}").unwrap());
+    }
+
+    #[test]
+    fn wrong_types_name_the_file_and_the_field() {
+        let cases = [
+            (r#"{"temperature": "hot"}"#, "'temperature': expected a number, found \"hot\""),
+            (r#"{"top_k": 2.5}"#, "'top_k': expected a size"),
+            (r#"{"top_k": -2}"#, "'top_k': expected a size"),
+            (r#"{"do_sample": 1}"#, "'do_sample': expected true or false"),
+            (r#"{"eos_token_id": [1, "two"]}"#, "'eos_token_id': expected a token id or a list"),
+            (r#"{"eos_token_id": 4294967296}"#, "'eos_token_id': expected a token id"),
+            (r#"{"bos_token_id": [1, 2]}"#, "'bos_token_id': expected one token id, found 2"),
+            (r#"{"max_new_tokens": []}"#, "'max_new_tokens': expected a size"),
+            ("[1]", "not a JSON object"),
+            (r#"{"temperature": NaN}"#, "not JSON"),
+            ("", "not JSON"),
+        ];
+        for (json, expected) in cases {
+            let message = parse(json).unwrap_err();
+            assert!(message.starts_with(&format!("dir/g.json: {expected}")), "{message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_the_file_over_the_default() {
+        let flags = Knobs { temperature: Some(0.0), max_tokens: Some(5), ..Knobs::default() };
+        let resolved = resolve(&flags, CHAT).unwrap();
+        let lines = resolved.describe().into_iter().map(|(name, value)| format!("{name} {value}"));
+        let expected = [
+            "temperature 0 (command line)",
+            "top_k 20 (generation_config.json)",
+            "top_p 0.95 (generation_config.json)",
+            "min_p 0 (default)",
+            "repetition_penalty 1 (default)",
+            "max_tokens 5 (command line)",
+        ];
+        assert!(lines.eq(expected), "{resolved:?}");
+        let params = SamplingParams { temperature: 0.0, top_k: 20, top_p: 0.95, ..SamplingParams::default() };
+        assert_eq!(resolved.params(), params);
+    }
+
+    #[test]
+    fn every_knob_is_taken_from_the_file_and_from_the_flags() {
+        let json = r#"{"temperature": 0.5, "top_k": 3, "top_p": 0.7, "min_p": 0.1, "repetition_penalty": 1.2, "max_new_tokens": 9}"#;
+        let file = resolve(&Knobs::default(), json).unwrap();
+        let flags = parse(json).unwrap().knobs;
+        let given = SamplingDefaults::resolve(&flags, None).unwrap();
+        let values = ["0.5", "3", "0.7", "0.1", "1.2", "9"];
+        for (resolved, source) in [(file, "generation_config.json"), (given, "command line")] {
+            let lines = resolved.describe().into_iter().map(|(_, value)| value);
+            assert!(lines.eq(values.map(|value| format!("{value} ({source})"))), "{resolved:?}");
+            let p = resolved.params();
+            let floats = [p.temperature, p.top_p, p.min_p, p.repetition_penalty];
+            assert_eq!((floats, p.top_k), ([0.5, 0.7, 0.1, 1.2], 3));
+        }
+    }
+
+    #[test]
+    fn no_file_is_temperature_one_and_no_filter() {
+        let resolved = SamplingDefaults::resolve(&Knobs::default(), None).unwrap();
+        assert_eq!(resolved.params(), SamplingParams::default());
+        assert_eq!(resolved.temperature.to_string(), "1 (default)");
+        assert!(resolved.max_tokens.is_none() && resolved.note.is_none());
+    }
+
+    #[test]
+    fn do_sample_false_is_only_a_note() {
+        let json = r#"{"do_sample": false, "temperature": 0.6}"#;
+        let note = resolve(&Knobs::default(), json).unwrap().note.unwrap();
+        assert!(note.contains("sampling at temperature 0.6"), "{note}");
+        for temperature in [0.0, 0.8] {
+            let flags = Knobs { temperature: Some(temperature), ..Knobs::default() };
+            assert_eq!(resolve(&flags, json).unwrap().note, None);
+        }
+        assert_eq!(resolve(&Knobs::default(), CHAT).unwrap().note, None);
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_refused_unless_a_flag_replaces_it() {
+        let json = r#"{"repetition_penalty": 0}"#;
+        let message = resolve(&Knobs::default(), json).unwrap_err();
+        let expected = "dir/g.json: 'repetition_penalty': it is 0; it must be above 0 and finite (1 is off); \
+                        --repetition-penalty overrides it";
+        assert_eq!(message, expected);
+        let flags = Knobs { repetition_penalty: Some(1.1), ..Knobs::default() };
+        assert_eq!(resolve(&flags, json).unwrap().repetition_penalty.value, 1.1);
+        for (field, value) in
+            [("temperature", "-1"), ("top_p", "0"), ("min_p", "1e300"), ("max_new_tokens", "0")]
+        {
+            let json = format!("{{\"{field}\": {value}}}");
+            let message = resolve(&Knobs::default(), &json).unwrap_err();
+            assert!(message.contains(&format!("'{field}': it is ")), "{message}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_any_kind_do_not_panic() {
+        let mut state = 1u64;
+        for _ in 0..20_000 {
+            let mut bytes = CHAT.as_bytes().to_vec();
+            for _ in 0..3 {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                let at = (state >> 33) as usize % bytes.len();
+                bytes[at] = (state >> 24) as u8;
+            }
+            let config = GenerationConfig::parse(&bytes, Path::new("x")).unwrap_or_default();
+            let _ = SamplingDefaults::resolve(&Knobs::default(), Some(&config));
+        }
+    }
+}

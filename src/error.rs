@@ -1,0 +1,34 @@
+//! The library's error: one variant per area, each message one line that says what to do.
+
+/// Shorthand for this crate's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Anything that can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The directory, its shards, or its tensors.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    /// config.json.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// generation_config.json.
+    #[error(transparent)]
+    GenerationConfig(#[from] crate::config::generation::GenerationConfigError),
+    /// Tokenizer files, or text that can't be tokenized.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::TokenizerError),
+    /// Sampling parameters, or logits that can't be sampled.
+    #[error(transparent)]
+    Sampling(#[from] crate::sampling::SamplingError),
+    /// A request that the model can't serve: empty, too long, or with an unknown token.
+    #[error("{0}")]
+    Request(String),
+    /// A command line that asks for what does not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// A file that could not be read or written.
+    #[error("{path}: {error}")]
+    Io { path: std::path::PathBuf, error: std::io::Error },
+}

@@ -1,0 +1,100 @@
+//! The loop from a prompt to tokens: forward, sample, append.
+
+use crate::{
+    backend::Backend,
+    batch::Batch,
+    error::Result,
+    runner::ModelRunner,
+    sampling::{Sampled, Sampler, SamplingParams},
+};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+/// What to generate.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateParams {
+    /// The longest output in tokens.
+    pub max_tokens: usize,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Tokens that end the output; empty to go on (`--ignore-eos`).
+    pub eos_token_id: Vec<u32>,
+}
+
+/// Why an output ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-sequence token, or the caller broke off (a stop string).
+    Stop,
+    /// `max_tokens`, or the model's context is full.
+    Length,
+}
+
+impl FinishReason {
+    /// As OpenAI's API and vLLM call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        }
+    }
+}
+
+/// What was generated.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// Output tokens, the end-of-sequence token included.
+    pub ids: Vec<u32>,
+    pub finish_reason: FinishReason,
+    /// The seed that was used; the same one gives the same tokens. `None` if greedy.
+    pub seed: Option<u64>,
+    /// From the start to the first token.
+    pub time_to_first_token: Duration,
+    /// From the start to the last token.
+    pub total_time: Duration,
+}
+
+// ANCHOR: generate
+/// Generates up to `max_tokens` tokens after the prompt. `on_token` sees each one as it comes and may break off.
+///
+/// With an attention that remembers nothing (step 1), every token costs a pass over the whole sequence.
+///
+/// # Errors
+/// A prompt that the model can't serve, parameters out of range, or an error of the backend.
+pub fn generate<B: Backend>(
+    runner: &mut ModelRunner<B>,
+    prompt: &[u32],
+    params: &GenerateParams,
+    on_token: &mut dyn FnMut(&Sampled) -> ControlFlow<()>,
+) -> Result<Generated> {
+    runner.check_prompt(prompt)?;
+    let mut sampler = Sampler::new(params.sampling.clone(), prompt, runner.config.vocab_size)?;
+    let (start, context) = (Instant::now(), runner.config.context());
+    let mut sequence = prompt.to_vec();
+    let mut time_to_first_token = None;
+    let mut finish_reason = FinishReason::Length;
+
+    while sequence.len() < prompt.len() + params.max_tokens && sequence.len() <= context {
+        let logits = runner.forward(&Batch::of(&sequence), None)?;
+        let mut logits = runner.backend.download(&logits)?;
+        let sampled = sampler.sample(&mut logits)?;
+        sequence.push(sampled.token);
+        time_to_first_token.get_or_insert_with(|| start.elapsed());
+
+        let ended = params.eos_token_id.contains(&sampled.token);
+        if on_token(&sampled).is_break() || ended {
+            finish_reason = FinishReason::Stop;
+            break;
+        }
+    }
+    Ok(Generated {
+        ids: sequence.split_off(prompt.len()),
+        finish_reason,
+        seed: sampler.seed(),
+        time_to_first_token: time_to_first_token.unwrap_or_default(),
+        total_time: start.elapsed(),
+    })
+}
+// ANCHOR_END: generate

@@ -1,0 +1,49 @@
+//! **stairwell**: a nano LLM inference engine that a reader climbs one step at a time.
+//!
+//! This file is the staircase: each module stands under the step that adds it. Build a step with
+//! `cargo build --features stepN`; the plain crate is step 1.
+//!
+//! ```text
+//! prompt ─ tokenizer ─▶ ids ─▶ Batch ─▶ Model::forward ─▶ logits ─▶ Sampler ─▶ token ─▶ detokenizer ─▶ text
+//!                                            │
+//!                                            └── Attention: the only place where tokens meet
+//! ```
+//!
+//! ```
+//! use stairwell::{demo, generate::{GenerateParams, generate}, runner::{LoadOptions, ModelRunner}, tokenizer::Tokenizer};
+//! use std::ops::ControlFlow;
+//!
+//! let directory = demo::directory();
+//! let tokenizer = Tokenizer::new(demo::tokenizer_files())?;
+//! let mut runner = ModelRunner::load(&directory, LoadOptions::default())?;
+//!
+//! let prompt = tokenizer.encode_prompt("Once upon a time")?;
+//! let mut params = GenerateParams { max_tokens: 8, ..GenerateParams::default() };
+//! params.sampling.temperature = 0.0;
+//! let output = generate(&mut runner, &prompt, &params, &mut |_| ControlFlow::Continue(()))?;
+//! println!("{}", tokenizer.decode(&output.ids, true));
+//! # assert_eq!(output.ids.len(), 8);
+//! # Ok::<(), stairwell::error::Error>(())
+//! ```
+
+// Step 1: one correct forward pass, the whole sequence again for every token.
+pub mod backend;
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod generate;
+pub mod kv;
+pub mod model;
+pub mod runner;
+pub mod sampling;
+pub mod tensor;
+pub mod tokenizer;
+
+// Step 2: a contiguous KV cache (not built yet).
+// Step 3: requests, scheduling, continuous batching (not built yet).
+// Step 4: the KV cache in blocks, prefix cache, preemption (not built yet).
+// Step 5: the CUDA backend and PagedAttention (not built yet).
+// Step 6: flash-style prefill (not built yet).
+// Step 7: tensor and pipeline parallelism (not built yet).

@@ -1,0 +1,76 @@
+//! Where tokens meet.
+//!
+//! Embedding, norms, linear layers, the MLP: all of them treat each token alone. Attention is the only place where a token
+//! sees others, so batching and caching change only what is behind this trait. Its implementations are in [`crate::kv`].
+
+use crate::{
+    backend::{Backend, Rope},
+    batch::Batch,
+    error::Result,
+};
+use std::ops::Range;
+
+/// What an attention implementation must know of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// The layers that this process holds.
+    pub layers: Range<usize>,
+    /// Query heads.
+    pub heads: usize,
+    /// Heads of K and V; `heads / kv_heads` query heads share one (grouped-query attention).
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on q · k, usually 1/√head_dim.
+    pub scale: f32,
+    /// For each layer of the model, how many keys a query sees, itself included; `None` sees all.
+    pub windows: Vec<Option<usize>>,
+}
+
+/// Attention over a batch. Implemented by `Recompute` [1]; later by `Contiguous` [2] and `Paged` [4], and on the device [5, 6].
+pub trait Attention<B: Backend>: Send {
+    /// The name in stats, such as `recompute`.
+    fn name(&self) -> &'static str;
+
+    /// Told of the batch once a forward pass. All metadata is uploaded here, none in [`attend`](Attention::attend).
+    ///
+    /// `Some(key)`: forwards with the same key launch the same kernels on the same addresses, so a device may replay them.
+    ///
+    /// # Errors
+    /// If the batch asks for more than there is room for.
+    fn begin(&mut self, backend: &B, batch: &Batch) -> Result<Option<u64>>;
+
+    /// softmax(q kᵀ · scale) v over the keys that each row may see.
+    ///
+    /// q: [tokens, heads · head_dim]; k and v: [tokens, kv_heads · head_dim], of this batch's tokens only → [tokens, heads ·
+    /// head_dim].
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn attend(&mut self, backend: &B, layer: usize, q: &B::Tensor, k: &B::Tensor, v: &B::Tensor) -> Result<B::Tensor>;
+
+    /// Rotates q and k to their positions, then attends. A device overrides it to fuse the rotation with writing K and V.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    #[allow(clippy::too_many_arguments)]
+    fn rotate_and_attend(
+        &mut self,
+        backend: &B,
+        layer: usize,
+        rope: &Rope<B>,
+        positions: &B::Ids,
+        q: B::Tensor,
+        k: B::Tensor,
+        v: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let q = backend.rope(q, positions, rope)?;
+        let k = backend.rope(k, positions, rope)?;
+        self.attend(backend, layer, &q, &k, v)
+    }
+
+    /// Whether K and V of earlier forwards are kept, so that only new tokens need to be given.
+    fn remembers(&self) -> bool {
+        true
+    }
+}

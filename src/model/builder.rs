@@ -1,0 +1,141 @@
+//! Makes layers by name. A builder stands at a place in the module tree; [`Builder::at`] goes one level down.
+//!
+//! Layers are made empty. Their [`Source`]s say which tensors of the checkpoint they want, and [`super::load_weights`] brings
+//! them.
+
+use super::{
+    Collective, Rank,
+    layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, Param, RmsNorm, Source},
+};
+use crate::{backend::Backend, config::ModelConfig, error::Result};
+use std::sync::Arc;
+
+/// Where and how layers are made.
+pub struct Builder<'a, B: Backend> {
+    pub backend: &'a B,
+    pub config: &'a ModelConfig,
+    pub rank: Rank,
+    pub collective: Arc<dyn Collective<B>>,
+    /// Module path so far, such as `model.layers.3`.
+    pub path: String,
+}
+
+impl<B: Backend> Builder<'_, B> {
+    /// A builder for the child module `name`.
+    pub fn at(&self, name: &str) -> Builder<'_, B> {
+        Builder { path: self.child(name), collective: self.collective.clone(), ..*self }
+    }
+
+    fn child(&self, name: &str) -> String {
+        if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path) }
+    }
+
+    fn vector(&self, name: &str, n: usize) -> Result<Param<B>> {
+        Param::new(self.backend, vec![whole_vector(self.child(name), n)])
+    }
+
+    fn dense(&self, sources: Vec<Source>) -> Result<Box<dyn LinearFormat<B>>> {
+        Ok(Box::new(Dense(Param::new(self.backend, sources)?)))
+    }
+
+    /// A table [rows, hidden], cut by rows among ranks if it is the vocabulary.
+    ///
+    /// # Errors
+    /// Those of the backend, here and below.
+    pub fn embedding(&self, name: &str, rows: usize, collective: Arc<dyn Collective<B>>, rank: Rank) -> Result<Embedding<B>> {
+        let source = matrix(self.child(name), rows, self.config.hidden_size);
+        let source = Source { rows: rank.part(rows), ..source };
+        Ok(Embedding { name: self.child(name), table: Param::new(self.backend, vec![source])?, collective })
+    }
+
+    /// N matrices [outputs, inputs], multiplied as one; each is cut by outputs among ranks.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn column_linear<const N: usize>(
+        &self,
+        names: [&str; N],
+        inputs: usize,
+        outputs: [usize; N],
+        bias: bool,
+    ) -> Result<Linear<B, N>> {
+        let parts = outputs.map(|n| self.rank.part(n));
+        let paths = names.map(|name| self.child(name));
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for ((path, &n), rows) in paths.iter().zip(&outputs).zip(&parts) {
+            weights.push(Source { rows: rows.clone(), ..matrix(path.clone(), n, inputs) });
+            biases.push(Source { rows: rows.clone(), ..whole_vector(format!("{path}.bias"), n) });
+        }
+        let bias = bias.then(|| Param::new(self.backend, biases)).transpose()?;
+        let cols = parts.map(|p| p.len());
+        Ok(Linear { names: paths.to_vec(), cols, format: self.dense(weights)?, bias, reduce: None })
+    }
+
+    /// One matrix [outputs, inputs], cut by inputs among ranks, whose results are summed.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn row_linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear<B>> {
+        let path = self.child(name);
+        let source = Source { cols: self.rank.part(inputs), ..matrix(path.clone(), outputs, inputs) };
+        self.reduced(path, source, outputs, bias)
+    }
+
+    /// GPT-2's Conv1D: one matrix [inputs, N · outputs] with N outputs, each cut among ranks.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn column_conv1d<const N: usize>(&self, name: &str, inputs: usize, outputs: [usize; N]) -> Result<Linear<B, N>> {
+        let path = self.child(name);
+        let total: usize = outputs.iter().sum();
+        let (mut weights, mut biases, mut start) = (Vec::new(), Vec::new(), 0);
+        let cols = outputs.map(|n| {
+            let part = self.rank.part(n);
+            let held = start + part.start..start + part.end;
+            weights.push(Source { cols: held.clone(), transposed: true, ..matrix(path.clone(), inputs, total) });
+            biases.push(Source { rows: held, ..whole_vector(format!("{path}.bias"), total) });
+            start += n;
+            part.len()
+        });
+        let bias = Some(Param::new(self.backend, biases)?);
+        Ok(Linear { names: vec![path], cols, format: self.dense(weights)?, bias, reduce: None })
+    }
+
+    /// GPT-2's Conv1D: one matrix [inputs, outputs], cut by inputs among ranks.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn row_conv1d(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear<B>> {
+        let path = self.child(name);
+        let source = matrix(path.clone(), inputs, outputs);
+        let source = Source { rows: self.rank.part(inputs), transposed: true, ..source };
+        self.reduced(path, source, outputs, true)
+    }
+
+    fn reduced(&self, path: String, source: Source, outputs: usize, bias: bool) -> Result<Linear<B>> {
+        let bias = bias.then(|| self.vector_at(format!("{path}.bias"), outputs)).transpose()?;
+        let (format, reduce) = (self.dense(vec![source])?, Some(self.collective.clone()));
+        Ok(Linear { names: vec![path], cols: [outputs], format, bias, reduce })
+    }
+
+    fn vector_at(&self, name: String, n: usize) -> Result<Param<B>> {
+        Param::new(self.backend, vec![whole_vector(name, n)])
+    }
+
+    /// RMSNorm over groups of `group` columns.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn rms_norm(&self, name: &str, group: usize) -> Result<RmsNorm<B>> {
+        let weight = self.vector(&format!("{name}.weight"), group)?;
+        Ok(RmsNorm { name: self.child(name), weight, group, eps: self.config.norm_eps })
+    }
+
+    /// LayerNorm over rows.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn layer_norm(&self, name: &str) -> Result<LayerNorm<B>> {
+        let n = self.config.hidden_size;
+        let (weight, bias) = (self.vector(&format!("{name}.weight"), n)?, self.vector(&format!("{name}.bias"), n)?);
+        Ok(LayerNorm { name: self.child(name), weight, bias, eps: self.config.norm_eps })
+    }
+}
+
+/// The tensor `path.weight` of shape [rows, cols], whole.
+fn matrix(path: String, rows: usize, cols: usize) -> Source {
+    Source { name: path + ".weight", shape: vec![rows, cols], rows: 0..rows, cols: 0..cols, transposed: false }
+}
+
+/// The tensor `name` of shape [n], whole.
+fn whole_vector(name: String, n: usize) -> Source {
+    Source { name, shape: vec![n], rows: 0..n, cols: 0..1, transposed: false }
+}

@@ -1,0 +1,175 @@
+//! GPT-2: LayerNorm, learned positions, and linear layers stored the other way round.
+//!
+//! ```text
+//! GPT2LMHeadModel(
+//!   (transformer): GPT2Model(
+//!     (wte): Embedding, (wpe): Embedding
+//!     (h): ModuleList( N x GPT2Block(
+//!         (ln_1), (attn): c_attn, c_proj, (ln_2), (mlp): c_fc, c_proj ))
+//!     (ln_f) )
+//!   (lm_head): Linear )
+//! ```
+//! Its `Conv1D` is a linear layer whose weight is [in, out]; `c_attn` is q, k and v in one. Files on the hub hold the bare
+//! names (`h.0.ln_1.weight`), without `transformer.`.
+
+use super::{
+    Alone, AttentionShape, Builder, Model, Pass, Rank, TiedNames,
+    collective::Collective,
+    layers::{Embedding, LayerNorm, Linear, Param, Source, Visit},
+};
+use crate::{backend::Backend, error::Result};
+use std::{ops::Range, sync::Arc};
+
+/// The whole model.
+pub struct Gpt2<B: Backend> {
+    wte: Embedding<B>,
+    wpe: Embedding<B>,
+    h: Vec<Block<B>>,
+    ln_f: LayerNorm<B>,
+    /// `None` if tied, as GPT-2 is.
+    lm_head: Option<Param<B>>,
+    collective: Arc<dyn Collective<B>>,
+    vocab_size: usize,
+    attention: AttentionShape,
+}
+
+struct Block<B: Backend> {
+    name: String,
+    layer: usize,
+    ln_1: LayerNorm<B>,
+    attn: Attn<B>,
+    ln_2: LayerNorm<B>,
+    mlp: Mlp<B>,
+}
+
+struct Attn<B: Backend> {
+    name: String,
+    c_attn: Linear<B, 3>,
+    c_proj: Linear<B>,
+}
+
+struct Mlp<B: Backend> {
+    name: String,
+    c_fc: Linear<B>,
+    c_proj: Linear<B>,
+}
+
+impl<B: Backend> Block<B> {
+    /// [tokens, hidden] → [tokens, hidden].
+    fn forward(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor> {
+        let h = self.ln_1.forward(pass, &x)?;
+        let [q, k, v] = self.attn.c_attn.forward_split(pass, &h)?;
+        let heads = pass.attention.attend(pass.backend, self.layer, &q, &k, &v)?;
+        let h = self.attn.c_proj.forward(pass, &heads)?;
+        pass.see(&self.attn.name, &h);
+        let x = pass.backend.add(x, &h)?;
+
+        let h = self.ln_2.forward(pass, &x)?;
+        let h = self.mlp.c_fc.forward(pass, &h)?;
+        let h = pass.backend.gelu(h)?;
+        let h = self.mlp.c_proj.forward(pass, &h)?;
+        pass.see(&self.mlp.name, &h);
+        let x = pass.backend.add(x, &h)?;
+        pass.see(&self.name, &x);
+        Ok(x)
+    }
+}
+
+impl<B: Backend> Model<B> for Gpt2<B> {
+    fn embed(&self, pass: &mut Pass<B>) -> Result<B::Tensor> {
+        let tokens = self.wte.forward(pass, &pass.inputs.tokens)?;
+        let positions = self.wpe.forward(pass, &pass.inputs.positions)?;
+        pass.backend.add(tokens, &positions)
+    }
+
+    fn layers(&self, pass: &mut Pass<B>, range: Range<usize>, mut x: B::Tensor) -> Result<B::Tensor> {
+        for block in &self.h[range] {
+            x = block.forward(pass, x)?;
+        }
+        Ok(x)
+    }
+
+    fn head(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor> {
+        let x = pass.backend.take_rows(&x, &pass.inputs.logit_rows)?;
+        let x = self.ln_f.forward(pass, &x)?;
+        let lm_head = self.lm_head.as_ref().unwrap_or(&self.wte.table);
+        let logits = pass.backend.matmul(&x, &lm_head.weight)?;
+        let logits = self.collective.gather(pass.backend, logits, self.vocab_size)?;
+        pass.see("lm_head", &logits);
+        Ok(logits)
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        self.attention.clone()
+    }
+
+    fn tied(&self) -> Option<TiedNames> {
+        let tied = TiedNames { head: "lm_head.weight", embedding: "transformer.wte.weight" };
+        self.lm_head.is_none().then_some(tied)
+    }
+
+    fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
+        visit(&mut self.wte.table)?;
+        visit(&mut self.wpe.table)?;
+        for block in &mut self.h {
+            block.ln_1.visit(visit)?;
+            block.attn.c_attn.visit(visit)?;
+            block.attn.c_proj.visit(visit)?;
+            block.ln_2.visit(visit)?;
+            block.mlp.c_fc.visit(visit)?;
+            block.mlp.c_proj.visit(visit)?;
+        }
+        self.ln_f.visit(visit)?;
+        self.lm_head.iter_mut().try_for_each(visit)
+    }
+}
+
+impl<B: Backend> Gpt2<B> {
+    /// An unloaded model.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn new(root: &Builder<B>) -> Result<Gpt2<B>> {
+        let (config, at) = (root.config, root.at("transformer"));
+        let lm_head = Source {
+            name: "lm_head.weight".into(),
+            shape: vec![config.vocab_size, config.hidden_size],
+            rows: root.rank.part(config.vocab_size),
+            cols: 0..config.hidden_size,
+            transposed: false,
+        };
+        Ok(Gpt2 {
+            wte: at.embedding("wte", config.vocab_size, root.collective.clone(), root.rank)?,
+            wpe: at.embedding("wpe", config.max_position_embeddings, Arc::new(Alone), Rank::ALONE)?,
+            h: (0..config.num_hidden_layers).map(|i| Block::new(&at.at(&format!("h.{i}")), i)).collect::<Result<_>>()?,
+            ln_f: at.layer_norm("ln_f")?,
+            lm_head: (!config.tie_word_embeddings).then(|| Param::new(root.backend, vec![lm_head])).transpose()?,
+            collective: root.collective.clone(),
+            vocab_size: config.vocab_size,
+            attention: AttentionShape::new(config, root.rank),
+        })
+    }
+}
+
+impl<B: Backend> Block<B> {
+    fn new(at: &Builder<B>, layer: usize) -> Result<Block<B>> {
+        let (hidden, inner) = (at.config.hidden_size, at.config.intermediate_size);
+        let (attn, mlp) = (at.at("attn"), at.at("mlp"));
+        Ok(Block {
+            name: at.path.clone(),
+            layer,
+            ln_1: at.layer_norm("ln_1")?,
+            attn: Attn {
+                name: attn.path.clone(),
+                c_attn: attn.column_conv1d("c_attn", hidden, [hidden; 3])?,
+                c_proj: attn.row_conv1d("c_proj", hidden, hidden)?,
+            },
+            ln_2: at.layer_norm("ln_2")?,
+            mlp: Mlp {
+                name: mlp.path.clone(),
+                c_fc: mlp.column_conv1d("c_fc", hidden, [inner])?,
+                c_proj: mlp.row_conv1d("c_proj", inner, hidden)?,
+            },
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! The layers that models are made of: embedding, linear, norms. Each knows its Hugging Face name.
+
+use super::{Collective, Pass};
+use crate::{
+    backend::{Backend, PartShape},
+    error::Result,
+};
+use std::{ops::Range, sync::Arc};
+
+/// A tensor of the checkpoint as the model wants it: name and shape there, and the part that this process holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// The name in the state dict, such as `model.layers.3.self_attn.q_proj.weight`.
+    pub name: String,
+    /// The shape in the file.
+    pub shape: Vec<usize>,
+    /// Rows held, of the tensor as stored (a vector has one column).
+    pub rows: Range<usize>,
+    /// Columns held.
+    pub cols: Range<usize>,
+    /// Stored as [in, out].
+    pub transposed: bool,
+}
+
+/// A weight, and the checkpoint tensors that its parts come from. Loaded by [`super::load_weights`].
+pub struct Param<B: Backend> {
+    pub weight: B::Weight,
+    pub sources: Vec<Source>,
+}
+
+/// Called with every parameter of a model.
+pub type Visit<'a, B> = dyn FnMut(&mut Param<B>) -> Result<()> + 'a;
+
+impl<B: Backend> Param<B> {
+    /// An unloaded weight of these parts, stacked along the outputs.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn new(backend: &B, sources: Vec<Source>) -> Result<Param<B>> {
+        let shape = |s: &Source| match s.transposed {
+            false => PartShape { outputs: s.rows.len(), inputs: s.cols.len() },
+            true => PartShape { outputs: s.cols.len(), inputs: s.rows.len() },
+        };
+        let shapes: Vec<PartShape> = sources.iter().map(shape).collect();
+        Ok(Param { weight: backend.weight(&shapes)?, sources })
+    }
+}
+
+/// How a linear layer's matrix is stored and multiplied. Dense here; quantized formats are files of their own.
+#[allow(clippy::missing_errors_doc)]
+pub trait LinearFormat<B: Backend>: Send + Sync {
+    /// x Wᵀ, without bias: [rows, inputs] → [rows, outputs].
+    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor>;
+    /// Visits its parameters.
+    fn visit(&mut self, visit: &mut Visit<B>) -> Result<()>;
+}
+
+/// A matrix of bf16, f16 or f32.
+pub struct Dense<B: Backend>(pub Param<B>);
+
+impl<B: Backend> LinearFormat<B> for Dense<B> {
+    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        backend.matmul(x, &self.0.weight)
+    }
+    fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
+        visit(&mut self.0)
+    }
+}
+
+/// y = x Wᵀ + b with N outputs of one matrix: q/k/v, gate/up, GPT-2's fused c_attn, or just one.
+pub struct Linear<B: Backend, const N: usize = 1> {
+    /// Module names: one for each output, or one for all (c_attn).
+    pub names: Vec<String>,
+    /// Width of each output.
+    pub cols: [usize; N],
+    pub format: Box<dyn LinearFormat<B>>,
+    pub bias: Option<Param<B>>,
+    /// Where the inputs were cut among ranks, the sum is taken before the bias is added.
+    pub reduce: Option<Arc<dyn Collective<B>>>,
+}
+
+impl<B: Backend, const N: usize> Linear<B, N> {
+    /// The outputs, [rows, cols[i]] each.
+    pub(super) fn forward_split(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<[B::Tensor; N]> {
+        let mut y = self.format.forward(pass.backend, x)?;
+        if let Some(collective) = &self.reduce {
+            y = collective.reduce(pass.backend, y)?;
+        }
+        if let Some(bias) = &self.bias {
+            y = pass.backend.add_bias(y, &bias.weight)?;
+        }
+        if let [whole] = &self.names[..] {
+            pass.see(whole, &y);
+        }
+        let outputs = pass.backend.split(y, self.cols)?;
+        if self.names.len() > 1 {
+            self.names.iter().zip(&outputs).for_each(|(name, y)| pass.see(name, y));
+        }
+        Ok(outputs)
+    }
+
+    pub(super) fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
+        self.format.visit(visit)?;
+        self.bias.iter_mut().try_for_each(visit)
+    }
+}
+
+impl<B: Backend> Linear<B> {
+    /// [rows, inputs] → [rows, outputs].
+    pub(super) fn forward(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<B::Tensor> {
+        let [y] = self.forward_split(pass, x)?;
+        Ok(y)
+    }
+}
+
+/// A table with one row a token (or a position).
+pub struct Embedding<B: Backend> {
+    pub name: String,
+    pub table: Param<B>,
+    pub collective: Arc<dyn Collective<B>>,
+}
+
+impl<B: Backend> Embedding<B> {
+    /// ids [rows] → [rows, hidden].
+    pub(super) fn forward(&self, pass: &mut Pass<B>, ids: &B::Ids) -> Result<B::Tensor> {
+        let first_row = self.table.sources[0].rows.start;
+        let x = pass.backend.embed(&self.table.weight, first_row, ids)?;
+        let x = self.collective.reduce(pass.backend, x)?;
+        pass.see(&self.name, &x);
+        Ok(x)
+    }
+}
+
+/// RMSNorm over groups of `group` columns: the row, or one head.
+pub struct RmsNorm<B: Backend> {
+    pub name: String,
+    pub weight: Param<B>,
+    pub group: usize,
+    pub eps: f32,
+}
+
+impl<B: Backend> RmsNorm<B> {
+    pub(super) fn forward(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<B::Tensor> {
+        let y = pass.backend.rms_norm(x, &self.weight.weight, self.group, self.eps)?;
+        pass.see(&self.name, &y);
+        Ok(y)
+    }
+}
+
+/// LayerNorm over rows.
+pub struct LayerNorm<B: Backend> {
+    pub name: String,
+    pub weight: Param<B>,
+    pub bias: Param<B>,
+    pub eps: f32,
+}
+
+impl<B: Backend> LayerNorm<B> {
+    pub(super) fn forward(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<B::Tensor> {
+        let y = pass.backend.layer_norm(x, &self.weight.weight, &self.bias.weight, self.eps)?;
+        pass.see(&self.name, &y);
+        Ok(y)
+    }
+
+    pub(super) fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
+        visit(&mut self.weight)?;
+        visit(&mut self.bias)
+    }
+}

@@ -1,0 +1,253 @@
+//! Tensors by name into a model's parameters: loading, and replacing while the model is in use.
+//!
+//! Both are one function. The stream of `(name, tensor)` is matched against the parameters first, every name and shape checked,
+//! and only then is anything written: all of it or nothing.
+
+use super::{Model, Source, TiedNames};
+use crate::{
+    backend::{Backend, Slice},
+    checkpoint::{CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, dummy_tensor},
+    config::{Architecture, ModelConfig},
+    error::Result,
+    tensor::{DType, HostTensor},
+};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+};
+
+/// Whether every parameter must come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// A load: a missing parameter is an error.
+    All,
+    /// An update: parameters that do not come stay as they are.
+    Some,
+}
+
+/// What a load tells of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoadEvent<'a> {
+    /// A tensor of the checkpoint became (a part of) a parameter.
+    Loaded { name: &'a str, parameter: &'a str, tensor: &'a HostTensor },
+    /// A rule left a tensor out.
+    Skipped { name: &'a str },
+    /// lm_head and the embedding are one: this tensor serves as both.
+    Tied { name: &'a str, parameter: &'a str },
+}
+
+impl PartialEq for HostTensor {
+    fn eq(&self, other: &HostTensor) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape && *self.data == *other.data
+    }
+}
+
+/// How to load: everything but the tensors.
+pub struct Loading<'a> {
+    /// The model's class, for rules and messages.
+    pub architecture: Architecture,
+    pub rules: &'a LoadRules,
+    pub completeness: Completeness,
+    /// The file that a tensor came from, for messages.
+    pub file_of: &'a dyn Fn(&str) -> PathBuf,
+    /// The directory, for messages.
+    pub origin: PathBuf,
+    /// Called as tensors are loaded.
+    pub events: &'a mut dyn FnMut(LoadEvent),
+}
+
+/// Matches a stream of tensors with the model's parameters, checks all of it, then writes all of it.
+///
+/// # Errors
+/// Unexpected, missing or doubled names, shapes and dtypes that don't fit. The model is unchanged then.
+pub fn load_weights<B: Backend>(
+    backend: &B,
+    model: &mut dyn Model<B>,
+    tensors: impl IntoIterator<Item = (String, HostTensor)>,
+    loading: Loading,
+) -> Result<()> {
+    let sources = parameters(model)?;
+    let tied = model.tied();
+    let mut arrived = Arrived::default();
+    for (name, tensor) in tensors {
+        arrived.take(name, tensor, &sources, tied, &loading)?;
+    }
+    arrived.settle_tied(tied, loading.completeness);
+    arrived.check(&sources, &loading)?;
+    arrived.write(backend, model, loading.events)
+}
+
+impl<B: Backend> dyn Model<B> {
+    /// Replaces parameters of a loaded model by name, all of them or none, checked as a load is.
+    /// Sequences in flight keep K and V of the old weights; start them anew.
+    ///
+    /// # Errors
+    /// As [`load_weights`]; the model is unchanged then.
+    pub fn update_weights(
+        &mut self,
+        backend: &B,
+        architecture: Architecture,
+        tensors: impl IntoIterator<Item = (String, HostTensor)>,
+    ) -> Result<()> {
+        let loading = Loading {
+            architecture,
+            rules: &LoadRules::default(),
+            completeness: Completeness::Some,
+            file_of: &|_| PathBuf::from("update"),
+            origin: PathBuf::from("update"),
+            events: &mut |_| {},
+        };
+        load_weights(backend, self, tensors, loading)
+    }
+
+    /// Loads random weights of dtype `dtype` into every parameter (`--load-format dummy`).
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn load_dummy(&mut self, backend: &B, dtype: DType) -> Result<()> {
+        self.visit(&mut |param| {
+            for (part, source) in param.sources.iter().enumerate() {
+                let tensor = dummy_tensor(&source.name, dtype, &source.shape);
+                backend.load(&mut param.weight, part, &slice(source, tensor))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Every parameter's name and shape in the checkpoint.
+fn parameters<B: Backend>(model: &mut dyn Model<B>) -> Result<BTreeMap<String, Vec<usize>>> {
+    let mut sources = BTreeMap::new();
+    model.visit(&mut |param| {
+        sources.extend(param.sources.iter().map(|s| (s.name.clone(), s.shape.clone())));
+        Ok(())
+    })?;
+    Ok(sources)
+}
+
+/// What came, by parameter: the tensor, and its name in the checkpoint.
+#[derive(Default)]
+struct Arrived {
+    tensors: BTreeMap<String, (String, HostTensor)>,
+    /// lm_head.weight of a tied model.
+    tied_head: Option<(String, HostTensor)>,
+    skipped: Vec<String>,
+    unexpected: Vec<String>,
+}
+
+impl Arrived {
+    fn take(
+        &mut self,
+        name: String,
+        tensor: HostTensor,
+        sources: &BTreeMap<String, Vec<usize>>,
+        tied: Option<TiedNames>,
+        loading: &Loading,
+    ) -> Result<()> {
+        let is_parameter = |n: &str| sources.contains_key(n) || tied.is_some_and(|t| t.head == n);
+        let resolution = match is_mask_buffer(loading.architecture, &name) {
+            true => Resolution::Skipped,
+            false => loading.rules.resolve(&name, base_prefix(loading.architecture), is_parameter),
+        };
+        match resolution {
+            Resolution::Skipped => self.skipped.push(name),
+            Resolution::Unexpected(_) => self.unexpected.push(name),
+            Resolution::Parameter(parameter) => {
+                // A tied head has the embedding's shape.
+                let of = tied.filter(|t| t.head == parameter).map_or(parameter.as_str(), |t| t.embedding);
+                check_tensor(&name, &tensor, &sources[of], loading)?;
+                if of != parameter {
+                    self.tied_head = Some((name, tensor));
+                } else if let Some((other, _)) = self.tensors.insert(parameter.clone(), (name.clone(), tensor)) {
+                    let reason = format!("'{other}' and '{name}' are both the parameter '{parameter}'");
+                    return Err(CheckpointError::Tensor { path: (loading.file_of)(&name), tensor: name, reason }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tied embeddings in either direction: the checkpoint may hold the embedding, lm_head, or both.
+    fn settle_tied(&mut self, tied: Option<TiedNames>, completeness: Completeness) {
+        let Some(TiedNames { embedding, .. }) = tied else { return };
+        if self.tied_head.is_some() && !self.tensors.contains_key(embedding) || completeness == Completeness::Some {
+            if let Some(head) = self.tied_head.take() {
+                self.tensors.entry(embedding.into()).or_insert(head);
+            }
+        }
+    }
+
+    fn check(&self, sources: &BTreeMap<String, Vec<usize>>, loading: &Loading) -> Result<()> {
+        let missing: Vec<String> = match loading.completeness {
+            Completeness::Some => Vec::new(),
+            Completeness::All => sources.keys().filter(|p| !self.tensors.contains_key(*p)).cloned().collect(),
+        };
+        if missing.is_empty() && self.unexpected.is_empty() {
+            return Ok(());
+        }
+        let known: Vec<String> = sources.keys().cloned().collect();
+        let directory = loading.origin.display().to_string();
+        let class = loading.architecture.class_name();
+        let mismatch = NameMismatch::new(class, directory, &missing, &self.unexpected, &known);
+        Err(CheckpointError::Names(mismatch).into())
+    }
+
+    fn write<B: Backend>(&self, backend: &B, model: &mut dyn Model<B>, events: &mut dyn FnMut(LoadEvent)) -> Result<()> {
+        model.visit(&mut |param| {
+            for (part, source) in param.sources.iter().enumerate() {
+                let Some((name, tensor)) = self.tensors.get(&source.name) else { continue };
+                backend.load(&mut param.weight, part, &slice(source, tensor.clone()))?;
+                events(LoadEvent::Loaded { name, parameter: &source.name, tensor });
+            }
+            Ok(())
+        })?;
+        if let (Some(tied), Some((name, _))) = (model.tied(), &self.tied_head) {
+            events(LoadEvent::Tied { name, parameter: tied.embedding });
+        }
+        self.skipped.iter().for_each(|name| events(LoadEvent::Skipped { name }));
+        Ok(())
+    }
+}
+
+fn check_tensor(name: &str, tensor: &HostTensor, expected: &[usize], loading: &Loading) -> Result<(), CheckpointError> {
+    let file = || (loading.file_of)(name).display().to_string();
+    if tensor.shape != expected {
+        let (expected, actual) = (expected.to_vec(), tensor.shape.clone());
+        return Err(CheckpointError::Shape { file: file(), name: name.into(), expected, actual });
+    }
+    if !tensor.dtype.is_weight() {
+        return Err(CheckpointError::WeightDType { file: file(), name: name.into(), actual: tensor.dtype });
+    }
+    Ok(())
+}
+
+fn slice(source: &Source, tensor: HostTensor) -> Slice {
+    Slice { tensor, rows: source.rows.clone(), cols: source.cols.clone(), transposed: source.transposed }
+}
+
+/// What checkpoints of the base model alone leave out of their names.
+fn base_prefix(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Gpt2 => "transformer.",
+        _ => "model.",
+    }
+}
+
+/// GPT-2's causal masks, which early versions of transformers saved as `h.N.attn.bias` and `.masked_bias`.
+fn is_mask_buffer(architecture: Architecture, name: &str) -> bool {
+    architecture == Architecture::Gpt2 && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"))
+}
+
+/// Whether a checkpoint that config.json calls tied holds both tensors with different values. transformers 5 then uses each as
+/// it is stored (`tie_weights` in `modeling_utils.py`), and so does stairwell.
+pub fn unties(config: &ModelConfig, state_dict: &StateDict) -> bool {
+    let embeddings = match config.architecture {
+        Architecture::Gpt2 => ["transformer.wte.weight", "wte.weight"],
+        _ => ["model.embed_tokens.weight", "embed_tokens.weight"],
+    };
+    let embedding = embeddings.iter().find_map(|name| state_dict.tensor(name));
+    match (embedding, state_dict.tensor("lm_head.weight")) {
+        (Some(embedding), Some(head)) => config.tie_word_embeddings && embedding != head,
+        _ => false,
+    }
+}

@@ -1,0 +1,117 @@
+//! The models, written once for every backend, in the shape of Hugging Face's module trees.
+//!
+//! A model is three parts, `embed`, `layers` and `head`; a forward pass is their composition. It holds weights and no state:
+//! what a sequence leaves behind is kept by [`Attention`].
+
+mod attention;
+mod builder;
+mod collective;
+mod decoder;
+mod gpt2;
+mod layers;
+mod load;
+pub mod rope;
+mod tree;
+
+pub use attention::{Attention, AttentionShape};
+pub use builder::Builder;
+pub use collective::{Alone, Collective, Rank};
+pub use decoder::Decoder;
+pub use gpt2::Gpt2;
+pub use layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, Param, RmsNorm, Source, Visit};
+pub use load::{Completeness, LoadEvent, Loading, load_weights, unties};
+pub use tree::module_tree;
+
+use crate::{
+    backend::Backend,
+    config::{Architecture, ModelConfig},
+    error::Result,
+};
+use std::{ops::Range, sync::Arc};
+
+/// The parameter names of a tied pair: the checkpoint may hold either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TiedNames {
+    pub head: &'static str,
+    pub embedding: &'static str,
+}
+
+/// A decoder-only language model.
+#[allow(clippy::missing_errors_doc)]
+pub trait Model<B: Backend>: Send {
+    /// Token ids [tokens] → [tokens, hidden].
+    fn embed(&self, pass: &mut Pass<B>) -> Result<B::Tensor>;
+    /// Some of the layers: [tokens, hidden] → [tokens, hidden].
+    fn layers(&self, pass: &mut Pass<B>, range: Range<usize>, x: B::Tensor) -> Result<B::Tensor>;
+    /// [tokens, hidden] → logits [logit rows, vocabulary].
+    fn head(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor>;
+    /// What attention must know.
+    fn attention_shape(&self) -> AttentionShape;
+    /// The tied pair, if lm_head is the embedding.
+    fn tied(&self) -> Option<TiedNames>;
+    /// Visits every parameter, in the order of the module tree.
+    fn visit(&mut self, visit: &mut Visit<B>) -> Result<()>;
+
+    /// One forward pass over the batch: token ids → logits.
+    fn forward(&self, pass: &mut Pass<B>) -> Result<B::Tensor> {
+        let x = self.embed(pass)?;
+        let x = self.layers(pass, self.attention_shape().layers, x)?;
+        self.head(pass, x)
+    }
+}
+
+/// A batch's ids, where the backend reads them.
+pub struct Inputs<B: Backend> {
+    pub tokens: B::Ids,
+    pub positions: B::Ids,
+    pub logit_rows: B::Ids,
+}
+
+/// What one forward pass carries along.
+pub struct Pass<'a, B: Backend> {
+    pub backend: &'a B,
+    pub inputs: &'a Inputs<B>,
+    pub attention: &'a mut dyn Attention<B>,
+    pub observer: Option<&'a mut dyn Observer<B>>,
+}
+
+impl<B: Backend> Pass<'_, B> {
+    /// Shows a module's output to the observer, if there is one.
+    fn see(&mut self, name: &str, output: &B::Tensor) {
+        if let Some(observer) = &mut self.observer {
+            observer.output(self.backend, name, output);
+        }
+    }
+}
+
+/// Sees the output of every module under its Hugging Face name: [tokens, width].
+pub trait Observer<B: Backend> {
+    fn output(&mut self, backend: &B, name: &str, output: &B::Tensor);
+}
+
+/// An unloaded model of the family that `config` names; load it with [`load_weights`].
+///
+/// # Errors
+/// Those of the backend.
+pub fn build<B: Backend>(backend: &B, config: &ModelConfig, max_length: usize) -> Result<Box<dyn Model<B>>> {
+    let collective: Arc<dyn Collective<B>> = Arc::new(Alone);
+    let root = Builder { backend, config, rank: Rank::ALONE, collective, path: String::new() };
+    Ok(match config.architecture {
+        Architecture::Gpt2 => Box::new(Gpt2::new(&root)?),
+        _ => Box::new(Decoder::new(&root, max_length)?),
+    })
+}
+
+impl AttentionShape {
+    /// A rank's part of a model's attention.
+    pub fn new(config: &ModelConfig, rank: Rank) -> AttentionShape {
+        AttentionShape {
+            layers: 0..config.num_hidden_layers,
+            heads: rank.part(config.num_attention_heads).len(),
+            kv_heads: rank.part(config.num_key_value_heads).len(),
+            head_dim: config.head_dim,
+            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            windows: config.sliding_windows.clone(),
+        }
+    }
+}

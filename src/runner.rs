@@ -1,0 +1,196 @@
+//! A model that is loaded and ready: backend, weights, attention, and the buffers of a forward pass.
+
+use crate::{
+    backend::{Backend, cpu::Cpu},
+    batch::Batch,
+    checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
+    config::ModelConfig,
+    error::{Error, Result},
+    kv,
+    model::{self, Attention, AttentionShape, Completeness, Inputs, LoadEvent, Loading, Model, Observer, Pass},
+    tensor::{DType, HostTensor},
+};
+
+/// Where the weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadFormat {
+    /// safetensors files.
+    #[default]
+    Safetensors,
+    /// Random values of the right shapes; needs config.json only.
+    Dummy,
+}
+
+/// How to load a model.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    pub format: LoadFormat,
+    /// What to do with names that are not the model's.
+    pub rules: LoadRules,
+    /// The longest sequence of this run in tokens, if it is known; the model's context otherwise.
+    pub max_length: Option<usize>,
+    /// Told of every tensor.
+    pub events: Option<&'a mut dyn FnMut(LoadEvent)>,
+    /// Told (bytes, bytes in all) while weights are read. Without it they are read when they are first used.
+    pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
+}
+
+/// Runs batches through a model.
+pub struct ModelRunner<B: Backend> {
+    pub config: ModelConfig,
+    pub backend: B,
+    pub model: Box<dyn Model<B>>,
+    pub attention: Box<dyn Attention<B>>,
+    inputs: Inputs<B>,
+    tokens_computed: u64,
+}
+
+/// Reads and parses a directory's config.json.
+///
+/// # Errors
+/// If it is absent or bad.
+pub fn read_config(directory: &Directory) -> Result<ModelConfig> {
+    let json = directory.read("config.json")?;
+    let json = json.ok_or_else(|| CheckpointError::NoConfig { dir: directory.root() })?;
+    Ok(ModelConfig::parse(&json, &directory.path("config.json"))?)
+}
+
+impl ModelRunner<Cpu> {
+    /// Loads a model for the CPU, with the best attention built so far.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights.
+    pub fn load(directory: &Directory, options: LoadOptions) -> Result<ModelRunner<Cpu>> {
+        ModelRunner::load_with(Cpu::default(), directory, options, kv::best)
+    }
+}
+
+impl<B: Backend> ModelRunner<B> {
+    /// Loads a model for a given backend and attention.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights.
+    pub fn load_with(
+        backend: B,
+        directory: &Directory,
+        options: LoadOptions,
+        attention: impl FnOnce(AttentionShape) -> Box<dyn Attention<B>>,
+    ) -> Result<ModelRunner<B>> {
+        let mut config = read_config(directory)?;
+        let max_length = options.max_length.unwrap_or_else(|| config.context());
+        let model = match options.format {
+            LoadFormat::Dummy => {
+                let mut model = model::build(&backend, &config, max_length)?;
+                model.load_dummy(&backend, config.dtype.unwrap_or(DType::BF16))?;
+                model
+            }
+            LoadFormat::Safetensors => {
+                let state_dict = StateDict::open(directory)?;
+                config.tie_word_embeddings &= !model::unties(&config, &state_dict);
+                let mut model = model::build(&backend, &config, max_length)?;
+                load_state_dict(&backend, &mut *model, &config, &state_dict, options)?;
+                model
+            }
+        };
+        let attention = attention(model.attention_shape());
+        ModelRunner::new(config, backend, model, attention)
+    }
+
+    /// Puts loaded parts together.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn new(
+        config: ModelConfig,
+        backend: B,
+        model: Box<dyn Model<B>>,
+        attention: Box<dyn Attention<B>>,
+    ) -> Result<ModelRunner<B>> {
+        let inputs = Inputs { tokens: backend.ids(0)?, positions: backend.ids(0)?, logit_rows: backend.ids(0)? };
+        Ok(ModelRunner { config, backend, model, attention, inputs, tokens_computed: 0 })
+    }
+
+    /// One forward pass: logits of the batch's logit rows, [rows, vocabulary].
+    ///
+    /// # Errors
+    /// Those of the backend and of attention.
+    pub fn forward(&mut self, batch: &Batch, mut observer: Option<&mut dyn Observer<B>>) -> Result<B::Tensor> {
+        let ModelRunner { backend, model, attention, inputs, .. } = self;
+        backend.write(&mut inputs.tokens, &batch.tokens)?;
+        backend.write(&mut inputs.positions, &batch.positions)?;
+        backend.write(&mut inputs.logit_rows, &batch.logit_rows)?;
+        self.tokens_computed += batch.tokens.len() as u64;
+        // A replay would show an observer nothing.
+        let key = attention.begin(backend, batch)?.filter(|_| observer.is_none());
+        backend.replay(key, &mut || {
+            let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer<B>);
+            model.forward(&mut Pass { backend, inputs, attention: &mut **attention, observer })
+        })
+    }
+
+    /// Tokens that went through the model so far.
+    pub fn tokens_computed(&self) -> u64 {
+        self.tokens_computed
+    }
+
+    /// Replaces parameters of the loaded model by name: see [`Model`]'s `update_weights`.
+    ///
+    /// # Errors
+    /// If a name, shape or dtype does not fit; the model is unchanged then.
+    pub fn update_weights(&mut self, tensors: impl IntoIterator<Item = (String, HostTensor)>) -> Result<()> {
+        self.model.update_weights(&self.backend, self.config.architecture, tensors)
+    }
+
+    /// Whether the model can serve this prompt.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a prompt that is empty, longer than the context, or has an unknown token.
+    pub fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
+        let (n, context, vocab) = (prompt.len(), self.config.context(), self.config.vocab_size);
+        if n == 0 {
+            return Err(Error::Request("the prompt is empty; give at least one token".into()));
+        }
+        if let Some(at) = prompt.iter().position(|&id| id as usize >= vocab) {
+            let id = prompt[at];
+            return Err(Error::Request(format!("token id {id} (number {} of the prompt) is outside the model's vocabulary of {vocab}", at + 1)));
+        }
+        if n > context {
+            return Err(Error::Request(format!("the prompt has {n} tokens, more than the model's context of {context}; shorten it")));
+        }
+        Ok(())
+    }
+}
+
+fn load_state_dict<B: Backend>(
+    backend: &B,
+    model: &mut dyn Model<B>,
+    config: &ModelConfig,
+    state_dict: &StateDict,
+    options: LoadOptions,
+) -> Result<()> {
+    let mut used = Vec::new();
+    let mut events = options.events;
+    let mut watch = |event: LoadEvent| {
+        if let LoadEvent::Loaded { name, .. } = event {
+            used.push(name.to_owned());
+        }
+        if let Some(events) = &mut events {
+            events(event);
+        }
+    };
+    let loading = Loading {
+        architecture: config.architecture,
+        rules: &options.rules,
+        completeness: Completeness::All,
+        file_of: &|name| state_dict.file_of(name),
+        origin: state_dict.directory().root(),
+        events: &mut watch,
+    };
+    model::load_weights(backend, model, state_dict.tensors(), loading)?;
+    if let Some(progress) = options.progress {
+        used.dedup();
+        let total = used.iter().filter_map(|n| state_dict.entry(n)).map(|e| e.info.range.len() as u64).sum();
+        prefetch(state_dict, used.iter().map(String::as_str), |bytes| progress(bytes, total));
+    }
+    Ok(())
+}

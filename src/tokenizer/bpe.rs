@@ -1,0 +1,227 @@
+//! `tokenizer.json` with a BPE model: vocabulary and merges are checked here, then built by the `tokenizers` crate.
+//!
+//! Read by the crate itself, a bad merge gives "Merges text file invalid at line 18918 at line 93391 column 1",
+//! or a panic when the merged token is longer than all others (0.23). So each merge is looked at first, which
+//! also names the entry and, where it shows, the cause. It is no slower: the crate reads this part three times.
+
+use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+};
+
+use super::class::Class;
+
+/// The parts of the file, in the crate's types where those check themselves.
+#[derive(Deserialize)]
+pub(super) struct File {
+    version: Option<String>,
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    post_processor: Option<PostProcessorWrapper>,
+    decoder: Option<DecoderWrapper>,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(rename = "type")]
+    kind: Option<Bpe>,
+    dropout: Option<f32>,
+    unk_token: Option<String>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    fuse_unk: Option<bool>,
+    byte_fallback: Option<bool>,
+    ignore_merges: Option<bool>,
+    vocab: Vocab,
+    merges: Vec<Merge>,
+}
+
+/// Old files leave `type` out; any other type is for the crate to read.
+#[derive(Deserialize)]
+enum Bpe {
+    #[serde(rename = "BPE")]
+    Bpe,
+}
+
+/// Two tokens that become one: `["a", "b"]`, or in older files `"a b"`.
+enum Merge {
+    Pair(String, String),
+    Line(String),
+    /// A list of another length.
+    Odd(usize),
+}
+
+impl File {
+    /// The tokenizer, with the steps of `class`. The error says what is wrong with the file.
+    pub(super) fn build(self, class: Class, config: &Map<String, Value>) -> Result<Tokenizer, String> {
+        if let Some(version) = self.version.filter(|version| version != "1.0") {
+            return Err(format!("its version is {version:?}; only \"1.0\" is known"));
+        }
+        let mut bpe = self.model.build()?;
+        class.adjust(&mut bpe);
+        let mut tokenizer = Tokenizer::new(bpe);
+        tokenizer.with_normalizer(self.normalizer).map_err(|error| error.to_string())?;
+        tokenizer.with_pre_tokenizer(self.pre_tokenizer);
+        tokenizer.with_post_processor(self.post_processor);
+        tokenizer.with_decoder(self.decoder);
+        class.apply(&mut tokenizer, config).map_err(|error| error.to_string())?;
+        // Last, because the normalizer has a say in them.
+        tokenizer.add_tokens(self.added_tokens).map_err(|error| error.to_string())?;
+        Ok(tokenizer)
+    }
+}
+
+impl Model {
+    fn build(self) -> Result<BPE, String> {
+        let Self { kind: Some(Bpe::Bpe) | None, .. } = self;
+        let prefix = self.continuing_subword_prefix.as_deref().unwrap_or("");
+        let mut merges = Vec::with_capacity(self.merges.len());
+        for (index, merge) in self.merges.into_iter().enumerate() {
+            if matches!(&merge, Merge::Line(line) if line.starts_with("#version")) {
+                continue;
+            }
+            let pair =
+                merge.check(&self.vocab, prefix).map_err(|what| format!("merge {} {what}", index + 1))?;
+            merges.push(pair);
+        }
+        let mut builder = BPE::builder().vocab_and_merges(self.vocab, merges);
+        if let Some(dropout) = self.dropout {
+            builder = builder.dropout(dropout);
+        }
+        if let Some(prefix) = self.continuing_subword_prefix {
+            builder = builder.continuing_subword_prefix(prefix);
+        }
+        if let Some(suffix) = self.end_of_word_suffix {
+            builder = builder.end_of_word_suffix(suffix);
+        }
+        if let Some(unk_token) = self.unk_token {
+            builder = builder.unk_token(unk_token);
+        }
+        builder
+            .fuse_unk(self.fuse_unk.unwrap_or(false))
+            .byte_fallback(self.byte_fallback.unwrap_or(false))
+            .ignore_merges(self.ignore_merges.unwrap_or(false))
+            .build()
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Merge {
+    /// The two tokens, if they and the merged one are in the vocabulary.
+    fn check(self, vocab: &Vocab, prefix: &str) -> Result<(String, String), String> {
+        let (left, right) = match self {
+            Self::Pair(left, right) => (left, right),
+            Self::Odd(length) => return Err(format!("is a list of {length}, not of two tokens")),
+            Self::Line(line) => match *line.split(' ').collect::<Vec<_>>() {
+                [left, right] => (left.into(), right.into()),
+                _ => return Err(not_two_tokens(&line, vocab)),
+            },
+        };
+        let Some(rest) = right.strip_prefix(prefix) else {
+            return Err(format!("({left:?}, {right:?}): the second lacks the prefix {prefix:?}"));
+        };
+        let merged = format!("{left}{rest}");
+        if let Some(missing) = [&left, &right, &merged].into_iter().find(|token| !vocab.contains_key(*token))
+        {
+            return Err(format!("({left:?}, {right:?}): the vocabulary has no token {missing:?}"));
+        }
+        Ok((left, right))
+    }
+}
+
+/// The usual cause of a merge that is all spaces: no-break spaces were replaced by plain ones.
+fn not_two_tokens(line: &str, vocab: &Vocab) -> String {
+    let blank = line.chars().all(|c| c == ' ' || c == '▁');
+    let cause = if blank && vocab.contains_key(" ") {
+        ": the no-break spaces (U+00A0) in this file were turned into plain spaces, as some editors and ways of \
+         copying do"
+    } else {
+        ""
+    };
+    format!(
+        "is {line:?}, not two tokens separated by one space{cause}; the copy is damaged, download it again"
+    )
+}
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}
+
+struct MergeVisitor;
+
+impl<'de> Visitor<'de> for MergeVisitor {
+    type Value = Merge;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("a merge: two tokens")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<Merge, E> {
+        Ok(Merge::Line(line.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
+        let (left, right) = (seq.next_element()?, seq.next_element()?);
+        let mut more = 0;
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            more += 1;
+        }
+        match (left, right, more) {
+            (Some(left), Some(right), 0) => Ok(Merge::Pair(left, right)),
+            (Some(_), Some(_), more) => Ok(Merge::Odd(2 + more)),
+            (Some(_), None, _) => Ok(Merge::Odd(1)),
+            (None, ..) => Err(A::Error::custom("a merge is empty")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn build(vocab: Value, merges: Value) -> Result<Tokenizer, String> {
+        let file = json!({"version": "1.0", "model": {"type": "BPE", "vocab": vocab, "merges": merges}});
+        let file: File = serde_json::from_value(file).map_err(|error| error.to_string())?;
+        file.build(Class::File, &Map::new())
+    }
+
+    #[test]
+    fn both_spellings_of_merges() {
+        for merges in [json!(["#version: 0.2", "a b"]), json!([["a", "b"]])] {
+            let tokenizer = build(json!({"a": 0, "b": 1, "ab": 2}), merges).expect("a tokenizer");
+            assert_eq!(tokenizer.encode("ab", false).expect("ids").get_ids(), [2]);
+        }
+    }
+
+    #[test]
+    fn no_break_spaces_lost() {
+        let said = build(json!({"a": 0, " ": 1, "  ": 2, "ab": 3, "b": 4}), json!(["a b", "   "]))
+            .expect_err("broken");
+        assert!(said.contains("merge 2 is \"   \"") && said.contains("U+00A0"), "{said}");
+    }
+
+    #[test]
+    fn merges_of_unknown_tokens() {
+        // The crate panics on this one: "ab" is longer than every token.
+        let said = build(json!({"a": 0, "b": 1}), json!([["a", "b"]])).expect_err("broken");
+        assert!(said.contains("merge 1 (\"a\", \"b\")") && said.contains("no token \"ab\""), "{said}");
+        let said = build(json!({"a": 0, "b": 1, "ab": 2}), json!(["a b", "a c"])).expect_err("broken");
+        assert!(said.contains("merge 2") && said.contains("no token \"c\""), "{said}");
+    }
+
+    #[test]
+    fn merges_of_other_lengths() {
+        for merges in [json!([["a"]]), json!([["a", "b", "c"]]), json!(["a b c"]), json!([[]]), json!([7])] {
+            assert!(build(json!({"a": 0, "b": 1, "ab": 2}), merges).expect_err("broken").contains("merge"));
+        }
+    }
+}

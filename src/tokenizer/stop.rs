@@ -1,0 +1,166 @@
+//! Stop strings: generation ends where one of them appears, even if it is spread over several tokens.
+//!
+//! Text comes in pieces, and a stop string may begin in one piece and end in another. So a tail that
+//! could still become a stop string is held back, and no more than that. How the text was cut into
+//! pieces never changes the result.
+
+/// What to do with a piece of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Emit {
+    /// This much can be printed now; it may be empty.
+    Text(String),
+    /// A stop string was found: print this last text, and stop.
+    Stopped {
+        /// The text before the stop string that was not printed yet.
+        text: String,
+        /// The stop string.
+        stop: String,
+    },
+}
+
+/// Looks for stop strings in a stream of text.
+///
+/// The first stop string *to be complete* wins; if two end at the same place, the one that begins
+/// first. Cost: each piece is searched once for each stop string, with at most one stop string's
+/// length of held text before it.
+#[derive(Debug, Clone, Default)]
+pub struct StopStrings {
+    stops: Vec<String>,
+    /// Text that came in and was not given out: the beginning of a stop string, perhaps.
+    held: String,
+    stopped: bool,
+}
+
+impl StopStrings {
+    /// Empty strings are ignored: they would stop before the first character.
+    pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let stops = stops.into_iter().map(Into::into).filter(|s: &String| !s.is_empty()).collect();
+        Self { stops, held: String::new(), stopped: false }
+    }
+
+    /// Takes the next piece of text. After a stop nothing more comes out.
+    pub fn push(&mut self, text: &str) -> Emit {
+        if self.stopped {
+            return Emit::Text(String::new());
+        }
+        self.held.push_str(text);
+        if let Some((start, stop)) = self.first_match() {
+            self.stopped = true;
+            let mut text = std::mem::take(&mut self.held);
+            text.truncate(start);
+            return Emit::Stopped { text, stop };
+        }
+        let safe = self.held.len() - self.longest_beginning();
+        let held = self.held.split_off(safe);
+        Emit::Text(std::mem::replace(&mut self.held, held))
+    }
+
+    /// The text has ended: what was held back is text after all.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Where the stop string that is complete first begins, and which it is.
+    fn first_match(&self) -> Option<(usize, String)> {
+        let found = self.stops.iter().filter_map(|stop| Some((self.held.find(stop.as_str())?, stop)));
+        let (start, stop) = found.min_by_key(|(start, stop)| (start + stop.len(), *start))?;
+        Some((start, stop.clone()))
+    }
+
+    /// Bytes at the end of the held text that are the beginning of a stop string.
+    fn longest_beginning(&self) -> usize {
+        self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0)
+    }
+}
+
+/// The length of the longest proper beginning of `stop` that `text` ends with.
+fn overlap(text: &str, stop: &str) -> usize {
+    let beginnings = stop.char_indices().map(|(length, _)| length).rev();
+    beginnings.into_iter().find(|&length| text.ends_with(&stop[..length])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes the pieces; returns the text that came out and the stop string that ended it.
+    fn run(stops: &[&str], pieces: &[&str]) -> (String, Option<String>) {
+        let mut found = StopStrings::new(stops.iter().copied());
+        let mut out = String::new();
+        for piece in pieces {
+            match found.push(piece) {
+                Emit::Text(text) => out += &text,
+                Emit::Stopped { text, stop } => return (out + &text, Some(stop)),
+            }
+        }
+        (out + &found.finish(), None)
+    }
+
+    #[test]
+    fn without_stops_all_passes_at_once() {
+        let mut none = StopStrings::new(Vec::<String>::new());
+        assert_eq!(none.push("abc"), Emit::Text("abc".into()));
+        assert_eq!(none.finish(), "");
+    }
+
+    #[test]
+    fn empty_stop_is_ignored() {
+        assert_eq!(run(&[""], &["ab", "c"]), ("abc".into(), None));
+    }
+
+    #[test]
+    fn stop_across_pieces() {
+        assert_eq!(run(&["User:"], &["Hi.\nUs", "er", ": no"]), ("Hi.\n".into(), Some("User:".into())));
+    }
+
+    #[test]
+    fn holds_back_only_a_possible_beginning() {
+        let mut stops = StopStrings::new(["aab"]);
+        assert_eq!(stops.push("xaaa"), Emit::Text("xa".into()));
+        assert_eq!(stops.push("c"), Emit::Text("aac".into()));
+        assert_eq!(stops.push("a"), Emit::Text("".into()));
+        assert_eq!(stops.finish(), "a");
+    }
+
+    #[test]
+    fn beginning_inside_a_beginning() {
+        assert_eq!(run(&["ababc"], &["aba", "bab", "c"]), ("ab".into(), Some("ababc".into())));
+    }
+
+    #[test]
+    fn overlapping_stops_first_complete_wins() {
+        assert_eq!(run(&["abcd", "bc"], &["xabcd"]), ("xa".into(), Some("bc".into())));
+        assert_eq!(run(&["bc", "abc"], &["xabc"]), ("x".into(), Some("abc".into())));
+    }
+
+    #[test]
+    fn unicode() {
+        assert_eq!(run(&["終わり"], &["はい、終", "わ", "り。"]), ("はい、".into(), Some("終わり".into())));
+        assert_eq!(run(&["é!"], &["caf", "é", "?"]), ("café?".into(), None));
+        // 'é' and 'è' share their first byte: only whole characters are held back.
+        let mut stops = StopStrings::new(["è"]);
+        assert_eq!(stops.push("é"), Emit::Text("é".into()));
+    }
+
+    #[test]
+    fn nothing_after_the_stop() {
+        let mut stops = StopStrings::new(["."]);
+        assert_eq!(stops.push("a.b"), Emit::Stopped { text: "a".into(), stop: ".".into() });
+        assert_eq!(stops.push("c"), Emit::Text(String::new()));
+        assert_eq!(stops.finish(), "");
+    }
+
+    /// Every way to cut a text in two or into characters gives the same result as the whole.
+    #[test]
+    fn cuts_do_not_matter() {
+        let text = "aabaacaabaabcé日aab";
+        for stops in [&["aabc"][..], &["é日", "bcé"], &["b"], &["zz"], &["aab", "ba"]] {
+            let whole = run(stops, &[text]);
+            let chars: Vec<String> = text.chars().map(String::from).collect();
+            assert_eq!(run(stops, &chars.iter().map(String::as_str).collect::<Vec<_>>()), whole);
+            for (cut, _) in text.char_indices() {
+                assert_eq!(run(stops, &[&text[..cut], &text[cut..]]), whole, "{stops:?} cut at {cut}");
+            }
+        }
+    }
+}
