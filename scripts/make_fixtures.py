@@ -5,7 +5,9 @@
     python scripts/make_fixtures.py --check    only checks what is there
 
 Each fixture is a checkpoint directory and its `reference.safetensors`, which dump_hf_reference.py's functions write in
-double precision. `rope.json` beside them holds transformers' inverse frequencies for many RoPE configurations.
+double precision. Fixtures with modules also have `module_tree.txt`, what `print(model)` shows. `rope.json` beside them
+holds transformers' inverse frequencies for many RoPE configurations. The folder `tokenizer` is not made here: see
+dump_tokenizer_reference.py.
 
 The sizes are odd on purpose (a head_dim that is not hidden/heads, a vocabulary that is no round number) so that no two
 axes can be mistaken for each other. The weights are large, so that a mistake moves the logits by far more than the
@@ -140,10 +142,15 @@ def random_parameter(name, shape, seed):
     return torch.from_numpy(values.astype(np.float32))
 
 
+def empty_model(directory):
+    """The model that `directory/config.json` describes, without weights."""
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(directory))
+
+
 def draw_weights(fixture, directory, seed):
     """Every parameter of the model that `directory/config.json` describes, by checkpoint name."""
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(directory))
+    model = empty_model(directory)
     # named_parameters gives a tied weight once, under its first name, which is the embedding's.
     weights = {name: random_parameter(name, p.shape, seed).to(fixture.dtype) for name, p in model.named_parameters()}
     return as_on_the_hub(weights, model.config) if fixture.hub_gpt2 else weights
@@ -196,6 +203,8 @@ def make(fixture, directory):
     directory.mkdir(parents=True)
     write_json(directory / "config.json", fixture.config)
     write_json(directory / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False})
+    if fixture.modules:
+        (directory / "module_tree.txt").write_text(f"{empty_model(directory)}\n")
     for seed in range(1, 1000):
         write_weights(directory, draw_weights(fixture, directory, seed), fixture.shards)
         prompt = random_prompt(fixture, seed)
@@ -247,6 +256,8 @@ def check(fixture, directory):
         raise SystemExit(f"error: {fixture.name}: f32 gives other greedy ids than the reference")
     if as_read(fixture.config) != as_read(other_spelling(fixture.config)):
         raise SystemExit(f"error: {fixture.name}: transformers reads the two spellings of config.json differently")
+    if fixture.modules and (directory / "module_tree.txt").read_text() != f"{empty_model(directory)}\n":
+        raise SystemExit(f"error: {fixture.name}: module_tree.txt is not what print(model) gives")
     return error
 
 
@@ -354,7 +365,7 @@ def make_all(root):
 
 
 def check_all(root):
-    known = {fixture.name for fixture in FIXTURES}
+    known = {fixture.name for fixture in FIXTURES} | {"tokenizer"}
     if extra := sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in known):
         raise SystemExit(f"error: {root} holds directories that no fixture made: {', '.join(extra)}")
     worst = max(check(fixture, root / fixture.name) for fixture in FIXTURES)

@@ -5,7 +5,7 @@
     python scripts/train_demo_model.py              # tokenizer, training, export, figures, model card
     python scripts/train_demo_model.py --measure    # only the figures and the model card, from the exported model
 
-The text comes from the generator in demo_stories.py and demo_plots.py, and nothing else. Every training document is seen
+The text comes from the generator in the package demo_stories beside this script, and nothing else. Every training document is seen
 once. Documents of the split "train" are trained on; those of "unseen" have other seeds and are only measured.
 """
 
@@ -50,7 +50,7 @@ def train_tokenizer(vocab_size):
 
 
 def save_tokenizer(tokenizer, out):
-    """Writes tokenizer.json and tokenizer_config.json, with the chat template that demo_stories.render follows."""
+    """Writes tokenizer.json and tokenizer_config.json, with the chat template that `demo_stories.render` follows."""
     tokenizer.save(str(out / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -195,6 +195,7 @@ class Demo:
 
     def __init__(self, path):
         self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.bpe = Tokenizer.from_file(str(path / "tokenizer.json"))
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
     def write(self, prompt, copies=1, **how):
@@ -213,7 +214,7 @@ class Demo:
 
 def split_loss(demo, split):
     """Loss of the exported model on 64 rows of a split, nats per token."""
-    rows = Documents(Tokenizer.from_file(str(Path(demo.tokenizer.name_or_path) / "tokenizer.json")), split).batch(64 * ROW, ROW)
+    rows = Documents(demo.bpe, split).batch(64 * ROW, ROW)
     with torch.no_grad():
         return float(np.mean([loss_of(demo.model, rows[i : i + 8]).item() for i in range(0, 64, 8)]))
 
@@ -257,11 +258,9 @@ def copied_spans(samples, corpus):
         n += 1
 
 
-def training_tokens(tokenizer, documents):
+def training_tokens(bpe, documents):
     """All the text that the model was trained on, made again from its seeds."""
-    path = Path(tokenizer.name_or_path) / "tokenizer.json"
-    encode = Tokenizer.from_file(str(path)).encode
-    return np.concatenate([np.asarray(encode(document("train", i)).ids, dtype=np.int32) for i in range(documents)])
+    return np.concatenate([np.asarray(bpe.encode(document("train", i)).ids, dtype=np.int32) for i in range(documents)])
 
 
 FOX = [{"role": "user", "content": "Tell me a story about a fox and a lost key."}]
@@ -269,7 +268,7 @@ PROMPTS = ["Once upon a time", "One day", "In a small village", FOX]
 
 
 def measure(out):
-    """Writes figures.json and the model card from what the exported model does."""
+    """Prints the figures and writes the model card from what the exported model does."""
     demo, training = Demo(out), json.loads((out / "training.json").read_text())
     figures = {"training": training, "loss_train": split_loss(demo, "train"), "loss_unseen": split_loss(demo, "unseen")}
     figures["right"], figures["asked"], wrong = right_answers(demo)
@@ -285,7 +284,7 @@ def measure(out):
     for prompt, ids in written:
         opening = [] if isinstance(prompt, list) else demo.tokenizer(prompt)["input_ids"]
         samples.append(opening + [i for i in ids if i not in special])
-    spans = copied_spans(samples, training_tokens(demo.tokenizer, training["documents"]))
+    spans = copied_spans(samples, training_tokens(demo.bpe, training["documents"]))
     longest = max(range(len(spans)), key=lambda i: spans[i][1])
     start, length = spans[longest]
     copied = demo.text(samples[longest][start : start + length])
@@ -342,8 +341,8 @@ and `{IM_END}`, with the roles system, user and assistant.
     pip install -r scripts/requirements-train.txt
     python scripts/train_demo_model.py
 
-All text comes from a generator in `scripts/` (`demo_stories.py`, `demo_plots.py`): a small world with characters, things, places, wishes,
-causes and endings, and a grammar that says each step in many ways. There is no outside text. Six documents in ten are
+All text comes from a generator, `scripts/demo_stories`: a small world with characters, things, places, wishes, causes and
+endings, and a grammar that says each step in many ways. There is no outside text. Six documents in ten are
 bare stories. The others are conversations: a wish and a story, or a story and questions about it.
 
 {training["tokens"]:,} tokens in {training["documents"]:,} documents, each seen once; {training["steps"]} steps of AdamW with a cosine schedule, seed

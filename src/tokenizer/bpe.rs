@@ -1,36 +1,20 @@
-//! `tokenizer.json` with a BPE model: vocabulary and merges are checked here, then built by the `tokenizers` crate.
+//! The BPE model of a `tokenizer.json`: vocabulary and merges are checked here, then built by the `tokenizers` crate.
 //!
 //! Read by the crate itself, a bad merge gives "Merges text file invalid at line 18918 at line 93391 column 1",
 //! or a panic when the merged token is longer than all others (0.23). So each merge is looked at first, which
-//! also names the entry and, where it shows, the cause. It is no slower: the crate reads this part three times.
+//! also names the entry and, where it shows, the cause. It is faster, too: the crate copies this part twice.
 
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
-use serde_json::{Map, Value};
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
-};
 
 use super::class::Class;
 
-/// The parts of the file, in the crate's types where those check themselves.
+/// The file's "model".
 #[derive(Deserialize)]
-pub(super) struct File {
-    version: Option<String>,
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
-    post_processor: Option<PostProcessorWrapper>,
-    decoder: Option<DecoderWrapper>,
-    model: Model,
-}
-
-#[derive(Deserialize)]
-struct Model {
+pub(super) struct Model {
     #[serde(rename = "type")]
-    kind: Option<Bpe>,
+    _type: Option<Bpe>,
     dropout: Option<f32>,
     unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
@@ -57,29 +41,18 @@ enum Merge {
     Odd(usize),
 }
 
-impl File {
-    /// The tokenizer, with the steps of `class`. The error says what is wrong with the file.
-    pub(super) fn build(self, class: Class, config: &Map<String, Value>) -> Result<Tokenizer, String> {
-        if let Some(version) = self.version.filter(|version| version != "1.0") {
-            return Err(format!("its version is {version:?}; only \"1.0\" is known"));
-        }
-        let mut bpe = self.model.build()?;
-        class.adjust(&mut bpe);
-        let mut tokenizer = Tokenizer::new(bpe);
-        tokenizer.with_normalizer(self.normalizer).map_err(|error| error.to_string())?;
-        tokenizer.with_pre_tokenizer(self.pre_tokenizer);
-        tokenizer.with_post_processor(self.post_processor);
-        tokenizer.with_decoder(self.decoder);
-        class.apply(&mut tokenizer, config).map_err(|error| error.to_string())?;
-        // Last, because the normalizer has a say in them.
-        tokenizer.add_tokens(self.added_tokens).map_err(|error| error.to_string())?;
-        Ok(tokenizer)
-    }
-}
-
 impl Model {
-    fn build(self) -> Result<BPE, String> {
-        let Self { kind: Some(Bpe::Bpe) | None, .. } = self;
+    /// transformers' classes take the vocabulary and merges, and set the options themselves.
+    pub(super) fn options_of(&mut self, class: Class) {
+        if class != Class::File {
+            let bytes = Some(class == Class::Llama);
+            (self.dropout, self.unk_token, self.ignore_merges) = (None, None, None);
+            (self.fuse_unk, self.byte_fallback) = (bytes, bytes);
+        }
+    }
+
+    /// The model; the error names the merge that is wrong.
+    pub(super) fn build(self) -> Result<BPE, String> {
         let prefix = self.continuing_subword_prefix.as_deref().unwrap_or("");
         let mut merges = Vec::with_capacity(self.merges.len());
         for (index, merge) in self.merges.into_iter().enumerate() {
@@ -186,19 +159,19 @@ impl<'de> Visitor<'de> for MergeVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use tokenizers::Model as _;
 
-    fn build(vocab: Value, merges: Value) -> Result<Tokenizer, String> {
-        let file = json!({"version": "1.0", "model": {"type": "BPE", "vocab": vocab, "merges": merges}});
-        let file: File = serde_json::from_value(file).map_err(|error| error.to_string())?;
-        file.build(Class::File, &Map::new())
+    fn build(vocab: Value, merges: Value) -> Result<BPE, String> {
+        let model = json!({"type": "BPE", "vocab": vocab, "merges": merges});
+        serde_json::from_value::<Model>(model).map_err(|error| error.to_string())?.build()
     }
 
     #[test]
     fn both_spellings_of_merges() {
         for merges in [json!(["#version: 0.2", "a b"]), json!([["a", "b"]])] {
-            let tokenizer = build(json!({"a": 0, "b": 1, "ab": 2}), merges).expect("a tokenizer");
-            assert_eq!(tokenizer.encode("ab", false).expect("ids").get_ids(), [2]);
+            let bpe = build(json!({"a": 0, "b": 1, "ab": 2}), merges).expect("a model");
+            assert_eq!(bpe.tokenize("ab").expect("tokens")[0].id, 2);
         }
     }
 

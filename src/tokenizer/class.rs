@@ -13,7 +13,6 @@ use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
-use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{NFC, Replace};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
@@ -91,17 +90,6 @@ impl Class {
                 ("bos_token", "<|endoftext|>"),
                 ("eos_token", "<|endoftext|>"),
             ],
-        }
-    }
-
-    /// Leaves of a BPE model the vocabulary and merges: the class sets the options itself.
-    pub(super) fn adjust(self, bpe: &mut BPE) {
-        if self != Self::File {
-            bpe.dropout = None;
-            bpe.unk_token = None;
-            bpe.fuse_unk = self == Self::Llama;
-            bpe.byte_fallback = self == Self::Llama;
-            bpe.ignore_merges = false;
         }
     }
 

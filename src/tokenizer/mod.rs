@@ -8,7 +8,6 @@
 //! Vocabulary, merges and their algorithm are the `tokenizers` crate's, the same code that transformers runs.
 
 mod bpe;
-mod broken;
 mod chat;
 mod class;
 mod decoding;
@@ -21,11 +20,12 @@ mod stop;
 #[cfg(test)]
 mod testing;
 mod tojson;
+mod tokenizer_json;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub use chat::{ChatOptions, ChatTemplate};
 pub use detokenize::Detokenizer;
@@ -66,7 +66,7 @@ impl Tokenizer {
         let config = files.config()?;
         let class = Class::choose(&config, files.model_type.as_deref(), &json);
         let special = SpecialTokens::of(&config, class);
-        let inner = build(&json, class, &config, &special).map_err(|reason| {
+        let inner = tokenizer_json::read(&json, class, &config, &special).map_err(|reason| {
             let file = files.origin.join("tokenizer.json");
             TokenizerError::BadTokenizerJson { file, reason }
         })?;
@@ -157,29 +157,6 @@ impl Tokenizer {
     pub fn encode_chat(&self, messages: &[Value], options: &ChatOptions) -> Result<Vec<u32>, TokenizerError> {
         self.encode(&self.render_chat(messages, options)?, false)
     }
-}
-
-/// The `tokenizers` crate's tokenizer, or what is wrong with the file.
-fn build(
-    json: &[u8],
-    class: Class,
-    config: &Map<String, Value>,
-    special: &SpecialTokens,
-) -> Result<tokenizers::Tokenizer, String> {
-    let mut tokenizer = match serde_json::from_slice::<bpe::File>(json) {
-        Ok(file) => file.build(class, config)?,
-        // Another kind of model, or no tokenizer.
-        Err(_) => tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|error| broken::explain(json, &error.to_string()))?,
-    };
-    let mut finish = || {
-        special.register(&mut tokenizer, config)?;
-        tokenizer.with_truncation(None)?;
-        tokenizer.with_padding(None);
-        Ok(())
-    };
-    finish().map_err(|error: tokenizers::Error| error.to_string())?;
-    Ok(tokenizer)
 }
 
 impl std::fmt::Debug for Tokenizer {

@@ -3,7 +3,7 @@
 //! Keys are visited in the order of their positions, whatever the batch, so a token's bits do not depend on how the
 //! sequence was cut into forward passes.
 
-use super::isa::{Isa, Shape, dispatch, sum_lanes};
+use super::isa::{Isa, Lanes, Shape, dispatch};
 use std::ops::Range;
 
 /// K and V of one head: where the vectors of position `t` start in `k` and `v`.
@@ -58,16 +58,8 @@ pub fn softmax(x: &mut [f32]) {
 #[inline(always)]
 fn dot<S: Shape, const L: usize>(a: &[f32], b: &[f32], out: &mut f32) {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<L>(), b.as_chunks::<L>());
-    let mut lanes = [0.0f32; L];
-    for (a, b) in a.iter().zip(b) {
-        for l in 0..L {
-            lanes[l] = S::multiply_add(a[l], b[l], lanes[l]);
-        }
-    }
-    for (l, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        lanes[l] = S::multiply_add(*a, *b, lanes[l]);
-    }
-    *out = sum_lanes(lanes);
+    let full = a.iter().zip(b).fold(Lanes::<L>::ZERO, |sums, (a, b)| sums.multiply_add::<S>(a, b));
+    *out = full.multiply_add_rest::<S>(a_rest, b_rest).sum();
 }
 
 #[inline(always)]

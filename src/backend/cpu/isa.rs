@@ -123,15 +123,40 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
-/// Sum of the lanes, by halves, so that every caller adds in the same order.
-#[inline(always)]
-pub fn sum_lanes<const L: usize>(mut lanes: [f32; L]) -> f32 {
-    let mut width = L / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
+/// L sums side by side, in one vector register. As a type of its own, and not an array that loops index, it stays in that
+/// register: the difference is a factor of 20 for AVX2.
+#[derive(Clone, Copy)]
+pub struct Lanes<const L: usize>([f32; L]);
+
+impl<const L: usize> Lanes<L> {
+    /// All zero.
+    pub const ZERO: Lanes<L> = Lanes([0.0; L]);
+
+    /// Lane by lane, a · b + self.
+    #[inline(always)]
+    pub fn multiply_add<S: Shape>(self, a: &[f32; L], b: &[f32; L]) -> Lanes<L> {
+        Lanes(std::array::from_fn(|l| S::multiply_add(a[l], b[l], self.0[l])))
     }
-    lanes[0]
+
+    /// The same for the elements that do not fill a register.
+    #[inline(always)]
+    pub fn multiply_add_rest<S: Shape>(mut self, a: &[f32], b: &[f32]) -> Lanes<L> {
+        for ((lane, a), b) in self.0.iter_mut().zip(a).zip(b) {
+            *lane = S::multiply_add(*a, *b, *lane);
+        }
+        self
+    }
+
+    /// The sum over lanes, by halves, so that every caller adds in the same order.
+    #[inline(always)]
+    pub fn sum(mut self) -> f32 {
+        let mut width = L / 2;
+        while width > 0 {
+            for i in 0..width {
+                self.0[i] += self.0[i + width];
+            }
+            width /= 2;
+        }
+        self.0[0]
+    }
 }

@@ -8,7 +8,7 @@
 
 use super::{
     CpuTensor, CpuWeight,
-    isa::{Isa, Shape, dispatch, sum_lanes},
+    isa::{Isa, Lanes, Shape, dispatch},
 };
 use crate::{
     backend::{Shaped, Slice},
@@ -165,24 +165,17 @@ fn dots<S: Shape, const L: usize, const M: usize, const N: usize>(x: [&[f32]; M]
     let w_chunks = w.map(|w| w.as_chunks::<L>());
     let count = x_chunks[0].0.len();
     let (x_full, w_full) = (x_chunks.map(|c| &c.0[..count]), w_chunks.map(|c| &c.0[..count]));
-    let mut sums = [[[0.0f32; L]; N]; M];
+    let mut sums = [[Lanes::<L>::ZERO; N]; M];
     for i in 0..count {
         for m in 0..M {
             for n in 0..N {
-                for l in 0..L {
-                    sums[m][n][l] = S::multiply_add(x_full[m][i][l], w_full[n][i][l], sums[m][n][l]);
-                }
+                sums[m][n] = sums[m][n].multiply_add::<S>(&x_full[m][i], &w_full[n][i]);
             }
         }
     }
-    for m in 0..M {
-        for n in 0..N {
-            for (l, (a, b)) in x_chunks[m].1.iter().zip(w_chunks[n].1).enumerate() {
-                sums[m][n][l] = S::multiply_add(*a, *b, sums[m][n][l]);
-            }
-        }
-    }
-    sums.map(|row| row.map(sum_lanes))
+    std::array::from_fn(|m| {
+        std::array::from_fn(|n| sums[m][n].multiply_add_rest::<S>(x_chunks[m].1, w_chunks[n].1).sum())
+    })
 }
 
 /// Outputs `output .. output + TASK` of a weight stored [in, out]: a row of W is scaled and added, input by input.
