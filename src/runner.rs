@@ -7,7 +7,9 @@ use crate::{
     config::ModelConfig,
     error::{Error, Result},
     kv,
-    model::{self, Attention, AttentionShape, Completeness, Inputs, LoadEvent, Loading, Model, Observer, Pass},
+    model::{
+        self, Attention, AttentionShape, Completeness, Inputs, LoadEvent, Loading, Model, Observer, Pass,
+    },
     tensor::{DType, HostTensor},
 };
 
@@ -77,7 +79,7 @@ impl<B: Backend> ModelRunner<B> {
         attention: impl FnOnce(AttentionShape) -> Box<dyn Attention<B>>,
     ) -> Result<ModelRunner<B>> {
         let mut config = read_config(directory)?;
-        let max_length = options.max_length.unwrap_or_else(|| config.context());
+        let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
         let model = match options.format {
             LoadFormat::Dummy => {
                 let mut model = model::build(&backend, &config, max_length)?;
@@ -106,7 +108,8 @@ impl<B: Backend> ModelRunner<B> {
         model: Box<dyn Model<B>>,
         attention: Box<dyn Attention<B>>,
     ) -> Result<ModelRunner<B>> {
-        let inputs = Inputs { tokens: backend.ids(0)?, positions: backend.ids(0)?, logit_rows: backend.ids(0)? };
+        let inputs =
+            Inputs { tokens: backend.ids(0)?, positions: backend.ids(0)?, logit_rows: backend.ids(0)? };
         Ok(ModelRunner { config, backend, model, attention, inputs, tokens_computed: 0 })
     }
 
@@ -114,7 +117,11 @@ impl<B: Backend> ModelRunner<B> {
     ///
     /// # Errors
     /// Those of the backend and of attention.
-    pub fn forward(&mut self, batch: &Batch, mut observer: Option<&mut dyn Observer<B>>) -> Result<B::Tensor> {
+    pub fn forward(
+        &mut self,
+        batch: &Batch,
+        mut observer: Option<&mut dyn Observer<B>>,
+    ) -> Result<B::Tensor> {
         let ModelRunner { backend, model, attention, inputs, .. } = self;
         backend.write(&mut inputs.tokens, &batch.tokens)?;
         backend.write(&mut inputs.positions, &batch.positions)?;
@@ -152,10 +159,15 @@ impl<B: Backend> ModelRunner<B> {
         }
         if let Some(at) = prompt.iter().position(|&id| id as usize >= vocab) {
             let id = prompt[at];
-            return Err(Error::Request(format!("token id {id} (number {} of the prompt) is outside the model's vocabulary of {vocab}", at + 1)));
+            return Err(Error::Request(format!(
+                "token id {id} (number {} of the prompt) is outside the model's vocabulary of {vocab}",
+                at + 1
+            )));
         }
         if n > context {
-            return Err(Error::Request(format!("the prompt has {n} tokens, more than the model's context of {context}; shorten it")));
+            return Err(Error::Request(format!(
+                "the prompt has {n} tokens, more than the model's context of {context}; shorten it"
+            )));
         }
         Ok(())
     }

@@ -91,7 +91,10 @@ impl Bytes {
     /// # Panics
     /// If the range is not inside the owner's bytes.
     pub fn new(owner: Owner, range: Range<usize>) -> Bytes {
-        assert!(range.start <= range.end && range.end <= (*owner).as_ref().len(), "bytes {range:?} of an owner that is shorter");
+        assert!(
+            range.start <= range.end && range.end <= (*owner).as_ref().len(),
+            "bytes {range:?} of an owner that is shorter"
+        );
         Bytes { owner, range }
     }
 }
@@ -223,7 +226,8 @@ mod tests {
     fn a_view_may_start_at_an_odd_address() {
         let mut bytes = vec![0u8];
         bytes.extend([1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()));
-        let tensor = HostTensor { dtype: DType::F32, shape: vec![2], data: Bytes::new(Arc::new(bytes), 1..9) };
+        let tensor =
+            HostTensor { dtype: DType::F32, shape: vec![2], data: Bytes::new(Arc::new(bytes), 1..9) };
         assert_eq!(tensor.to_f32(), [1.5, -2.0]);
     }
 }

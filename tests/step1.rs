@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{Checkpoint, Reference, TOLERANCE, bits, distance, fixture, fixtures, greedy, load, load_on, logits, shared};
+use common::{
+    Checkpoint, Reference, TOLERANCE, bits, distance, fixture, fixtures, greedy, load, load_on, logits,
+    shared,
+};
 use serde_json::Value;
 use stairwell::{
     backend::{
@@ -17,11 +20,7 @@ use stairwell::{
     runner::ModelRunner,
     tensor::HostTensor,
 };
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 #[test]
 fn every_fixture_has_hugging_faces_logits() {
@@ -30,7 +29,8 @@ fn every_fixture_has_hugging_faces_logits() {
     for name in names {
         let reference = Reference::of(&name);
         // Dynamic scaling depends on the longest sequence of the run: here the prompt itself.
-        let options = stairwell::runner::LoadOptions { max_length: Some(reference.prompt.len()), ..Default::default() };
+        let options =
+            stairwell::runner::LoadOptions { max_length: Some(reference.prompt.len()), ..Default::default() };
         let mut runner = common::load_with(Cpu::default(), fixture(&name), options).unwrap();
         let error = distance(&logits(&mut runner, &reference.prompt), &reference.logits);
         assert!(error <= TOLERANCE, "{name}: logits are {error:.1e} from the reference");
@@ -106,18 +106,24 @@ fn rope_frequencies_are_transformers_in_every_scaling() {
     for case in cases {
         let name = case["name"].as_str().unwrap();
         let json = serde_json::to_vec(&case["config"]).unwrap();
-        let config = ModelConfig::parse(&json, Path::new("config.json")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let config =
+            ModelConfig::parse(&json, Path::new("config.json")).unwrap_or_else(|e| panic!("{name}: {e}"));
         // A model that was just built has seen nothing.
         let length = case["seq_len"].as_u64().unwrap_or(0) as usize;
         let ours = Frequencies::new(&config, length).unwrap();
         let near = |got: f32, want: f64| (got as f64 - want).abs() <= 1e-6 * want.abs();
-        let theirs: Vec<f64> = case["inv_freq"].as_array().unwrap().iter().map(|f| f.as_f64().unwrap()).collect();
+        let theirs: Vec<f64> =
+            case["inv_freq"].as_array().unwrap().iter().map(|f| f.as_f64().unwrap()).collect();
         assert_eq!(ours.inv_freq.len(), theirs.len(), "{name}");
         for (got, want) in ours.inv_freq.iter().zip(&theirs) {
             assert!(near(*got, *want), "{name}: {got} for {want}");
         }
         let scaling = case["attention_scaling"].as_f64().unwrap();
-        assert!(near(ours.attention_scaling, scaling), "{name}: scaling {} for {scaling}", ours.attention_scaling);
+        assert!(
+            near(ours.attention_scaling, scaling),
+            "{name}: scaling {} for {scaling}",
+            ours.attention_scaling
+        );
     }
 }
 
@@ -154,7 +160,11 @@ fn interleaved_rope_is_far_from_the_reference() {
         let mut runner = load_on(Cpu::with_kernels(Box::new(Interleaved)), fixture(name));
         let error = distance(&logits(&mut runner, &reference.prompt), &reference.logits);
         assert!(error > 1.0, "{name}: only {error:.1e} from the reference");
-        assert_ne!(greedy(&mut runner, &reference.prompt, reference.greedy.len()), reference.greedy, "{name}");
+        assert_ne!(
+            greedy(&mut runner, &reference.prompt, reference.greedy.len()),
+            reference.greedy,
+            "{name}"
+        );
     }
     // GPT-2 has learned positions, so there is nothing to rotate.
     let reference = Reference::of("gpt2");
@@ -182,7 +192,10 @@ fn shards_and_one_file_give_the_same_bits() {
         let prompt = Reference::of(name).prompt;
         let single = Checkpoint::copy(name);
         single.edit_tensors(|_| ());
-        assert!(single.file("model.safetensors").is_file() && !single.file("model.safetensors.index.json").exists());
+        assert!(
+            single.file("model.safetensors").is_file()
+                && !single.file("model.safetensors.index.json").exists()
+        );
         let one_file = logits(&mut load(single.path()), &prompt);
         assert_eq!(bits(&one_file), bits(&logits(&mut load(fixture(name)), &prompt)), "{name}");
     }
@@ -216,7 +229,8 @@ fn a_real_checkpoint_tells_transformers_story() {
         let text = [&STORY_PROMPT[..], &STORY[..199]].concat();
         let rows = logits(&mut runner, &text);
         let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32;
-        let ids: Vec<u32> = rows.chunks(runner.config.vocab_size).skip(STORY_PROMPT.len() - 1).map(best).collect();
+        let ids: Vec<u32> =
+            rows.chunks(runner.config.vocab_size).skip(STORY_PROMPT.len() - 1).map(best).collect();
         assert_eq!(ids, STORY, "{name}");
     }
 }

@@ -86,9 +86,21 @@ pub trait Backend: Sized + Send + 'static {
     /// Cuts the columns into N tensors.
     fn split<const N: usize>(&self, x: Self::Tensor, cols: [usize; N]) -> Result<[Self::Tensor; N]>;
     /// x / √(mean(x²) + ε) · weight, over each group of `group` columns (the row, or one head).
-    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Weight, group: usize, eps: f32) -> Result<Self::Tensor>;
+    fn rms_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Weight,
+        group: usize,
+        eps: f32,
+    ) -> Result<Self::Tensor>;
     /// (x − mean) / √(variance + ε) · weight + bias, over each row.
-    fn layer_norm(&self, x: &Self::Tensor, weight: &Self::Weight, bias: &Self::Weight, eps: f32) -> Result<Self::Tensor>;
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Weight,
+        bias: &Self::Weight,
+        eps: f32,
+    ) -> Result<Self::Tensor>;
     /// Rotates every head to its row's position.
     fn rope(&self, x: Self::Tensor, positions: &Self::Ids, rope: &Rope<Self>) -> Result<Self::Tensor>;
     /// silu(gate) · up, element by element.
@@ -101,7 +113,11 @@ pub trait Backend: Sized + Send + 'static {
     fn take_rows(&self, x: &Self::Tensor, rows: &Self::Ids) -> Result<Self::Tensor>;
 
     /// Runs a forward pass, or replays what an earlier one with the same key recorded (a CUDA graph).
-    fn replay(&self, _key: Option<u64>, forward: &mut dyn FnMut() -> Result<Self::Tensor>) -> Result<Self::Tensor> {
+    fn replay(
+        &self,
+        _key: Option<u64>,
+        forward: &mut dyn FnMut() -> Result<Self::Tensor>,
+    ) -> Result<Self::Tensor> {
         forward()
     }
 }

@@ -87,7 +87,10 @@ impl Directory {
     pub fn map(&self, file: &str) -> Result<Option<Owner>, CheckpointError> {
         let path = match self {
             Directory::Embedded { files, .. } => {
-                return Ok(files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| Arc::new(*bytes) as Owner));
+                return Ok(files
+                    .iter()
+                    .find(|(name, _)| *name == file)
+                    .map(|(_, bytes)| Arc::new(*bytes) as Owner));
             }
             Directory::Disk(dir) => dir.join(file),
         };

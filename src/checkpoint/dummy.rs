@@ -11,7 +11,8 @@ const CHUNK: usize = 1 << 16;
 
 /// A random tensor that depends on its name, shape and dtype only. `dtype` is a weight dtype.
 pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> HostTensor {
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
+    let seed =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
     let mut bytes = vec![0u8; shape.iter().product::<usize>() * dtype.bytes()];
     bytes.par_chunks_mut(CHUNK * dtype.bytes()).enumerate().for_each(|(i, chunk)| {
         let mut state = seed.wrapping_add(i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

@@ -9,17 +9,24 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The path is neither a directory nor the id of a model in the local Hugging Face cache.
+    /// The path does not exist, and it can't be the id of a model on the hub.
+    #[error("--model {model}: there is no such directory; give the directory of a Hugging Face checkpoint")]
+    NoSuchDirectory { model: String },
+    /// The path does not exist, and no model of that id is in the local Hugging Face cache.
     #[error(
-        "--model {model}: there is no such directory, and no model of that name in the Hugging Face cache at {cache}. \
-         Give a checkpoint directory, or download the model first (stairwell does not download yet): hf download {model}"
+        "--model {model}: there is no such directory, and no such model in the Hugging Face cache at {cache}. \
+         stairwell does not download yet; fetch it with: hf download {model}"
     )]
-    NoSuchModel { model: String, cache: PathBuf },
+    NotCached { model: String, cache: PathBuf },
     /// The model is in the cache, the revision is not.
-    #[error("--revision {revision}: {model} is in the cache at {cache}, but not this revision. Cached: {known}")]
+    #[error(
+        "--revision {revision}: {model} is in the cache at {cache}, but not this revision. Cached: {known}"
+    )]
     NoSuchRevision { model: String, revision: String, cache: PathBuf, known: String },
     /// `--model` names a file.
-    #[error("--model {path}: this is a file; give the directory that holds config.json and the .safetensors files")]
+    #[error(
+        "--model {path}: this is a file; give the directory that holds config.json and the .safetensors files"
+    )]
     NotADirectory { path: PathBuf },
     /// GGUF is another format.
     #[error(
@@ -28,7 +35,10 @@ pub enum CheckpointError {
     )]
     Gguf { path: PathBuf },
     /// No config.json in the directory.
-    #[error("{dir}: there is no config.json, so this is no Hugging Face checkpoint directory")]
+    #[error(
+        "{dir}: there is no config.json, so this is no Hugging Face checkpoint directory. Give the directory that holds \
+         config.json and the .safetensors files"
+    )]
     NoConfig { dir: PathBuf },
     /// Neither `model.safetensors` nor an index.
     #[error("{dir}: there is neither model.safetensors nor model.safetensors.index.json")]
@@ -49,7 +59,9 @@ pub enum CheckpointError {
     #[error("{path}: {reason}")]
     Json { path: PathBuf, reason: String },
     /// The index names a shard that is not on disk.
-    #[error("{index}: tensor '{tensor}' is in shard {shard}, which is not in the directory. Download the missing file")]
+    #[error(
+        "{index}: tensor '{tensor}' is in shard {shard}, which is not in the directory. Download the missing file"
+    )]
     MissingShard { index: PathBuf, tensor: String, shard: String },
     /// A shard name that leaves the directory.
     #[error("{index}: tensor '{tensor}' is said to be in '{shard}', which is not a plain file name; refused")]

@@ -58,11 +58,15 @@ impl Header {
         let mut header = Header::default();
         for (name, entry) in entries {
             if name == "__metadata__" {
-                header.metadata = string_map(&entry).ok_or_else(|| bad("__metadata__ is not a map of strings".into()))?;
+                header.metadata =
+                    string_map(&entry).ok_or_else(|| bad("__metadata__ is not a map of strings".into()))?;
                 continue;
             }
-            let info = tensor_info(&entry, data_start)
-                .map_err(|reason| CheckpointError::Tensor { path: path.into(), tensor: name.clone(), reason })?;
+            let info = tensor_info(&entry, data_start).map_err(|reason| CheckpointError::Tensor {
+                path: path.into(),
+                tensor: name.clone(),
+                reason,
+            })?;
             header.tensors.insert(name, info);
         }
         header.check_layout(data_start, file.len(), path)?;
@@ -82,10 +86,16 @@ impl Header {
                 return Err(CheckpointError::Truncated { path: path.into(), what, needed, actual });
             }
             if info.range.start < end {
-                return Err(tensor(format!("its bytes overlap those of '{}'", before.unwrap_or("the header"))));
+                return Err(tensor(format!(
+                    "its bytes overlap those of '{}'",
+                    before.unwrap_or("the header")
+                )));
             }
             if info.range.start > end {
-                return Err(tensor(format!("{} bytes before it belong to no tensor", info.range.start - end)));
+                return Err(tensor(format!(
+                    "{} bytes before it belong to no tensor",
+                    info.range.start - end
+                )));
             }
             (end, before) = (info.range.end, Some(name.as_str()));
         }
@@ -106,10 +116,12 @@ fn json_part<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8], CheckpointErro
         needed,
         actual: file.len() as u64,
     };
-    let prefix = file.first_chunk::<PREFIX>().ok_or_else(|| truncated("the header's length", PREFIX as u64))?;
+    let prefix =
+        file.first_chunk::<PREFIX>().ok_or_else(|| truncated("the header's length", PREFIX as u64))?;
     let length = u64::from_le_bytes(*prefix);
     if length > MAX_HEADER {
-        let reason = format!("it claims {length} bytes, more than the format allows; is this a safetensors file?");
+        let reason =
+            format!("it claims {length} bytes, more than the format allows; is this a safetensors file?");
         return Err(CheckpointError::Header { path: path.into(), reason });
     }
     let end = PREFIX + length as usize;
@@ -124,10 +136,13 @@ fn string_map(value: &Value) -> Option<BTreeMap<String, String>> {
 /// One entry, or what is wrong with it.
 fn tensor_info(entry: &Value, data_start: usize) -> Result<TensorInfo, String> {
     let dtype_value = entry.get("dtype").ok_or("it has no dtype")?;
-    let dtype: DType = serde_json::from_value(dtype_value.clone()).map_err(|_| format!("unknown dtype {dtype_value}"))?;
+    let dtype: DType =
+        serde_json::from_value(dtype_value.clone()).map_err(|_| format!("unknown dtype {dtype_value}"))?;
     let shape = unsigned_list(entry, "shape")?;
     let offsets = unsigned_list(entry, "data_offsets")?;
-    let [begin, end] = offsets[..] else { return Err(format!("data_offsets has {} numbers, not 2", offsets.len())) };
+    let [begin, end] = offsets[..] else {
+        return Err(format!("data_offsets has {} numbers, not 2", offsets.len()));
+    };
     if begin > end {
         return Err(format!("data_offsets [{begin}, {end}] are reversed"));
     }
@@ -135,9 +150,13 @@ fn tensor_info(entry: &Value, data_start: usize) -> Result<TensorInfo, String> {
     let bits = bits.ok_or_else(|| format!("shape {shape:?} overflows"))?;
     if bits % 8 != 0 || bits / 8 != end - begin {
         let bytes = end - begin;
-        return Err(format!("data_offsets [{begin}, {end}] hold {bytes} bytes, but {dtype} {shape:?} takes {}", bits / 8));
+        return Err(format!(
+            "data_offsets [{begin}, {end}] hold {bytes} bytes, but {dtype} {shape:?} takes {}",
+            bits / 8
+        ));
     }
-    let in_file = |offset: usize| data_start.checked_add(offset).ok_or_else(|| format!("offset {offset} overflows"));
+    let in_file =
+        |offset: usize| data_start.checked_add(offset).ok_or_else(|| format!("offset {offset} overflows"));
     Ok(TensorInfo { dtype, shape, range: in_file(begin)?..in_file(end)? })
 }
 
@@ -181,7 +200,8 @@ mod tests {
     #[test]
     fn bad_headers_say_what_is_wrong() {
         let one = |entry: &str| format!(r#"{{"x":{entry}}}"#);
-        let f32x2 = |offsets: &str| one(&format!(r#"{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}"#));
+        let f32x2 =
+            |offsets: &str| one(&format!(r#"{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}"#));
         let cases = [
             ("{".to_string(), 0, "not JSON"),
             ("[]".into(), 0, "not a JSON object"),
@@ -199,7 +219,11 @@ mod tests {
             (one(r#"{"dtype":"F32","data_offsets":[0,8]}"#), 8, "'shape'"),
             (one(r#"{"dtype":"F32","shape":[9223372036854775807,9],"data_offsets":[0,8]}"#), 8, "overflows"),
             (one(r#"{"dtype":"F4","shape":[3],"data_offsets":[0,1]}"#), 1, "F4 [3]"),
-            (format!(r#"{{{A},"b":{{"dtype":"U8","shape":[8],"data_offsets":[4,12]}}}}"#), 12, "overlap those of 'a'"),
+            (
+                format!(r#"{{{A},"b":{{"dtype":"U8","shape":[8],"data_offsets":[4,12]}}}}"#),
+                12,
+                "overlap those of 'a'",
+            ),
         ];
         for (json, data, want) in cases {
             let e = parse(&json, data).expect_err(&json);

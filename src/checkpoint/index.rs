@@ -30,7 +30,8 @@ impl Index {
         }
         let mut index = Index::default();
         for (tensor, shard) in map {
-            let shard = shard.as_str().ok_or_else(|| bad(format!("the shard of '{tensor}' is not a string")))?;
+            let shard =
+                shard.as_str().ok_or_else(|| bad(format!("the shard of '{tensor}' is not a string")))?;
             if !is_plain_file_name(shard) {
                 let (tensor, shard) = (tensor.clone(), shard.to_owned());
                 return Err(CheckpointError::UnsafeShardName { index: path.into(), tensor, shard });
@@ -64,7 +65,9 @@ mod tests {
 
     #[test]
     fn reads_the_map_and_ignores_the_rest() {
-        let index = parse(r#"{"metadata":{"total_size":3},"weight_map":{"b":"2.safetensors","a":"1.safetensors","c":"2.safetensors"}}"#);
+        let index = parse(
+            r#"{"metadata":{"total_size":3},"weight_map":{"b":"2.safetensors","a":"1.safetensors","c":"2.safetensors"}}"#,
+        );
         assert_eq!(index.unwrap().shards(), ["1.safetensors", "2.safetensors"]);
     }
 
@@ -79,7 +82,12 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_index() {
-        for (json, want) in [("", "not JSON"), ("[]", "weight_map"), (r#"{"weight_map":{}}"#, "empty"), (r#"{"weight_map":{"w":1}}"#, "'w'")] {
+        for (json, want) in [
+            ("", "not JSON"),
+            ("[]", "weight_map"),
+            (r#"{"weight_map":{}}"#, "empty"),
+            (r#"{"weight_map":{"w":1}}"#, "'w'"),
+        ] {
             assert!(parse(json).unwrap_err().contains(want), "{json}");
         }
     }

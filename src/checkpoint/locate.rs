@@ -13,8 +13,7 @@ use std::{
 /// The directory that `model` names.
 ///
 /// # Errors
-/// [`CheckpointError::NoSuchModel`], [`CheckpointError::NoSuchRevision`], [`CheckpointError::NotADirectory`] or
-/// [`CheckpointError::Gguf`].
+/// [`CheckpointError`], naming the path or the id.
 pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory, CheckpointError> {
     let path = Path::new(model);
     if path.is_dir() {
@@ -23,7 +22,11 @@ pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory, Checkpoi
     if path.is_file() {
         let gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         let path = path.to_owned();
-        return Err(if gguf { CheckpointError::Gguf { path } } else { CheckpointError::NotADirectory { path } });
+        return Err(if gguf {
+            CheckpointError::Gguf { path }
+        } else {
+            CheckpointError::NotADirectory { path }
+        });
     }
     in_hub_cache(&hub_cache(), model, revision)
 }
@@ -37,13 +40,17 @@ fn hub_cache() -> PathBuf {
 }
 
 fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Directory, CheckpointError> {
+    if !is_hub_id(model) {
+        return Err(CheckpointError::NoSuchDirectory { model: model.into() });
+    }
     let folder = cache.join(format!("models--{}", model.replace('/', "--")));
-    if !is_hub_id(model) || !folder.is_dir() {
-        return Err(CheckpointError::NoSuchModel { model: model.into(), cache: cache.into() });
+    if !folder.is_dir() {
+        return Err(CheckpointError::NotCached { model: model.into(), cache: cache.into() });
     }
     let revision = revision.unwrap_or("main");
     // A revision is a branch or tag (a file in refs/ that holds the commit) or a commit itself.
-    let commit = fs::read_to_string(folder.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
+    let commit =
+        fs::read_to_string(folder.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
     let snapshots = folder.join("snapshots");
     let snapshot = snapshots.join(commit.trim());
     if snapshot.is_dir() && !commit.trim().is_empty() {
@@ -57,7 +64,9 @@ fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Dir
 /// `NAME` or `ORG/NAME`, as the hub allows them.
 fn is_hub_id(model: &str) -> bool {
     let part = |p: &str| {
-        !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        !p.is_empty()
+            && !p.starts_with('.')
+            && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     match model.split_once('/') {
         Some((org, name)) => part(org) && part(name),

@@ -127,7 +127,13 @@ pub struct NameMismatch {
 
 impl NameMismatch {
     /// Pairs each name with its nearest candidate.
-    pub fn new(model: &str, directory: String, missing: &[String], unexpected: &[String], known: &[String]) -> Self {
+    pub fn new(
+        model: &str,
+        directory: String,
+        missing: &[String],
+        unexpected: &[String],
+        known: &[String],
+    ) -> Self {
         let with_nearest = |names: &[String], candidates: &[String]| {
             let near = |name: &String| (name.clone(), nearest(name, candidates));
             names.iter().map(near).collect()
@@ -184,7 +190,8 @@ pub fn natural_order(name: &str) -> Vec<(usize, &str)> {
 mod tests {
     use super::*;
 
-    const PARAMETERS: [&str; 3] = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"];
+    const PARAMETERS: [&str; 3] =
+        ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"];
     fn resolve(rules: &LoadRules, name: &str) -> Resolution {
         rules.resolve(name, "model.", |n| PARAMETERS.contains(&n))
     }
@@ -205,11 +212,15 @@ mod tests {
     #[test]
     fn the_mapper_renames_and_drops() {
         let mut rules = LoadRules::default();
-        rules.mapper.prefixes = vec![("language_model.".into(), Some("model.".into())), ("vision.".into(), None)];
+        rules.mapper.prefixes =
+            vec![("language_model.".into(), Some("model.".into())), ("vision.".into(), None)];
         rules.mapper.substrings = vec![(".ffn.".into(), Some(".mlp.".into()))];
         rules.mapper.suffixes = vec![(".gamma".into(), Some(".weight".into()))];
         assert_eq!(resolve(&rules, "language_model.norm.gamma"), parameter("model.norm.weight"));
-        assert_eq!(resolve(&rules, "layers.0.ffn.up_proj.weight"), parameter("model.layers.0.mlp.up_proj.weight"));
+        assert_eq!(
+            resolve(&rules, "layers.0.ffn.up_proj.weight"),
+            parameter("model.layers.0.mlp.up_proj.weight")
+        );
         assert_eq!(resolve(&rules, "vision.norm.weight"), Resolution::Skipped);
     }
 
@@ -233,8 +244,16 @@ mod tests {
     fn the_message_lists_everything_with_the_nearest_name() {
         let own = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
         let (missing, unexpected) = (own(&["model.norm.weight"]), own(&["model.morn.weight", "zzz"]));
-        let e = NameMismatch::new("LlamaForCausalLM", "dir".into(), &missing, &unexpected, &own(&PARAMETERS)).to_string();
-        for part in ["dir", "LlamaForCausalLM", "2 unexpected", "'zzz'", "1 missing", "(nearest: 'model.norm.weight')"] {
+        let e = NameMismatch::new("LlamaForCausalLM", "dir".into(), &missing, &unexpected, &own(&PARAMETERS))
+            .to_string();
+        for part in [
+            "dir",
+            "LlamaForCausalLM",
+            "2 unexpected",
+            "'zzz'",
+            "1 missing",
+            "(nearest: 'model.norm.weight')",
+        ] {
             assert!(e.contains(part), "{part}: {e}");
         }
         assert!(!e.contains('\n'));

@@ -13,7 +13,11 @@ const PAGE: usize = 4096;
 const CHUNK: usize = 16 << 20;
 
 /// Touches every page of the named tensors. `done` is told the bytes after each chunk.
-pub fn prefetch<'a>(state_dict: &StateDict, names: impl IntoIterator<Item = &'a str>, done: impl Fn(u64) + Sync) {
+pub fn prefetch<'a>(
+    state_dict: &StateDict,
+    names: impl IntoIterator<Item = &'a str>,
+    done: impl Fn(u64) + Sync,
+) {
     let tensors: Vec<_> = names.into_iter().filter_map(|name| state_dict.tensor(name)).collect();
     tensors.par_iter().flat_map(|t| t.data.par_chunks(CHUNK)).for_each(|chunk| {
         for byte in chunk.iter().step_by(PAGE) {

@@ -52,8 +52,13 @@ impl StateDict {
         let open = |file: &&str| match directory.map(file)? {
             Some(owner) => open_shard(directory, file, owner),
             None => {
-                let (tensor, shard) = index.weight_map.iter().find(|(_, s)| s == file).expect("shards come from the map");
-                Err(CheckpointError::MissingShard { index: path.clone(), tensor: tensor.clone(), shard: shard.clone() })
+                let (tensor, shard) =
+                    index.weight_map.iter().find(|(_, s)| s == file).expect("shards come from the map");
+                Err(CheckpointError::MissingShard {
+                    index: path.clone(),
+                    tensor: tensor.clone(),
+                    shard: shard.clone(),
+                })
             }
         };
         let shards = index.shards().par_iter().map(open).collect::<Result<Vec<Shard>, _>>()?;
@@ -114,7 +119,8 @@ impl StateDict {
     pub fn main_dtype(&self) -> Option<DType> {
         let mut bytes: BTreeMap<String, (usize, DType)> = BTreeMap::new();
         for entry in self.names().filter_map(|n| self.entry(n)) {
-            bytes.entry(entry.info.dtype.to_string()).or_insert((0, entry.info.dtype)).0 += entry.info.range.len();
+            bytes.entry(entry.info.dtype.to_string()).or_insert((0, entry.info.dtype)).0 +=
+                entry.info.range.len();
         }
         bytes.into_values().max_by_key(|(n, _)| *n).map(|(_, dtype)| dtype)
     }
@@ -126,7 +132,11 @@ fn open_shard(directory: &Directory, file: &str, owner: Owner) -> Result<Shard, 
 }
 
 /// The index decides where a name is. Tensors that only a shard's header names are there too, as for transformers.
-fn resolve(index: &Index, shards: &[Shard], path: PathBuf) -> Result<BTreeMap<String, usize>, CheckpointError> {
+fn resolve(
+    index: &Index,
+    shards: &[Shard],
+    path: PathBuf,
+) -> Result<BTreeMap<String, usize>, CheckpointError> {
     let mut names = BTreeMap::new();
     for (i, shard) in shards.iter().enumerate() {
         names.extend(shard.header.tensors.keys().map(|name| (name.clone(), i)));

@@ -30,7 +30,8 @@ fn write(path: &Path, tensors: &[(String, HostTensor)]) -> std::io::Result<()> {
     for (name, tensor) in tensors {
         let start = end;
         end += tensor.data.len();
-        let entry = json!({"dtype": tensor.dtype.to_string(), "shape": tensor.shape, "data_offsets": [start, end]});
+        let entry =
+            json!({"dtype": tensor.dtype.to_string(), "shape": tensor.shape, "data_offsets": [start, end]});
         header.insert(name.clone(), entry);
     }
     let mut header = serde_json::to_vec(&header)?;

@@ -71,10 +71,22 @@ struct SamplingArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// Subtracted once from tokens in the output
-    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 0.0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        allow_negative_numbers = true,
+        default_value_t = 0.0,
+        hide_default_value = true
+    )]
     presence_penalty: f32,
     /// Subtracted from tokens for each time they are in the output
-    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 0.0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        allow_negative_numbers = true,
+        default_value_t = 0.0,
+        hide_default_value = true
+    )]
     frequency_penalty: f32,
     /// Added to a token's logit: 42=-100,7=1.5
     #[arg(long, value_name = "ID=X", value_delimiter = ',', value_parser = parse_bias, allow_hyphen_values = true)]
@@ -94,7 +106,8 @@ struct SamplingArgs {
 }
 
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
-    let parsed = text.split_once('=').and_then(|(id, x)| Some((id.trim().parse().ok()?, x.trim().parse().ok()?)));
+    let parsed =
+        text.split_once('=').and_then(|(id, x)| Some((id.trim().parse().ok()?, x.trim().parse().ok()?)));
     parsed.ok_or_else(|| format!("'{text}' is no bias; write ID=X, such as 42=-100"))
 }
 
@@ -266,7 +279,12 @@ impl<'a> Text<'a> {
     }
 }
 
-fn stats(runner: &ModelRunner<Cpu>, prompt_tokens: usize, output: &Generated, load_seconds: f64) -> Map<String, Value> {
+fn stats(
+    runner: &ModelRunner<Cpu>,
+    prompt_tokens: usize,
+    output: &Generated,
+    load_seconds: f64,
+) -> Map<String, Value> {
     let (n, total) = (output.ids.len(), output.total_time.as_secs_f64());
     let first = output.time_to_first_token.as_secs_f64();
     let per_token = (n > 1).then(|| (total - first) / (n - 1) as f64);

@@ -100,7 +100,12 @@ fn sorted_names(state_dict: &StateDict) -> Vec<&str> {
     names
 }
 
-fn text_report(config: &ModelConfig, state_dict: Option<&StateDict>, sums: Option<&Checksums>, memory: &Memory) -> String {
+fn text_report(
+    config: &ModelConfig,
+    state_dict: Option<&StateDict>,
+    sums: Option<&Checksums>,
+    memory: &Memory,
+) -> String {
     let mut text = module_tree(config) + "\n\n";
     if let Some(state_dict) = state_dict {
         text += &tensor_table(state_dict, sums);
@@ -137,7 +142,12 @@ fn tensor_table(state_dict: &StateDict, sums: Option<&Checksums>) -> String {
     text + &format!("{tensors} tensors in {shards} shards, {} bytes\n", state_dict.total_bytes())
 }
 
-fn json_report(config: &ModelConfig, state_dict: Option<&StateDict>, sums: Option<&Checksums>, memory: &Memory) -> String {
+fn json_report(
+    config: &ModelConfig,
+    state_dict: Option<&StateDict>,
+    sums: Option<&Checksums>,
+    memory: &Memory,
+) -> String {
     let mut tensors = Map::new();
     for name in state_dict.map(sorted_names).unwrap_or_default() {
         let Some((state_dict, entry)) = state_dict.and_then(|s| Some((s, s.entry(name)?))) else { continue };

@@ -64,12 +64,22 @@ fn trace_files(lines: &mut String, directory: &Directory, state_dict: &StateDict
     let _ = writeln!(lines, "config   {}: the model's shapes", config.display());
     let index = "model.safetensors.index.json";
     if state_dict.shards().iter().all(|s| s.file != "model.safetensors") {
-        let _ = writeln!(lines, "index    {index}: {} tensors in {} shards", state_dict.names().count(), state_dict.shards().len());
+        let _ = writeln!(
+            lines,
+            "index    {index}: {} tensors in {} shards",
+            state_dict.names().count(),
+            state_dict.shards().len()
+        );
     }
     for shard in state_dict.shards() {
         let size = (*shard.owner).as_ref().len() as u64;
         let tensors = shard.header.tensors.len();
-        let _ = writeln!(lines, "shard    {}: {} mapped, header read, {tensors} tensors", shard.file, human_bytes(size));
+        let _ = writeln!(
+            lines,
+            "shard    {}: {} mapped, header read, {tensors} tensors",
+            shard.file,
+            human_bytes(size)
+        );
     }
 }
 
@@ -80,10 +90,16 @@ fn trace_event(lines: &mut String, state_dict: &StateDict, event: &LoadEvent) {
         Some(format!("{}[{}..{}]", state_dict.shards()[entry.shard].file, range.start, range.end))
     };
     let _ = match event {
-        LoadEvent::Loaded { name, parameter, tensor } => {
+        LoadEvent::Loaded { name, parameter, tensor, stacked } => {
             let HostTensor { dtype, shape, .. } = tensor;
             let renamed = if name == parameter { String::new() } else { format!(" → {parameter}") };
-            writeln!(lines, "tensor   {name}{renamed}: {dtype} {shape:?} = {}", place(name).unwrap_or_default())
+            let position = stacked.iter().position(|s| s.name == *parameter).unwrap_or(0) + 1;
+            let stacked = match stacked.iter().any(|s| s.name != *parameter) {
+                true => format!(", part {position} of {} of one matrix", stacked.len()),
+                false => String::new(),
+            };
+            let place = place(name).unwrap_or_default();
+            writeln!(lines, "tensor   {name}{renamed}: {dtype} {shape:?} = {place}{stacked}")
         }
         LoadEvent::Skipped { name } => writeln!(lines, "skipped  {name}"),
         LoadEvent::Tied { name, parameter } => writeln!(lines, "tied     {name} is {parameter}"),

@@ -10,7 +10,7 @@ mod terminal;
 mod tokenize;
 mod verify;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use stairwell::error::Error;
 use std::process::ExitCode;
 
@@ -35,6 +35,9 @@ enum Command {
     RenderChat(render_chat::Args),
 }
 
+/// `stairwell` alone: clap shows the help.
+const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+
 /// What a command says when it did its work and the answer is no (`verify`).
 enum Outcome {
     Good,
@@ -43,7 +46,11 @@ enum Outcome {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && error.kind() != MISSING_COMMAND => return refuse(&error),
+        Err(help) => help.exit(),
+    };
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(args),
         Command::Logits(args) => logits::run(args),
@@ -63,4 +70,15 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A command line that can't be parsed: clap's message in one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    let wanted = |line: &&str| !line.is_empty() && !line.starts_with("For more information");
+    let lines: Vec<&str> =
+        text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:")).filter(wanted).collect();
+    let message = lines.join(" ");
+    terminal::print_error(&format!("{} (see --help)", message.trim_start_matches("error: ")));
+    ExitCode::from(2)
 }

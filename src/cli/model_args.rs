@@ -115,7 +115,9 @@ impl std::str::FromStr for TokenIds {
         if text.trim().is_empty() {
             return Ok(TokenIds(Vec::new()));
         }
-        let id = |part: &str| part.trim().parse().map_err(|_| format!("'{part}' is no token id; write ids like 5,17,3"));
+        let id = |part: &str| {
+            part.trim().parse().map_err(|_| format!("'{part}' is no token id; write ids like 5,17,3"))
+        };
         text.split(',').map(id).collect::<Result<_, _>>().map(TokenIds)
     }
 }

@@ -82,7 +82,8 @@ fn read_json(flag: &str, path: &Path) -> Result<Value> {
         false => fs::read(path).map(|content| bytes = content),
     };
     read.map_err(|error| Error::Io { path: path.into(), error })?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::Usage(format!("{flag} {}: not JSON ({e})", path.display())))
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::Usage(format!("{flag} {}: not JSON ({e})", path.display())))
 }
 
 fn object(text: &str) -> Result<Map<String, Value>> {

@@ -22,7 +22,7 @@ pub fn styled(text: &str, style: &str, on: bool) -> String {
 /// One line on stderr.
 pub fn print_error(message: &str) {
     let label = styled("error:", "1;31", colours(&io::stderr()));
-    let _ = writeln!(io::stderr(), "{label} {}", message.replace('\n', " "));
+    let _ = writeln!(io::stderr(), "{label} {}", message.replace(char::is_control, " "));
 }
 
 /// A remark on stderr.

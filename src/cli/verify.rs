@@ -69,7 +69,8 @@ pub fn run(args: Args) -> Result<Outcome> {
     batch.want_all_logits();
     let mut outputs = Outputs::default();
     let logits = runner.forward(&batch, Some(&mut outputs))?;
-    let logits = HostTensor::from_f32(&[prompt.len(), runner.config.vocab_size], &runner.backend.download(&logits)?);
+    let logits =
+        HostTensor::from_f32(&[prompt.len(), runner.config.vocab_size], &runner.backend.download(&logits)?);
     outputs.0.push(("logits".into(), logits));
 
     let mut compared = Vec::new();
@@ -144,7 +145,9 @@ fn table(compared: &[Comparison], args: &Args) -> String {
         text += &format!("{:width$}  {shape:>12}  {:13.2e}  {verdict}\n", c.name, c.largest_error);
     }
     match compared.iter().find(|c| !c.agrees) {
-        None => text + &format!("all {} modules agree (atol {}, rtol {})\n", compared.len(), args.atol, args.rtol),
+        None => {
+            text + &format!("all {} modules agree (atol {}, rtol {})\n", compared.len(), args.atol, args.rtol)
+        }
         Some(c) => {
             let (token, column) = c.at;
             text + &format!(

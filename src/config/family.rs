@@ -18,8 +18,13 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 5] =
-        [Architecture::Gpt2, Architecture::Llama, Architecture::Mistral, Architecture::Qwen2, Architecture::Qwen3];
+    pub const ALL: [Architecture; 5] = [
+        Architecture::Gpt2,
+        Architecture::Llama,
+        Architecture::Mistral,
+        Architecture::Qwen2,
+        Architecture::Qwen3,
+    ];
 
     /// The class name in config.json's `architectures`.
     pub fn class_name(self) -> &'static str {
@@ -77,7 +82,7 @@ pub(super) fn read(fields: Fields) -> Result<ModelConfig, ConfigError> {
 
 fn read_decoder(fields: Fields, architecture: Architecture) -> Result<ModelConfig, ConfigError> {
     use Architecture::*;
-    let num_hidden_layers = fields.extent("num_hidden_layers")?;
+    let num_hidden_layers = layers(fields, "num_hidden_layers")?;
     let num_attention_heads = fields.extent("num_attention_heads")?;
     let default_length = match architecture {
         Llama => 2048,
@@ -111,7 +116,16 @@ fn read_decoder(fields: Fields, architecture: Architecture) -> Result<ModelConfi
         dtype: dtype(fields)?,
         eos_token_id: fields.token_ids("eos_token_id")?,
         pad_token_id: fields.size("pad_token_id").ok().flatten().map(|id| id as u32),
+        dropout: [0.0; 3],
     })
+}
+
+/// A number of layers. The bound keeps what is made for each layer in proportion to a file.
+fn layers(fields: Fields, field: &str) -> Result<usize, ConfigError> {
+    match fields.extent(field)? {
+        n @ ..=4096 => Ok(n),
+        n => Err(fields.error(field, format!("{n} layers are more than any model has (the limit is 4096)"))),
+    }
 }
 
 fn key_value_heads(fields: Fields, architecture: Architecture, heads: usize) -> Result<usize, ConfigError> {
@@ -133,7 +147,8 @@ fn head_dim(fields: Fields, architecture: Architecture, heads: usize) -> Result<
     }
     let hidden = fields.extent("hidden_size")?;
     if hidden % heads != 0 {
-        let reason = format!("{hidden} is not a multiple of num_attention_heads = {heads}, and there is no head_dim");
+        let reason =
+            format!("{hidden} is not a multiple of num_attention_heads = {heads}, and there is no head_dim");
         return Err(fields.error("hidden_size", reason));
     }
     Ok(hidden / heads)
@@ -141,7 +156,11 @@ fn head_dim(fields: Fields, architecture: Architecture, heads: usize) -> Result<
 
 /// Mistral slides in every layer. Qwen slides only if `use_sliding_window` says so, in the layers that `layer_types`
 /// names, or from layer `max_window_layers` on. Llama never does.
-fn sliding_windows(fields: Fields, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
+fn sliding_windows(
+    fields: Fields,
+    architecture: Architecture,
+    layers: usize,
+) -> Result<Vec<Option<usize>>, ConfigError> {
     let window = match fields.raw("sliding_window") {
         None => Some(4096),
         Some(_) => fields.size("sliding_window")?,
@@ -165,9 +184,8 @@ fn sliding_windows(fields: Fields, architecture: Architecture, layers: usize) ->
             let of_type = |t: &serde_json::Value| match t.as_str() {
                 Some("full_attention") => Ok(None),
                 Some("sliding_attention") if window.is_some() => Ok(window),
-                Some("sliding_attention") => {
-                    Err(fields.error("layer_types", "'sliding_attention' needs use_sliding_window and sliding_window"))
-                }
+                Some("sliding_attention") => Err(fields
+                    .error("layer_types", "'sliding_attention' needs use_sliding_window and sliding_window")),
                 _ => Err(fields.error("layer_types", format!("{t} is not supported"))),
             };
             types.iter().map(of_type).collect()
@@ -177,9 +195,11 @@ fn sliding_windows(fields: Fields, architecture: Architecture, layers: usize) ->
 }
 
 fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
-    for (field, needed) in
-        [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)]
-    {
+    for (field, needed) in [
+        ("scale_attn_weights", true),
+        ("scale_attn_by_inverse_layer_idx", false),
+        ("add_cross_attention", false),
+    ] {
         if fields.flag(field)?.unwrap_or(needed) != needed {
             return Err(fields.error(field, format!("only {needed} is supported")));
         }
@@ -191,10 +211,13 @@ fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
     };
     let hidden_size = extent("n_embd", "hidden_size")?;
     let heads = extent("n_head", "num_attention_heads")?;
-    let layers = extent("n_layer", "num_hidden_layers")?;
+    extent("n_layer", "num_hidden_layers")?;
+    let layers =
+        layers(fields, if fields.raw("n_layer").is_some() { "n_layer" } else { "num_hidden_layers" })?;
     if hidden_size % heads != 0 {
         return Err(fields.error("n_embd", format!("{hidden_size} is not a multiple of n_head = {heads}")));
     }
+    let dropout = |field: &str| Ok(fields.float(field)?.unwrap_or(0.1) as f32);
     let positions = fields.size("n_positions")?.or(fields.size("max_position_embeddings")?);
     Ok(ModelConfig {
         architecture: Architecture::Gpt2,
@@ -218,6 +241,7 @@ fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
         dtype: dtype(fields)?,
         eos_token_id: fields.token_ids("eos_token_id")?,
         pad_token_id: None,
+        dropout: [dropout("embd_pdrop")?, dropout("attn_pdrop")?, dropout("resid_pdrop")?],
     })
 }
 

@@ -32,9 +32,16 @@ impl<'a> Fields<'a> {
         self.raw(field).filter(|v| !v.is_null())
     }
 
-    fn typed<T>(&self, field: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, ConfigError> {
+    fn typed<T>(
+        &self,
+        field: &str,
+        kind: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        read(value).map(Some).ok_or_else(|| self.error(field, format!("expected {kind}, found {}", shorten(value))))
+        read(value)
+            .map(Some)
+            .ok_or_else(|| self.error(field, format!("expected {kind}, found {}", shorten(value))))
     }
 
     pub fn size(&self, field: &str) -> Result<Option<usize>, ConfigError> {

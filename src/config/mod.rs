@@ -77,6 +77,8 @@ pub struct ModelConfig {
     pub eos_token_id: Vec<u32>,
     /// The padding id, which `print(model)` shows and nothing else uses.
     pub pad_token_id: Option<u32>,
+    /// GPT-2's dropout in training: after the embedding, in attention, on the residual. `print(model)` shows it too.
+    pub dropout: [f32; 3],
 }
 
 impl ModelConfig {
@@ -91,7 +93,8 @@ impl ModelConfig {
         let fields = Fields::new(object, path);
         if let Some(q) = fields.object("quantization_config", "quantization_config.")? {
             let method = q.text("quant_method")?.unwrap_or("unknown");
-            let reason = format!("quantized weights ({method}) are not supported yet; use the unquantized checkpoint");
+            let reason =
+                format!("quantized weights ({method}) are not supported yet; use the unquantized checkpoint");
             return Err(fields.error("quantization_config", reason));
         }
         let config = family::read(fields)?;
@@ -113,9 +116,15 @@ impl ModelConfig {
         if self.rope.is_some() && self.head_dim % 2 != 0 {
             return Err(fields.error("head_dim", format!("{} is odd, and RoPE rotates pairs", self.head_dim)));
         }
+        if self.head_dim > 1 << 16 {
+            return Err(fields.error(
+                "head_dim",
+                format!("{} is more than any model has (the limit is 65536)", self.head_dim),
+            ));
+        }
         // Sizes of one matrix stay far from overflow, whatever config.json says.
         let widest = (heads * self.head_dim).max(self.intermediate_size).max(self.vocab_size);
-        if self.hidden_size.checked_mul(widest).is_none_or(|n| n > 1 << 40) || self.num_hidden_layers > 1 << 16 {
+        if self.hidden_size.checked_mul(widest).is_none_or(|n| n > 1 << 40) {
             return Err(fields.error("hidden_size", "the sizes in this file give an impossibly large model"));
         }
         Ok(())
@@ -157,11 +166,20 @@ mod tests {
         assert_eq!((llama.head_dim, llama.num_key_value_heads, llama.max_position_embeddings), (8, 6, 2048));
         let mistral = with("MistralForCausalLM", "{}").unwrap();
         assert_eq!(mistral.sliding_windows, vec![Some(4096); 4]);
-        assert_eq!(with("MistralForCausalLM", r#"{"sliding_window":null}"#).unwrap().sliding_windows, vec![None; 4]);
+        assert_eq!(
+            with("MistralForCausalLM", r#"{"sliding_window":null}"#).unwrap().sliding_windows,
+            vec![None; 4]
+        );
         let qwen2 = with("Qwen2ForCausalLM", "{}").unwrap();
         assert!(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm && !qwen2.tie_word_embeddings);
-        let gpt2 = parse(r#"{"architectures":["GPT2LMHeadModel"],"n_embd":48,"n_layer":2,"n_head":4,"vocab_size":50}"#).unwrap();
-        assert_eq!((gpt2.intermediate_size, gpt2.max_position_embeddings, gpt2.tie_word_embeddings), (192, 1024, true));
+        let gpt2 = parse(
+            r#"{"architectures":["GPT2LMHeadModel"],"n_embd":48,"n_layer":2,"n_head":4,"vocab_size":50}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (gpt2.intermediate_size, gpt2.max_position_embeddings, gpt2.tie_word_embeddings),
+            (192, 1024, true)
+        );
     }
 
     #[test]
@@ -190,7 +208,11 @@ mod tests {
             ("LlamaForCausalLM", r#"{"hidden_size":"48"}"#, "a size"),
             ("LlamaForCausalLM", r#"{"hidden_size":4294967295,"vocab_size":4294967295}"#, "impossibly large"),
             ("Qwen3ForCausalLM", r#"{"layer_types":["chunked_attention"]}"#, "layer_types"),
-            ("GPT2LMHeadModel", r#"{"scale_attn_by_inverse_layer_idx":true,"n_embd":48,"n_layer":2,"n_head":4}"#, "inverse"),
+            (
+                "GPT2LMHeadModel",
+                r#"{"scale_attn_by_inverse_layer_idx":true,"n_embd":48,"n_layer":2,"n_head":4}"#,
+                "inverse",
+            ),
             ("BertModel", "{}", "known: GPT2LMHeadModel, LlamaForCausalLM"),
         ];
         for (architecture, more, want) in cases {
@@ -206,7 +228,10 @@ mod tests {
     fn the_context_is_stretched_as_in_vllm() {
         let context = |more| with("LlamaForCausalLM", more).unwrap().context();
         assert_eq!(context(r#"{"max_position_embeddings":64}"#), 64);
-        assert_eq!(context(r#"{"max_position_embeddings":64,"rope_scaling":{"type":"dynamic","factor":4.0}}"#), 256);
+        assert_eq!(
+            context(r#"{"max_position_embeddings":64,"rope_scaling":{"type":"dynamic","factor":4.0}}"#),
+            256
+        );
         let yarn = r#"{"max_position_embeddings":100,"rope_scaling":{"type":"yarn","factor":4.0,"original_max_position_embeddings":64}}"#;
         assert_eq!(context(yarn), 256);
     }

@@ -28,7 +28,12 @@ pub enum RopeScaling {
     /// `yarn`: low frequencies interpolated, high ones kept, a ramp between.
     Yarn(Yarn),
     /// `llama3`: as Llama 3.1 and later do it.
-    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_max_position_embeddings: usize,
+    },
 }
 
 /// Parameters of `yarn`, with transformers' names.
@@ -48,7 +53,10 @@ pub struct Yarn {
 
 impl RopeParameters {
     /// Reads either spelling. `max_position_embeddings` is the fallback for the original length.
-    pub(super) fn read(config: Fields, max_position_embeddings: usize) -> Result<RopeParameters, ConfigError> {
+    pub(super) fn read(
+        config: Fields,
+        max_position_embeddings: usize,
+    ) -> Result<RopeParameters, ConfigError> {
         // A non-empty rope_scaling replaces rope_parameters as a whole, as in transformers.
         let old = config.object("rope_scaling", "rope_scaling.")?;
         let rope = match old {
@@ -73,7 +81,9 @@ impl RopeParameters {
         let stretch = |length: usize, factor: f64| (length as f64 * factor) as usize;
         match &self.scaling {
             RopeScaling::Default | RopeScaling::Llama3 { .. } => max_position_embeddings,
-            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => stretch(max_position_embeddings, *factor),
+            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
+                stretch(max_position_embeddings, *factor)
+            }
             RopeScaling::Yarn(y) => stretch(y.original_max_position_embeddings, y.factor),
         }
     }
@@ -103,7 +113,11 @@ impl RopeScaling {
                 let original_max_position_embeddings = original()?;
                 let stretched = max_position as f64 / original_max_position_embeddings as f64;
                 RopeScaling::Yarn(Yarn {
-                    factor: if rope.raw("factor").is_some_and(|f| f.is_null()) { stretched } else { factor(rope, "factor")? },
+                    factor: if rope.raw("factor").is_some_and(|f| f.is_null()) {
+                        stretched
+                    } else {
+                        factor(rope, "factor")?
+                    },
                     original_max_position_embeddings,
                     attention_factor: rope.float("attention_factor")?,
                     mscale: rope.float("mscale")?.filter(|&m| m != 0.0),
@@ -123,6 +137,7 @@ impl RopeScaling {
 
 /// A scaling number that must be there and positive.
 fn factor(rope: Fields, field: &str) -> Result<f64, ConfigError> {
-    let value = rope.float(field)?.ok_or_else(|| rope.error(field, "it is missing, and this rope_type needs it"))?;
+    let value =
+        rope.float(field)?.ok_or_else(|| rope.error(field, "it is missing, and this rope_type needs it"))?;
     if value > 0.0 { Ok(value) } else { Err(rope.error(field, format!("{value} is not above 0"))) }
 }

@@ -49,7 +49,14 @@ impl Attention<Cpu> for Recompute {
         Ok(None)
     }
 
-    fn attend(&mut self, cpu: &Cpu, layer: usize, q: &CpuTensor, k: &CpuTensor, v: &CpuTensor) -> Result<CpuTensor> {
+    fn attend(
+        &mut self,
+        cpu: &Cpu,
+        layer: usize,
+        q: &CpuTensor,
+        k: &CpuTensor,
+        v: &CpuTensor,
+    ) -> Result<CpuTensor> {
         let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
         let mut out = cpu.take(q.rows(), heads * head_dim);
         cpu.for_each_chunk(out.data_mut(), head_dim, |i, out| {

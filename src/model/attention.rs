@@ -47,7 +47,14 @@ pub trait Attention<B: Backend>: Send {
     ///
     /// # Errors
     /// Those of the backend.
-    fn attend(&mut self, backend: &B, layer: usize, q: &B::Tensor, k: &B::Tensor, v: &B::Tensor) -> Result<B::Tensor>;
+    fn attend(
+        &mut self,
+        backend: &B,
+        layer: usize,
+        q: &B::Tensor,
+        k: &B::Tensor,
+        v: &B::Tensor,
+    ) -> Result<B::Tensor>;
 
     /// Rotates q and k to their positions, then attends. A device overrides it to fuse the rotation with writing K and V.
     ///

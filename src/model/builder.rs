@@ -4,8 +4,8 @@
 //! them.
 
 use super::{
-    Collective, Rank,
-    layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, Param, RmsNorm, Source},
+    Alone, Collective, Rank,
+    layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source},
 };
 use crate::{backend::Backend, config::ModelConfig, error::Result};
 use std::sync::Arc;
@@ -38,14 +38,34 @@ impl<B: Backend> Builder<'_, B> {
         Ok(Box::new(Dense(Param::new(self.backend, sources)?)))
     }
 
-    /// A table [rows, hidden], cut by rows among ranks if it is the vocabulary.
+    /// A table [rows, hidden], cut by rows among ranks.
     ///
     /// # Errors
     /// Those of the backend, here and below.
-    pub fn embedding(&self, name: &str, rows: usize, collective: Arc<dyn Collective<B>>, rank: Rank) -> Result<Embedding<B>> {
+    pub fn embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
         let source = matrix(self.child(name), rows, self.config.hidden_size);
-        let source = Source { rows: rank.part(rows), ..source };
-        Ok(Embedding { name: self.child(name), table: Param::new(self.backend, vec![source])?, collective })
+        let source = Source { rows: self.rank.part(rows), ..source };
+        let (table, collective) = (Param::new(self.backend, vec![source])?, self.collective.clone());
+        Ok(Embedding { name: self.child(name), table, collective })
+    }
+
+    /// A table [rows, hidden] that every rank holds whole: learned positions.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn whole_embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
+        let source = matrix(self.child(name), rows, self.config.hidden_size);
+        let table = Param::new(self.backend, vec![source])?;
+        Ok(Embedding { name: self.child(name), table, collective: Arc::new(Alone) })
+    }
+
+    /// The language model's head, cut by vocabulary among ranks; without a weight if it is tied to the embedding.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn lm_head(&self) -> Result<LmHead<B>> {
+        let (vocab_size, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        let source =
+            Source { rows: self.rank.part(vocab_size), ..matrix(self.child("lm_head"), vocab_size, hidden) };
+        let own = || Param::new(self.backend, vec![source]);
+        let weight = (!self.config.tie_word_embeddings).then(own).transpose()?;
+        Ok(LmHead { weight, vocab_size, collective: self.collective.clone() })
     }
 
     /// N matrices [outputs, inputs], multiplied as one; each is cut by outputs among ranks.
@@ -79,14 +99,23 @@ impl<B: Backend> Builder<'_, B> {
 
     /// GPT-2's Conv1D: one matrix [inputs, N · outputs] with N outputs, each cut among ranks.
     #[allow(clippy::missing_errors_doc)]
-    pub fn column_conv1d<const N: usize>(&self, name: &str, inputs: usize, outputs: [usize; N]) -> Result<Linear<B, N>> {
+    pub fn column_conv1d<const N: usize>(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: [usize; N],
+    ) -> Result<Linear<B, N>> {
         let path = self.child(name);
         let total: usize = outputs.iter().sum();
         let (mut weights, mut biases, mut start) = (Vec::new(), Vec::new(), 0);
         let cols = outputs.map(|n| {
             let part = self.rank.part(n);
             let held = start + part.start..start + part.end;
-            weights.push(Source { cols: held.clone(), transposed: true, ..matrix(path.clone(), inputs, total) });
+            weights.push(Source {
+                cols: held.clone(),
+                transposed: true,
+                ..matrix(path.clone(), inputs, total)
+            });
             biases.push(Source { rows: held, ..whole_vector(format!("{path}.bias"), total) });
             start += n;
             part.len()
@@ -125,14 +154,21 @@ impl<B: Backend> Builder<'_, B> {
     #[allow(clippy::missing_errors_doc)]
     pub fn layer_norm(&self, name: &str) -> Result<LayerNorm<B>> {
         let n = self.config.hidden_size;
-        let (weight, bias) = (self.vector(&format!("{name}.weight"), n)?, self.vector(&format!("{name}.bias"), n)?);
+        let (weight, bias) =
+            (self.vector(&format!("{name}.weight"), n)?, self.vector(&format!("{name}.bias"), n)?);
         Ok(LayerNorm { name: self.child(name), weight, bias, eps: self.config.norm_eps })
     }
 }
 
 /// The tensor `path.weight` of shape [rows, cols], whole.
 fn matrix(path: String, rows: usize, cols: usize) -> Source {
-    Source { name: path + ".weight", shape: vec![rows, cols], rows: 0..rows, cols: 0..cols, transposed: false }
+    Source {
+        name: path + ".weight",
+        shape: vec![rows, cols],
+        rows: 0..rows,
+        cols: 0..cols,
+        transposed: false,
+    }
 }
 
 /// The tensor `name` of shape [n], whole.

@@ -19,8 +19,7 @@
 
 use super::{
     AttentionShape, Builder, Model, Pass, TiedNames,
-    collective::Collective,
-    layers::{Embedding, Linear, Param, RmsNorm, Source, Visit},
+    layers::{Embedding, Linear, LmHead, Param, RmsNorm, Source, Visit},
     rope::Frequencies,
 };
 use crate::{
@@ -29,7 +28,7 @@ use crate::{
     error::Result,
     tensor::HostTensor,
 };
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 /// The whole model: `model` and `lm_head` of the Hugging Face class.
 pub struct Decoder<B: Backend> {
@@ -37,10 +36,7 @@ pub struct Decoder<B: Backend> {
     layers: Vec<DecoderLayer<B>>,
     norm: RmsNorm<B>,
     rotary_emb: Rope<B>,
-    /// `None` if tied: the head is the embedding table.
-    lm_head: Option<Param<B>>,
-    collective: Arc<dyn Collective<B>>,
-    vocab_size: usize,
+    lm_head: LmHead<B>,
     attention: AttentionShape,
 }
 
@@ -126,11 +122,7 @@ impl<B: Backend> Model<B> for Decoder<B> {
     fn head(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor> {
         let x = pass.backend.take_rows(&x, &pass.inputs.logit_rows)?;
         let x = self.norm.forward(pass, &x)?;
-        let lm_head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens.table);
-        let logits = pass.backend.matmul(&x, &lm_head.weight)?;
-        let logits = self.collective.gather(pass.backend, logits, self.vocab_size)?;
-        pass.see("lm_head", &logits);
-        Ok(logits)
+        self.lm_head.forward(pass, &x, &self.embed_tokens)
     }
 
     fn attention_shape(&self) -> AttentionShape {
@@ -138,8 +130,7 @@ impl<B: Backend> Model<B> for Decoder<B> {
     }
 
     fn tied(&self) -> Option<TiedNames> {
-        let tied = TiedNames { head: "lm_head.weight", embedding: "model.embed_tokens.weight" };
-        self.lm_head.is_none().then_some(tied)
+        self.lm_head.tied("model.embed_tokens.weight")
     }
 
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
@@ -155,7 +146,7 @@ impl<B: Backend> Model<B> for Decoder<B> {
             visit(&mut layer.post_attention_layernorm.weight)?;
         }
         visit(&mut self.norm.weight)?;
-        self.lm_head.iter_mut().try_for_each(visit)
+        self.lm_head.weight.iter_mut().try_for_each(visit)
     }
 }
 
@@ -167,21 +158,12 @@ impl<B: Backend> Decoder<B> {
     pub fn new(root: &Builder<B>, max_length: usize) -> Result<Decoder<B>> {
         let (config, model) = (root.config, root.at("model"));
         let layer = |i: usize| DecoderLayer::new(&model.at(&format!("layers.{i}")), i);
-        let lm_head = Source {
-            name: "lm_head.weight".into(),
-            shape: vec![config.vocab_size, config.hidden_size],
-            rows: root.rank.part(config.vocab_size),
-            cols: 0..config.hidden_size,
-            transposed: false,
-        };
         Ok(Decoder {
-            embed_tokens: model.embedding("embed_tokens", config.vocab_size, root.collective.clone(), root.rank)?,
+            embed_tokens: model.embedding("embed_tokens", config.vocab_size)?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             norm: model.rms_norm("norm", config.hidden_size)?,
             rotary_emb: rotary_embedding(root.backend, config, max_length)?,
-            lm_head: (!config.tie_word_embeddings).then(|| Param::new(root.backend, vec![lm_head])).transpose()?,
-            collective: root.collective.clone(),
-            vocab_size: config.vocab_size,
+            lm_head: root.lm_head()?,
             attention: AttentionShape::new(config, root.rank),
         })
     }
@@ -209,7 +191,12 @@ impl<B: Backend> SelfAttention<B> {
         Ok(SelfAttention {
             name: at.path.clone(),
             layer,
-            qkv_proj: at.column_linear(["q_proj", "k_proj", "v_proj"], config.hidden_size, [q, kv, kv], config.qkv_bias)?,
+            qkv_proj: at.column_linear(
+                ["q_proj", "k_proj", "v_proj"],
+                config.hidden_size,
+                [q, kv, kv],
+                config.qkv_bias,
+            )?,
             o_proj: at.row_linear("o_proj", q, config.hidden_size, config.o_bias)?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,

@@ -13,12 +13,11 @@
 //! names (`h.0.ln_1.weight`), without `transformer.`.
 
 use super::{
-    Alone, AttentionShape, Builder, Model, Pass, Rank, TiedNames,
-    collective::Collective,
-    layers::{Embedding, LayerNorm, Linear, Param, Source, Visit},
+    AttentionShape, Builder, Model, Pass, TiedNames,
+    layers::{Embedding, LayerNorm, Linear, LmHead, Visit},
 };
 use crate::{backend::Backend, error::Result};
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 /// The whole model.
 pub struct Gpt2<B: Backend> {
@@ -26,10 +25,7 @@ pub struct Gpt2<B: Backend> {
     wpe: Embedding<B>,
     h: Vec<Block<B>>,
     ln_f: LayerNorm<B>,
-    /// `None` if tied, as GPT-2 is.
-    lm_head: Option<Param<B>>,
-    collective: Arc<dyn Collective<B>>,
-    vocab_size: usize,
+    lm_head: LmHead<B>,
     attention: AttentionShape,
 }
 
@@ -92,11 +88,7 @@ impl<B: Backend> Model<B> for Gpt2<B> {
     fn head(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor> {
         let x = pass.backend.take_rows(&x, &pass.inputs.logit_rows)?;
         let x = self.ln_f.forward(pass, &x)?;
-        let lm_head = self.lm_head.as_ref().unwrap_or(&self.wte.table);
-        let logits = pass.backend.matmul(&x, &lm_head.weight)?;
-        let logits = self.collective.gather(pass.backend, logits, self.vocab_size)?;
-        pass.see("lm_head", &logits);
-        Ok(logits)
+        self.lm_head.forward(pass, &x, &self.wte)
     }
 
     fn attention_shape(&self) -> AttentionShape {
@@ -104,8 +96,7 @@ impl<B: Backend> Model<B> for Gpt2<B> {
     }
 
     fn tied(&self) -> Option<TiedNames> {
-        let tied = TiedNames { head: "lm_head.weight", embedding: "transformer.wte.weight" };
-        self.lm_head.is_none().then_some(tied)
+        self.lm_head.tied("transformer.wte.weight")
     }
 
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
@@ -120,7 +111,7 @@ impl<B: Backend> Model<B> for Gpt2<B> {
             block.mlp.c_proj.visit(visit)?;
         }
         self.ln_f.visit(visit)?;
-        self.lm_head.iter_mut().try_for_each(visit)
+        self.lm_head.weight.iter_mut().try_for_each(visit)
     }
 }
 
@@ -131,21 +122,14 @@ impl<B: Backend> Gpt2<B> {
     /// Those of the backend.
     pub fn new(root: &Builder<B>) -> Result<Gpt2<B>> {
         let (config, at) = (root.config, root.at("transformer"));
-        let lm_head = Source {
-            name: "lm_head.weight".into(),
-            shape: vec![config.vocab_size, config.hidden_size],
-            rows: root.rank.part(config.vocab_size),
-            cols: 0..config.hidden_size,
-            transposed: false,
-        };
         Ok(Gpt2 {
-            wte: at.embedding("wte", config.vocab_size, root.collective.clone(), root.rank)?,
-            wpe: at.embedding("wpe", config.max_position_embeddings, Arc::new(Alone), Rank::ALONE)?,
-            h: (0..config.num_hidden_layers).map(|i| Block::new(&at.at(&format!("h.{i}")), i)).collect::<Result<_>>()?,
+            wte: at.embedding("wte", config.vocab_size)?,
+            wpe: at.whole_embedding("wpe", config.max_position_embeddings)?,
+            h: (0..config.num_hidden_layers)
+                .map(|i| Block::new(&at.at(&format!("h.{i}")), i))
+                .collect::<Result<_>>()?,
             ln_f: at.layer_norm("ln_f")?,
-            lm_head: (!config.tie_word_embeddings).then(|| Param::new(root.backend, vec![lm_head])).transpose()?,
-            collective: root.collective.clone(),
-            vocab_size: config.vocab_size,
+            lm_head: root.lm_head()?,
             attention: AttentionShape::new(config, root.rank),
         })
     }

@@ -1,6 +1,6 @@
 //! The layers that models are made of: embedding, linear, norms. Each knows its Hugging Face name.
 
-use super::{Collective, Pass};
+use super::{Collective, Pass, TiedNames};
 use crate::{
     backend::{Backend, PartShape},
     error::Result,
@@ -128,6 +128,34 @@ impl<B: Backend> Embedding<B> {
         let x = self.collective.reduce(pass.backend, x)?;
         pass.see(&self.name, &x);
         Ok(x)
+    }
+}
+
+/// The last linear layer, hidden → vocabulary. Tied, it has no weight of its own and uses the embedding table.
+pub struct LmHead<B: Backend> {
+    pub weight: Option<Param<B>>,
+    pub vocab_size: usize,
+    pub collective: Arc<dyn Collective<B>>,
+}
+
+impl<B: Backend> LmHead<B> {
+    /// [rows, hidden] → logits [rows, vocabulary].
+    pub(super) fn forward(
+        &self,
+        pass: &mut Pass<B>,
+        x: &B::Tensor,
+        embedding: &Embedding<B>,
+    ) -> Result<B::Tensor> {
+        let table = self.weight.as_ref().unwrap_or(&embedding.table);
+        let logits = pass.backend.matmul(x, &table.weight)?;
+        let logits = self.collective.gather(pass.backend, logits, self.vocab_size)?;
+        pass.see("lm_head", &logits);
+        Ok(logits)
+    }
+
+    /// The tied pair, if it is tied to the table of that name.
+    pub(super) fn tied(&self, embedding: &'static str) -> Option<TiedNames> {
+        self.weight.is_none().then_some(TiedNames { head: "lm_head.weight", embedding })
     }
 }
 

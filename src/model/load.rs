@@ -11,10 +11,7 @@ use crate::{
     error::Result,
     tensor::{DType, HostTensor},
 };
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Whether every parameter must come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +25,14 @@ pub enum Completeness {
 /// What a load tells of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LoadEvent<'a> {
-    /// A tensor of the checkpoint became (a part of) a parameter.
-    Loaded { name: &'a str, parameter: &'a str, tensor: &'a HostTensor },
+    /// A tensor of the checkpoint became a parameter.
+    Loaded {
+        name: &'a str,
+        parameter: &'a str,
+        tensor: &'a HostTensor,
+        /// The parameters that are one matrix with it, itself included (q, k and v).
+        stacked: &'a [Source],
+    },
     /// A rule left a tensor out.
     Skipped { name: &'a str },
     /// lm_head and the embedding are one: this tensor serves as both.
@@ -72,7 +75,7 @@ pub fn load_weights<B: Backend>(
     for (name, tensor) in tensors {
         arrived.take(name, tensor, &sources, tied, &loading)?;
     }
-    arrived.settle_tied(tied, loading.completeness);
+    arrived.settle_tied(tied, &loading)?;
     arrived.check(&sources, &loading)?;
     arrived.write(backend, model, loading.events)
 }
@@ -158,23 +161,42 @@ impl Arrived {
                 check_tensor(&name, &tensor, &sources[of], loading)?;
                 if of != parameter {
                     self.tied_head = Some((name, tensor));
-                } else if let Some((other, _)) = self.tensors.insert(parameter.clone(), (name.clone(), tensor)) {
+                } else if let Some((other, _)) =
+                    self.tensors.insert(parameter.clone(), (name.clone(), tensor))
+                {
                     let reason = format!("'{other}' and '{name}' are both the parameter '{parameter}'");
-                    return Err(CheckpointError::Tensor { path: (loading.file_of)(&name), tensor: name, reason }.into());
+                    return Err(CheckpointError::Tensor {
+                        path: (loading.file_of)(&name),
+                        tensor: name,
+                        reason,
+                    }
+                    .into());
                 }
             }
         }
         Ok(())
     }
 
-    /// Tied embeddings in either direction: the checkpoint may hold the embedding, lm_head, or both.
-    fn settle_tied(&mut self, tied: Option<TiedNames>, completeness: Completeness) {
-        let Some(TiedNames { embedding, .. }) = tied else { return };
-        if self.tied_head.is_some() && !self.tensors.contains_key(embedding) || completeness == Completeness::Some {
-            if let Some(head) = self.tied_head.take() {
-                self.tensors.entry(embedding.into()).or_insert(head);
+    /// Tied embeddings in either direction: the checkpoint may hold the embedding, lm_head, or both if they are equal.
+    fn settle_tied(&mut self, tied: Option<TiedNames>, loading: &Loading) -> Result<()> {
+        let (Some(TiedNames { embedding, .. }), Some((name, head))) = (tied, &self.tied_head) else {
+            return Ok(());
+        };
+        match self.tensors.get(embedding) {
+            None => drop(self.tensors.insert(embedding.into(), self.tied_head.take().expect("it is there"))),
+            Some((_, tensor)) if tensor == head => {}
+            Some((other, _)) => {
+                let reason =
+                    format!("the model ties it with '{other}' into one tensor, and the two that came differ");
+                return Err(CheckpointError::Tensor {
+                    path: (loading.file_of)(name),
+                    tensor: name.clone(),
+                    reason,
+                }
+                .into());
             }
         }
+        Ok(())
     }
 
     fn check(&self, sources: &BTreeMap<String, Vec<usize>>, loading: &Loading) -> Result<()> {
@@ -192,12 +214,21 @@ impl Arrived {
         Err(CheckpointError::Names(mismatch).into())
     }
 
-    fn write<B: Backend>(&self, backend: &B, model: &mut dyn Model<B>, events: &mut dyn FnMut(LoadEvent)) -> Result<()> {
+    fn write<B: Backend>(
+        &self,
+        backend: &B,
+        model: &mut dyn Model<B>,
+        events: &mut dyn FnMut(LoadEvent),
+    ) -> Result<()> {
         model.visit(&mut |param| {
             for (part, source) in param.sources.iter().enumerate() {
                 let Some((name, tensor)) = self.tensors.get(&source.name) else { continue };
                 backend.load(&mut param.weight, part, &slice(source, tensor.clone()))?;
-                events(LoadEvent::Loaded { name, parameter: &source.name, tensor });
+                // GPT-2's c_attn is one tensor and three parts.
+                if part == 0 || param.sources[part - 1].name != source.name {
+                    let (parameter, stacked) = (&source.name, &param.sources);
+                    events(LoadEvent::Loaded { name, parameter, tensor, stacked });
+                }
             }
             Ok(())
         })?;
@@ -209,7 +240,12 @@ impl Arrived {
     }
 }
 
-fn check_tensor(name: &str, tensor: &HostTensor, expected: &[usize], loading: &Loading) -> Result<(), CheckpointError> {
+fn check_tensor(
+    name: &str,
+    tensor: &HostTensor,
+    expected: &[usize],
+    loading: &Loading,
+) -> Result<(), CheckpointError> {
     let file = || (loading.file_of)(name).display().to_string();
     if tensor.shape != expected {
         let (expected, actual) = (expected.to_vec(), tensor.shape.clone());
@@ -235,7 +271,8 @@ fn base_prefix(architecture: Architecture) -> &'static str {
 
 /// GPT-2's causal masks, which early versions of transformers saved as `h.N.attn.bias` and `.masked_bias`.
 fn is_mask_buffer(architecture: Architecture, name: &str) -> bool {
-    architecture == Architecture::Gpt2 && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"))
+    architecture == Architecture::Gpt2
+        && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"))
 }
 
 /// Whether a checkpoint that config.json calls tied holds both tensors with different values. transformers 5 then uses each as

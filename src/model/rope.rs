@@ -36,7 +36,12 @@ impl Frequencies {
     }
 
     /// See [`Frequencies::new`]; `head_dim` is even.
-    pub fn compute(rope: &RopeParameters, head_dim: usize, max_position: usize, max_length: usize) -> Frequencies {
+    pub fn compute(
+        rope: &RopeParameters,
+        head_dim: usize,
+        max_position: usize,
+        max_length: usize,
+    ) -> Frequencies {
         let plain = |theta: f64| -> Vec<f32> {
             let exponent = |i: usize| (2 * i) as f32 / head_dim as f32;
             (0..head_dim / 2).map(|i| 1.0 / (theta as f32).powf(exponent(i))).collect()
@@ -57,7 +62,12 @@ impl Frequencies {
                 inv_freq: yarn(y, &plain(rope.theta), rope.theta, head_dim),
                 attention_scaling: y.attention_scaling() as f32,
             },
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 let (factor, low, high) = (*factor as f32, *low_freq_factor as f32, *high_freq_factor as f32);
                 let original = *original_max_position_embeddings as f32;
                 let scale = |f: &f32| llama3(*f, factor, low, high, original);

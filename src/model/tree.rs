@@ -90,31 +90,54 @@ fn decoder(c: &ModelConfig) -> Node {
             ("rotary_emb", Node::leaf(format!("{family}RotaryEmbedding()"))),
         ],
     );
-    Node::new(c.architecture.class_name(), [("model", model), ("lm_head", linear(hidden, c.vocab_size, false))])
+    Node::new(
+        c.architecture.class_name(),
+        [("model", model), ("lm_head", linear(hidden, c.vocab_size, false))],
+    )
 }
 
 fn gpt2(c: &ModelConfig) -> Node {
     let (hidden, inner) = (c.hidden_size, c.intermediate_size);
     let eps = python_float(c.norm_eps);
-    let norm = || Node::leaf(format!("LayerNorm(({hidden},), eps={eps}, elementwise_affine=True, bias=True)"));
+    let norm =
+        || Node::leaf(format!("LayerNorm(({hidden},), eps={eps}, elementwise_affine=True, bias=True)"));
     let conv1d = |inputs: usize, outputs: usize| Node::leaf(format!("Conv1D(nf={outputs}, nx={inputs})"));
-    let attention =
-        Node::new("GPT2Attention", [("c_attn", conv1d(hidden, 3 * hidden)), ("c_proj", conv1d(hidden, hidden))]);
+    let dropout = |p: f32| Node::leaf(format!("Dropout(p={}, inplace=False)", python_float(p)));
+    let [embedding_dropout, attention_dropout, residual_dropout] = c.dropout;
+    let attention = Node::new(
+        "GPT2Attention",
+        [
+            ("c_attn", conv1d(hidden, 3 * hidden)),
+            ("c_proj", conv1d(hidden, hidden)),
+            ("attn_dropout", dropout(attention_dropout)),
+            ("resid_dropout", dropout(residual_dropout)),
+        ],
+    );
     let mlp = Node::new(
         "GPT2MLP",
-        [("c_fc", conv1d(hidden, inner)), ("c_proj", conv1d(inner, hidden)), ("act", activation(c))],
+        [
+            ("c_fc", conv1d(hidden, inner)),
+            ("c_proj", conv1d(inner, hidden)),
+            ("act", activation(c)),
+            ("dropout", dropout(residual_dropout)),
+        ],
     );
-    let block = Node::new("GPT2Block", [("ln_1", norm()), ("attn", attention), ("ln_2", norm()), ("mlp", mlp)]);
+    let block =
+        Node::new("GPT2Block", [("ln_1", norm()), ("attn", attention), ("ln_2", norm()), ("mlp", mlp)]);
     let transformer = Node::new(
         "GPT2Model",
         [
             ("wte", embedding(c.vocab_size, hidden, None)),
             ("wpe", embedding(c.max_position_embeddings, hidden, None)),
+            ("drop", dropout(embedding_dropout)),
             ("h", repeated(block, c.num_hidden_layers)),
             ("ln_f", norm()),
         ],
     );
-    Node::new("GPT2LMHeadModel", [("transformer", transformer), ("lm_head", linear(hidden, c.vocab_size, false))])
+    Node::new(
+        "GPT2LMHeadModel",
+        [("transformer", transformer), ("lm_head", linear(hidden, c.vocab_size, false))],
+    )
 }
 
 fn linear(inputs: usize, outputs: usize, bias: bool) -> Node {
@@ -160,7 +183,9 @@ mod tests {
 
     #[test]
     fn floats_print_as_in_python() {
-        for (x, want) in [(1e-6, "1e-06"), (1e-5, "1e-05"), (0.01, "0.01"), (1.5e-5, "1.5e-05"), (1e-12, "1e-12")] {
+        for (x, want) in
+            [(1e-6, "1e-06"), (1e-5, "1e-05"), (0.01, "0.01"), (1.5e-5, "1.5e-05"), (1e-12, "1e-12")]
+        {
             assert_eq!(python_float(x), want);
         }
     }

@@ -106,12 +106,14 @@ impl Reference {
     pub fn of(name: &str) -> Reference {
         let path = fixture(name).join("reference.safetensors");
         let mut modules = read_tensors(&path);
-        let mut take = |name: &str| modules.remove(name).unwrap_or_else(|| panic!("{}: no {name}", path.display()));
+        let mut take =
+            |name: &str| modules.remove(name).unwrap_or_else(|| panic!("{}: no {name}", path.display()));
         let ids = |tensor: HostTensor| {
             let (ids, _) = tensor.data.as_chunks::<8>();
             ids.iter().map(|id| u32::try_from(i64::from_le_bytes(*id)).unwrap()).collect()
         };
-        let (prompt, greedy, logits) = (ids(take("prompt_ids")), ids(take("greedy_ids")), take("logits").to_f32());
+        let (prompt, greedy, logits) =
+            (ids(take("prompt_ids")), ids(take("greedy_ids")), take("logits").to_f32());
         Reference { prompt, greedy, logits, modules }
     }
 }
@@ -225,7 +227,8 @@ impl Checkpoint {
 
 /// A tensor with every value changed, same shape, as f32.
 pub fn changed(tensor: &HostTensor) -> HostTensor {
-    let values: Vec<f32> = tensor.to_f32().iter().enumerate().map(|(i, v)| v * 0.75 + 0.01 * (i % 7) as f32).collect();
+    let values: Vec<f32> =
+        tensor.to_f32().iter().enumerate().map(|(i, v)| v * 0.75 + 0.01 * (i % 7) as f32).collect();
     HostTensor::from_f32(&tensor.shape, &values)
 }
 
@@ -287,7 +290,18 @@ impl Ran {
 pub fn accepted(dir: &Path, prompt: &[u32], more: &[&str]) -> Vec<u32> {
     let ids = prompt.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let dir = dir.to_str().unwrap();
-    let args = ["generate", "--model", dir, "--prompt-ids", &ids, "--temperature", "0", "--max-tokens", "4", "--json"];
+    let args = [
+        "generate",
+        "--model",
+        dir,
+        "--prompt-ids",
+        &ids,
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "4",
+        "--json",
+    ];
     let object = run(&[&args[..], more].concat()).json();
     object["output_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }

@@ -24,7 +24,11 @@ impl Isa {
         *FOUND.get_or_init(|| {
             let asked = env::var("STAIRWELL_ISA").ok();
             let wanted = |isa: &Isa| asked.as_deref().is_none_or(|name| name == isa.name());
-            [Isa::Avx512, Isa::Avx2].into_iter().filter(wanted).find(|isa| isa.is_supported()).unwrap_or(Isa::Portable)
+            [Isa::Avx512, Isa::Avx2]
+                .into_iter()
+                .filter(wanted)
+                .find(|isa| isa.is_supported())
+                .unwrap_or(Isa::Portable)
         })
     }
 

@@ -160,7 +160,10 @@ impl Sums<'_> {
 
 /// M × N dot products at once; each is summed in L lanes, then across them.
 #[inline(always)]
-fn dots<S: Shape, const L: usize, const M: usize, const N: usize>(x: [&[f32]; M], w: [&[f32]; N]) -> [[f32; N]; M] {
+fn dots<S: Shape, const L: usize, const M: usize, const N: usize>(
+    x: [&[f32]; M],
+    w: [&[f32]; N],
+) -> [[f32; N]; M] {
     let x_chunks = x.map(|x| x.as_chunks::<L>());
     let w_chunks = w.map(|w| w.as_chunks::<L>());
     let count = x_chunks[0].0.len();
@@ -242,7 +245,9 @@ mod tests {
     /// Every dtype, layout, ISA and awkward size against a plain f64 sum; and a row alone has the bits it has in a batch.
     #[test]
     fn agrees_with_f64_and_keeps_rows_independent() {
-        for (rows, inputs, outputs) in [(1, 1, 1), (1, 40, 3), (3, 17, 70), (4, 64, 64), (9, 100, 131), (6, 48, 5)] {
+        for (rows, inputs, outputs) in
+            [(1, 1, 1), (1, 40, 3), (3, 17, 70), (4, 64, 64), (9, 100, 131), (6, 48, 5)]
+        {
             let (xs, ws) = (values(rows * inputs, 1), values(outputs * inputs, 2));
             for (isa, dtype, transposed) in cases() {
                 let cpu = Cpu::with_isa(isa);
@@ -251,20 +256,33 @@ mod tests {
                     true => (0..inputs * outputs).map(|i| ws[i % outputs * inputs + i / outputs]).collect(),
                 };
                 let shape = if transposed { [inputs, outputs] } else { [outputs, inputs] };
-                let slice = Slice { tensor: stored(dtype, &shape, &w), rows: 0..shape[0], cols: 0..shape[1], transposed };
+                let slice = Slice {
+                    tensor: stored(dtype, &shape, &w),
+                    rows: 0..shape[0],
+                    cols: 0..shape[1],
+                    transposed,
+                };
                 let mut weight = cpu.weight(&[PartShape { outputs, inputs }]).unwrap();
                 cpu.load(&mut weight, 0, &slice).unwrap();
 
                 let y = cpu.matmul(&cpu.upload(&xs, rows, inputs).unwrap(), &weight).unwrap();
                 for t in 0..rows {
                     for o in 0..outputs {
-                        let products = (0..inputs).map(|k| xs[t * inputs + k] as f64 * ws[o * inputs + k] as f64);
+                        let products =
+                            (0..inputs).map(|k| xs[t * inputs + k] as f64 * ws[o * inputs + k] as f64);
                         let want: f64 = products.sum();
                         let got = y.row(t)[o] as f64;
-                        assert!((got - want).abs() < 1e-5, "{isa:?} {dtype} {transposed} [{t},{o}]: {got} for {want}");
+                        assert!(
+                            (got - want).abs() < 1e-5,
+                            "{isa:?} {dtype} {transposed} [{t},{o}]: {got} for {want}"
+                        );
                     }
                     let row = cpu.upload(&xs[t * inputs..][..inputs], 1, inputs).unwrap();
-                    assert_eq!(cpu.matmul(&row, &weight).unwrap().data(), y.row(t), "{isa:?} {dtype}: row {t} alone");
+                    assert_eq!(
+                        cpu.matmul(&row, &weight).unwrap().data(),
+                        y.row(t),
+                        "{isa:?} {dtype}: row {t} alone"
+                    );
                 }
             }
         }

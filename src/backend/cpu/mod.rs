@@ -85,7 +85,9 @@ impl CpuWeight {
     /// # Panics
     /// If a part was never loaded.
     pub fn slices(&self) -> impl Iterator<Item = &Slice> {
-        self.parts.iter().map(|(shape, slice)| slice.as_ref().unwrap_or_else(|| panic!("{shape:?} was never loaded")))
+        self.parts
+            .iter()
+            .map(|(shape, slice)| slice.as_ref().unwrap_or_else(|| panic!("{shape:?} was never loaded")))
     }
 }
 
@@ -95,8 +97,7 @@ impl Backend for Cpu {
     type Weight = CpuWeight;
 
     fn weight(&self, parts: &[PartShape]) -> Result<CpuWeight> {
-        let vector = parts.iter().filter(|p| p.inputs == 1).map(|p| p.outputs).sum();
-        Ok(CpuWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: vec![f32::NAN; vector] })
+        Ok(CpuWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: Vec::new() })
     }
 
     fn load(&self, weight: &mut CpuWeight, part: usize, slice: &Slice) -> Result<()> {
@@ -105,6 +106,8 @@ impl Backend for Cpu {
         let expected = weight.parts[part].0;
         assert_eq!(shape, (expected.outputs, expected.inputs), "{:?}", slice.tensor);
         if expected.inputs == 1 {
+            // Taken only now, so that a config.json with absurd sizes costs nothing before its tensors are checked.
+            weight.vector.resize(weight.parts.iter().map(|(p, _)| p.outputs).sum(), f32::NAN);
             let start = weight.parts[..part].iter().map(|(p, _)| p.outputs).sum::<usize>();
             let size = slice.tensor.dtype.bytes();
             let bytes = &slice.tensor.data[slice.rows.start * size..slice.rows.end * size];
@@ -160,7 +163,9 @@ impl Backend for Cpu {
     fn add_bias(&self, mut x: CpuTensor, bias: &CpuWeight) -> Result<CpuTensor> {
         let n = x.cols();
         assert_eq!(n, bias.vector.len(), "bias");
-        self.for_each_chunk(x.data_mut(), n, |_, row| row.iter_mut().zip(&bias.vector).for_each(|(x, b)| *x += b));
+        self.for_each_chunk(x.data_mut(), n, |_, row| {
+            row.iter_mut().zip(&bias.vector).for_each(|(x, b)| *x += b)
+        });
         Ok(x)
     }
 
