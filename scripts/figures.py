@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from figures import staircase
+from figures import attention, decoder, loading, staircase
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER_1 = "steps/step1-forward/figures"
@@ -17,6 +17,13 @@ CHAPTER_1 = "steps/step1-forward/figures"
 # Where each figure goes, and what draws it.
 FIGURES = {
     "steps/figures/staircase.svg": staircase.staircase,
+    f"{CHAPTER_1}/module-tree.svg": decoder.module_tree,
+    f"{CHAPTER_1}/token-through-layer.svg": decoder.token_through_layer,
+    f"{CHAPTER_1}/rope-conventions.svg": attention.rope_conventions,
+    f"{CHAPTER_1}/head-sharing.svg": attention.head_sharing,
+    f"{CHAPTER_1}/recompute-cost.svg": attention.recompute_cost,
+    f"{CHAPTER_1}/safetensors-file.svg": loading.safetensors_file,
+    f"{CHAPTER_1}/byte-to-parameter.svg": loading.byte_to_parameter,
 }
 
 

@@ -155,9 +155,9 @@ fn an_end_of_sequence_token_ends_the_output_and_is_part_of_it() {
 
 #[test]
 fn streamed_text_is_the_text_of_the_ids() {
-    for seed in 0..4 {
+    for seed in 0..2 {
         // Hot enough for tokens that are half a character.
-        let (output, text, tokenizer) = tell(at_temperature(2.0, Some(seed)), 60, &[], &[]);
+        let (output, text, tokenizer) = tell(at_temperature(2.0, Some(seed)), 40, &[], &[]);
         let prompt = tokenizer.encode_prompt(PROMPT).unwrap();
         let whole = tokenizer.decode(&[&prompt[..], &output.ids].concat(), false);
         assert_eq!(text, whole[tokenizer.decode(&prompt, false).len()..]);

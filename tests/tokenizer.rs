@@ -3,7 +3,9 @@
 //! `tests/fixtures/tokenizer/reference.json` is written by `scripts/dump_tokenizer_reference.py`. The checkpoints'
 //! files are not in this repository: they are read from `../shared`, and a test that lacks them says so and passes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 use stairwell::tokenizer::{
@@ -45,13 +47,24 @@ fn ids(value: &Value) -> Vec<u32> {
     array(value).iter().map(|id| u32::try_from(id.as_u64().expect("an id")).expect("an id")).collect()
 }
 
+/// The tokenizer in `../shared`; each is read once for all tests.
+fn tokenizer(name: &str) -> Option<Tokenizer> {
+    static READ: Mutex<BTreeMap<String, Tokenizer>> = Mutex::new(BTreeMap::new());
+    let dir = shared(name)?;
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let tokenizer = read
+        .entry(name.into())
+        .or_insert_with(|| Tokenizer::read(&dir).unwrap_or_else(|error| panic!("{name}: {error}")));
+    Some(tokenizer.clone())
+}
+
 /// Calls `check` with each tokenizer that the reference has and `../shared` too.
 fn each_tokenizer(check: impl Fn(&Value, &Value, &Tokenizer)) {
     let Some(reference) = reference() else { return };
     for (name, expected) in object(&reference["tokenizers"]) {
-        let Some(dir) = shared(name) else { continue };
-        let tokenizer = Tokenizer::read(&dir).unwrap_or_else(|error| panic!("{name}: {error}"));
-        check(&reference, expected, &tokenizer);
+        if let Some(tokenizer) = tokenizer(name) {
+            check(&reference, expected, &tokenizer);
+        }
     }
 }
 
@@ -59,14 +72,13 @@ fn each_tokenizer(check: impl Fn(&Value, &Value, &Tokenizer)) {
 fn ids_equal_llama_cpps_vectors() {
     let cases = [("qwen3-1.7b", "qwen2"), ("llama-3.2-3b-instruct", "llama-bpe"), ("gpt2", "gpt-2")];
     for (checkpoint, vectors) in cases {
-        let Some(dir) = shared(&format!("hf/{checkpoint}")) else { continue };
+        let Some(tokenizer) = tokenizer(&format!("hf/{checkpoint}")) else { continue };
         let Some(inp) = shared(&format!("vectors/tokenizers/ggml-vocab-{vectors}.gguf.inp")) else {
             continue;
         };
         let out = inp.with_extension("out");
         let texts = std::fs::read_to_string(&inp).expect("the texts");
         let wanted = std::fs::read_to_string(&out).expect("the ids");
-        let tokenizer = Tokenizer::read(&dir).expect("a tokenizer");
         let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
         let wanted: Vec<&str> = wanted.lines().collect();
         // The file ends in a separator, so one empty text is left over.
@@ -99,9 +111,7 @@ fn ids_equal_transformers() {
 #[test]
 fn special_tokens_equal_transformers() {
     each_tokenizer(|_, expected, tokenizer| {
-        let token = |pair: &Value| {
-            Some((text(pair.get(0)?.as_str().map(|_| &pair[0])?).to_string(), pair[1].as_u64()?))
-        };
+        let token = |pair: &Value| Some((pair[0].as_str()?.to_string(), pair[1].as_u64()?));
         let ours = |pair: Option<(&str, u32)>| pair.map(|(token, id)| (token.to_string(), u64::from(id)));
         assert_eq!(ours(tokenizer.bos_token()), token(&expected["bos"]), "{tokenizer:?}");
         assert_eq!(ours(tokenizer.eos_token()), token(&expected["eos"]), "{tokenizer:?}");
@@ -251,8 +261,7 @@ fn damaged_bytes_do_not_panic() {
 
 #[test]
 fn a_stop_string_across_tokens() {
-    let Some(dir) = shared("hf/qwen3-1.7b") else { return };
-    let tokenizer = Tokenizer::read(&dir).expect("a tokenizer");
+    let Some(tokenizer) = tokenizer("hf/qwen3-1.7b") else { return };
     let ids = tokenizer.encode("The end.\n\nUser: 你好, and more", false).expect("ids");
     let mut detokenizer = Detokenizer::new(&tokenizer, true);
     let mut stops = StopStrings::new(["User: 你"]);

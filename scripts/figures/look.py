@@ -32,7 +32,8 @@ DARK = {
     "red": ("#ff8f8f", "#4a2023"),
 }
 
-SIZES = {"head": 15, "body": 13.5, "code": 12.5, "small": 12}
+SIZES = {"head": 15, "body": 13.5, "small": 12, "code": 12.5, "listing": 11.5}
+MONOSPACED = {"code", "listing"}
 
 # Glyph widths in em, as wide as in DejaVu Sans or Verdana, the widest of the fonts above.
 NARROW, WIDE = set("iljI.,:;'|!ftr()[]/ "), set("mwMW@%→←↔+−=<>×·—…")
@@ -43,7 +44,7 @@ def glyphs(text, mono=False, bold=False):
     if mono:
         return 0.62 * len(text)
     width = sum(0.38 if c in NARROW else 0.86 if c in WIDE else 0.70 if c.isupper() else 0.63 for c in text)
-    return width * (1.08 if bold else 1.0)
+    return width * (1.16 if bold else 1.0)
 
 
 def number(x):
@@ -63,7 +64,7 @@ def style(used):
 
     sizes = "".join(f".{name}{{font-size:{size}px}}" for name, size in SIZES.items())
     return (
-        f"text{{font-family:{SANS}}}.code,tspan.code{{font-family:{MONO}}}{sizes}"
+        f"text{{font-family:{SANS}}}.code,.listing,.mono{{font-family:{MONO}}}{sizes}"
         ".head,.bold{font-weight:600}.line{fill:none;stroke-width:1.5}.thick{stroke-width:3}.box{stroke-width:1.5}"
         ".dash{stroke-dasharray:5 4}.bare{fill:none}.none{stroke:none}"
         f"{rules(LIGHT)}.bare{{fill:none}}"
@@ -88,14 +89,16 @@ class Figure:
     def text(self, x, y, text, kind="body", role="ink", anchor="start", bold=False, room=None):
         """A line of text; parts in `backticks` are code. y is the baseline; `room` is the width it must fit."""
         self.used.add(role)
+        size, mono = SIZES[kind], kind in MONOSPACED
+        if mono:  # SVG drops spaces at the start of a text
+            x, text = x + 0.6 * size * (len(text) - len(text.lstrip())), text.lstrip()
         runs = text.split("`")
-        size, mono = SIZES[kind], kind == "code"
         width = size * sum(glyphs(run, mono or i % 2, bold or kind == "head") for i, run in enumerate(runs))
         left = {"start": x, "middle": x - width / 2, "end": x - width}[anchor]
         if room is not None and width > room:
             raise ValueError(f"{self.title}: '{text}' needs {width:.0f} and has {room:.0f}")
         self._claim(text, left, y - 0.75 * size, left + width, y + 0.2 * size)
-        inner = "".join(f'<tspan class="code">{escape(r)}</tspan>' if i % 2 else escape(r) for i, r in enumerate(runs) if r)
+        inner = "".join(f'<tspan class="mono">{escape(r)}</tspan>' if i % 2 else escape(r) for i, r in enumerate(runs) if r)
         names = " ".join([kind, role] + (["bold"] if bold else []))
         where = f'x="{number(x)}" y="{number(y)}"' + (f' text-anchor="{anchor}"' if anchor != "start" else "")
         self.parts.append(f'<text class="{names}" {where}>{inner}</text>')
@@ -136,7 +139,7 @@ class Figure:
         self.parts.append(svg)
 
     def _claim(self, text, left, top, right, bottom):
-        if left < 0 or top < 0 or right > WIDTH or bottom > self.height:
+        if left < 4 or top < 0 or right > WIDTH - 4 or bottom > self.height:
             raise ValueError(f"{self.title}: '{text}' leaves the picture: {left:.0f}..{right:.0f}, {top:.0f}..{bottom:.0f}")
         for other, (l, t, r, b) in self.texts:
             if left < r and l < right and top < b and t < bottom:

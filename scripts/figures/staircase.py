@@ -49,9 +49,12 @@ def tread(i):
 def draw_step(figure, i, words):
     x, y = tread(i)
     built = i < BUILT
-    figure.box(x, y, STEP, FLOOR - y, "blue" if built else "muted", dashed=not built, bare=not built, radius=0)
     if built:
+        figure.box(x, y, STEP, FLOOR - y, "blue", radius=0)
         figure.line((x, y), (x + STEP, y), role="blue", thick=True)
+    else:
+        outline = [(x, y + RISE), (x, y), (x + STEP, y)] + ([(x + STEP, FLOOR)] if i == len(STEPS) - 1 else [])
+        figure.line(*outline, dashed=True)
     figure.text(x + STEP / 2, y + 22, f"step{i + 1}", "code", "blue" if built else "muted", "middle", bold=True)
     role = "ink" if built else "muted"
     figure.lines(x + STEP / 2, y + 41, words, 16, kind="small", role=role, anchor="middle", room=STEP - 4)

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Token ids to continue, such as 5,17,3; needs no tokenizer
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     prompt_ids: Option<TokenIds>,
     /// A user's message, put into the model's chat template
     #[arg(long, value_name = "TEXT")]
@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
     /// The longest output in tokens [default: generation_config.json, or 256]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -92,10 +92,10 @@ struct SamplingArgs {
     #[arg(long, value_name = "ID=X", value_delimiter = ',', value_parser = parse_bias, allow_hyphen_values = true)]
     logit_bias: Vec<(u32, f32)>,
     /// Seed of the random numbers; the same seed gives the same tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Report the log-probabilities of each token and of the N best (with --json)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     logprobs: Option<usize>,
     /// End where this text appears; may be given several times
     #[arg(long, value_name = "TEXT")]

@@ -24,7 +24,7 @@ pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
     /// Token ids, such as 5,17,3
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     prompt_ids: TokenIds,
     /// File to write: tensor 'logits', f32 [tokens, vocabulary]
     #[arg(long, value_name = "FILE")]

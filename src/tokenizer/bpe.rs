@@ -192,6 +192,20 @@ mod tests {
     }
 
     #[test]
+    fn a_class_sets_the_options() {
+        let options = |class| {
+            let model = json!({"type": "BPE", "vocab": {"?": 0}, "merges": [], "unk_token": "?", "ignore_merges": true});
+            let mut model: Model = serde_json::from_value(model).expect("a model");
+            model.options_of(class);
+            let bpe = model.build().expect("a model");
+            (bpe.unk_token.is_some(), bpe.ignore_merges, bpe.fuse_unk, bpe.byte_fallback)
+        };
+        assert_eq!(options(Class::File), (true, true, false, false));
+        assert_eq!(options(Class::Llama), (false, false, true, true));
+        assert_eq!(options(Class::Qwen2), (false, false, false, false));
+    }
+
+    #[test]
     fn merges_of_other_lengths() {
         for merges in [json!([["a"]]), json!([["a", "b", "c"]]), json!(["a b c"]), json!([[]]), json!([7])] {
             assert!(build(json!({"a": 0, "b": 1, "ab": 2}), merges).expect_err("broken").contains("merge"));

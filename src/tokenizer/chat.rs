@@ -324,6 +324,16 @@ mod tests {
     }
 
     #[test]
+    fn messages_as_templates_see_them() {
+        let seen = |given| message(0, &given).expect("a message");
+        assert_eq!(seen(json!({"role": "user", "content": null})), json!({"role": "user"}));
+        let both = json!({"thinking": "t", "role": "assistant", "reasoning_content": "t"});
+        assert_eq!(seen(json!({"role": "assistant", "thinking": "t"})), both);
+        let three = json!({"thinking": "r", "reasoning": "r", "reasoning_content": "r"});
+        assert_eq!(seen(json!({"reasoning": "r"})), three);
+    }
+
+    #[test]
     fn bad_chats() {
         let none = ChatOptions::default();
         assert!(matches!(template().render(&[], &none), Err(TokenizerError::BadChat { .. })));

@@ -182,4 +182,37 @@ mod tests {
         assert_eq!(choose(json!({}), Some("llama"), "{}"), Class::File);
         assert_eq!(choose(json!({}), None, "{}"), Class::File);
     }
+
+    /// The steps that a class puts around a vocabulary, as the crate writes them to JSON.
+    fn steps(class: Class, config: Value) -> [Value; 3] {
+        let mut tokenizer = Tokenizer::new(tokenizers::models::bpe::BPE::default());
+        class.apply(&mut tokenizer, config.as_object().expect("an object")).expect("the steps");
+        let json = serde_json::to_value(&tokenizer).expect("JSON");
+        ["normalizer", "pre_tokenizer", "decoder"].map(|part| json[part].clone())
+    }
+
+    #[test]
+    fn steps_of_llama() {
+        let scheme = |config| steps(Class::Llama, config)[1]["prepend_scheme"].clone();
+        assert_eq!(scheme(json!({})), "first");
+        assert_eq!(scheme(json!({"legacy": true})), "always");
+        assert_eq!(scheme(json!({"add_prefix_space": false})), "never");
+        let [normalizer, _, decoder] = steps(Class::Llama, json!({}));
+        assert!(normalizer.is_null());
+        assert_eq!(decoder["decoders"][3]["type"], "Strip");
+        assert!(steps(Class::Llama, json!({"add_prefix_space": false}))[2]["decoders"][3].is_null());
+    }
+
+    #[test]
+    fn steps_of_byte_level_classes() {
+        let [normalizer, words, decoder] = steps(Class::Qwen2, json!({}));
+        assert_eq!(
+            [&normalizer["type"], &words["pretokenizers"][0]["type"], &decoder["type"]],
+            ["NFC", "Split", "ByteLevel"]
+        );
+        let [normalizer, bytes, decoder] = steps(Class::Gpt2, json!({"add_prefix_space": true}));
+        assert!(normalizer.is_null() && bytes["use_regex"] == true && bytes["add_prefix_space"] == true);
+        assert_eq!(decoder["type"], "ByteLevel");
+        assert!(steps(Class::File, json!({})).iter().all(Value::is_null));
+    }
 }

@@ -1,0 +1,75 @@
+//! The demo story, written with the engine's own pieces and with someone else's.
+
+use crate::{
+    backend::cpu::Cpu,
+    demo,
+    error::Result,
+    generate::{GenerateParams, generate},
+    kv,
+    model::{self, Completeness, Loading},
+    runner::{LoadOptions, ModelRunner, read_config},
+    sampling::SamplingParams,
+    tensor::HostTensor,
+    tokenizer::Tokenizer,
+};
+use std::{ops::ControlFlow, sync::OnceLock};
+
+const PROMPT: &str = "Once upon a time";
+/// Long enough for a mistake that shows only after twenty tokens.
+const TOKENS: usize = 60;
+
+/// Panics unless a runner writes the story that the engine writes, token for token.
+#[track_caller]
+pub(super) fn check_story(mine: Result<ModelRunner<Cpu>>) {
+    static OURS: OnceLock<Vec<u32>> = OnceLock::new();
+    let ours = OURS.get_or_init(|| {
+        write(ModelRunner::load(&demo::directory(), LoadOptions::default())).expect("the engine's own story")
+    });
+    let mine =
+        write(mine).unwrap_or_else(|e| panic!("the engine can't write the demo story with your piece: {e}"));
+    let Some(at) = ours.iter().zip(&mine).position(|(ours, mine)| ours != mine) else { return };
+    let [ours, mine] = [ours, &mine].map(|ids| text(ids));
+    panic!(
+        "the demo story differs at token {at} of {TOKENS}\n  yours:    {PROMPT}{mine}\n  expected: {PROMPT}{ours}"
+    );
+}
+
+/// A runner whose small operations are given.
+pub(super) fn runner_on(backend: Cpu) -> Result<ModelRunner<Cpu>> {
+    ModelRunner::load_with(backend, &demo::directory(), LoadOptions::default(), kv::best)
+}
+
+/// A runner of the demo model whose weights are given by name.
+pub(super) fn runner_of(tensors: impl IntoIterator<Item = (String, HostTensor)>) -> Result<ModelRunner<Cpu>> {
+    let (backend, demo) = (Cpu::default(), demo::directory());
+    let config = read_config(&demo)?;
+    let mut model = model::build(&backend, &config, config.context())?;
+    let loading = Loading {
+        architecture: config.architecture,
+        rules: &Default::default(),
+        completeness: Completeness::All,
+        file_of: &|_| demo.root(),
+        origin: demo.root(),
+        events: &mut |_| {},
+    };
+    model::load_weights(&backend, &mut *model, tensors, loading)?;
+    let attention = kv::best(model.attention_shape());
+    ModelRunner::new(config, backend, model, attention)
+}
+
+fn tokenizer() -> Result<Tokenizer> {
+    Ok(Tokenizer::new(demo::tokenizer_files())?)
+}
+
+/// The story's ids: greedy, and on past its end.
+fn write(runner: Result<ModelRunner<Cpu>>) -> Result<Vec<u32>> {
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
+    let prompt = tokenizer()?.encode_prompt(PROMPT)?;
+    Ok(generate(&mut runner?, &prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids)
+}
+
+fn text(ids: &[u32]) -> String {
+    let text = tokenizer().expect("the demo's tokenizer").decode(ids, true);
+    text.replace('\n', " ")
+}

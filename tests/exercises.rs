@@ -1,0 +1,201 @@
+//! The book's exercises are honest: a stub fails with its sentence, a solution passes, and each wrong solution fails by the
+//! contract that the chapter names, with a message that names the mistake.
+//!
+//! It has no harness, so the `#[test]`s of the files that it includes are not compiled. `scripts/check_exercises.sh` runs
+//! those, as a reader does.
+
+#[allow(unused_imports)] // what only the tests in them use
+#[path = "../steps/step1-forward"]
+mod step1_forward {
+    pub mod exercise;
+    pub mod solution;
+    pub mod wrong_kv_head;
+    pub mod wrong_name_mapper;
+    pub mod wrong_rms_norm;
+    pub mod wrong_rotate_half;
+    pub mod wrong_tensor_reader;
+}
+
+use stairwell::contracts::step1;
+use std::{
+    panic::{self, PanicHookInfo},
+    process::ExitCode,
+    sync::Mutex,
+};
+use step1_forward::{
+    exercise as stub, solution, wrong_kv_head as kv_head, wrong_name_mapper as name_mapper,
+    wrong_rms_norm as rms_norm, wrong_rotate_half as rotate_half, wrong_tensor_reader as tensor_reader,
+};
+
+/// A contract with a piece in it, and a part of what it must say; `None` if it must be kept.
+type Case = (&'static str, fn(), Option<&'static str>);
+
+const KEPT: Option<&str> = None;
+
+const STUBS: &[Case] = &[
+    (
+        "rms_norm",
+        || step1::rms_norm(&stub::MyRmsNorm),
+        Some("not written yet: write x / √(mean(x²) + eps) · weight"),
+    ),
+    (
+        "rms_norm's story",
+        || step1::tells_the_demo_story(stub::MyRmsNorm),
+        Some("not written yet: write x / √"),
+    ),
+    ("rotate_half", || step1::rotate_half(&stub::MyRotateHalf), Some("not written yet: turn each pair")),
+    (
+        "rotate_half's story",
+        || step1::tells_the_demo_story(stub::MyRotateHalf),
+        Some("not written yet: turn each"),
+    ),
+    ("kv_head", || step1::kv_head(&stub::MyKvHead), Some("not written yet: return the head of K and V")),
+    (
+        "kv_head's story",
+        || step1::tells_the_demo_story(stub::MyKvHead),
+        Some("not written yet: return the head"),
+    ),
+    (
+        "tensor_reader",
+        || step1::tensor_reader(&stub::MyTensorReader),
+        Some("not written yet: find the shard"),
+    ),
+    (
+        "tensor_reader's story",
+        || step1::tensor_reader_tells_the_story(&stub::MyTensorReader),
+        Some("not written yet: find the shard"),
+    ),
+    (
+        "name_mapper",
+        || step1::name_mapper(&stub::MyNameMapper),
+        Some("not written yet: apply the four rules"),
+    ),
+    (
+        "name_mapper's story",
+        || step1::name_mapper_tells_the_story(&stub::MyNameMapper),
+        Some("not written yet: apply the four rules"),
+    ),
+];
+
+const SOLUTIONS: &[Case] = &[
+    ("rms_norm", || step1::rms_norm(&solution::MyRmsNorm), KEPT),
+    ("rms_norm's story", || step1::tells_the_demo_story(solution::MyRmsNorm), KEPT),
+    ("rotate_half", || step1::rotate_half(&solution::MyRotateHalf), KEPT),
+    ("rotate_half's story", || step1::tells_the_demo_story(solution::MyRotateHalf), KEPT),
+    ("kv_head", || step1::kv_head(&solution::MyKvHead), KEPT),
+    ("kv_head's story", || step1::tells_the_demo_story(solution::MyKvHead), KEPT),
+    ("tensor_reader", || step1::tensor_reader(&solution::MyTensorReader), KEPT),
+    ("tensor_reader's story", || step1::tensor_reader_tells_the_story(&solution::MyTensorReader), KEPT),
+    ("name_mapper", || step1::name_mapper(&solution::MyNameMapper), KEPT),
+    ("name_mapper's story", || step1::name_mapper_tells_the_story(&solution::MyNameMapper), KEPT),
+];
+
+const WRONG: &[Case] = &[
+    ("WithoutEps", || step1::rms_norm(&rms_norm::WithoutEps), Some("did you leave out ε?")),
+    (
+        "EpsOutsideTheRoot",
+        || step1::rms_norm(&rms_norm::EpsOutsideTheRoot),
+        Some("did you add ε outside the root"),
+    ),
+    (
+        "MeanSubtracted",
+        || step1::rms_norm(&rms_norm::MeanSubtracted),
+        Some("did you subtract the mean, as LayerNorm"),
+    ),
+    (
+        "Interleaved",
+        || step1::rotate_half(&rotate_half::Interleaved),
+        Some("did you pair neighbours (2i, 2i + 1)"),
+    ),
+    (
+        "Interleaved's story",
+        || step1::tells_the_demo_story(rotate_half::Interleaved),
+        Some("story differs at token"),
+    ),
+    (
+        "OverwritesTheFirstHalf",
+        || step1::rotate_half(&rotate_half::OverwritesTheFirstHalf),
+        Some("did you overwrite x[i] before"),
+    ),
+    (
+        "TurnedBackwards",
+        || step1::rotate_half(&rotate_half::TurnedBackwards),
+        Some("did you turn the wrong way"),
+    ),
+    (
+        "HeadModuloKvHeads",
+        || step1::kv_head(&kv_head::HeadModuloKvHeads),
+        Some("did you take head % kv_heads?"),
+    ),
+    (
+        "HeadModuloKvHeads' story",
+        || step1::tells_the_demo_story(kv_head::HeadModuloKvHeads),
+        Some("story differs at token"),
+    ),
+    ("OneForAll", || step1::kv_head(&kv_head::OneForAll), Some("query head 2 reads KV head 0, expected 1")),
+    (
+        "WithoutHeader",
+        || step1::tensor_reader(&tensor_reader::WithoutHeader),
+        Some("you counted data_offsets from the file's start"),
+    ),
+    (
+        "ForgetsTheLength",
+        || step1::tensor_reader(&tensor_reader::ForgetsTheLength),
+        Some("you counted data_offsets from the header's length"),
+    ),
+    (
+        "IgnoresTheIndex",
+        || step1::tensor_reader(&tensor_reader::IgnoresTheIndex),
+        Some("did you ask the index which shard holds 'layers.1.b'?"),
+    ),
+    (
+        "WithoutHeader's story",
+        || step1::tensor_reader_tells_the_story(&tensor_reader::WithoutHeader),
+        Some("the demo story"),
+    ),
+    (
+        "ReplacesAnywhere",
+        || step1::name_mapper(&name_mapper::ReplacesAnywhere),
+        Some("only the leading 'module.' goes"),
+    ),
+    (
+        "DropsBeforeUnwrapping",
+        || step1::name_mapper(&name_mapper::DropsBeforeUnwrapping),
+        Some("the wrappers go first"),
+    ),
+    (
+        "DropsBeforeUnwrapping's story",
+        || step1::name_mapper_tells_the_story(&name_mapper::DropsBeforeUnwrapping),
+        Some("v_head.summary.weight"),
+    ),
+];
+
+/// What the last panic said, on any thread: the engine runs kernels on many.
+static SAID: Mutex<Option<String>> = Mutex::new(None);
+
+fn main() -> ExitCode {
+    panic::set_hook(Box::new(|info: &PanicHookInfo| {
+        let said = info.payload_as_str().unwrap_or("a panic without words").to_owned();
+        SAID.lock().expect("no panic here").get_or_insert(said);
+    }));
+    let groups = [("a stub", STUBS), ("the solution", SOLUTIONS), ("a wrong solution", WRONG)];
+    let mut wrong = 0;
+    for (kind, (name, contract, want)) in
+        groups.iter().flat_map(|(kind, cases)| cases.iter().map(move |c| (kind, c)))
+    {
+        let kept = panic::catch_unwind(contract).is_ok();
+        let said = SAID.lock().expect("no panic here").take().unwrap_or_default();
+        let good = kept == want.is_none() && want.is_none_or(|part| said.contains(part));
+        println!("{kind}, {name} ... {}", if good { "ok" } else { "FAILED" });
+        if !good {
+            wrong += 1;
+            println!(
+                "  expected: {}\n  said:     {}",
+                want.unwrap_or("the contract is kept"),
+                if kept { "kept" } else { &said }
+            );
+        }
+    }
+    println!("\n{wrong} of the checks on exercises failed");
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
