@@ -7,11 +7,9 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 
 import argparse
 import sys
-from pathlib import Path
 
-from figures import attention, decoder, loading, staircase
+from figures import attention, decoder, loading, sources, staircase
 
-ROOT = Path(__file__).resolve().parent.parent
 CHAPTER_1 = "steps/step1-forward/figures"
 
 # Where each figure goes, and what draws it.
@@ -33,12 +31,18 @@ def main():
     check = parser.parse_args().check
     stale = []
     for path, draw in FIGURES.items():
+        file = sources.ROOT / path
         try:
-            figure = draw()
-        except FileNotFoundError as e:
-            print(f"{path}: skipped, there is no {Path(e.filename).relative_to(ROOT)}", file=sys.stderr)
+            text = draw().svg()
+        except sources.NotRecorded as e:
+            print(f"{path}: skipped, {e}", file=sys.stderr)
+            if file.exists():
+                stale.append(path)
             continue
-        text, file = figure.svg(), ROOT / path
+        except (OSError, ValueError) as e:
+            sys.exit(f"{path}: {e}")
+        except KeyError as e:
+            sys.exit(f"{path}: what it is drawn from has no {e}")
         if file.exists() and file.read_text(encoding="utf-8") == text:
             continue
         stale.append(path)

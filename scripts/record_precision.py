@@ -4,11 +4,12 @@
     cargo build --release
     python scripts/record_precision.py
 
-It writes notebooks/data/step1_precision.json, with two parts:
+It writes notebooks/data/step1_precision.json, with three parts:
 
 `models`: the largest error of every module's output, for the demo model and for a test fixture. The reference is
     transformers in double precision (dump_hf_reference.py --double). stairwell in f32 is compared by
     `stairwell verify --json`, transformers in f32 and in bf16 here. Errors are absolute: max |x - reference|.
+`next_token`: at how many positions of unseen stories the largest logit is another token's than in the reference.
 `rope_swap`: the demo model's loss at each position with its own rotate-half RoPE and with interleaved RoPE put in its
     place, and a greedy continuation under both. stairwell has no such switch, so transformers is patched.
 
@@ -25,12 +26,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import safetensors.numpy
+import safetensors.torch
 import torch
 import transformers
 from demo_stories import story
-from dump_hf_reference import encode, load_model, reference, save_sorted
+from dump_hf_reference import load_model, reference, save_sorted
 from record_bench import machine
 from transformers.models.qwen3 import modeling_qwen3
 
@@ -38,8 +38,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "models" / "demo"
 FIXTURE = ROOT / "tests" / "fixtures" / "qwen3"
 OUT = ROOT / "notebooks" / "data" / "step1_precision.json"
-PROMPT_TOKENS = 64  # of an unseen story, for the errors per module
-STORIES, POSITIONS = 96, 150  # for the loss per position
+POSITIONS = 150  # of every story
+LOSS_STORIES, TOKEN_STORIES = 96, 32
+TRANSFORMERS = {"transformers f32": torch.float32, "transformers bf16": torch.bfloat16}
 PROMPT, NEW_TOKENS = "Once upon a time", 80  # for the greedy continuation
 
 
@@ -54,25 +55,19 @@ def largest_error(theirs, exact):
 
 def stairwell(binary, *args):
     """Runs the engine. Exit code 1 of `verify` means that a module differs, and its report is still good."""
-    done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True)
+    done = subprocess.run([binary, *map(str, args)], check=False, capture_output=True, text=True)
     if done.returncode not in (0, 1) or not done.stdout:
         sys.exit(f"{binary} {args[0]}: {done.stderr.strip()}")
     return done.stdout
 
 
-def other_tokens(logits, right):
-    """At how many positions the largest logit is another token's than in `right`."""
-    return int((np.asarray(logits).argmax(-1) != np.asarray(right).argmax(-1)).sum())
-
-
-def model_errors(directory, ids, binary, scratch):
+def module_errors(directory, ids, binary, scratch):
     """Every module's error in three arithmetics, in the order of the forward pass."""
     exact, metadata = reference(directory, ids, double=True)
-    file, ours = scratch / "reference.safetensors", scratch / "logits.safetensors"
+    file = scratch / "reference.safetensors"
     save_sorted(file, exact, metadata)
     report = json.loads(stairwell(binary, "verify", "--model", directory, "--reference", file, "--json"))
-    stairwell(binary, "logits", "--model", directory, "--prompt-ids", ",".join(map(str, ids)), "--out", ours)
-    theirs = {dtype: reference(directory, ids, dtype)[0] for dtype in ("float32", "bfloat16")}
+    theirs = {name: reference(directory, ids, str(dtype).removeprefix("torch."))[0] for name, dtype in TRANSFORMERS.items()}
     rows = []
     for module in report["modules"]:
         name = module["name"]
@@ -81,20 +76,36 @@ def model_errors(directory, ids, binary, scratch):
         figures = [exact[name].abs().max().item(), module["largest_error"]]
         figures += [largest_error(tensors[name], exact[name]) for tensors in theirs.values()]
         rows.append([name, *map(significant, figures)])
-    top2 = exact["logits"].topk(2).values
     return {
         "model": directory.relative_to(ROOT).as_posix(),
         "weights_dtype": json.loads((directory / "config.json").read_text()).get("dtype", "float32"),
         "weights_sha256": weights_hash(directory),
         "prompt_ids": ids,
-        "smallest_top2_gap": significant((top2[:, 0] - top2[:, 1]).min().item()),
-        "positions_with_another_token": {
-            "stairwell f32": other_tokens(safetensors.numpy.load_file(ours)["logits"], exact["logits"]),
-            "transformers f32": other_tokens(theirs["float32"]["logits"], exact["logits"]),
-            "transformers bf16": other_tokens(theirs["bfloat16"]["logits"], exact["logits"]),
-        },
-        "columns": ["module", "largest_value", "stairwell f32", "transformers f32", "transformers bf16"],
+        "columns": ["module", "largest_value", "stairwell f32", *TRANSFORMERS],
         "modules": rows,
+    }
+
+
+@torch.no_grad()
+def next_tokens(stories, binary, scratch):
+    """The demo model's largest logits over all positions of `stories`, in each arithmetic against double precision."""
+
+    def logits_of(model):
+        return torch.cat([model(ids[None], use_cache=False).logits[0] for ids in stories])
+
+    exact = logits_of(load_model(DEMO).double())
+    theirs = {name: logits_of(load_model(DEMO, dtype)) for name, dtype in TRANSFORMERS.items()}
+    ours, file = [], scratch / "logits.safetensors"
+    for ids in stories.tolist():
+        stairwell(binary, "logits", "--model", DEMO, "--prompt-ids", ",".join(map(str, ids)), "--out", file)
+        ours.append(safetensors.torch.load_file(file)["logits"])
+    logits = {"stairwell f32": torch.cat(ours)} | theirs
+    top2 = exact.topk(2).values
+    return {
+        "positions": len(exact),
+        "smallest_gap_of_the_two_largest": significant((top2[:, 0] - top2[:, 1]).min().item()),
+        "largest_error": {name: significant(largest_error(x, exact)) for name, x in logits.items()},
+        "another_token": {name: (x.argmax(-1) != exact.argmax(-1)).sum().item() for name, x in logits.items()},
     }
 
 
@@ -133,21 +144,30 @@ def greedy(model, ids):
     return ids
 
 
-def rope_swap():
-    """Loss per position and a greedy continuation, with the right RoPE and with the wrong one."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO, local_files_only=True)
-    encoded = (tokenizer(story("unseen", i).text())["input_ids"] for i in itertools.count())
-    ids = torch.tensor(list(itertools.islice((x[:POSITIONS] for x in encoded if len(x) >= POSITIONS), STORIES)))
+def rope_swap(tokenizer, ids):
+    """Loss per position of `ids`, and a greedy continuation, with the right RoPE and with the wrong one."""
     model = load_model(DEMO)
     original = modeling_qwen3.apply_rotary_pos_emb
-    result = {"stories": STORIES, "prompt": PROMPT}
+    config = json.loads((DEMO / "config.json").read_text())
+    result = {
+        "head_dim": config["head_dim"],
+        "rope_theta": config["rope_parameters"]["rope_theta"],
+        "stories": len(ids),
+        "prompt": PROMPT,
+    }
     for name, function in (("rotate_half", original), ("interleaved", interleaved)):
         modeling_qwen3.apply_rotary_pos_emb = function
         loss = [round(x, 3) for x in loss_per_position(model, ids).tolist()]
-        text = tokenizer.decode(greedy(model, encode(DEMO, PROMPT)), skip_special_tokens=True)
+        text = tokenizer.decode(greedy(model, tokenizer(PROMPT)["input_ids"]), skip_special_tokens=True)
         result[name] = {"text": text, "loss": loss}
     modeling_qwen3.apply_rotary_pos_emb = original
     return result
+
+
+def unseen_stories(tokenizer):
+    """The first POSITIONS tokens of stories that the demo model was not trained on: [LOSS_STORIES, POSITIONS]."""
+    encoded = (tokenizer(story("unseen", i).text())["input_ids"] for i in itertools.count())
+    return torch.tensor(list(itertools.islice((x[:POSITIONS] for x in encoded if len(x) >= POSITIONS), LOSS_STORIES)))
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -172,13 +192,13 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 
-    prompt = encode(DEMO, story("unseen", 0).text())[:PROMPT_TOKENS]
-    fixture_prompt = safetensors.numpy.load_file(FIXTURE / "reference.safetensors")["prompt_ids"].tolist()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO, local_files_only=True)
+    stories = unseen_stories(tokenizer)
+    fixture_prompt = safetensors.torch.load_file(FIXTURE / "reference.safetensors")["prompt_ids"].tolist()
+    prompts = {DEMO: stories[0].tolist(), FIXTURE: fixture_prompt}
     with tempfile.TemporaryDirectory() as scratch:
-        models = [
-            model_errors(directory, ids, binary, Path(scratch))
-            for directory, ids in ((DEMO, prompt), (FIXTURE, fixture_prompt))
-        ]
+        models = [module_errors(directory, ids, binary, Path(scratch)) for directory, ids in prompts.items()]
+        tokens = next_tokens(stories[:TOKEN_STORIES], binary, Path(scratch))
     result = {
         "command": "python scripts/record_precision.py",
         "machine": machine(),
@@ -189,7 +209,8 @@ def main():
             "python": platform.python_version(),
         },
         "models": models,
-        "rope_swap": rope_swap(),
+        "next_token": tokens,
+        "rope_swap": rope_swap(tokenizer, stories),
     }
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(compact(result) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ pub struct Span {
 
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+// ANCHOR: batch
 pub struct Batch {
     /// Token ids, [rows].
     pub tokens: Vec<u32>,
@@ -33,6 +34,7 @@ pub struct Batch {
     /// Rows that need logits.
     pub logit_rows: Vec<u32>,
 }
+// ANCHOR_END: batch
 
 impl Batch {
     /// A batch of one whole sequence that wants the logits of its last row.

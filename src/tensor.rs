@@ -181,11 +181,13 @@ pub fn convert_to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 *o = f32::from_le_bytes(*b);
             }
         }
+        // ANCHOR: bf16
         DType::BF16 => {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                 *o = f32::from_bits((u16::from_le_bytes(*b) as u32) << 16);
             }
         }
+        // ANCHOR_END: bf16
         DType::F16 => {
             for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                 *o = f16_to_f32(u16::from_le_bytes(*b));

@@ -85,7 +85,7 @@ fn nan_infinite_and_negative_sampling_values() {
         ("--temperature", &["nan", "-0.5", "inf", "2.1", "hot"][..], &["0", "-0", "2", "1e-30"][..]),
         ("--top-p", &["NaN", "-0.1", "0", "1.1", "inf"], &["1", "0.001"]),
         ("--min-p", &["nan", "-0.1", "1.1"], &["0", "1"]),
-        ("--top-k", &["-1", "nan", "1.5"], &["0", "1", "1000000"]),
+        ("--top-k", &["-1", "nan", "1.5"], &["0", "1", "18446744073709551615"]),
         ("--repetition-penalty", &["nan", "0", "-1", "inf"], &["1", "0.5", "30"]),
         ("--presence-penalty", &["nan", "-2.1", "2.1"], &["-2", "2"]),
         ("--frequency-penalty", &["nan", "inf", "3"], &["-2", "2"]),
@@ -145,6 +145,14 @@ fn flags_and_commands_that_are_not_there() {
         assert!(!run(help).good().is_empty());
     }
     assert!(run(&["generate", "--help"]).good().contains("Examples:"));
+}
+
+#[test]
+fn a_length_that_is_none() {
+    for length in ["0", "-1", "18446744073709551615", "many"] {
+        run(&["inspect", "--max-model-len", length]).refused(&["--max-model-len", length]);
+    }
+    run(&["inspect", "--max-model-len", "4294967295"]).good();
 }
 
 #[test]

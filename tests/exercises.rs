@@ -2,7 +2,7 @@
 //! contract that the chapter names, with a message that names the mistake.
 //!
 //! It has no harness, so the `#[test]`s of the files that it includes are not compiled. `scripts/check_exercises.sh` runs
-//! those, as a reader does.
+//! those, as a reader does. `cargo test --test exercises -- --nocapture` shows what each contract said.
 
 #[allow(unused_imports)] // what only the tests in them use
 #[path = "../steps/step1-forward"]
@@ -178,24 +178,35 @@ fn main() -> ExitCode {
         let said = info.payload_as_str().unwrap_or("a panic without words").to_owned();
         SAID.lock().expect("no panic here").get_or_insert(said);
     }));
-    let groups = [("a stub", STUBS), ("the solution", SOLUTIONS), ("a wrong solution", WRONG)];
-    let mut wrong = 0;
-    for (kind, (name, contract, want)) in
-        groups.iter().flat_map(|(kind, cases)| cases.iter().map(move |c| (kind, c)))
-    {
+    let show = std::env::args().any(|a| a == "--nocapture");
+    let groups = [("stub", STUBS), ("solution", SOLUTIONS), ("wrong solution", WRONG)];
+    let cases = groups.iter().flat_map(|(kind, cases)| cases.iter().map(move |case| (kind, case)));
+    let mut failed = 0;
+    for (kind, (name, contract, want)) in cases {
         let kept = panic::catch_unwind(contract).is_ok();
-        let said = SAID.lock().expect("no panic here").take().unwrap_or_default();
+        let said = SAID.lock().expect("no panic here").take().unwrap_or_else(|| "nothing".into());
         let good = kept == want.is_none() && want.is_none_or(|part| said.contains(part));
-        println!("{kind}, {name} ... {}", if good { "ok" } else { "FAILED" });
-        if !good {
-            wrong += 1;
-            println!(
-                "  expected: {}\n  said:     {}",
-                want.unwrap_or("the contract is kept"),
-                if kept { "kept" } else { &said }
-            );
+        // A reader who works on an exercise has replaced its stub. That all are in place is checked by the script.
+        let verdict = match () {
+            () if good => "ok",
+            () if *kind == "stub" && want.is_some_and(|part| !has_stub(part)) => "written",
+            () => "FAILED",
+        };
+        println!("{kind}: {name} ... {verdict}");
+        if verdict == "FAILED" {
+            failed += 1;
+            println!("  expected: {}", want.unwrap_or("that the contract is kept"));
+        }
+        if verdict == "FAILED" || show {
+            println!("  said: {}", if kept { "the contract is kept" } else { &said });
         }
     }
-    println!("\n{wrong} of the checks on exercises failed");
-    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("\n{failed} of the checks on exercises failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether the exercise still holds the sentence that its stub says.
+fn has_stub(said: &str) -> bool {
+    let sentence = said.trim_start_matches("not written yet: ");
+    include_str!("../steps/step1-forward/exercise.rs").contains(sentence)
 }

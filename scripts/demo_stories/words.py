@@ -1,7 +1,7 @@
 """The words of the demo stories: names, animals, things, places, and what the plots need to know about them."""
 
-GIRLS = "Anna Bella Clara Daisy Ella Freya Greta Hana Ivy June Kira Lily Maya Nina Olive Poppy Rosa Sara Tilda Wren Zoe Mina Flora Ruby".split()
-BOYS = "Arlo Ben Carlo Dan Emil Finn Gus Hugo Ivan Jack Kai Leo Max Ned Omar Pip Ravi Sam Theo Tom Bruno Felix Otto".split()
+GIRLS = "Anna Bella Clara Daisy Ella Greta Hana Lily Maya Olive Rosa Zoe".split()
+BOYS = "Arlo Ben Finn Gus Hugo Jack Leo Max Omar Pip Sam Tom".split()
 ANIMALS = (
     "fox rabbit bear mouse owl duck hedgehog cat dog frog squirrel goat badger turtle crow mole otter lamb pony goose deer pig beaver hen"
 ).split()

@@ -4,7 +4,15 @@ from . import sources
 from .look import Figure
 
 ROW = 20  # between two lines of the tree
-TREE, OURS = 20, 486  # where the two columns start
+TREE, OURS, RIGHT = 20, 486, 826  # where the two columns start, and the end
+
+# Struct of decoder.rs: indent, colour, and the rows of the tree where it begins and ends.
+STRUCTS = {
+    "Decoder": (0, "muted", 0, 21),
+    "DecoderLayer": (12, "muted", 4, 18),
+    "SelfAttention": (24, "blue", 5, 11),
+    "Mlp": (24, "green", 12, 15),
+}
 
 
 def module_tree():
@@ -53,55 +61,51 @@ def module_tree():
         figure.text(TREE + 11 * depth, at, text, "code", room=OURS - TREE - 11 * depth - 30)
         if ours:
             draw_match(figure, text, TREE + 11 * depth, at, ours, y)
-    figure.text(TREE, figure.height - 34, "Shortened to `Linear(in, out)`. SiLU has no weights: it is the operation `silu_mul` of the",
-                "small", "muted")
-    figure.text(TREE, figure.height - 16, "backend. A tied `LmHead` holds no weight and uses the table of `embed_tokens`.",
-                "small", "muted")
+    figure.text(
+        TREE,
+        figure.height - 34,
+        "Shortened to `Linear(in, out)`. SiLU has no weights: it is the operation `silu_mul` of the",
+        "small",
+        "muted",
+    )
+    figure.text(
+        TREE,
+        figure.height - 16,
+        "backend. A tied `LmHead` holds no weight and uses the table of `embed_tokens`.",
+        "small",
+        "muted",
+    )
     return figure
 
 
 def draw_structs(figure, y):
-    """The four structs as nested boxes; rows are those of the tree."""
-    right = 826
-    for struct, inset, first, last, role in [
-        ("Decoder", 0, 0, 21, "muted"),
-        ("DecoderLayer", 12, 4, 18, "muted"),
-        ("SelfAttention", 24, 5, 11, "blue"),
-        ("Mlp", 24, 12, 15, "green"),
-    ]:
+    """The four structs as nested boxes; y are the rows of the tree."""
+    for inset, role, first, last in STRUCTS.values():
+        left, right = OURS - 12 + inset, RIGHT - inset / 2
         top, bottom = y[first] - 13.5, y[last] + 5.5
-        figure.box(OURS - 12 + inset, top, right - OURS + 12 - inset - inset / 2, bottom - top, role, bare=role == "muted")
+        figure.box(left, top, right - left, bottom - top, role, bare=role == "muted")
 
 
 def draw_match(figure, text, x, y, ours, rows):
-    """The field on this row of the tree, and the line from its name to it."""
-    role, inset = "muted", 0
-    match ours:
-        case ("struct", struct, *field):
-            inset = {"Decoder": 0, "DecoderLayer": 12}.get(struct, 24)
-            role = {"SelfAttention": "blue", "Mlp": "green"}.get(struct, "muted")
-            sources.fields(struct)
-            label = f"{field[0]}: {struct}" if field else f"struct {struct}"
-            if field and not sources.fields("DecoderLayer")[field[0]].startswith(struct):
-                raise ValueError(f"{field[0]} of DecoderLayer is no {struct} any more")
-            figure.text(OURS + inset, y, label, "code", "ink", bold=True, room=826 - OURS - inset)
-            target = y
-        case ("part", field):
-            role = "blue" if field == "qkv_proj" else "green"
-            inset, target = 24, rows[7] if field == "qkv_proj" else rows[14]
-        case (struct, field):
-            inset = {"Decoder": 0, "DecoderLayer": 12}.get(struct, 24)
-            role = {"SelfAttention": "blue", "Mlp": "green"}.get(struct, "muted")
-            kind = sources.fields(struct)[field].replace("<B>", "").replace("<B, ", "<")
-            figure.text(OURS + inset, y, f"{field}: {kind}", "code", room=826 - OURS - inset)
-            target = y
-    start = x + 12.5 * 0.62 * len(text) + 4
-    end = OURS + inset - 5
-    bend = OURS - 32
-    if target == y:
-        figure.line((start, y - 4), (end, y - 4), role=role)
+    """The field on this row of the tree, and the line from the module to it."""
+    kind, name, *field = ours
+    target = y
+    if kind == "struct":
+        inset, role, *_ = STRUCTS[name]
+        if field and not sources.field("DecoderLayer", field[0]).startswith(name):
+            raise ValueError(f"{field[0]} of DecoderLayer is no {name} any more")
+        label = f"{field[0]}: {name}" if field else f"struct {name}"
+        figure.text(OURS + inset, y, label, "code", bold=True, room=RIGHT - OURS - inset)
+    elif kind == "part":
+        inset, role, row = (24, "blue", 7) if name == "qkv_proj" else (24, "green", 14)
+        target = rows[row]
     else:
-        figure.line((start, y - 4), (bend, y - 4), (end, target - 4), role=role)
+        inset, role, *_ = STRUCTS[kind]
+        type_name = sources.field(kind, name).replace("<B>", "").replace("<B, ", "<")
+        figure.text(OURS + inset, y, f"{name}: {type_name}", "code", room=RIGHT - OURS - inset)
+    start, bend, end = x + 12.5 * 0.62 * len(text) + 4, OURS - 32, OURS + inset - 5
+    points = [(start, y - 4), (end, y - 4)] if target == y else [(start, y - 4), (bend, y - 4), (end, target - 4)]
+    figure.line(*points, role=role)
 
 
 def token_through_layer():
@@ -128,14 +132,24 @@ def arrow_down(figure, x, top, bottom, label=None, role="muted"):
 
 def plus(figure, x, y):
     """Where a branch is added to the row."""
-    figure.raw(f'<circle class="box b-ink" cx="{x}" cy="{y}" r="11"/><path class="line l-ink" d="M{x - 6} {y}h12M{x} {y - 6}v12"/>')
+    figure.raw(
+        f'<circle class="box b-ink" cx="{x}" cy="{y}" r="11"/><path class="line l-ink" d="M{x - 6} {y}h12M{x} {y - 6}v12"/>'
+    )
 
 
 def draw_attention_half(figure, c):
     stream, q, k, v, width = 44, 146, 246, 346, 88
     middle = k
     figure.text(20, 28, "Attention", "head")
-    figure.labelled(20, 44, 376, 34, [f"row of the token's id in `embed_tokens` [{c.vocab_size}, {c.hidden_size}]"], "muted", ["small"])
+    figure.labelled(
+        20,
+        44,
+        376,
+        34,
+        [f"row of the token's id in `embed_tokens` [{c.vocab_size}, {c.hidden_size}]"],
+        "muted",
+        ["small"],
+    )
     figure.path(f"M{stream} 78V586q0 8 8 8H528q8 0 8 -8V68q0 -8 8 -8h14q8 0 8 8V586", "ink", thick=True)
     figure.path("M566 584V600", "ink", arrow=True)
     figure.text(stream + 9, 97, f"x [{c.hidden_size}]", "code")
@@ -158,8 +172,15 @@ def draw_attention_half(figure, c):
     figure.text(v + 7, 232, f"[{c.kv}]", "code", "muted")
     figure.text(v + 7, 247, f"{c.num_key_value_heads}×{c.head_dim}", "code", "muted")
     arrow_down(figure, v, 216, 384)
-    figure.labelled(q - width / 2, 386, 2 * (k - q) + width, 52, ["attention", "softmax(q kᵀ · scale) v, head by head"], "orange",
-                    ["body", "small"])
+    figure.labelled(
+        q - width / 2,
+        386,
+        2 * (k - q) + width,
+        52,
+        ["attention", "softmax(q kᵀ · scale) v, head by head"],
+        "orange",
+        ["body", "small"],
+    )
     draw_other_tokens(figure, v + width / 2, 412)
     arrow_down(figure, middle, 438, 472, f"[{c.q}] = {c.num_attention_heads}×{c.head_dim}")
     figure.labelled(middle - 80, 474, 160, 30, [f"o_proj [{c.hidden_size}, {c.q}]"], "blue", ["code"])
@@ -176,12 +197,18 @@ def draw_other_tokens(figure, x, y):
     for i in (2, 1, 0):
         figure.box(left + 7 * i, y - 20 - 7 * i, 62, 40, "orange")
     figure.text(left + 31, y + 5, "k, v", "code", anchor="middle")
-    figure.lines(left + 38, y + 38, ["of the tokens", "before it: the only", "place where", "tokens meet"], 15, kind="small",
-                 anchor="middle")
+    figure.lines(
+        left + 38,
+        y + 38,
+        ["of the tokens", "before it: the only", "place where", "tokens meet"],
+        15,
+        kind="small",
+        anchor="middle",
+    )
 
 
 def draw_mlp_half(figure, c):
-    stream, gate, up, width = 566, 668, 772, 94
+    stream, gate, up, width = 566, 668, 772, 98
     middle, inner = (gate + up) / 2, c.intermediate_size
     left, wide = gate - width / 2, up - gate + width
     figure.text(548, 28, "MLP", "head")
@@ -194,7 +221,7 @@ def draw_mlp_half(figure, c):
         figure.labelled(x - width / 2, 166, width, 28, [name], "blue", ["code"])
         arrow_down(figure, x, 216, 262 if x == gate else 342, f"[{inner}]")
     figure.text(middle, 211, f"one matmul [{2 * inner}, {c.hidden_size}]", "small", "muted", "middle")
-    figure.labelled(gate - width / 2, 264, width, 44, ["silu(z) =", "z / (1 + e⁻ᶻ)"], "green", ["small"])
+    figure.labelled(gate - width / 2, 264, width, 44, ["silu(z) =", "z/(1+exp(−z))"], "green", ["small"])
     arrow_down(figure, gate, 308, 342)
     figure.labelled(left, 344, wide, 36, ["silu(gate) · up"], "green")
     arrow_down(figure, middle, 380, 424, f"[{inner}]")

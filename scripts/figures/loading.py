@@ -42,8 +42,14 @@ def safetensors_file():
         figure.text(x, top + 62, grouped(at), "code", "muted", anchor)
     draw_entry(figure, entry, n, top)
     draw_bytes(figure, header, (json_end, right), top, data)
-    figure.text(left, 454, f"The 8 bytes are a little-endian u64. Offsets count from the start of the data: {grouped(data)} + {grouped(start)} = "
-                f"{grouped(data + start)}.", "small", "muted")
+    figure.text(
+        left,
+        454,
+        f"The 8 bytes are a little-endian u64. Offsets count from the start of the data: {grouped(data)} + {grouped(start)} = "
+        f"{grouped(data + start)}.",
+        "small",
+        "muted",
+    )
     return figure
 
 
@@ -52,27 +58,42 @@ def draw_index(figure, weights, shard):
     names = list(weights)
     at = names.index(NAME)
     figure.text(20, 28, "model.safetensors.index.json", "code", bold=True)
-    figure.box(20, 40, 640, 92, "muted")
+    figure.box(20, 40, 640, 96, "muted")
     for i, name in enumerate(["weight_map", names[at - 1], NAME, "…"]):
         text = '"weight_map": {' if i == 0 else "  …" if i == 3 else f'  "{name}": "{weights[name]}",'
         bold = name == NAME
         figure.text(32, 60 + 21 * i, text, "listing", "orange" if bold else "ink", bold=bold, room=616)
     count = len(set(weights.values()))
     others = [name for name in sorted(set(weights.values())) if name != shard]
-    figure.labelled(684, 60, 136, 52, [f"{count - 1} other shard" + "s" * (count > 2), others[0].removeprefix("model-").removesuffix(".safetensors")],
-                    "muted", ["small"], dashed=True)
+    figure.labelled(
+        684,
+        60,
+        136,
+        52,
+        [f"{count - 1} other shard" + "s" * (count > 2), others[0].removeprefix("model-").removesuffix(".safetensors")],
+        "muted",
+        ["small"],
+        dashed=True,
+    )
     figure.arrow((660, 86), (682, 86), dashed=True)
-    figure.arrow((560, 132), (560, 192), role="orange")
-    figure.text(568, 158, "opened once, mapped", "small", "muted")
+    figure.arrow((140, 136), (140, 166), role="orange")
+    figure.text(150, 156, "opened once, mapped", "small", "muted")
 
 
 def draw_entry(figure, entry, n, top):
     """The tensor's entry in the header."""
     y = top + 84
-    figure.box(20, y, 412, 142, "blue")
+    figure.box(20, y, 412, 148, "blue")
     start, stop = entry["data_offsets"]
-    lines = ["{", f'  "{NAME}": {{', f'    "dtype": "{entry["dtype"]}",', f'    "shape": {entry["shape"]},',
-             f'    "data_offsets": [{start}, {stop}]', "  }, …", "}"]
+    lines = [
+        "{",
+        f'  "{NAME}": {{',
+        f'    "dtype": "{entry["dtype"]}",',
+        f'    "shape": {entry["shape"]},',
+        f'    "data_offsets": [{start}, {stop}]',
+        "  }, …",
+        "}",
+    ]
     for i, line in enumerate(lines):
         bold = "offsets" in line
         figure.text(32, y + 20 + 19 * i, line, "listing", "orange" if bold else "ink", bold=bold, room=396)
@@ -89,12 +110,17 @@ def draw_bytes(figure, header, span, top, data):
     for i, name in enumerate(shown):
         begin, finish = header[name]["data_offsets"]
         mine = name == NAME
-        short = ".".join(name.split(".")[2:]).removesuffix(".weight")
+        short = name.removeprefix("model.").removesuffix(".weight")
         figure.box(left, y + 46 * i, right - left, 42, "orange" if mine else "muted", dashed=not mine)
         figure.text(left + 10, y + 46 * i + 17, short, "listing", bold=mine, room=right - left - 20)
-        where = f"{grouped(data + begin)} … {grouped(data + finish)}"
-        figure.text(left + 10, y + 46 * i + 34, f"bytes {where}", "small", "ink" if mine else "muted", room=right - left - 20)
-    figure.arrow((380, y + 20 + 19 * 4 - 4), (444, y + 20 + 19 * 4 - 4), (444, y + 67), (left - 2, y + 67), role="orange")
+        where = f"{grouped(data + begin)}..{grouped(data + finish)}"
+        figure.text(
+            left + 10, y + 46 * i + 34, f"bytes {where}", "small", "ink" if mine else "muted", room=right - left - 20
+        )
+    offsets = 32 + 11.5 * 0.62 * len(f'    "data_offsets": {header[NAME]["data_offsets"]}') + 4
+    figure.arrow(
+        (offsets, y + 20 + 19 * 4 - 4), (444, y + 20 + 19 * 4 - 4), (444, y + 67), (left - 2, y + 67), role="orange"
+    )
 
 
 def byte_to_parameter():
@@ -110,14 +136,35 @@ def byte_to_parameter():
         height=462,
     )
     stages = [
-        ("config.json", "shapes", "muted", f"v_proj [{c.kv}, {c.hidden_size}]",
-         [f"{c.num_key_value_heads} K/V heads", f"× head_dim {c.head_dim}", f"from hidden_size {c.hidden_size}"]),
-        ("index", "shard", "purple", weights[NAME].removeprefix("model-").removesuffix(".safetensors"),
-         ["weight_map[", "  \"…v_proj.weight\"", "]"]),
-        ("header", "byte range", "blue", f"{grouped(stop - start)} bytes",
-         [f"{header[NAME]['dtype']} {header[NAME]['shape']}", f"{grouped(start)}", f"…{grouped(stop)}"]),
-        ("mmap", "view", "green", "a `HostTensor`", ["&map[range], no copy:", "pages are read when", "they are touched"]),
-        ("name", "parameter", "orange", f"rows {c.q + c.kv}…{c.q + 2 * c.kv}", ["of layer 3's", "self_attn.qkv_proj", "(see below)"]),
+        (
+            "config.json",
+            "shapes",
+            "muted",
+            f"v_proj [{c.kv}, {c.hidden_size}]",
+            [f"{c.num_key_value_heads} K/V heads", f"× head_dim {c.head_dim}", f"hidden_size {c.hidden_size}"],
+        ),
+        (
+            "index",
+            "shard",
+            "purple",
+            weights[NAME].removeprefix("model-").removesuffix(".safetensors"),
+            ["weight_map[", '  "…v_proj.weight"', "]"],
+        ),
+        (
+            "header",
+            "byte range",
+            "blue",
+            f"{grouped(stop - start)} bytes",
+            [f"{header[NAME]['dtype']} {header[NAME]['shape']}", f"bytes {grouped(start)}", f"..{grouped(stop)}"],
+        ),
+        ("mmap", "view", "green", "a `HostTensor`", ["no copy is made;", "pages are read when", "they are touched"]),
+        (
+            "name",
+            "parameter",
+            "orange",
+            f"rows {c.q + c.kv}..{c.q + 2 * c.kv}",
+            ["v_proj is a part", "of qkv_proj", "(see below)"],
+        ),
     ]
     for i, stage in enumerate(stages):
         draw_stage(figure, i, len(stages), *stage)
@@ -146,23 +193,27 @@ def draw_rules(figure):
     y, high = 236, 84
     figure.text(20, 200, "5 close up: every name of the checkpoint goes this way", "head")
     rules = [
-        (20, 116, "muted", ["a name", "of the file"], []),
-        (156, 130, "purple", ["mapper"], ["renames prefixes,", "substrings, suffixes"]),
-        (306, 130, "blue", ["skip rules"], ["built in: RoPE tables;", "yours: --skip-substr"]),
+        (20, 96, "muted", ["a name", "of the file"], []),
+        (134, 136, "purple", ["mapper"], ["renames by prefix,", "part or suffix"]),
+        (288, 150, "blue", ["skip rules"], ["built in: RoPE tables;", "yours: --skip-substr"]),
         (456, 140, "orange", ["a parameter?"], ["as it is, or with", "`model.` before it"]),
     ]
     for i, (x, width, role, head, lines) in enumerate(rules):
         figure.box(x, y, width, high, role)
-        figure.lines(x + width / 2, y + (37 if not lines else 27), head, 17, kind="body", anchor="middle", room=width - 6)
+        figure.lines(
+            x + width / 2, y + (37 if not lines else 27), head, 17, kind="body", anchor="middle", room=width - 6
+        )
         figure.lines(x + width / 2, y + 50, lines, 17, kind="small", role="ink", anchor="middle", room=width - 4)
         if i:
-            figure.arrow((x - 20 if i > 1 else 136, y + high / 2), (x - 1, y + high / 2))
-    figure.arrow((221, y + high), (221, 372), (302, 372), dashed=True)
-    figure.arrow((371, y + high), (371, 354), dashed=True)
-    figure.labelled(304, 356, 134, 32, ["left out"], "muted", ["small"], dashed=True)
+            figure.arrow((x - 18, y + high / 2), (x - 1, y + high / 2))
+    figure.arrow((202, y + high), (202, 372), (294, 372), dashed=True)
+    figure.arrow((363, y + high), (363, 354), dashed=True)
+    figure.labelled(296, 356, 134, 32, ["left out"], "muted", ["small"], dashed=True)
     figure.arrow((526, y + high), (526, 354), role="red", dashed=True)
     figure.text(534, 340, "no", "small", "red")
-    figure.labelled(456, 356, 140, 62, ["error: all unexpected", "and all missing, each", "with the nearest name"], "red", ["small"], dashed=True)
+    figure.labelled(
+        456, 356, 140, 62, ["error: lists all of", "them, each with the", "nearest name"], "red", ["small"], dashed=True
+    )
 
 
 def draw_outcomes(figure, c):
@@ -180,7 +231,9 @@ def draw_outcomes(figure, c):
         high = 76 * n / total
         role = "orange" if name == "v_proj" else "muted"
         figure.box(x + 10, top, width - 20, high, role, radius=0)
-        text = f"{name}: rows {first}…{first + n}"
+        text = f"{name}: rows {first}..{first + n}"
         figure.text(x + width / 2, top + high / 2 + 4, text, "listing", anchor="middle", room=width - 26)
         top += high
-    figure.labelled(x, 386, width, 56, ["tied", "lm_head.weight", "= embed_tokens.weight"], "muted", ["body", "listing"])
+    figure.labelled(
+        x, 382, width, 66, ["tied", "lm_head.weight", "= embed_tokens.weight"], "muted", ["body", "listing"]
+    )

@@ -66,9 +66,8 @@ def style(used):
     return (
         f"text{{font-family:{SANS}}}.code,.listing,.mono{{font-family:{MONO}}}{sizes}"
         ".head,.bold{font-weight:600}.line{fill:none;stroke-width:1.5}.thick{stroke-width:3}.box{stroke-width:1.5}"
-        ".dash{stroke-dasharray:5 4}.bare{fill:none}.none{stroke:none}"
-        f"{rules(LIGHT)}.bare{{fill:none}}"
-        f"@media (prefers-color-scheme:dark){{{rules(DARK)}.bare{{fill:none}}}}"
+        ".dash{stroke-dasharray:5 4}.bare{fill:none!important}.none{stroke:none!important}"
+        f"{rules(LIGHT)}@media (prefers-color-scheme:dark){{{rules(DARK)}}}"
     )
 
 
@@ -98,7 +97,9 @@ class Figure:
         if room is not None and width > room:
             raise ValueError(f"{self.title}: '{text}' needs {width:.0f} and has {room:.0f}")
         self._claim(text, left, y - 0.75 * size, left + width, y + 0.2 * size)
-        inner = "".join(f'<tspan class="mono">{escape(r)}</tspan>' if i % 2 else escape(r) for i, r in enumerate(runs) if r)
+        inner = "".join(
+            f'<tspan class="mono">{escape(r)}</tspan>' if i % 2 else escape(r) for i, r in enumerate(runs) if r
+        )
         names = " ".join([kind, role] + (["bold"] if bold else []))
         where = f'x="{number(x)}" y="{number(y)}"' + (f' text-anchor="{anchor}"' if anchor != "start" else "")
         self.parts.append(f'<text class="{names}" {where}>{inner}</text>')
@@ -108,15 +109,15 @@ class Figure:
         for i, text in enumerate(texts):
             self.text(x, y + i * step, text, **how)
 
-    def labelled(self, x, y, w, h, texts, role="ink", kinds=("body",), dashed=False, bare=False, text_role=None, step=16):
+    def labelled(self, x, y, w, h, texts, role="ink", kinds=("body",), dashed=False, step=16):
         """A box with lines of text in its middle; `kinds` are theirs, the last one for all the rest."""
-        self.box(x, y, w, h, role, dashed, bare)
+        self.box(x, y, w, h, role, dashed)
         if 16 * len(texts) > h + 6:
             raise ValueError(f"{self.title}: {texts} is too high for {h}")
         first = y + h / 2 - step * (len(texts) - 1) / 2 + 4.5
         for i, text in enumerate(texts):
             kind = kinds[min(i, len(kinds) - 1)]
-            self.text(x + w / 2, first + i * step, text, kind, text_role or "ink", "middle", room=w - 6)
+            self.text(x + w / 2, first + i * step, text, kind, "ink", "middle", room=w - 6)
 
     def path(self, d, role="muted", arrow=False, dashed=False, thick=False):
         """A line given as SVG path data."""
@@ -140,9 +141,11 @@ class Figure:
 
     def _claim(self, text, left, top, right, bottom):
         if left < 4 or top < 0 or right > WIDTH - 4 or bottom > self.height:
-            raise ValueError(f"{self.title}: '{text}' leaves the picture: {left:.0f}..{right:.0f}, {top:.0f}..{bottom:.0f}")
-        for other, (l, t, r, b) in self.texts:
-            if left < r and l < right and top < b and t < bottom:
+            raise ValueError(
+                f"{self.title}: '{text}' leaves the picture: {left:.0f}..{right:.0f}, {top:.0f}..{bottom:.0f}"
+            )
+        for other, (x0, y0, x1, y1) in self.texts:
+            if left < x1 and x0 < right and top < y1 and y0 < bottom:
                 raise ValueError(f"{self.title}: '{text}' lies on '{other}'")
         self.texts.append((text, (left, top, right, bottom)))
 
@@ -151,10 +154,14 @@ class Figure:
         body = "\n".join(self.parts)
         heads = [role for role in sorted(self.used) if f"#to-{role})" in body]
         shape = 'viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"'
-        markers = "".join(f'<marker id="to-{r}" {shape}><path class="{r}" d="M0 0.5L8 4L0 7.5z"/></marker>' for r in heads)
+        markers = "".join(
+            f'<marker id="to-{r}" {shape}><path class="{r}" d="M0 0.5L8 4L0 7.5z"/></marker>' for r in heads
+        )
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" width="{WIDTH}" '
             f'height="{self.height}" role="img" aria-labelledby="title desc">\n'
             f'<title id="title">{escape(self.title)}</title>\n<desc id="desc">{escape(self.description)}</desc>\n'
-            f"<style>{style(self.used)}</style>\n" + (f"<defs>{markers}</defs>\n" if markers else "") + f"{body}\n</svg>\n"
+            f"<style>{style(self.used)}</style>\n"
+            + (f"<defs>{markers}</defs>\n" if markers else "")
+            + f"{body}\n</svg>\n"
         )

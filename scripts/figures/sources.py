@@ -33,15 +33,28 @@ def shard(name):
     return length, header, end
 
 
-def recorded(path):
-    """A file of benches/results."""
-    return json.loads((ROOT / "benches" / "results" / path).read_text(encoding="utf-8"))
+class NotRecorded(Exception):
+    """A figure's measurement is not there yet."""
 
 
-def fields(struct):
-    """Field → type of a struct in src/model/decoder.rs."""
+def recorded(name, part):
+    """A file of benches/results that has the measurement `part`."""
+    file = ROOT / "benches" / "results" / name
+    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if part not in result:
+        raise NotRecorded(
+            f"benches/results/{name} has no '{part}'" if result else f"there is no benches/results/{name}"
+        )
+    return result
+
+
+def field(struct, name):
+    """The type of a struct's field in src/model/decoder.rs."""
     source = (ROOT / "src" / "model" / "decoder.rs").read_text(encoding="utf-8")
     found = re.search(rf"struct {struct}<[^{{]*{{(.*?)\n}}", source, re.DOTALL)
     if not found:
         raise ValueError(f"src/model/decoder.rs has no struct {struct} any more: draw the figure anew")
-    return dict(re.findall(r"^    (?:pub )?(\w+): (.*),$", found[1], re.MULTILINE))
+    types = dict(re.findall(r"^    (?:pub )?(\w+): (.*),$", found[1], re.MULTILINE))
+    if name not in types:
+        raise ValueError(f"{struct} of src/model/decoder.rs has no field {name} any more: draw the figure anew")
+    return types[name]

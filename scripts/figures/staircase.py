@@ -64,7 +64,9 @@ def draw_door(figure):
     """Where a checkpoint comes in."""
     figure.lines(43, FLOOR - 84, ["config", "+ weights"], 16, kind="small", anchor="middle", room=80)
     arch = f"M26 {FLOOR}v-42a17 17 0 0 1 34 0v42z"
-    figure.raw(f'<path class="box b-orange" d="{arch}"/><circle class="orange" cx="53" cy="{FLOOR - 24}" r="2"/>', "orange")
+    figure.raw(
+        f'<path class="box b-orange" d="{arch}"/><circle class="orange" cx="53" cy="{FLOOR - 24}" r="2"/>', "orange"
+    )
     figure.arrow((64, FLOOR - 22), (LEFT - 4, FLOOR - 22), role="orange")
 
 
@@ -79,15 +81,17 @@ def draw_climber(figure, i):
         f"M{x + 2} {y - 41}L{x + 13} {y - 35}L{x + 19} {y - 43}",
         f"M{x + 2} {y - 41}L{x - 7} {y - 32}L{x - 6} {y - 24}",
     ]
-    limbs = "".join(f'<path class="line thick l-ink" stroke-linecap="round" stroke-linejoin="round" d="{d}"/>' for d in body)
+    limbs = "".join(
+        f'<path class="line thick l-ink" stroke-linecap="round" stroke-linejoin="round" d="{d}"/>' for d in body
+    )
     figure.raw(f'{limbs}<circle class="ink" cx="{x + 5}" cy="{y - 54}" r="7"/>', "ink")
 
 
 def draw_tokens(figure):
-    """What comes out at the top."""
+    """What comes out at the top: how the demo model goes on, greedily."""
     x, y = tread(len(STEPS) - 1)
-    right, top = x + STEP - 2, y - 50
-    for word, width in [("…", 26), ("was", 42), ("there", 52), (",", 20)]:
+    right, top = x + STEP - 2, 12
+    for word, width in [("…", 26), ("small", 52), ("a", 24), ("in", 28), (",", 20)]:
         right -= width
         figure.labelled(right, top, width, 26, [word], "orange", ["small"])
         right -= 5

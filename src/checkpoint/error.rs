@@ -70,7 +70,7 @@ pub enum CheckpointError {
     #[error("{index}: tensor '{tensor}' should be in {shard}, but that file does not hold it")]
     NotInShard { index: PathBuf, tensor: String, shard: String },
     /// Shorter than its header says, as after an interrupted download.
-    #[error("{path}: truncated: {what} needs {needed} bytes and the file has {actual}. Download it again")]
+    #[error("{path}: truncated: {what} ends at byte {needed} and the file has {actual}. Download it again")]
     Truncated { path: PathBuf, what: String, needed: u64, actual: u64 },
     /// The header is damaged or hostile.
     #[error("{path}: bad safetensors header: {reason}")]

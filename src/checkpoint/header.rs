@@ -133,6 +133,7 @@ fn string_map(value: &Value) -> Option<BTreeMap<String, String>> {
     map.iter().map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
 }
 
+// ANCHOR: tensor_info
 /// One entry, or what is wrong with it.
 fn tensor_info(entry: &Value, data_start: usize) -> Result<TensorInfo, String> {
     let dtype_value = entry.get("dtype").ok_or("it has no dtype")?;
@@ -159,6 +160,7 @@ fn tensor_info(entry: &Value, data_start: usize) -> Result<TensorInfo, String> {
         |offset: usize| data_start.checked_add(offset).ok_or_else(|| format!("offset {offset} overflows"));
     Ok(TensorInfo { dtype, shape, range: in_file(begin)?..in_file(end)? })
 }
+// ANCHOR_END: tensor_info
 
 fn unsigned_list(entry: &Value, key: &str) -> Result<Vec<usize>, String> {
     let list = entry.get(key).and_then(Value::as_array).ok_or_else(|| format!("it has no list '{key}'"))?;

@@ -87,6 +87,7 @@ pub enum Resolution {
 impl LoadRules {
     /// Resolves a name. `is_parameter` knows the model's names; `base_prefix` is its base model's (`model.`,
     /// `transformer.`), which some checkpoints leave out.
+    // ANCHOR: resolve
     pub fn resolve(&self, name: &str, base_prefix: &str, is_parameter: impl Fn(&str) -> bool) -> Resolution {
         let Some(mapped) = self.mapper.map(name) else { return Resolution::Skipped };
         let any = |list: &[String], matches: &dyn Fn(&str) -> bool| list.iter().any(|s| matches(s));
@@ -110,6 +111,7 @@ impl LoadRules {
         }
         Resolution::Unexpected(mapped.into_owned())
     }
+    // ANCHOR_END: resolve
 }
 
 /// All names that don't fit, with the nearest candidates.

@@ -93,12 +93,14 @@ impl StateDict {
         self.directory.path(shard)
     }
 
+    // ANCHOR: view
     /// A view of a tensor.
     pub fn tensor(&self, name: &str) -> Option<HostTensor> {
         let Entry { shard, info } = self.entry(name)?;
         let data = Bytes::new(self.shards[shard].owner.clone(), info.range.clone());
         Some(HostTensor { dtype: info.dtype, shape: info.shape.clone(), data })
     }
+    // ANCHOR_END: view
 
     /// Views of all tensors, file by file, in the order of their bytes.
     pub fn tensors(&self) -> impl Iterator<Item = (String, HostTensor)> {

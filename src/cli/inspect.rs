@@ -25,8 +25,8 @@ pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
     /// Length in tokens to work out memory for [default: the model's context, at most 4096]
-    #[arg(long, value_name = "N")]
-    max_model_len: Option<usize>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    max_model_len: Option<u32>,
     /// Read everything and print a checksum for each tensor and one over all
     #[arg(long)]
     verify: bool,
@@ -42,7 +42,7 @@ pub fn run(args: Args) -> Result<Outcome> {
         Format::Safetensors => Some(StateDict::open(&directory)?),
         Format::Dummy => None,
     };
-    let length = args.max_model_len.unwrap_or(config.context().min(4096));
+    let length = args.max_model_len.map_or(config.context().min(4096), |n| n as usize);
     let memory = Memory::new(&config, state_dict.as_ref().map(StateDict::total_bytes), length);
     let sums = match &state_dict {
         Some(state_dict) if args.verify => {

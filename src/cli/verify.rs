@@ -93,7 +93,10 @@ fn read(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
     let parent = path.parent().unwrap_or(Path::new(""));
     let directory = Directory::Disk(if parent == Path::new("") { ".".into() } else { parent.into() });
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let absent = || CheckpointError::Io { path: path.into(), error: io::ErrorKind::NotFound.into() };
+    let absent = || CheckpointError::Io {
+        path: path.into(),
+        error: io::Error::new(io::ErrorKind::NotFound, "there is no such file"),
+    };
     let owner = directory.map(&name)?.ok_or_else(absent)?;
     let header = Header::parse((*owner).as_ref(), path)?;
     let view = |(name, info): (String, stairwell::checkpoint::TensorInfo)| {

@@ -113,7 +113,7 @@ impl ModelConfig {
             let reason = format!("{kv_heads} does not divide num_attention_heads = {heads}");
             return Err(fields.error("num_key_value_heads", reason));
         }
-        if self.rope.is_some() && self.head_dim % 2 != 0 {
+        if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
             return Err(fields.error("head_dim", format!("{} is odd, and RoPE rotates pairs", self.head_dim)));
         }
         if self.head_dim > 1 << 16 {
@@ -124,7 +124,7 @@ impl ModelConfig {
         }
         // Sizes of one matrix stay far from overflow, whatever config.json says.
         let widest = (heads * self.head_dim).max(self.intermediate_size).max(self.vocab_size);
-        if self.hidden_size.checked_mul(widest).is_none_or(|n| n > 1 << 40) {
+        if self.hidden_size.checked_mul(widest).is_none_or(|n| n > 1 << 40) || widest > 1 << 31 {
             return Err(fields.error("hidden_size", "the sizes in this file give an impossibly large model"));
         }
         Ok(())

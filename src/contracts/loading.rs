@@ -26,6 +26,9 @@ pub trait NameMapper {
     fn map(&self, name: &str) -> Option<String>;
 }
 
+/// The tensors of a shard: names and bytes.
+type Tensors = [(&'static str, Vec<u8>); 3];
+
 /// `read` gives exactly the tensor's bytes, out of the shard that the index names, and refuses a name that is not there.
 ///
 /// # Panics
@@ -67,18 +70,12 @@ pub fn tensor_reader(reader: &impl TensorReader) {
 }
 
 /// Whose bytes these are, if they are anyone's.
-fn diagnose<const N: usize>(
-    got: &[u8],
-    name: &str,
-    tensors: &[(&str, Vec<u8>); N],
-    shards: &[(&str, [(&str, Vec<u8>); N])],
-) -> String {
-    let stored =
-        shards.iter().flat_map(|(file, tensors)| tensors.iter().map(move |(n, bytes)| (file, n, bytes)));
-    if let Some((file, n, _)) = { stored }.find(|(_, _, bytes)| *bytes == got) {
-        return format!(
-            "\n  these are the bytes of '{n}' in {file}: did you ask the index which shard holds '{name}'?"
-        );
+fn diagnose(got: &[u8], name: &str, tensors: &Tensors, shards: &[(&str, Tensors)]) -> String {
+    for (file, tensors) in shards {
+        if let Some((other, _)) = tensors.iter().find(|(_, bytes)| bytes == got) {
+            let hint = format!("did you ask the index which shard holds '{name}'?");
+            return format!("\n  these are the bytes of '{other}' in {file}: {hint}");
+        }
     }
     let file = awkward_shard(tensors);
     let header = u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
@@ -87,12 +84,11 @@ fn diagnose<const N: usize>(
         tensors.iter().rev().take_while(|(n, _)| *n != name).map(|(_, bytes)| bytes.len()).sum();
     let starts = [(0, "the file's start"), (8, "the header's start"), (header, "the header's length")];
     let at = |from: usize| file.get(from + start..from + start + got.len());
-    match starts.iter().find(|(from, _)| at(*from) == Some(got)) {
-        Some((_, from)) => format!(
-            "\n  you counted data_offsets from {from}: they count from the end of the header, byte 8 + {header} of this file"
-        ),
-        None => String::new(),
-    }
+    let counted = starts.iter().find(|(from, _)| at(*from) == Some(got));
+    counted.map_or(String::new(), |(_, from)| {
+        let hint = format!("they count from the end of the header, byte 8 + {header} of this file");
+        format!("\n  you counted data_offsets from {from}: {hint}")
+    })
 }
 
 /// The demo model, every tensor of it read by this reader, writes the engine's story.

@@ -62,7 +62,7 @@ pub(super) fn awkward_shard(tensors: &[(&str, Vec<u8>)]) -> Vec<u8> {
         header.insert((*name).into(), entry);
     }
     let mut header = Value::Object(header).to_string();
-    if header.len() % 2 == 0 {
+    if header.len().is_multiple_of(2) {
         header.push(' ');
     }
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()

@@ -73,3 +73,32 @@ fn text(ids: &[u32]) -> String {
     let text = tokenizer().expect("the demo's tokenizer").decode(ids, true);
     text.replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Batch;
+
+    /// Another order of summation must not change the story: a contract would call a right solution wrong.
+    #[test]
+    fn no_token_of_the_story_is_a_narrow_choice() {
+        let load = || ModelRunner::load(&demo::directory(), LoadOptions::default());
+        let ids = write(load()).unwrap();
+        let prompt = tokenizer().unwrap().encode_prompt(PROMPT).unwrap();
+        let mut batch = Batch::of(&[&prompt[..], &ids].concat());
+        batch.logit_rows = (prompt.len() as u32 - 1..batch.tokens.len() as u32 - 1).collect();
+        let mut runner = load().unwrap();
+        let logits = runner.forward(&batch, None).unwrap();
+        for (at, row) in logits.data().chunks(runner.config.vocab_size).enumerate() {
+            let mut sorted = row.to_vec();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let gap = sorted[0] - sorted[1];
+            assert!(
+                gap > 1e-3,
+                "token {at}: the best two logits are {gap} apart; choose another PROMPT or TOKENS"
+            );
+        }
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert!(ids.len() == TOKENS && distinct.len() > TOKENS / 4, "no story: {}", text(&ids));
+    }
+}

@@ -59,6 +59,7 @@ impl Attention<Cpu> for Recompute {
     ) -> Result<CpuTensor> {
         let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
         let mut out = cpu.take(q.rows(), heads * head_dim);
+        // ANCHOR: attend
         cpu.for_each_chunk(out.data_mut(), head_dim, |i, out| {
             let (row, head) = (i / heads, i % heads);
             let kv_head = cpu.kernels().kv_head(head, heads, kv_heads);
@@ -71,6 +72,7 @@ impl Attention<Cpu> for Recompute {
             let q = &q.row(row)[head * head_dim..][..head_dim];
             SCORES.with_borrow_mut(|scores| attend_head(cpu.isa(), q, &keys, seen, scale, scores, out));
         });
+        // ANCHOR_END: attend
         Ok(out)
     }
 

@@ -71,9 +71,11 @@ pub trait Attention<B: Backend>: Send {
         k: B::Tensor,
         v: &B::Tensor,
     ) -> Result<B::Tensor> {
+        // ANCHOR: rotate_and_attend
         let q = backend.rope(q, positions, rope)?;
         let k = backend.rope(k, positions, rope)?;
         self.attend(backend, layer, &q, &k, v)
+        // ANCHOR_END: rotate_and_attend
     }
 
     /// Whether K and V of earlier forwards are kept, so that only new tokens need to be given.

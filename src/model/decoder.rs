@@ -119,11 +119,13 @@ impl<B: Backend> Model<B> for Decoder<B> {
         Ok(x)
     }
 
+    // ANCHOR: head
     fn head(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor> {
         let x = pass.backend.take_rows(&x, &pass.inputs.logit_rows)?;
         let x = self.norm.forward(pass, &x)?;
         self.lm_head.forward(pass, &x, &self.embed_tokens)
     }
+    // ANCHOR_END: head
 
     fn attention_shape(&self) -> AttentionShape {
         self.attention.clone()

@@ -139,6 +139,7 @@ pub struct LmHead<B: Backend> {
 }
 
 impl<B: Backend> LmHead<B> {
+    // ANCHOR: lm_head
     /// [rows, hidden] → logits [rows, vocabulary].
     pub(super) fn forward(
         &self,
@@ -152,6 +153,7 @@ impl<B: Backend> LmHead<B> {
         pass.see("lm_head", &logits);
         Ok(logits)
     }
+    // ANCHOR_END: lm_head
 
     /// The tied pair, if it is tied to the table of that name.
     pub(super) fn tied(&self, embedding: &'static str) -> Option<TiedNames> {

@@ -63,6 +63,7 @@ pub struct Loading<'a> {
 ///
 /// # Errors
 /// Unexpected, missing or doubled names, shapes and dtypes that don't fit. The model is unchanged then.
+// ANCHOR: load_weights
 pub fn load_weights<B: Backend>(
     backend: &B,
     model: &mut dyn Model<B>,
@@ -79,6 +80,7 @@ pub fn load_weights<B: Backend>(
     arrived.check(&sources, &loading)?;
     arrived.write(backend, model, loading.events)
 }
+// ANCHOR_END: load_weights
 
 impl<B: Backend> dyn Model<B> {
     /// Replaces parameters of a loaded model by name, all of them or none, checked as a load is.

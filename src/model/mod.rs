@@ -52,12 +52,14 @@ pub trait Model<B: Backend>: Send {
     /// Visits every parameter, in the order of the module tree.
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()>;
 
+    // ANCHOR: model_forward
     /// One forward pass over the batch: token ids → logits.
     fn forward(&self, pass: &mut Pass<B>) -> Result<B::Tensor> {
         let x = self.embed(pass)?;
         let x = self.layers(pass, self.attention_shape().layers, x)?;
         self.head(pass, x)
     }
+    // ANCHOR_END: model_forward
 }
 
 /// A batch's ids, where the backend reads them.

@@ -42,10 +42,12 @@ impl Frequencies {
         max_position: usize,
         max_length: usize,
     ) -> Frequencies {
+        // ANCHOR: plain
         let plain = |theta: f64| -> Vec<f32> {
             let exponent = |i: usize| (2 * i) as f32 / head_dim as f32;
             (0..head_dim / 2).map(|i| 1.0 / (theta as f32).powf(exponent(i))).collect()
         };
+        // ANCHOR_END: plain
         let unscaled = |inv_freq| Frequencies { inv_freq, attention_scaling: 1.0 };
         match &rope.scaling {
             RopeScaling::Default => unscaled(plain(rope.theta)),

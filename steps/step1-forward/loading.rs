@@ -11,6 +11,7 @@ use stairwell::{
     model::{self, Completeness, Loading, load_weights},
     runner::{ModelRunner, read_config},
     tensor::HostTensor,
+    tokenizer::Tokenizer,
 };
 
 fn main() -> Result<()> {
@@ -20,16 +21,17 @@ fn main() -> Result<()> {
 
     println!("\na stream with two names that the model does not have:");
     let with_norms = || {
-        let norms = ["norm_mean", "norm_std"].map(|name| (name.to_owned(), HostTensor::from_f32(&[2], &[0.0, 1.0])));
+        let norms =
+            ["norm_mean", "norm_std"].map(|name| (name.to_owned(), HostTensor::from_f32(&[2], &[0.0, 1.0])));
         state_dict.tensors().chain(norms)
     };
     let refused = load(&config, with_norms(), &LoadRules::default()).map(|_| ());
     println!("  by default:  {}", refused.expect_err("two unknown names"));
     let mut runner = load(&config, with_norms(), &skip_norms())?;
-    println!("  skip list:   token {}", next_token(&mut runner)?);
+    println!("  skip list:   {}", next_token(&mut runner)?);
     let from_training = with_norms().map(|(name, tensor)| (format!("actor.{name}"), tensor));
     let mut runner = load(&config, from_training, &from_actor())?;
-    println!("  mapper:      token {}", next_token(&mut runner)?);
+    println!("  mapper:      {}", next_token(&mut runner)?);
 
     println!("\nupdating weights in place:");
     update(&mut runner, &state_dict)
@@ -42,7 +44,12 @@ fn find(state_dict: &StateDict) {
     let entry = state_dict.entry(name).expect("the demo has a layer 3");
     let tensor = state_dict.tensor(name).expect("an entry has a view");
     println!("{name}");
-    println!("  {} in bytes {:?} of {}", tensor.dtype, entry.info.range, state_dict.shards()[entry.shard].file);
+    println!(
+        "  {} in bytes {:?} of {}",
+        tensor.dtype,
+        entry.info.range,
+        state_dict.shards()[entry.shard].file
+    );
     println!("  {:?}, first values {:?}", tensor.shape, &tensor.to_f32()[..3]);
 }
 // ANCHOR_END: find
@@ -91,25 +98,28 @@ fn load(
 fn update(runner: &mut ModelRunner<Cpu>, state_dict: &StateDict) -> Result<()> {
     let name = || "model.norm.weight".to_owned();
     let old = state_dict.tensor(&name()).expect("the demo has a last norm");
-    println!("  before:      token {}", next_token(runner)?);
+    println!("  before:      {}", next_token(runner)?);
 
     let negative: Vec<f32> = old.to_f32().iter().map(|v| -v).collect();
     runner.update_weights([(name(), HostTensor::from_f32(&old.shape, &negative))])?;
-    println!("  negated:     token {}", next_token(runner)?);
+    println!("  negated:     {}", next_token(runner)?);
 
     let too_short = [(name(), old.clone()), ("lm_head.weight".into(), HostTensor::from_f32(&[1], &[0.0]))];
     println!("  refused:     {}", runner.update_weights(too_short).expect_err("a wrong shape"));
-    println!("  unchanged:   token {}", next_token(runner)?);
+    println!("  unchanged:   {}", next_token(runner)?);
 
     runner.update_weights([(name(), old)])?;
-    println!("  put back:    token {}", next_token(runner)?);
+    println!("  put back:    {}", next_token(runner)?);
     Ok(())
 }
 // ANCHOR_END: update
 
-/// The greedy token after a short prompt.
-fn next_token(runner: &mut ModelRunner<Cpu>) -> Result<usize> {
-    let logits = runner.forward(&Batch::of(&[697, 696, 261, 484]), None)?;
+/// The greedy token after a short prompt, as it is written.
+fn next_token(runner: &mut ModelRunner<Cpu>) -> Result<String> {
+    let tokenizer = Tokenizer::new(demo::tokenizer_files())?;
+    let prompt = tokenizer.encode_prompt("Once upon a")?;
+    let logits = runner.forward(&Batch::of(&prompt), None)?;
     let logits = runner.backend.download(&logits)?;
-    Ok((0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or_default())
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or_default();
+    Ok(format!("{:?}", tokenizer.piece(best as u32).unwrap_or_default()))
 }

@@ -17,7 +17,7 @@ use stairwell::{
 };
 use std::ops::ControlFlow;
 
-const PROMPT: &str = "Once upon a time";
+const PROMPT: &str = "One day, Tom found a";
 /// The layer whose modules are shown.
 const LAYER: &str = "model.layers.3";
 
@@ -73,12 +73,13 @@ fn main() -> Result<()> {
     rotation(&runner, &outputs);
     head_sharing(&runner);
 
-    println!("\n6. The last token's hidden state to logits: {} numbers, the best five:", logits.len());
+    println!("\n6. The last hidden state to {} logits; the best five:", logits.len());
     let mut best: Vec<usize> = (0..logits.len()).collect();
     best.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     let sum: f64 = logits.iter().map(|&l| (l as f64).exp()).sum();
     for &id in &best[..5] {
-        println!("   {id:5} {:12} logit {:7.3}, probability {:.3}", format!("{:?}", piece(id as u32)), logits[id], (logits[id] as f64).exp() / sum);
+        let (text, logit) = (format!("{:?}", piece(id as u32)), logits[id]);
+        println!("   {id:5}  {text:10}  logit {logit:6.2}, probability {:.3}", (logit as f64).exp() / sum);
     }
 
     sampling(&mut logits, &ids, piece)?;
@@ -103,10 +104,12 @@ fn embedding(state_dict: &StateDict, ids: &[u32], outputs: &Outputs) {
 }
 
 fn layer(outputs: &Outputs, tokens: usize) {
-    println!("\n3. One layer, module by module; the numbers are the last token's first ones");
-    for o in outputs.0.iter().filter(|o| o.name.starts_with(LAYER)) {
-        let name = o.name.strip_prefix(LAYER).unwrap_or_default();
-        println!("   {:26} [{tokens}, {:3}]  {}", format!("{LAYER}{name}").trim_start_matches("model."), o.cols, start(o.row(tokens - 1)));
+    println!("\n3. {LAYER}, module by module; the numbers are the last token's first ones");
+    for o in &outputs.0 {
+        if let Some(name) = o.name.strip_prefix(LAYER) {
+            let name = if name.is_empty() { "(the layer)" } else { &name[1..] };
+            println!("   {name:24}  [{tokens}, {:3}]  {}", o.cols, start(o.row(tokens - 1)));
+        }
     }
 }
 
@@ -114,23 +117,27 @@ fn layer(outputs: &Outputs, tokens: usize) {
 fn rotation(runner: &ModelRunner<Cpu>, outputs: &Outputs) {
     let d = runner.config.head_dim;
     let rope = Frequencies::new(&runner.config, runner.config.context()).expect("the demo has RoPE");
-    let head = |module: &str| outputs.of(&format!("{LAYER}.self_attn.{module}")).row(3)[..d].to_vec();
-    let (q, k) = (head("q_norm"), head("k_norm"));
+    let head =
+        |module: &str, row: usize| outputs.of(&format!("{LAYER}.self_attn.{module}")).row(row)[..d].to_vec();
+    let (q, k) = (head("q_norm", 3), head("k_norm", 0));
     let at = |head: &[f32], position: usize| {
         let angle = |f: &f32| position as f32 * f;
-        let (cos, sin): (Vec<f32>, Vec<f32>) = rope.inv_freq.iter().map(|f| (angle(f).cos(), angle(f).sin())).unzip();
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            rope.inv_freq.iter().map(|f| (angle(f).cos(), angle(f).sin())).unzip();
         let mut head = head.to_vec();
         Standard.rotate_half(&mut head, &cos, &sin);
         head
     };
-    println!("\n4. RoPE turns {} pairs a head; pair 1 is elements 1 and {}, {:.4} radians a position", d / 2, 1 + d / 2, rope.inv_freq[1]);
+    println!("\n4. RoPE turns the {} pairs of a head; pair 1 is elements 1 and {}:", d / 2, 1 + d / 2);
     for position in [0, 1, 3] {
         let turned = at(&q, position);
-        println!("   q at position {position}: ({:7.3}, {:7.3})", turned[1], turned[1 + d / 2]);
+        let angle = position as f32 * rope.inv_freq[1];
+        let (a, b) = (turned[1], turned[1 + d / 2]);
+        println!("   q at position {position}, {angle:.3} radians: ({a:6.3}, {b:6.3})");
     }
     let score = |p: usize, t: usize| -> f32 { at(&q, p).iter().zip(&at(&k, t)).map(|(a, b)| a * b).sum() };
-    for (p, t) in [(3, 1), (1003, 1001), (3, 3)] {
-        println!("   q at {p:4} . k at {t:4} = {:.3}", score(p, t));
+    for (p, t) in [(3, 0), (1003, 1000), (3, 3)] {
+        println!("   q at {p:4}, k at {t:4}, {} apart: q . k = {:.2}", p - t, score(p, t));
     }
 }
 
@@ -145,7 +152,13 @@ fn head_sharing(runner: &ModelRunner<Cpu>) {
 fn sampling(logits: &mut [f32], prompt: &[u32], piece: impl Fn(u32) -> String) -> Result<()> {
     println!("\n7. Logits to one token: greedy, then at temperature 0.7 with three seeds");
     let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    let warm = |seed| SamplingParams { temperature: 0.7, top_k: 40, top_p: 0.95, seed: Some(seed), ..SamplingParams::default() };
+    let warm = |seed| SamplingParams {
+        temperature: 0.7,
+        top_k: 40,
+        top_p: 0.95,
+        seed: Some(seed),
+        ..SamplingParams::default()
+    };
     for params in [greedy, warm(1), warm(2), warm(3)] {
         let how = params.seed.map_or("greedy".into(), |seed| format!("seed {seed}"));
         let sampled = Sampler::new(params, prompt, logits.len())?.sample(logits)?;

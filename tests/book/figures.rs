@@ -4,10 +4,8 @@
 //! `takes 4.2<!-- =recompute[tokens=150].seconds --> s` is compared to as many decimals as it shows, and a
 //! `<!-- table: recompute | tokens | seconds .2 -->` before a table gives the table's body.
 
-use super::{
-    Checked,
-    page::{comment, prose},
-};
+use super::page::{comment, prose};
+use crate::Checked;
 use serde_json::Value;
 
 /// Compares the figures and tables of a page with the results, which `read` gives by path.
@@ -26,7 +24,13 @@ pub fn check(text: &str, read: &dyn Fn(&str) -> Option<String>) -> Checked {
             let (rows, old) = (table(spec, &results), table_below(text, at));
             match rows {
                 Err(e) => checked.wrong(at, e),
-                Ok(rows) if old.len() < 2 => checked.wrong(at, format!("no table follows; write a header and a line of dashes above {} rows", rows.len())),
+                Ok(rows) if old.len() < 2 => checked.wrong(
+                    at,
+                    format!(
+                        "no table follows; write a header and a line of dashes above {} rows",
+                        rows.len()
+                    ),
+                ),
                 Ok(rows) => {
                     if old[2..] != rows {
                         checked.stale(at, format!("this table differs from the recorded '{}'", spec.trim()));
@@ -126,18 +130,23 @@ fn table(spec: &str, results: &Results) -> Result<Vec<String>, String> {
     let columns: Vec<&str> = parts.collect();
     let rows: Vec<Value> = match list {
         Value::Array(rows) => rows,
-        Value::Object(entries) => entries.into_iter().map(|(key, mut row)| {
-            if let Some(fields) = row.as_object_mut() {
-                fields.insert("@key".into(), key.into());
-            }
-            row
-        }).collect(),
+        Value::Object(entries) => entries
+            .into_iter()
+            .map(|(key, mut row)| {
+                if let Some(fields) = row.as_object_mut() {
+                    fields.insert("@key".into(), key.into());
+                }
+                row
+            })
+            .collect(),
         other => return Err(format!("{other} is no list of records")),
     };
-    rows.iter().map(|row| {
-        let cells: Result<Vec<String>, String> = columns.iter().map(|c| cell(c, row, results)).collect();
-        Ok(format!("| {} |", cells?.join(" | ")))
-    }).collect()
+    rows.iter()
+        .map(|row| {
+            let cells: Result<Vec<String>, String> = columns.iter().map(|c| cell(c, row, results)).collect();
+            Ok(format!("| {} |", cells?.join(" | ")))
+        })
+        .collect()
 }
 
 /// One cell: an expression on the row, and `.2` for two decimals.
@@ -187,7 +196,11 @@ impl Results<'_> {
         }
         let (file, path) = match word.split_once('#') {
             Some((file, path)) => (file, path),
-            None => (self.default.ok_or("the page names no results; write <!-- figures: FILE.json --> at its top")?, word),
+            None => (
+                self.default
+                    .ok_or("the page names no results; write <!-- figures: FILE.json --> at its top")?,
+                word,
+            ),
         };
         let text = (self.read)(file).ok_or_else(|| format!("there are no results '{file}'"))?;
         let root: Value = serde_json::from_str(&text).map_err(|e| format!("{file}: {e}"))?;
@@ -205,11 +218,8 @@ fn follow<'a>(mut value: &'a Value, path: &str) -> Option<&'a Value> {
         };
         if let Some(selector) = selector {
             let (key, wanted) = selector.strip_suffix(']')?.split_once('=')?;
-            let fits = |record: &&Value| match &record[key] {
-                Value::String(s) => s == wanted,
-                other => other.to_string() == wanted,
-            };
-            value = value.as_array()?.iter().find(fits)?;
+            let shown = |field: &Value| field.as_str().map_or_else(|| field.to_string(), str::to_owned);
+            value = value.as_array()?.iter().find(|record| shown(&record[key]) == wanted)?;
         }
     }
     Some(value)
@@ -217,18 +227,25 @@ fn follow<'a>(mut value: &'a Value, path: &str) -> Option<&'a Value> {
 
 /// Times and speeds that name no result: `12 ms`, with nothing between.
 pub fn unsourced(text: &str) -> Checked {
-    const UNITS: [&str; 8] = ["ms", "µs", "tok/s", "tokens/s", "GB/s", "GFLOP/s", "GFLOPS", "seconds"];
+    const UNITS: [&str; 8] = ["ms", "µs", "tok/s", "tokens/s", "GB/s", "GFLOP/s", "GFLOPS", "s"];
     let mut checked = Checked { text: text.into(), ..Checked::default() };
     let lines: Vec<&str> = text.lines().collect();
     // The body of a table that a comment fills is checked with it.
     let mut filled = false;
     for (at, line) in prose(text, true) {
-        filled = (at > 0 && comment(lines[at - 1]).is_some_and(|c| c.starts_with("table: "))) || filled && line.starts_with('|');
+        filled = (at > 0 && comment(lines[at - 1]).is_some_and(|c| c.starts_with("table: ")))
+            || filled && line.starts_with('|');
         let words: Vec<&str> = line.split([' ', '\u{a0}', '(', ')', '|', ';']).collect();
         for pair in words.windows(2) {
             let unit = pair[1].trim_end_matches([',', '.', ':', '*', '?', '!']);
             if !filled && UNITS.contains(&unit) && pair[0].ends_with(|c: char| c.is_ascii_digit()) {
-                checked.wrong(at, format!("where is '{} {unit}' from? Write <!-- =path.in.results --> right after the number", pair[0]));
+                checked.wrong(
+                    at,
+                    format!(
+                        "where is '{} {unit}' from? Write <!-- =path.in.results --> right after the number",
+                        pair[0]
+                    ),
+                );
             }
         }
     }
@@ -264,9 +281,17 @@ mod tests {
             ("`Xeon 8`", "`Xeon 9`", "2: '`Xeon 9`' is recorded as `Xeon 8` (host.cpu)"),
             ("3,577,920", "3,577,921", "3: '3,577,921' is recorded as 3,577,920 (load.bytes)"),
             ("3.58<", "3.57<", "3: '3.57' is recorded as 3.58 (r.json#load.bytes / 1e6)"),
-            ("| 64 | 75.5 |\n", "| 64 | 75.6 |\n", "5: this table differs from the recorded 'recompute | tokens | ms .1'"),
+            (
+                "| 64 | 75.5 |\n",
+                "| 64 | 75.6 |\n",
+                "5: this table differs from the recorded 'recompute | tokens | ms .1'",
+            ),
             ("| 64 | 75.5 |\n", "", "5: this table differs from the recorded 'recompute | tokens | ms .1'"),
-            ("| norm | – |\n", "| norm | – |\n| x | 1 |\n", "11: this table differs from the recorded 'parts | @key | ms .2'"),
+            (
+                "| norm | – |\n",
+                "| norm | – |\n| x | 1 |\n",
+                "11: this table differs from the recorded 'parts | @key | ms .2'",
+            ),
         ];
         for (from, to, want) in cases {
             let checked = check(&PAGE.replacen(from, to, 1));
@@ -295,6 +320,10 @@ mod tests {
     fn times_without_a_source_are_found() {
         assert_eq!(unsourced(PAGE).wrong.len(), 1);
         assert!(unsourced("| 12 ms |\n").wrong[0].starts_with("1: where is '12 ms' from?"));
-        assert!(unsourced("`12 ms` and 12<!-- =a --> ms, within 10 items\n```text\n12 ms\n```\n").wrong.is_empty());
+        assert!(
+            unsourced("`12 ms` and 12<!-- =a --> ms, within 10 items\n```text\n12 ms\n```\n")
+                .wrong
+                .is_empty()
+        );
     }
 }

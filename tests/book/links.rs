@@ -1,6 +1,7 @@
 //! Links: files that they name are there, and so are headings.
 
-use super::{Checked, page::prose};
+use super::page::prose;
+use crate::Checked;
 
 /// What a path from the root is.
 #[derive(Debug, PartialEq)]
@@ -40,11 +41,15 @@ fn follow(name: &str, text: &str, link: &str, look: &dyn Fn(&str) -> Target) -> 
     match (target, heading) {
         (Target::Absent, _) => Err(format!("there is no '{path}'")),
         (_, None) => Ok(()),
-        (Target::Other, Some(_)) => Err("only pages have headings, and line numbers drift; link to the file".into()),
+        (Target::Other, Some(_)) => {
+            Err("only pages have headings, and line numbers drift; link to the file".into())
+        }
         (Target::Page(page), Some(heading)) => {
             let slugs = slugs(&page);
             let found = slugs.iter().any(|s| s == heading);
-            found.then_some(()).ok_or_else(|| format!("'{path}' has no heading '#{heading}'; it has {}", slugs.join(", ")))
+            found
+                .then_some(())
+                .ok_or_else(|| format!("'{path}' has no heading '#{heading}'; it has {}", slugs.join(", ")))
         }
     }
 }
@@ -111,7 +116,9 @@ mod tests {
 
     fn check(text: &str) -> Vec<String> {
         super::check("steps/one/README.md", text, &|path| match path {
-            "BOOK.md" => Target::Page("# The book\n\n## How to `climb`, fast!\n## Twice\n## Twice\n```text\n# no\n```\n".into()),
+            "BOOK.md" => Target::Page(
+                "# The book\n\n## How to `climb`, fast!\n## Twice\n## Twice\n```text\n# no\n```\n".into(),
+            ),
             "steps/one/a.svg" | "src" => Target::Other,
             _ => Target::Absent,
         })
@@ -131,7 +138,10 @@ mod tests {
             ("[a](b.md)", "there is no 'steps/one/b.md'"),
             ("![a](b.svg)", "there is no 'steps/one/b.svg'"),
             ("<source srcset=\"b.svg\">", "there is no 'steps/one/b.svg'"),
-            ("[a](../../BOOK.md#no)", "'BOOK.md' has no heading '#no'; it has the-book, how-to-climb-fast, twice, twice-1"),
+            (
+                "[a](../../BOOK.md#no)",
+                "'BOOK.md' has no heading '#no'; it has the-book, how-to-climb-fast, twice, twice-1",
+            ),
             ("[a](#no)", "has no heading '#no'"),
             ("[a](../../../x)", "it leaves the repository"),
             ("[a](../../src#L3)", "line numbers drift"),
@@ -139,7 +149,10 @@ mod tests {
         ];
         for (text, want) in cases {
             let wrong = check(text);
-            assert!(wrong.len() == 1 && wrong[0].starts_with("1: ") && wrong[0].contains(want), "{text}: {wrong:?}");
+            assert!(
+                wrong.len() == 1 && wrong[0].starts_with("1: ") && wrong[0].contains(want),
+                "{text}: {wrong:?}"
+            );
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `<!-- src/model/rope.rs#rotate -->` names the lines between `// ANCHOR: rotate` and `// ANCHOR_END: rotate`.
 
-use super::{Checked, page::fences};
+use super::page::fences;
+use crate::Checked;
 
 /// Compares the listings of a page with their sources, which `read` gives by path.
 pub fn check(text: &str, read: &dyn Fn(&str) -> Option<String>) -> Checked {
@@ -11,7 +12,10 @@ pub fn check(text: &str, read: &dyn Fn(&str) -> Option<String>) -> Checked {
     let mut at = 0;
     for fence in fences(&lines) {
         if fence.tag.is_empty() {
-            checked.wrong(fence.open, "this fence has no tag; write `rust`, `console`, `text`, … after the backticks");
+            checked.wrong(
+                fence.open,
+                "this fence has no tag; write `rust`, `console`, `text`, … after the backticks",
+            );
         }
         let specs: Vec<(&str, &str)> = fence.notes.iter().filter_map(|n| n.split_once('#')).collect();
         let Some((path, anchor)) = specs.first() else {
@@ -42,8 +46,9 @@ pub fn check(text: &str, read: &dyn Fn(&str) -> Option<String>) -> Checked {
 }
 
 /// The lines of an anchor, without anchor lines, moved to the left.
-fn region<'a>(source: &'a str, anchor: &str) -> Result<Vec<&'a str>, String> {
-    let marks = |line: &str, mark: &str| line.trim().split_once(mark).is_some_and(|(_, name)| name.trim() == anchor);
+fn region(source: &str, anchor: &str) -> Result<Vec<String>, String> {
+    let marks =
+        |line: &str, mark: &str| line.trim().split_once(mark).is_some_and(|(_, name)| name.trim() == anchor);
     let lines: Vec<&str> = source.lines().collect();
     let positions = |mark| (0..lines.len()).filter(|&i| marks(lines[i], mark)).collect::<Vec<_>>();
     let (start, end) = match (&positions(START)[..], &positions(END)[..]) {
@@ -58,7 +63,7 @@ fn region<'a>(source: &'a str, anchor: &str) -> Result<Vec<&'a str>, String> {
     }
     let indent = |l: &&str| l.len() - l.trim_start().len();
     let shared = region.iter().filter(|l| !l.trim().is_empty()).map(indent).min().unwrap_or(0);
-    Ok(region.iter().map(|l| l.get(shared..).unwrap_or("")).collect())
+    Ok(region.iter().map(|l| l.get(shared..).unwrap_or("").to_owned()).collect())
 }
 
 const START: &str = "ANCHOR:";
@@ -68,8 +73,7 @@ const END: &str = "ANCHOR_END:";
 mod tests {
     use super::*;
 
-    const SOURCE: &str =
-        "fn f() {\n    // ANCHOR: inner\n    if a {\n        // ANCHOR: b\n        b();\n        // ANCHOR_END: b\n    }\n    // ANCHOR_END: inner\n}\n";
+    const SOURCE: &str = "fn f() {\n    // ANCHOR: inner\n    if a {\n        // ANCHOR: b\n        b();\n        // ANCHOR_END: b\n    }\n    // ANCHOR_END: inner\n}\n";
     const PAGE: &str = "Text\n\n<!-- src/f.rs#inner -->\n```rust\nif a {\n    b();\n}\n```\n";
 
     fn check(text: &str) -> Checked {
@@ -83,7 +87,9 @@ mod tests {
 
     #[test]
     fn a_changed_listing_is_named_and_mended() {
-        for stale in [PAGE.replace("b();", "c();"), PAGE.replace("    b();\n", ""), PAGE.replace("}\n`", "}\n\n`")] {
+        for stale in
+            [PAGE.replace("b();", "c();"), PAGE.replace("    b();\n", ""), PAGE.replace("}\n`", "}\n\n`")]
+        {
             let checked = check(&stale);
             assert_eq!(checked.stale, ["4: this listing differs from src/f.rs, anchor 'inner'"], "{stale}");
             assert_eq!(checked.text, PAGE);
@@ -115,7 +121,11 @@ mod tests {
 
     #[test]
     fn anchors_must_be_pairs() {
-        for source in ["// ANCHOR: x\na\n", "// ANCHOR_END: x\n// ANCHOR: x\n", "// ANCHOR: x\n// ANCHOR: x\n// ANCHOR_END: x\n"] {
+        for source in [
+            "// ANCHOR: x\na\n",
+            "// ANCHOR_END: x\n// ANCHOR: x\n",
+            "// ANCHOR: x\n// ANCHOR: x\n// ANCHOR_END: x\n",
+        ] {
             assert!(region(source, "x").is_err(), "{source}");
         }
         assert!(region("// ANCHOR: xy\na\n// ANCHOR_END: xy\n", "x").is_err());

@@ -12,7 +12,14 @@ pub fn root() -> &'static Path {
 
 /// Pages by their path from the root, with `/`.
 pub fn pages() -> Vec<(String, String)> {
-    let fixed = ["BOOK.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "models/demo/README.md", "tests/fixtures/README.md"];
+    let fixed = [
+        "BOOK.md",
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "models/demo/README.md",
+        "tests/fixtures/README.md",
+    ];
     let mut paths: Vec<PathBuf> = fixed.iter().map(|p| root().join(p)).filter(|p| p.is_file()).collect();
     paths.extend(files_below(&root().join("steps"), &["md"]));
     let name = |p: &Path| p.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
@@ -86,7 +93,11 @@ pub fn prose(text: &str, blank_code: bool) -> Vec<(usize, String)> {
 }
 
 fn without_code(line: &str) -> String {
-    line.split('`').enumerate().map(|(i, part)| if i % 2 == 0 { part } else { "" }).collect::<Vec<_>>().join("`")
+    line.split('`')
+        .enumerate()
+        .map(|(i, part)| if i % 2 == 0 { part } else { "" })
+        .collect::<Vec<_>>()
+        .join("`")
 }
 
 #[test]

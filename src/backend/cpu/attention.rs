@@ -16,6 +16,7 @@ pub struct Keys<'a, F: Fn(usize) -> usize> {
     pub at: F,
 }
 
+// ANCHOR: attend_head
 /// out = softmax(q · k_t · scale for t in range) · v; q and out are [head_dim]. `scores` is working space.
 pub fn attend_head<F: Fn(usize) -> usize>(
     isa: Isa,
@@ -41,6 +42,7 @@ pub fn attend_head<F: Fn(usize) -> usize>(
         dispatch!(isa, add_scaled(weight: f32, v: &[f32], out: &mut [f32]));
     }
 }
+// ANCHOR_END: attend_head
 
 /// e^(x − max) / Σ e^(x − max), in place. Subtracting the largest keeps e^x from overflowing.
 pub fn softmax(x: &mut [f32]) {

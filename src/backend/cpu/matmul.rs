@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     backend::{Shaped, Slice},
-    tensor::convert_to_f32,
+    tensor::{DType, convert_to_f32},
 };
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -111,10 +111,11 @@ fn widen(isa: Isa, slice: &Slice, row: usize, col: usize, out: &mut [f32]) {
     let (dtype, (_, stride)) = (slice.tensor.dtype, slice.tensor.matrix_shape());
     let bytes = &slice.tensor.data[(row * stride + col) * dtype.bytes()..][..out.len() * dtype.bytes()];
     #[inline(always)]
-    fn body<S: Shape, const L: usize>(dtype: crate::tensor::DType, bytes: &[u8], out: &mut [f32]) {
+    #[allow(clippy::extra_unused_type_parameters)] // dispatch! gives them to every body
+    fn body<S: Shape, const L: usize>(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         convert_to_f32(dtype, bytes, out);
     }
-    dispatch!(isa, body(dtype: crate::tensor::DType, bytes: &[u8], out: &mut [f32]));
+    dispatch!(isa, body(dtype: DType, bytes: &[u8], out: &mut [f32]));
 }
 
 /// Where a tile's sums go: `count` columns from `column`.
@@ -218,7 +219,7 @@ mod tests {
     use super::*;
     use crate::{
         backend::{Backend, PartShape, cpu::Cpu},
-        tensor::{DType, HostTensor},
+        tensor::HostTensor,
     };
 
     /// Values in [-1, 1) that bf16 and f16 hold exactly.

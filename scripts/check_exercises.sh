@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The book's exercises as a reader meets them: every test of a stub fails with its sentence, every solution passes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+for file in steps/step*/exercise.rs; do
+    step=$(basename "$(dirname "$file")")
+    n=${step#step}
+    n=${n%%-*}
+    tests=$(grep -c '^#\[test\]' "$file")
+
+    if output=$(RUST_BACKTRACE=0 cargo test --features "step$n" --test "exercise$n" 2>&1); then
+        echo "$file passes: an exercise is committed without its stub" >&2
+        exit 1
+    fi
+    failed=$(grep -c '^test .*FAILED$' <<<"$output" || true)
+    said=$(grep -c '^not written yet: ' <<<"$output" || true)
+    if [ "$failed" -ne "$tests" ] || [ "$said" -ne "$tests" ]; then
+        echo "$output"
+        echo "$file: of $tests tests $failed failed, and $said said what to write" >&2
+        exit 1
+    fi
+    echo "$file: $tests tests, each says what to write"
+    cargo test --quiet --features "step$n" --test "solution$n"
+done

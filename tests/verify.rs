@@ -1,0 +1,150 @@
+//! `stairwell verify` names the first module that differs, whatever was changed.
+
+mod common;
+
+use common::{Checkpoint, changed, fixture, run};
+use serde_json::Value;
+use stairwell::{checkpoint::write_safetensors, tensor::HostTensor};
+
+/// Verifies a checkpoint against a fixture's reference; returns the exit code and the JSON report.
+fn verify(dir: &str, reference: &str, flags: &[&str]) -> (Option<i32>, Value) {
+    let reference = fixture(reference).join("reference.safetensors");
+    let args = ["verify", "--model", dir, "--reference", reference.to_str().unwrap(), "--json"];
+    let ran = run(&[&args[..], flags].concat());
+    (ran.code, serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {ran:?}")))
+}
+
+#[test]
+fn every_fixture_verifies() {
+    for name in common::fixtures() {
+        let (code, report) = verify(fixture(&name).to_str().unwrap(), &name, &[]);
+        assert_eq!(
+            (code, &report["agrees"], &report["first_difference"]),
+            (Some(0), &true.into(), &Value::Null),
+            "{name}"
+        );
+        let modules = common::Reference::of(&name).modules.len();
+        assert_eq!(
+            report["modules"].as_array().unwrap().len(),
+            modules + 1,
+            "{name}: all modules and the logits"
+        );
+    }
+}
+
+/// Changes one tensor; the first module that differs must be `module`.
+fn changing(name: &str, tensor: &str, module: &str) {
+    let checkpoint = Checkpoint::copy(name);
+    checkpoint.edit_tensors(|tensors| {
+        let new = changed(&tensors[tensor]);
+        tensors.insert(tensor.into(), new);
+    });
+    let (code, report) = verify(checkpoint.name(), name, &[]);
+    assert_eq!((code, report["first_difference"].as_str()), (Some(1), Some(module)), "{name}: {tensor}");
+}
+
+#[test]
+fn a_changed_tensor_is_named_in_qwen3() {
+    for (tensor, module) in [
+        ("model.embed_tokens.weight", "model.embed_tokens"),
+        ("model.layers.0.input_layernorm.weight", "model.layers.0.input_layernorm"),
+        ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj"),
+        ("model.layers.1.self_attn.k_proj.weight", "model.layers.1.self_attn.k_proj"),
+        ("model.layers.1.self_attn.v_proj.weight", "model.layers.1.self_attn.v_proj"),
+        ("model.layers.0.self_attn.q_norm.weight", "model.layers.0.self_attn.q_norm"),
+        ("model.layers.1.self_attn.k_norm.weight", "model.layers.1.self_attn.k_norm"),
+        ("model.layers.0.self_attn.o_proj.weight", "model.layers.0.self_attn.o_proj"),
+        ("model.layers.1.post_attention_layernorm.weight", "model.layers.1.post_attention_layernorm"),
+        ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.gate_proj"),
+        ("model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.up_proj"),
+        ("model.layers.1.mlp.down_proj.weight", "model.layers.1.mlp.down_proj"),
+        ("model.norm.weight", "model.norm"),
+    ] {
+        changing("qwen3", tensor, module);
+    }
+}
+
+#[test]
+fn a_changed_tensor_is_named_in_other_families() {
+    for (name, tensor, module) in [
+        ("llama2", "lm_head.weight", "lm_head"),
+        ("llama2", "model.layers.1.mlp.down_proj.bias", "model.layers.1.mlp.down_proj"),
+        ("llama2", "model.layers.0.self_attn.o_proj.bias", "model.layers.0.self_attn.o_proj"),
+        ("qwen2", "model.layers.1.self_attn.k_proj.bias", "model.layers.1.self_attn.k_proj"),
+        ("gpt2", "transformer.wte.weight", "transformer.wte"),
+        ("gpt2", "transformer.wpe.weight", "transformer.wpe"),
+        ("gpt2", "transformer.h.1.attn.c_attn.weight", "transformer.h.1.attn.c_attn"),
+        ("gpt2", "transformer.h.0.attn.c_proj.bias", "transformer.h.0.attn.c_proj"),
+        ("gpt2", "transformer.h.1.ln_2.bias", "transformer.h.1.ln_2"),
+        ("gpt2", "transformer.h.1.mlp.c_fc.weight", "transformer.h.1.mlp.c_fc"),
+        ("gpt2", "transformer.ln_f.weight", "transformer.ln_f"),
+    ] {
+        changing(name, tensor, module);
+    }
+}
+
+#[test]
+fn one_element_is_found_and_located() {
+    let checkpoint = Checkpoint::copy("qwen3");
+    checkpoint.edit_tensors(|tensors| {
+        let weight = tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap();
+        let mut values = weight.to_f32();
+        values[7 * 32 + 3] += 0.5; // output 7
+        *weight = HostTensor::from_f32(&weight.shape.clone(), &values);
+    });
+    let (code, report) = verify(checkpoint.name(), "qwen3", &[]);
+    assert_eq!((code, &report["first_difference"]), (Some(1), &"model.layers.1.mlp.up_proj".into()));
+    let module = report["modules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|m| m["name"] == report["first_difference"])
+        .unwrap();
+    assert_eq!((&module["agrees"], &module["column"]), (&false.into(), &7.into()));
+    assert!(module["largest_error"].as_f64().unwrap() > 1e-3);
+    // A tolerance that is wide enough forgives it.
+    let (code, report) = verify(checkpoint.name(), "qwen3", &["--atol", "100"]);
+    assert_eq!((code, &report["atol"]), (Some(0), &100.0.into()));
+}
+
+#[test]
+fn nan_agrees_with_nothing() {
+    let checkpoint = Checkpoint::copy("qwen3");
+    checkpoint.edit_tensors(|tensors| {
+        tensors.insert("model.norm.weight".into(), HostTensor::from_f32(&[32], &[f32::NAN; 32]));
+    });
+    let (code, report) = verify(checkpoint.name(), "qwen3", &["--atol", "1e9"]);
+    assert_eq!((code, &report["first_difference"]), (Some(1), &"model.norm".into()));
+}
+
+#[test]
+fn the_table_is_for_people() {
+    let (model, reference) = (fixture("gpt2"), fixture("gpt2").join("reference.safetensors"));
+    let (model, reference) = (model.to_str().unwrap(), reference.to_str().unwrap());
+    let table = run(&["verify", "--model", model, "--reference", reference]).good();
+    assert!(
+        table.contains("transformer.h.0.attn.c_attn") && table.lines().last().unwrap().starts_with("all "),
+        "{table}"
+    );
+    let checkpoint = Checkpoint::copy("gpt2");
+    checkpoint.edit_tensors(|tensors| {
+        let new = changed(&tensors["transformer.wpe.weight"]);
+        tensors.insert("transformer.wpe.weight".into(), new);
+    });
+    let ran = run(&["verify", "--model", checkpoint.name(), "--reference", reference]);
+    let last = ran.stdout.lines().last().unwrap();
+    assert!(ran.code == Some(1) && last.contains("transformer.wpe") && last.contains("token"), "{ran:?}");
+}
+
+/// A reference with logits alone, such as one made with --logits-only, still verifies the logits.
+#[test]
+fn a_reference_may_hold_only_logits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = common::read_tensors(&fixture("qwen2").join("reference.safetensors"));
+    tensors.retain(|name, _| name == "logits" || name == "prompt_ids");
+    let file = dir.path().join("reference.safetensors");
+    write_safetensors(&file, &tensors.into_iter().collect::<Vec<_>>()).unwrap();
+    let (model, file) = (fixture("qwen2"), file.to_str().unwrap());
+    let report = run(&["verify", "--model", model.to_str().unwrap(), "--reference", file, "--json"]).json();
+    assert_eq!((&report["agrees"], report["modules"].as_array().unwrap().len()), (&true.into(), 1));
+}
