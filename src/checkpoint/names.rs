@@ -265,6 +265,6 @@ mod tests {
     fn natural_order_counts() {
         let mut names = ["layers.10.a", "layers.2.a", "embed"];
         names.sort_by(|a, b| natural_order(a).cmp(&natural_order(b)));
-        assert_eq!(names, ["layers.2.a", "layers.10.a", "embed"]);
+        assert_eq!(names, ["embed", "layers.2.a", "layers.10.a"]);
     }
 }

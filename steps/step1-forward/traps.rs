@@ -37,11 +37,11 @@ fn main() -> Result<()> {
     println!("RoPE by halves (right):\n{PROMPT}{}\n", tokenizer.decode(&right, true));
     println!("RoPE by neighbours (wrong):\n{PROMPT}{}\n", tokenizer.decode(&wrong, true));
 
-    println!(
-        "{TOKENS} greedy tokens          the same up to  the right choice, given the right story so far"
-    );
-    println!("                          token           tokens 1-10  11-20  21-40  41-80");
-    let traps: [(&str, Box<dyn Kernels>); 5] = [
+    println!("                           same greedy    probability of a right token, at place");
+    println!("                           tokens of {TOKENS}     1-5  6-10  11-20  21-40  41-80");
+    let stories = (0..16).map(|seed| sampled_story(&prompt, seed)).collect::<Result<Vec<_>>>()?;
+    let traps: [(&str, Box<dyn Kernels>); 6] = [
+        ("(the right engine)", Box::new(Standard)),
         ("RoPE by neighbours", Box::new(wrong_rotate_half::Interleaved)),
         ("RoPE turned backwards", Box::new(wrong_rotate_half::TurnedBackwards)),
         ("kv_head = head % kv_heads", Box::new(wrong_kv_head::HeadModuloKvHeads)),
@@ -51,13 +51,8 @@ fn main() -> Result<()> {
     for (name, kernels) in traps {
         let (mut runner, ids) = story(kernels, &prompt)?;
         let same = right.iter().zip(&ids).take_while(|(a, b)| a == b).count();
-        let choices = choices(&mut runner, &prompt, &right)?;
-        let percent = |tokens: std::ops::Range<usize>| {
-            let n = tokens.len();
-            100 * tokens.filter(|&i| choices[i] == right[i]).count() / n
-        };
-        let [a, b, c, d] = [0..10, 10..20, 20..40, 40..80].map(percent);
-        println!("{name:25} {same:5}           {a:10} %  {b:3} %  {c:3} %  {d:3} %");
+        let [a, b, c, d, e] = probabilities(&mut runner, &prompt, &stories)?;
+        println!("{name:25}  {same:12}    {a:.2}  {b:.2}   {c:.2}   {d:.2}   {e:.2}");
     }
 
     println!(
@@ -79,15 +74,30 @@ fn story(kernels: Box<dyn Kernels>, prompt: &[u32]) -> Result<(ModelRunner<Cpu>,
     Ok((runner, ids))
 }
 
-/// The model's best token at each place of a given story.
-fn choices(runner: &mut ModelRunner<Cpu>, prompt: &[u32], story: &[u32]) -> Result<Vec<u32>> {
-    let mut batch = Batch::of(&[prompt, story].concat());
-    batch.want_all_logits();
-    let logits = runner.forward(&batch, None)?;
-    let logits = runner.backend.download(&logits)?;
-    let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
-    let rows = logits.chunks_exact(runner.config.vocab_size).skip(prompt.len() - 1);
-    Ok(rows.take(story.len()).map(best).collect())
+/// A story of the right engine, drawn from its own probabilities.
+fn sampled_story(prompt: &[u32], seed: u64) -> Result<Vec<u32>> {
+    let mut runner = ModelRunner::load(&demo::directory(), LoadOptions::default())?;
+    let mut params = GenerateParams { max_tokens: TOKENS, ..GenerateParams::default() };
+    params.sampling.seed = Some(seed);
+    Ok(generate(&mut runner, prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids)
+}
+
+/// How probable the next token of a right story is, given the story so far: the geometric mean over all stories, by place.
+fn probabilities(runner: &mut ModelRunner<Cpu>, prompt: &[u32], stories: &[Vec<u32>]) -> Result<[f64; 5]> {
+    let places = [0..5, 5..10, 10..20, 20..40, 40..TOKENS];
+    let mut logs = vec![0.0; TOKENS];
+    for story in stories {
+        let mut batch = Batch::of(&[prompt, story].concat());
+        batch.want_all_logits();
+        let logits = runner.forward(&batch, None)?;
+        let logits = runner.backend.download(&logits)?;
+        let rows = logits.chunks_exact(runner.config.vocab_size).skip(prompt.len() - 1);
+        for ((log, row), &token) in logs.iter_mut().zip(rows).zip(story) {
+            let sum: f64 = row.iter().map(|&l| (l as f64).exp()).sum();
+            *log += (row[token as usize] as f64 - sum.ln()) / stories.len() as f64;
+        }
+    }
+    Ok(places.map(|place| (logs[place.clone()].iter().sum::<f64>() / place.len() as f64).exp()))
 }
 
 /// The queries and keys of every layer, before they are turned.
