@@ -15,7 +15,7 @@ use std::ops::Range;
 pub struct Span {
     /// Its rows in the batch.
     pub rows: Range<usize>,
-    /// Its part of [`Batch::tables`]: nothing [1], a slot [2, 3], blocks [4].
+    /// Its part of [`Batch::tables`]: nothing in step 1, then a slot (2, 3), then blocks (4).
     pub table: Range<usize>,
 }
 
@@ -23,9 +23,9 @@ pub struct Span {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 // ANCHOR: batch
 pub struct Batch {
-    /// Token ids, [rows].
+    /// Token ids, `[rows]`.
     pub tokens: Vec<u32>,
-    /// Each token's position in its sequence, [rows].
+    /// Each token's position in its sequence, `[rows]`.
     pub positions: Vec<u32>,
     /// The sequences, in the order of their rows.
     pub spans: Vec<Span>,

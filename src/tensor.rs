@@ -142,7 +142,7 @@ impl HostTensor {
         self.len() == 0
     }
 
-    /// Extents as a matrix: a vector [n] is [n, 1].
+    /// Extents as a matrix: a vector `[n]` is [n, 1].
     ///
     /// # Panics
     /// If there are more than two dimensions.

@@ -53,7 +53,7 @@ pub fn rms_norm(kernels: &impl Kernels) {
     }
 }
 
-/// `rotate_half` turns the pair (x[i], x[i + d/2]) by the angle i: (a, b) → (a cos − b sin, b cos + a sin).
+/// `rotate_half` turns the pair (x`[i]`, x[i + d/2]) by the angle i: (a, b) → (a cos − b sin, b cos + a sin).
 ///
 /// # Panics
 /// If it does not.

@@ -16,7 +16,7 @@ use std::{ops::ControlFlow, sync::OnceLock};
 
 const PROMPT: &str = "Once upon a time";
 /// Long enough for a mistake that shows only after twenty tokens.
-const TOKENS: usize = 60;
+const TOKENS: usize = 40;
 
 /// Panics unless a runner writes the story that the engine writes, token for token.
 #[track_caller]

@@ -1,6 +1,6 @@
 //! Where K and V are kept, and attention over them: the implementations of [`crate::model::Attention`].
 //!
-//! - [`Recompute`] [1]: nowhere. The whole sequence is given at every step.
+//! - [`Recompute`] (step 1): nowhere. The whole sequence is given at every step.
 
 mod recompute;
 

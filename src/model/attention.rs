@@ -27,7 +27,8 @@ pub struct AttentionShape {
     pub windows: Vec<Option<usize>>,
 }
 
-/// Attention over a batch. Implemented by `Recompute` [1]; later by `Contiguous` [2] and `Paged` [4], and on the device [5, 6].
+/// Attention over a batch. Implemented by `Recompute` in step 1; later by `Contiguous` (2) and `Paged` (4), and on
+/// the device (5, 6).
 pub trait Attention<B: Backend>: Send {
     /// The name in stats, such as `recompute`.
     fn name(&self) -> &'static str;

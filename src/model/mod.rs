@@ -39,7 +39,7 @@ pub struct TiedNames {
 /// A decoder-only language model.
 #[allow(clippy::missing_errors_doc)]
 pub trait Model<B: Backend>: Send {
-    /// Token ids [tokens] → [tokens, hidden].
+    /// Token ids `[tokens]` → [tokens, hidden].
     fn embed(&self, pass: &mut Pass<B>) -> Result<B::Tensor>;
     /// Some of the layers: [tokens, hidden] → [tokens, hidden].
     fn layers(&self, pass: &mut Pass<B>, range: Range<usize>, x: B::Tensor) -> Result<B::Tensor>;

@@ -1,5 +1,5 @@
-//! Wrong answers to the first exercise of chapter 1. Their story is often the right one: what a missing ε or a mean that is
-//! near zero changes is too small for 60 tokens of this model. The contract sees it.
+//! Wrong answers to the first exercise of chapter 1. A story may survive them, since ε is small beside most rows; the contract
+//! looks at rows where it is not.
 
 use stairwell::backend::cpu::Kernels;
 

@@ -17,7 +17,7 @@ pub struct Keys<'a, F: Fn(usize) -> usize> {
 }
 
 // ANCHOR: attend_head
-/// out = softmax(q · k_t · scale for t in range) · v; q and out are [head_dim]. `scores` is working space.
+/// out = softmax(q · k_t · scale for t in range) · v; q and out are `[head_dim]`. `scores` is working space.
 pub fn attend_head<F: Fn(usize) -> usize>(
     isa: Isa,
     q: &[f32],

@@ -6,7 +6,7 @@
 /// Operations on one row or one head. The default bodies are the ones that stairwell uses.
 pub trait Kernels: Send + Sync {
     // ANCHOR: rms_norm
-    /// out = x / √(mean(x²) + ε) · weight; all [n]. (Zhang & Sennrich, arXiv:1910.07467.)
+    /// out = x / √(mean(x²) + ε) · weight; all `[n]`. (Zhang & Sennrich, arXiv:1910.07467.)
     fn rms_norm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
         let mean_square = x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;
         let scale = 1.0 / (mean_square + eps).sqrt();
@@ -16,7 +16,7 @@ pub trait Kernels: Send + Sync {
     }
     // ANCHOR_END: rms_norm
 
-    /// out = (x − mean) / √(variance + ε) · weight + bias; all [n]. (Ba et al., arXiv:1607.06450.)
+    /// out = (x − mean) / √(variance + ε) · weight + bias; all `[n]`. (Ba et al., arXiv:1607.06450.)
     fn layer_norm(&self, out: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
         let n = x.len() as f32;
         let mean = x.iter().sum::<f32>() / n;
@@ -28,7 +28,7 @@ pub trait Kernels: Send + Sync {
     }
 
     // ANCHOR: rotate_half
-    /// Turns the pairs (i, i + d/2) of one head [d] by the angles whose cosines and sines are given, [d/2] each.
+    /// Turns the pairs (i, i + d/2) of one head `[d]` by the angles whose cosines and sines are given, [d/2] each.
     fn rotate_half(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
         let (first, second) = head.split_at_mut(cos.len());
         for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
@@ -45,7 +45,7 @@ pub trait Kernels: Send + Sync {
     // ANCHOR_END: kv_head
 
     // ANCHOR: silu_mul
-    /// gate = silu(gate) · up = gate / (1 + e^−gate) · up; both [n].
+    /// gate = silu(gate) · up = gate / (1 + e^−gate) · up; both `[n]`.
     fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
         for (g, u) in gate.iter_mut().zip(up) {
             *g = *g / (1.0 + (-*g).exp()) * u;
@@ -53,7 +53,7 @@ pub trait Kernels: Send + Sync {
     }
     // ANCHOR_END: silu_mul
 
-    /// x = GELU(x) ≈ x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))); [n]. (Hendrycks & Gimpel, arXiv:1606.08415.)
+    /// x = GELU(x) ≈ x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))); `[n]`. (Hendrycks & Gimpel, arXiv:1606.08415.)
     fn gelu(&self, x: &mut [f32]) {
         const ROOT_2_OVER_PI: f32 = 0.797_884_6;
         for v in x {

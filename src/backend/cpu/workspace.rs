@@ -67,7 +67,7 @@ impl CpuTensor {
         &mut self.buffer[..self.rows * self.cols]
     }
 
-    /// One row, [cols].
+    /// One row, `[cols]`.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data()[row * self.cols..][..self.cols]
     }
