@@ -153,7 +153,7 @@ that everything runs with nothing to download. It knows a toy world of its own a
 | parameters | {parameters:,}, stored as bf16 in {len(list(out.glob("*.safetensors")))} shards ({size:.1f} MB with everything) |
 | layers, hidden, intermediate | {config.num_hidden_layers}, {config.hidden_size}, {config.intermediate_size} |
 | heads | {config.num_attention_heads} query heads, {config.num_key_value_heads} key/value heads, `head_dim` {config.head_dim} |
-| context | {config.max_position_embeddings} tokens; trained on rows of {ROW} and, every tenth step, {CONTEXT} |
+| context | {config.max_position_embeddings} tokens; trained on rows of {ROW} and, every twentieth step, {CONTEXT} |
 | tokenizer | byte-level BPE, {config.vocab_size} tokens, all 256 bytes among them, so any text round-trips |
 | end tokens | `{END}` closes a document, `{IM_END}` a chat message |
 
@@ -169,8 +169,8 @@ All text comes from a generator, `scripts/demo_stories`: a small world with char
 endings, and a grammar that says each step in many ways. There is no outside text. Six documents in ten are
 bare stories. The others are conversations: a wish and a story, or a story and questions about it.
 
-{training["tokens"]:,} tokens in {training["documents"]:,} documents, each seen once; {training["steps"]} steps of Muon and AdamW with a cosine schedule, seed
-{training["seed"]}; {training["minutes"]} minutes with {training["threads"]} threads on two CPU cores that other work shared.
+{training["tokens"]:,} tokens in {training["documents"]:,} documents, each seen once; {training["steps"]} steps of AdamW with a cosine schedule, seed
+{training["seed"]}; {training["minutes"]} minutes on {training["threads"]} thread of a two-core machine (AMD EPYC).
 
 ![loss](loss.svg)
 
