@@ -126,29 +126,29 @@ fn at_temperature(temperature: f32, seed: Option<u64>) -> SamplingParams {
 
 #[test]
 fn the_demo_is_deterministic() {
-    let (first, text, _) = tell(at_temperature(0.0, None), 24, &[], &[]);
-    let (second, ..) = tell(at_temperature(0.0, None), 24, &[], &[]);
-    assert_eq!((first.ids.len(), first.finish_reason, first.seed), (24, FinishReason::Length, None));
+    let (first, text, _) = tell(at_temperature(0.0, None), 16, &[], &[]);
+    let (second, ..) = tell(at_temperature(0.0, None), 16, &[], &[]);
+    assert_eq!((first.ids.len(), first.finish_reason, first.seed), (16, FinishReason::Length, None));
     assert_eq!(first.ids, second.ids);
     assert!(!text.trim().is_empty());
 }
 
 #[test]
 fn the_same_seed_gives_the_same_tokens() {
-    let ids = |seed| tell(at_temperature(1.5, Some(seed)), 20, &[], &[]).0.ids;
+    let ids = |seed| tell(at_temperature(1.5, Some(seed)), 10, &[], &[]).0.ids;
     assert_eq!(ids(7), ids(7));
     assert_ne!(ids(7), ids(8));
     // A seed that was drawn is reported, and gives the same tokens again.
-    let (drawn, ..) = tell(at_temperature(1.5, None), 20, &[], &[]);
+    let (drawn, ..) = tell(at_temperature(1.5, None), 10, &[], &[]);
     assert_eq!(ids(drawn.seed.unwrap()), drawn.ids);
 }
 
 #[test]
 fn an_end_of_sequence_token_ends_the_output_and_is_part_of_it() {
-    let ids = tell(at_temperature(0.0, None), 24, &[], &[]).0.ids;
+    let ids = tell(at_temperature(0.0, None), 16, &[], &[]).0.ids;
     let last = ids[12];
     let first_time = ids.iter().position(|&id| id == last).unwrap();
-    let (ended, ..) = tell(at_temperature(0.0, None), 24, &[u32::MAX, last], &[]);
+    let (ended, ..) = tell(at_temperature(0.0, None), 16, &[u32::MAX, last], &[]);
     assert_eq!(ended.ids, ids[..=first_time]);
     assert_eq!(ended.finish_reason, FinishReason::Stop);
 }
@@ -157,7 +157,7 @@ fn an_end_of_sequence_token_ends_the_output_and_is_part_of_it() {
 fn streamed_text_is_the_text_of_the_ids() {
     for seed in 0..2 {
         // Hot enough for tokens that are half a character.
-        let (output, text, tokenizer) = tell(at_temperature(2.0, Some(seed)), 40, &[], &[]);
+        let (output, text, tokenizer) = tell(at_temperature(2.0, Some(seed)), 24, &[], &[]);
         let prompt = tokenizer.encode_prompt(PROMPT).unwrap();
         let whole = tokenizer.decode(&[&prompt[..], &output.ids].concat(), false);
         assert_eq!(text, whole[tokenizer.decode(&prompt, false).len()..]);
@@ -166,13 +166,13 @@ fn streamed_text_is_the_text_of_the_ids() {
 
 #[test]
 fn a_stop_string_is_found_across_tokens() {
-    let (output, text, tokenizer) = tell(at_temperature(0.0, None), 24, &[], &[]);
+    let (output, text, tokenizer) = tell(at_temperature(0.0, None), 16, &[], &[]);
     let pieces: Vec<String> = output.ids.iter().map(|&id| tokenizer.decode(&[id], false)).collect();
     assert_eq!(pieces.concat(), text, "these tokens are whole characters");
     // The end of one token, a whole one, and the beginning of the next.
     let (from, to) = (pieces[..8].concat().len() - 1, pieces[..9].concat().len() + 1);
     let stop = text.get(from..to).expect("the story is ASCII");
-    let (stopped, cut, _) = tell(at_temperature(0.0, None), 24, &[], &["not in the story", stop]);
+    let (stopped, cut, _) = tell(at_temperature(0.0, None), 16, &[], &["not in the story", stop]);
     assert_eq!(cut, text[..text.find(stop).unwrap()]);
     assert_eq!(stopped.finish_reason, FinishReason::Stop);
     assert!(stopped.ids.len() <= 10 && output.ids.starts_with(&stopped.ids));

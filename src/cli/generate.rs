@@ -59,7 +59,7 @@ struct SamplingArgs {
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the K largest logits; 0 keeps all
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = parse_top_k)]
     top_k: Option<usize>,
     /// Keep the smallest set of tokens that reaches this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -103,6 +103,15 @@ struct SamplingArgs {
     /// Do not end at the end-of-sequence token
     #[arg(long)]
     ignore_eos: bool,
+}
+
+/// vLLM writes -1 for "keep all".
+fn parse_top_k(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(0),
+        Ok(k) => usize::try_from(k).map_err(|_| format!("{k} is below 0; use 0 to keep all")),
+        Err(_) => Err(format!("'{text}' is no whole number")),
+    }
 }
 
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {

@@ -100,7 +100,7 @@ pub fn fuzz(
 }
 
 /// Numbers at the edges of the types that hold them.
-const NUMBERS: [&str; 16] = [
+const NUMBERS: [&str; 17] = [
     "0",
     "-1",
     "1",
@@ -108,6 +108,7 @@ const NUMBERS: [&str; 16] = [
     "7",
     "255",
     "65536",
+    "100000000",
     "4294967295",
     "4294967296",
     "9223372036854775807",
@@ -165,9 +166,9 @@ pub fn any_json(words: &'static [&'static str]) -> BoxedStrategy<String> {
     .boxed()
 }
 
-/// `base` with up to five of its fields, or of `words`, replaced by any JSON.
+/// `base` with up to three of its fields, or of `words`, replaced by any JSON.
 pub fn replaced(base: Value, words: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
-    vec((select(words), any_json(words)), 0..6).prop_map(move |fields| {
+    vec((select(words), any_json(words)), 0..4).prop_map(move |fields| {
         let mut object: Map<String, Value> = base.as_object().unwrap().clone();
         let mut raw = String::new();
         for (key, value) in fields {
