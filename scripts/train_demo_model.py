@@ -174,7 +174,7 @@ def export(model, tokenizer, curve, out):
     """Writes the checkpoint as bf16 shards with an index, its configs, its tokenizer and the loss curve."""
     half = Qwen3ForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
-    half.to(torch.bfloat16).save_pretrained(out, max_shard_size="1100KB")
+    half.to(torch.bfloat16).save_pretrained(out, max_shard_size="2MB")
     generation = {
         "eos_token_id": [tokenizer.token_to_id(END), tokenizer.token_to_id(IM_END)],
         "pad_token_id": tokenizer.token_to_id(END),

@@ -148,29 +148,37 @@ impl<B: Backend> ModelRunner<B> {
         self.model.update_weights(&self.backend, self.config.architecture, tensors)
     }
 
-    /// Whether the model can serve this prompt.
+    /// Whether the model can serve this prompt; see [`check_prompt`].
     ///
     /// # Errors
-    /// [`Error::Request`] for a prompt that is empty, longer than the context, or has an unknown token.
+    /// As [`check_prompt`].
     pub fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
-        let (n, context, vocab) = (prompt.len(), self.config.context(), self.config.vocab_size);
-        if n == 0 {
-            return Err(Error::Request("the prompt is empty; give at least one token".into()));
-        }
-        if let Some(at) = prompt.iter().position(|&id| id as usize >= vocab) {
-            let id = prompt[at];
-            return Err(Error::Request(format!(
-                "token id {id} (number {} of the prompt) is outside the model's vocabulary of {vocab}",
-                at + 1
-            )));
-        }
-        if n > context {
-            return Err(Error::Request(format!(
-                "the prompt has {n} tokens, more than the model's context of {context}; shorten it"
-            )));
-        }
-        Ok(())
+        check_prompt(&self.config, prompt)
     }
+}
+
+/// Whether a model can serve this prompt.
+///
+/// # Errors
+/// [`Error::Request`] for a prompt that is empty, longer than the context, or has an unknown token.
+pub fn check_prompt(config: &ModelConfig, prompt: &[u32]) -> Result<()> {
+    let (n, context, vocab) = (prompt.len(), config.context(), config.vocab_size);
+    if n == 0 {
+        return Err(Error::Request("the prompt is empty; give at least one token".into()));
+    }
+    if let Some(at) = prompt.iter().position(|&id| id as usize >= vocab) {
+        let (id, number) = (prompt[at], at + 1);
+        let message = format!(
+            "token id {id} (number {number} of the prompt) is outside the model's vocabulary of {vocab}"
+        );
+        return Err(Error::Request(message));
+    }
+    if n > context {
+        let message =
+            format!("the prompt has {n} tokens, more than the model's context of {context}; shorten it");
+        return Err(Error::Request(message));
+    }
+    Ok(())
 }
 
 fn load_state_dict<B: Backend>(

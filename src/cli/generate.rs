@@ -12,7 +12,7 @@ use stairwell::{
     config::generation::{GenerationConfig, Knobs, SamplingDefaults},
     error::{Error, Result},
     generate::{GenerateParams, Generated, generate},
-    runner::{ModelRunner, read_config},
+    runner::{ModelRunner, check_prompt, read_config},
     sampling::{Sampled, SamplingParams},
     tokenizer::{ChatOptions, Detokenizer, Emit, StopStrings, Tokenizer},
 };
@@ -166,6 +166,7 @@ pub fn run(args: Args) -> Result<Outcome> {
         print_note(note);
     }
     let (prompt, tokenizer) = read_prompt(&args)?;
+    check_prompt(&config, &prompt)?;
 
     let start = Instant::now();
     let mut runner = args.load.load(Some(prompt.len() + params.max_tokens), |_| ())?;

@@ -11,6 +11,7 @@ use stairwell::{
     checkpoint::write_safetensors,
     error::Result,
     model::Observer,
+    runner::{check_prompt, read_config},
     tensor::HostTensor,
 };
 use std::path::PathBuf;
@@ -36,8 +37,8 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<Outcome> {
     let TokenIds(prompt) = &args.prompt_ids;
+    check_prompt(&read_config(&args.load.model.directory()?)?, prompt)?;
     let mut runner = args.load.load(Some(prompt.len()), |_| ())?;
-    runner.check_prompt(prompt)?;
     let mut batch = Batch::of(prompt);
     batch.want_all_logits();
 

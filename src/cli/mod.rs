@@ -11,7 +11,7 @@ mod tokenize;
 mod verify;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use stairwell::error::Error;
+use stairwell::{backend::cpu::Isa, error::Error};
 use std::process::ExitCode;
 
 /// A nano LLM inference engine: point it at a Hugging Face checkpoint directory and get tokens.
@@ -51,6 +51,10 @@ pub fn main() -> ExitCode {
         Err(error) if error.use_stderr() && error.kind() != MISSING_COMMAND => return refuse(&error),
         Err(help) => help.exit(),
     };
+    if let Err(message) = Isa::asked() {
+        terminal::print_error(&message);
+        return ExitCode::from(2);
+    }
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(args),
         Command::Logits(args) => logits::run(args),

@@ -4,7 +4,7 @@ use super::{
     Outcome,
     logits::Outputs,
     model_args::LoadArgs,
-    terminal::{colours, print, styled},
+    terminal::{colours, print, print_note, styled},
 };
 use serde_json::{Value, json};
 use stairwell::{
@@ -12,6 +12,7 @@ use stairwell::{
     batch::Batch,
     checkpoint::{CheckpointError, Directory, Header},
     error::{Error, Result},
+    runner::{check_prompt, read_config},
     tensor::{Bytes, DType, HostTensor},
 };
 use std::{
@@ -63,8 +64,8 @@ struct Comparison {
 pub fn run(args: Args) -> Result<Outcome> {
     let reference = read(&args.reference)?;
     let prompt = prompt_ids(&reference, &args.reference)?;
+    check_prompt(&read_config(&args.load.model.directory()?)?, &prompt)?;
     let mut runner = args.load.load(Some(prompt.len()), |_| ())?;
-    runner.check_prompt(&prompt)?;
     let mut batch = Batch::of(&prompt);
     batch.want_all_logits();
     let mut outputs = Outputs::default();
@@ -81,6 +82,11 @@ pub fn run(args: Args) -> Result<Outcome> {
     }
     if compared.is_empty() {
         return Err(bad_reference(&args.reference, "it holds no module of this model"));
+    }
+    let seen = |name: &str| name.ends_with("_ids") || compared.iter().any(|c| c.name == name);
+    let unseen: Vec<&str> = reference.keys().map(String::as_str).filter(|name| !seen(name)).collect();
+    if !unseen.is_empty() {
+        print_note(&format!("not compared, since this model shows no such module: {}", unseen.join(", ")));
     }
     let first = compared.iter().find(|c| !c.agrees);
     let report = if args.json { json_report(&compared, &args) } else { table(&compared, &args) };

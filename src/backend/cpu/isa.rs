@@ -18,21 +18,26 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best that this CPU has, or what `STAIRWELL_ISA` (`portable`, `avx2`, `avx512`) asks for if the CPU has it.
+    /// The best that this CPU has, or what the variable `STAIRWELL_ISA` asks for ([`Isa::asked`]).
     pub fn detect() -> Isa {
         static FOUND: OnceLock<Isa> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            let asked = env::var("STAIRWELL_ISA").ok();
-            let wanted = |isa: &Isa| asked.as_deref().is_none_or(|name| name == isa.name());
-            [Isa::Avx512, Isa::Avx2]
-                .into_iter()
-                .filter(wanted)
-                .find(|isa| isa.is_supported())
-                .unwrap_or(Isa::Portable)
-        })
+        let best = || Isa::supported().pop().unwrap_or(Isa::Portable);
+        *FOUND.get_or_init(|| Isa::asked().ok().flatten().unwrap_or_else(best))
     }
 
-    /// All that this CPU can run, for tests.
+    /// What `STAIRWELL_ISA` names: `portable`, `avx2` or `avx512`.
+    ///
+    /// # Errors
+    /// A message, if it names something else or what this CPU does not have.
+    pub fn asked() -> Result<Option<Isa>, String> {
+        let Ok(name) = env::var("STAIRWELL_ISA") else { return Ok(None) };
+        let here = Isa::supported();
+        let known = here.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
+        let found = here.into_iter().find(|isa| isa.name() == name).map(Some);
+        found.ok_or_else(|| format!("STAIRWELL_ISA={name}: this CPU has {known}"))
+    }
+
+    /// All that this CPU can run, the best one last.
     pub fn supported() -> Vec<Isa> {
         [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_supported()).collect()
     }
