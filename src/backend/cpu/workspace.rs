@@ -1,7 +1,8 @@
 //! Memory for activations, taken from a pool and given back on drop.
 //!
 //! A forward pass makes some hundred activations, and the same ones again at the next token. The pool keeps the buffers, so
-//! after the first pass nothing is allocated.
+//! after the first pass nothing is allocated. Lengths are rounded up to powers of two: a sequence that grows by one token
+//! fits the buffers of the step before, and pages of the rest are never touched.
 
 use crate::backend::Shaped;
 use std::{
@@ -29,22 +30,18 @@ impl Workspace {
     /// A tensor with unspecified contents. In debug builds they are NaN, so that reading before writing shows.
     pub fn take(self: &Arc<Self>, rows: usize, cols: usize) -> CpuTensor {
         let n = rows * cols;
-        let mut buffer = self.smallest_free(n).unwrap_or_else(|| vec![0.0; n]);
+        let length = n.next_power_of_two();
+        let mut buffer = self.free(length).unwrap_or_else(|| vec![0.0; length]);
         if cfg!(debug_assertions) {
             buffer[..n].fill(f32::NAN);
         }
         CpuTensor { buffer, rows, cols, workspace: self.clone() }
     }
 
-    fn smallest_free(&self, n: usize) -> Option<Vec<f32>> {
+    /// A free buffer of this length.
+    fn free(&self, length: usize) -> Option<Vec<f32>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // A buffer of more than twice the size is left for something larger.
-        let (&length, buffers) = free.range_mut(n..=2 * n).next()?;
-        let buffer = buffers.pop();
-        if buffers.is_empty() {
-            free.remove(&length);
-        }
-        buffer
+        free.get_mut(&length)?.pop()
     }
 }
 
@@ -95,11 +92,21 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_used_again() {
         let workspace = Arc::new(Workspace::default());
-        let first = workspace.take(4, 8);
+        let first = workspace.take(5, 8);
         let address = first.data().as_ptr();
         drop(first);
-        assert_eq!(workspace.take(3, 8).data().as_ptr(), address, "a little smaller: the same buffer");
+        assert_eq!(workspace.take(6, 8).data().as_ptr(), address, "one token more: the same buffer");
         assert_ne!(workspace.take(1, 8).data().as_ptr(), address, "much smaller: another one");
-        assert_eq!(workspace.take(4, 8).data().as_ptr(), address);
+        assert_eq!(workspace.take(5, 8).data().as_ptr(), address);
+    }
+
+    #[test]
+    fn a_growing_sequence_takes_few_buffers() {
+        let workspace = Arc::new(Workspace::default());
+        for tokens in 1..=1000 {
+            drop(workspace.take(tokens, 8));
+        }
+        let free = workspace.free.lock().unwrap();
+        assert_eq!(free.values().map(Vec::len).sum::<usize>(), 11, "8, 16, … 8192");
     }
 }
