@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::class::Class;
 use super::python;
 use super::special::SpecialTokens;
+use super::tojson::tojson;
 use super::{TokenizerError, TokenizerFiles};
 
 /// What a chat is rendered with, besides its messages.
@@ -175,6 +176,7 @@ fn environment() -> Environment<'static> {
     });
     env.add_function("strftime_now", strftime_now);
     python::install(&mut env);
+    env.add_filter("tojson", tojson);
     env
 }
 

@@ -1,7 +1,7 @@
 //! Chat templates are written for Python: what Python prints, serialises and calls, for minijinja.
 //!
-//! minijinja knows Jinja. It differs where Jinja2 hands a value to Python: `tojson` (Python's
-//! `json.dumps`), printing floats and containers, methods of strings, and a few tests. A model was
+//! minijinja knows Jinja. It differs where Jinja2 hands a value to Python: printing floats and containers,
+//! methods of strings, and a few tests (`tojson`, Python's `json.dumps`, has a file of its own). A model was
 //! trained on what Python gave, so each byte counts.
 
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
@@ -12,7 +12,6 @@ use minijinja_contrib::pycompat;
 pub(super) fn install(env: &mut Environment<'static>) {
     env.set_formatter(print);
     env.set_unknown_method_callback(call_method);
-    env.add_filter("tojson", super::tojson::tojson);
     env.add_filter("string", |value: &Value| text(value));
     env.add_filter("trim", |value: &Value, chars: Option<&str>| {
         strip(&text(value), chars, true, true).to_string()
@@ -232,11 +231,11 @@ fn split_spaces(text: &str, from_right: bool, limit: usize) -> Vec<&str> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use serde_json::json;
 
-    pub(crate) fn render(template: &str, x: serde_json::Value) -> String {
+    fn render(template: &str, x: serde_json::Value) -> String {
         let mut env = Environment::new();
         install(&mut env);
         env.render_str(template, minijinja::context! { x => from_json(&x) }).expect("it renders")

@@ -153,8 +153,15 @@ fn json_key(key: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::tokenizer::python::tests::render;
+    use super::*;
+    use crate::tokenizer::python;
     use serde_json::json;
+
+    fn render(template: &str, x: serde_json::Value) -> String {
+        let mut env = minijinja::Environment::new();
+        env.add_filter("tojson", tojson);
+        env.render_str(template, minijinja::context! { x => python::from_json(&x) }).expect("it renders")
+    }
 
     /// Expected values are Python's.
     #[test]
