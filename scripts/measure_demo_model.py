@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from demo_rows import CONTEXT, ROW, Documents, loss_of
 from demo_stories import END, IM_END, IM_START, document, story
-from train_demo_model import CONTEXT, ROW, Documents, loss_of
 
 FOX = [{"role": "user", "content": "Tell me a story about a fox and a lost key."}]
 PROMPTS = ["Once upon a time", "One day", "In a small village", FOX]

@@ -19,15 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from demo_stories import END, IM_END, IM_START, document, story
+from demo_rows import CONTEXT, ROW, Documents, loss_of
+from demo_stories import END, IM_END, IM_START, story
+from measure_demo_model import measure
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo"
 SPECIAL = [END, IM_START, IM_END]
-CONTEXT = 2048  # positions the model is trained for
-ROW = 384  # tokens in an ordinary training row, enough for a story and questions about it
 # The shapes that training batches take in turn: (rows, tokens in a row). Small, since the number of steps is what counts.
 BATCH = [(3, ROW)] * 19 + [(1, CONTEXT)]
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 32
@@ -69,25 +68,6 @@ def save_tokenizer(tokenizer, out):
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
-class Documents:
-    """Token ids of a split's documents, made as they are asked for, in order."""
-
-    def __init__(self, tokenizer, split):
-        self.tokenizer, self.split, self.next = tokenizer, split, 0
-
-    def row(self, length):
-        """The next `length` tokens. A row begins with a new document; the last document is cut at the row's end."""
-        ids = []
-        while len(ids) < length:
-            ids += self.tokenizer.encode(document(self.split, self.next)).ids
-            self.next += 1
-        return ids[:length]
-
-    def batch(self, rows, length):
-        """[rows, length] token ids."""
-        return torch.tensor([self.row(length) for _ in range(rows)])
-
-
 def new_model(args, vocab_size):
     """The model with its starting weights.
 
@@ -117,12 +97,6 @@ def new_optimizer(args, model):
     gains = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": gains, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
-
-
-def loss_of(model, ids):
-    """Mean cross-entropy in nats of each token given those before it in its row; every token counts, prompts too."""
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
 
 
 def schedule(step, progress):
@@ -235,8 +209,6 @@ def main():
     if not args.measure:
         args.out.mkdir(parents=True, exist_ok=True)
         train(args, train_tokenizer(args.vocab), args.out)
-    from measure_demo_model import measure
-
     measure(args.out)
 
 
