@@ -73,7 +73,7 @@ def new_model(args, vocab_size):
 
     Each head starts as a copier: its output matrix is the transpose of its value matrix, so what it attends to is what it
     says. A story's names must be copied from where they stood before. With random heads this takes a small model very long
-    to find: after 1,200 steps a name that was there before cost 3.4 nats, and 2.0 with heads that copy.
+    to find: in a trial with 20 names, after 1,200 steps, a name that was there before cost 3.4 nats, and 2.0 with copiers.
     """
     config = Qwen3Config(
         vocab_size=vocab_size, hidden_size=args.hidden, num_hidden_layers=args.layers, intermediate_size=args.intermediate,
