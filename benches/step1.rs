@@ -15,7 +15,8 @@ use stairwell::{
     batch::Batch,
     checkpoint::dummy_tensor,
     config::ModelConfig,
-    demo, kv,
+    demo,
+    kv::{self, KvOptions},
     model::{AttentionShape, Rank, rope::Frequencies},
     runner::{LoadOptions, ModelRunner, read_config},
     tensor::{DType, HostTensor},
@@ -26,7 +27,8 @@ const LENGTHS: [usize; 6] = [64, 128, 256, 512, 1024, 2048];
 
 /// One token by recomputing: a forward pass over n tokens for the logits of the last.
 fn recompute(c: &mut Criterion) {
-    let mut runner = ModelRunner::load(&demo::directory(), LoadOptions::default()).expect("the demo loads");
+    let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
+    let mut runner = ModelRunner::load(&demo::directory(), options).expect("the demo loads");
     let mut group = c.benchmark_group("recompute");
     for n in LENGTHS {
         let tokens: Vec<u32> = (0..n as u32).map(|i| 3 + i % 1000).collect();
@@ -120,7 +122,8 @@ fn attention(c: &mut Criterion, config: &ModelConfig, n: usize) {
     let table = HostTensor::from_f32(&[frequencies.inv_freq.len()], &frequencies.inv_freq);
     let inv_freq = loaded(&cpu, table, frequencies.inv_freq.len(), 1);
     let rope = Rope { inv_freq, head_dim: config.head_dim, scaling: 1.0 };
-    let mut attention = kv::best(AttentionShape::new(config, Rank::ALONE));
+    let mut attention =
+        kv::build(AttentionShape::new(config, Rank::ALONE), &KvOptions::recompute()).expect("attention");
     let batch = Batch::of(&vec![3; n]);
     let (q, kv) =
         (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);

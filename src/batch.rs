@@ -40,8 +40,14 @@ impl Batch {
     /// A batch of one whole sequence that wants the logits of its last row.
     pub fn of(tokens: &[u32]) -> Batch {
         let mut batch = Batch::default();
-        batch.push(tokens, 0, &[]);
+        batch.push_alone(tokens, 0);
         batch
+    }
+
+    /// Adds the next tokens of a sequence that has the whole cache to itself: its slot is 0, its blocks are 0, 1, 2, …
+    pub fn push_alone(&mut self, tokens: &[u32], start: usize) {
+        let table: Vec<u32> = (0..(start + tokens.len()) as u32).collect();
+        self.push(tokens, start, &table);
     }
 
     /// Empties it and keeps its memory.
@@ -55,12 +61,17 @@ impl Batch {
 
     /// Adds tokens of one sequence, the first at position `start`; the last one's logits are wanted.
     pub fn push(&mut self, tokens: &[u32], start: usize, table: &[u32]) {
+        self.push_chunk(tokens, start, table);
+        self.logit_rows.extend(self.tokens.len().checked_sub(1).map(|last| last as u32));
+    }
+
+    /// The same, and no logits are wanted: there is more of the prompt to come.
+    pub fn push_chunk(&mut self, tokens: &[u32], start: usize, table: &[u32]) {
         let (row, at) = (self.tokens.len(), self.tables.len());
         self.tokens.extend(tokens);
         self.positions.extend((start..start + tokens.len()).map(|p| p as u32));
         self.tables.extend(table);
         self.spans.push(Span { rows: row..self.tokens.len(), table: at..self.tables.len() });
-        self.logit_rows.extend(self.tokens.len().checked_sub(1).map(|last| last as u32));
     }
 
     /// Wants every row's logits.

@@ -28,7 +28,7 @@ pub struct GenerateParams {
 pub enum FinishReason {
     /// An end-of-sequence token, or the caller broke off (a stop string).
     Stop,
-    /// `max_tokens`, or the model's context is full.
+    /// `max_tokens`, or the context or the cache is full.
     Length,
 }
 
@@ -59,7 +59,8 @@ pub struct Generated {
 // ANCHOR: generate
 /// Generates up to `max_tokens` tokens after the prompt. `on_token` sees each one as it comes and may break off.
 ///
-/// With an attention that remembers nothing (step 1), every token costs a pass over the whole sequence.
+/// With an attention that remembers nothing (step 1), every token costs a pass over the whole sequence. With one that does (step
+/// 2), the prompt is one pass, and every token after it a pass over one token.
 ///
 /// # Errors
 /// A prompt that the model can't serve, parameters out of range, or an error of the backend.
@@ -71,13 +72,18 @@ pub fn generate<B: Backend>(
 ) -> Result<Generated> {
     runner.check_prompt(prompt)?;
     let mut sampler = Sampler::new(params.sampling.clone(), prompt, runner.config.vocab_size)?;
-    let (start, context) = (Instant::now(), runner.config.context());
-    let mut sequence = prompt.to_vec();
+    let (start, longest) = (Instant::now(), runner.max_model_len());
+    let (mut sequence, mut computed) = (prompt.to_vec(), 0);
     let mut time_to_first_token = None;
     let mut finish_reason = FinishReason::Length;
 
-    while sequence.len() < prompt.len() + params.max_tokens && sequence.len() <= context {
-        let logits = runner.forward(&Batch::of(&sequence), None)?;
+    while sequence.len() < prompt.len() + params.max_tokens && sequence.len() <= longest {
+        let mut batch = Batch::default();
+        batch.push_alone(&sequence[computed..], computed);
+        let logits = runner.forward(&batch, None)?;
+        if runner.attention.remembers() {
+            computed = sequence.len();
+        }
         let mut logits = runner.backend.download(&logits)?;
         let sampled = sampler.sample(&mut logits)?;
         sequence.push(sampled.token);

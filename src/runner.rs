@@ -6,12 +6,13 @@ use crate::{
     checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
     config::ModelConfig,
     error::{Error, Result},
-    kv,
+    kv::{self, KvOptions},
     model::{
         self, Attention, AttentionShape, Completeness, Inputs, LoadEvent, Loading, Model, Observer, Pass,
     },
     tensor::{DType, HostTensor},
 };
+use std::collections::BTreeMap;
 
 /// Where the weights come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct LoadOptions<'a> {
     pub rules: LoadRules,
     /// The longest sequence of this run in tokens, if it is known; the model's context otherwise.
     pub max_length: Option<usize>,
+    /// How K and V are kept.
+    pub kv: KvOptions,
     /// Told of every tensor.
     pub events: Option<&'a mut dyn FnMut(LoadEvent)>,
     /// Told (bytes, bytes in all) while weights are read. Without it they are read when they are first used.
@@ -43,6 +46,9 @@ pub struct ModelRunner<B: Backend> {
     pub backend: B,
     pub model: Box<dyn Model<B>>,
     pub attention: Box<dyn Attention<B>>,
+    /// Bytes of weights that a step with one token reads; 0 if they were not loaded here.
+    pub weight_bytes_per_step: u64,
+    max_model_len: usize,
     inputs: Inputs<B>,
     tokens_computed: u64,
 }
@@ -58,12 +64,12 @@ pub fn read_config(directory: &Directory) -> Result<ModelConfig> {
 }
 
 impl ModelRunner<Cpu> {
-    /// Loads a model for the CPU, with the best attention built so far.
+    /// Loads a model for the CPU, with the attention that the options ask for.
     ///
     /// # Errors
     /// Whatever is wrong with config.json or the weights.
     pub fn load(directory: &Directory, options: LoadOptions) -> Result<ModelRunner<Cpu>> {
-        ModelRunner::load_with(Cpu::default(), directory, options, kv::best)
+        ModelRunner::load_with(Cpu::default(), directory, options, kv::build)
     }
 }
 
@@ -76,26 +82,32 @@ impl<B: Backend> ModelRunner<B> {
         backend: B,
         directory: &Directory,
         options: LoadOptions,
-        attention: impl FnOnce(AttentionShape) -> Box<dyn Attention<B>>,
+        attention: impl FnOnce(AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
+        let mut kv = options.kv.clone();
         let mut config = read_config(directory)?;
         let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
-        let model = match options.format {
+        let (model, sizes) = match options.format {
             LoadFormat::Dummy => {
                 let mut model = model::build(&backend, &config, max_length)?;
-                model.load_dummy(&backend, config.dtype.unwrap_or(DType::BF16))?;
-                model
+                let sizes = model.load_dummy(&backend, config.dtype.unwrap_or(DType::BF16))?;
+                (model, sizes)
             }
             LoadFormat::Safetensors => {
                 let state_dict = StateDict::open(directory)?;
                 config.tie_word_embeddings &= !model::unties(&config, &state_dict);
                 let mut model = model::build(&backend, &config, max_length)?;
-                load_state_dict(&backend, &mut *model, &config, &state_dict, options)?;
-                model
+                let sizes = load_state_dict(&backend, &mut *model, &config, &state_dict, options)?;
+                (model, sizes)
             }
         };
-        let attention = attention(model.attention_shape());
-        ModelRunner::new(config, backend, model, attention)
+        kv.weight_bytes = sizes.values().sum();
+        let attention = attention(model.attention_shape(), &kv)?;
+        let weight_bytes_per_step = bytes_per_step(&*model, &sizes);
+        let mut runner = ModelRunner::new(config, backend, model, attention)?;
+        runner.weight_bytes_per_step = weight_bytes_per_step;
+        runner.max_model_len = runner.max_model_len.min(kv.max_model_len.unwrap_or(usize::MAX));
+        Ok(runner)
     }
 
     /// Puts loaded parts together.
@@ -110,7 +122,17 @@ impl<B: Backend> ModelRunner<B> {
     ) -> Result<ModelRunner<B>> {
         let inputs =
             Inputs { tokens: backend.ids(0)?, positions: backend.ids(0)?, logit_rows: backend.ids(0)? };
-        Ok(ModelRunner { config, backend, model, attention, inputs, tokens_computed: 0 })
+        let max_model_len = config.context().min(attention.max_tokens().unwrap_or(usize::MAX));
+        Ok(ModelRunner {
+            config,
+            backend,
+            model,
+            attention,
+            weight_bytes_per_step: 0,
+            max_model_len,
+            inputs,
+            tokens_computed: 0,
+        })
     }
 
     /// One forward pass: logits of the batch's logit rows, [rows, vocabulary].
@@ -135,6 +157,11 @@ impl<B: Backend> ModelRunner<B> {
         })
     }
 
+    /// The longest sequence in tokens: the model's context, what was asked for, or what there is room for.
+    pub fn max_model_len(&self) -> usize {
+        self.max_model_len
+    }
+
     /// Tokens that went through the model so far.
     pub fn tokens_computed(&self) -> u64 {
         self.tokens_computed
@@ -151,9 +178,17 @@ impl<B: Backend> ModelRunner<B> {
     /// Whether the model can serve this prompt; see [`check_prompt`].
     ///
     /// # Errors
-    /// As [`check_prompt`].
+    /// As [`check_prompt`], and a prompt longer than the room for K and V.
     pub fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
-        check_prompt(&self.config, prompt)
+        check_prompt(&self.config, prompt)?;
+        let (n, longest) = (prompt.len(), self.max_model_len());
+        if n > longest {
+            let message = format!(
+                "the prompt has {n} tokens, and the KV cache holds {longest}; give a larger --max-model-len"
+            );
+            return Err(Error::Request(message));
+        }
+        Ok(())
     }
 }
 
@@ -181,18 +216,23 @@ pub fn check_prompt(config: &ModelConfig, prompt: &[u32]) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of each parameter, by name.
+type Sizes = BTreeMap<String, u64>;
+
+/// Loads a checkpoint's weights.
 fn load_state_dict<B: Backend>(
     backend: &B,
     model: &mut dyn Model<B>,
     config: &ModelConfig,
     state_dict: &StateDict,
     options: LoadOptions,
-) -> Result<()> {
-    let mut used = Vec::new();
+) -> Result<Sizes> {
+    let (mut used, mut sizes) = (Vec::new(), Sizes::new());
     let mut events = options.events;
     let mut watch = |event: LoadEvent| {
-        if let LoadEvent::Loaded { name, .. } = event {
-            used.push(name.to_owned());
+        if let LoadEvent::Loaded { name, parameter, tensor, .. } = &event {
+            used.push((*name).to_owned());
+            sizes.insert((*parameter).to_owned(), tensor.data.len() as u64);
         }
         if let Some(events) = &mut events {
             events(event);
@@ -212,5 +252,14 @@ fn load_state_dict<B: Backend>(
         let total = used.iter().filter_map(|n| state_dict.entry(n)).map(|e| e.info.range.len() as u64).sum();
         prefetch(state_dict, used.iter().map(String::as_str), |bytes| progress(bytes, total));
     }
-    Ok(())
+    Ok(sizes)
+}
+
+/// Bytes of weights that a forward pass over one token reads: all but the embedding tables, of which it reads a row. A tied table
+/// is lm_head too, and read whole.
+fn bytes_per_step<B: Backend>(model: &dyn Model<B>, sizes: &Sizes) -> u64 {
+    let is_table =
+        |name: &str| ["embed_tokens.weight", "wte.weight", "wpe.weight"].iter().any(|t| name.ends_with(t));
+    let is_head = |name: &str| model.tied().is_some_and(|tied| tied.embedding == name);
+    sizes.iter().filter(|(name, _)| !is_table(name) || is_head(name)).map(|(_, bytes)| bytes).sum()
 }

@@ -2,19 +2,21 @@
 
 use super::{
     Outcome,
+    kv_args::KvArgs,
     model_args::{LoadArgs, TokenIds},
-    terminal::{self, human_bytes, peak_memory, print, print_note},
+    stats::{print_figures, stats},
+    terminal::{self, print, print_note},
+    text::Text,
 };
 use clap::ArgGroup;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use stairwell::{
-    backend::cpu::Cpu,
     config::generation::{GenerationConfig, Knobs, SamplingDefaults},
     error::{Error, Result},
-    generate::{GenerateParams, Generated, generate},
-    runner::{ModelRunner, check_prompt, read_config},
-    sampling::{Sampled, SamplingParams},
-    tokenizer::{ChatOptions, Detokenizer, Emit, StopStrings, Tokenizer},
+    generate::{GenerateParams, generate},
+    runner::{check_prompt, read_config},
+    sampling::SamplingParams,
+    tokenizer::{ChatOptions, Tokenizer},
 };
 use std::{io, ops::ControlFlow, time::Instant};
 
@@ -29,6 +31,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    kv: KvArgs,
     /// Text to continue
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -169,22 +173,35 @@ pub fn run(args: Args) -> Result<Outcome> {
     check_prompt(&config, &prompt)?;
 
     let start = Instant::now();
-    let mut runner = args.load.load(Some(prompt.len() + params.max_tokens), |_| ())?;
+    let kv = args.kv.options(&config, Some(prompt.len()))?;
+    let mut runner = args.load.load(Some(prompt.len() + params.max_tokens), kv, |_| ())?;
+    runner.check_prompt(&prompt)?;
     let load_seconds = start.elapsed().as_secs_f64();
+    if !args.json {
+        args.kv.note(&runner);
+    }
 
-    let mut text = Text::new(&args, tokenizer.as_ref(), &prompt);
+    let after = if args.chat.is_some() { &[] } else { &prompt[..] };
+    let mut text = Text::new(tokenizer.as_ref(), after, &args.sampling.stop);
     if let (Some(prompt), false, true) = (&args.prompt, args.json, terminal::colours(&io::stdout())) {
         print(&terminal::styled(prompt, "1", true))?;
     }
     let mut failed = None;
     let output = generate(&mut runner, &prompt, &params, &mut |sampled| {
-        text.push(sampled).unwrap_or_else(|error| {
-            failed = Some(error);
-            ControlFlow::Break(())
-        })
+        let (piece, flow) = text.push(sampled);
+        match if args.json { Ok(()) } else { print(&piece) } {
+            Ok(()) => flow,
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
     })?;
     failed.map_or(Ok(()), Err)?;
-    text.finish()?;
+    let rest = text.finish();
+    if !args.json {
+        print(&rest)?;
+    }
 
     let mut stats = stats(&runner, prompt.len(), &output, load_seconds);
     stats.extend(defaults.describe().into_iter().map(|(k, v)| (k.to_owned(), v.into())));
@@ -231,108 +248,4 @@ fn read_prompt(args: &Args) -> Result<(Vec<u32>, Option<Tokenizer>)> {
         return Err(Error::Request("--prompt: the prompt is empty; give some text".into()));
     }
     Ok((ids, Some(tokenizer)))
-}
-
-/// The output's text as it comes, cut at stop strings.
-struct Text<'a> {
-    tokenizer: Option<&'a Tokenizer>,
-    detokenizer: Option<Detokenizer>,
-    stop: StopStrings,
-    stream: bool,
-    text: String,
-    logprobs: Vec<Value>,
-}
-
-impl<'a> Text<'a> {
-    fn new(args: &Args, tokenizer: Option<&'a Tokenizer>, prompt: &[u32]) -> Text<'a> {
-        let detokenizer = tokenizer.map(|t| match args.chat {
-            Some(_) => Detokenizer::new(t, true),
-            None => Detokenizer::after_prompt(t, prompt, true),
-        });
-        let stop = StopStrings::new(&args.sampling.stop);
-        Text { tokenizer, detokenizer, stop, stream: !args.json, text: String::new(), logprobs: Vec::new() }
-    }
-
-    fn push(&mut self, sampled: &Sampled) -> Result<ControlFlow<()>> {
-        if sampled.logprob.is_some() {
-            self.logprobs.push(self.logprob_entry(sampled));
-        }
-        let Some(detokenizer) = &mut self.detokenizer else {
-            self.emit(&format!("{} ", sampled.token))?;
-            return Ok(ControlFlow::Continue(()));
-        };
-        match self.stop.push(&detokenizer.push(sampled.token)) {
-            Emit::Text(text) => self.emit(&text).map(ControlFlow::Continue),
-            Emit::Stopped { text, .. } => self.emit(&text).map(ControlFlow::Break),
-        }
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        let rest = self.detokenizer.as_mut().map(Detokenizer::finish).unwrap_or_default();
-        let (Emit::Text(text) | Emit::Stopped { text, .. }) = self.stop.push(&rest);
-        self.emit(&text)?;
-        let held = self.stop.finish();
-        self.emit(&held)
-    }
-
-    fn emit(&mut self, text: &str) -> Result<()> {
-        self.text.push_str(text);
-        if self.stream && !text.is_empty() { print(text) } else { Ok(()) }
-    }
-
-    fn logprob_entry(&self, sampled: &Sampled) -> Value {
-        let piece = |id: u32| self.tokenizer.and_then(|t| t.piece(id));
-        let entry = |id: u32, logprob: f32| json!({"id": id, "token": piece(id), "logprob": logprob});
-        let mut object = entry(sampled.token, sampled.logprob.unwrap_or(f32::NEG_INFINITY));
-        object["top"] = sampled.top_logprobs.iter().map(|&(id, l)| entry(id, l)).collect();
-        object
-    }
-}
-
-fn stats(
-    runner: &ModelRunner<Cpu>,
-    prompt_tokens: usize,
-    output: &Generated,
-    load_seconds: f64,
-) -> Map<String, Value> {
-    let (n, total) = (output.ids.len(), output.total_time.as_secs_f64());
-    let first = output.time_to_first_token.as_secs_f64();
-    let per_token = (n > 1).then(|| (total - first) / (n - 1) as f64);
-    let stats = json!({
-        "device": "cpu",
-        "attention": runner.attention.name(),
-        "dtype": "f32",
-        "isa": runner.backend.isa().name(),
-        "threads": rayon::current_num_threads(),
-        "model": runner.config.architecture.class_name(),
-        "prompt_tokens": prompt_tokens,
-        "output_tokens": n,
-        "tokens_computed": runner.tokens_computed(),
-        "load_seconds": load_seconds,
-        "time_to_first_token_seconds": first,
-        "time_per_output_token_seconds": per_token,
-        "total_seconds": total,
-        "output_tokens_per_second": n as f64 / total.max(1e-9),
-        "peak_memory_bytes": peak_memory(),
-        "seed": output.seed,
-    });
-    match stats {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
-}
-
-/// One line for a person.
-fn print_figures(stats: &Map<String, Value>) {
-    let number = |key: &str| stats[key].as_f64().unwrap_or_default();
-    let memory = stats["peak_memory_bytes"].as_u64().map_or("unknown".into(), human_bytes);
-    let seed = stats["seed"].as_u64().map_or(String::new(), |seed| format!(", seed {seed}"));
-    eprintln!(
-        "{} prompt + {} output tokens, first after {:.2} s, {:.1} tok/s, {} attention, peak memory {memory}{seed}",
-        stats["prompt_tokens"],
-        stats["output_tokens"],
-        number("time_to_first_token_seconds"),
-        number("output_tokens_per_second"),
-        stats["attention"].as_str().unwrap_or_default(),
-    );
 }

@@ -8,6 +8,7 @@ use super::{
 use stairwell::{
     checkpoint::{Directory, StateDict},
     error::Result,
+    kv::KvOptions,
     model::LoadEvent,
     tensor::HostTensor,
 };
@@ -46,7 +47,7 @@ pub fn run(args: Args) -> Result<Outcome> {
             trace_event(&mut lines, state_dict, &event);
         }
     };
-    let runner = args.load.load(None, events)?;
+    let runner = args.load.load(None, KvOptions::recompute(), events)?;
     let memory = peak_memory().map_or("unknown".into(), human_bytes);
     let _ = writeln!(
         lines,

@@ -2,6 +2,7 @@
 
 use super::{
     Outcome,
+    kv_args::KvArgs,
     model_args::{LoadArgs, TokenIds},
     terminal::print,
 };
@@ -24,6 +25,8 @@ Example:
 pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    kv: KvArgs,
     /// Token ids, such as 5,17,3
     #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     prompt_ids: TokenIds,
@@ -37,8 +40,11 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<Outcome> {
     let TokenIds(prompt) = &args.prompt_ids;
-    check_prompt(&read_config(&args.load.model.directory()?)?, prompt)?;
-    let mut runner = args.load.load(Some(prompt.len()), |_| ())?;
+    let config = read_config(&args.load.model.directory()?)?;
+    check_prompt(&config, prompt)?;
+    let kv = args.kv.options(&config, Some(prompt.len()))?;
+    let mut runner = args.load.load(Some(prompt.len()), kv, |_| ())?;
+    runner.check_prompt(prompt)?;
     let mut batch = Batch::of(prompt);
     batch.want_all_logits();
 

@@ -2,11 +2,14 @@
 
 mod generate;
 mod inspect;
+mod kv_args;
 mod load;
 mod logits;
 mod model_args;
 mod render_chat;
+mod stats;
 mod terminal;
+mod text;
 mod tokenize;
 mod verify;
 

@@ -7,6 +7,7 @@ use stairwell::{
     checkpoint::{Directory, LoadRules, locate},
     demo,
     error::{Error, Result},
+    kv::KvOptions,
     model::LoadEvent,
     runner::{LoadFormat, LoadOptions, ModelRunner},
     tokenizer::{Tokenizer, TokenizerFiles},
@@ -80,6 +81,7 @@ impl LoadArgs {
     pub fn load(
         &self,
         max_length: Option<usize>,
+        kv: KvOptions,
         mut events: impl FnMut(LoadEvent),
     ) -> Result<ModelRunner<Cpu>> {
         if self.dtype == Arithmetic::Bf16 {
@@ -93,7 +95,7 @@ impl LoadArgs {
             Format::Dummy => LoadFormat::Dummy,
         };
         let (events, progress) = (Some(&mut events as &mut dyn FnMut(LoadEvent)), Some(&add as _));
-        let options = LoadOptions { format, rules: self.rules(), max_length, events, progress };
+        let options = LoadOptions { format, rules: self.rules(), max_length, kv, events, progress };
         ModelRunner::load(&self.model.directory()?, options)
     }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Outcome,
+    kv_args::KvArgs,
     logits::Outputs,
     model_args::LoadArgs,
     terminal::{colours, print, print_note, styled},
@@ -32,6 +33,8 @@ An element agrees if |ours − reference| ≤ atol + rtol · |reference|. The ex
 pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    kv: KvArgs,
     /// File of scripts/dump_hf_reference.py
     #[arg(long, value_name = "FILE")]
     reference: PathBuf,
@@ -64,8 +67,11 @@ struct Comparison {
 pub fn run(args: Args) -> Result<Outcome> {
     let reference = read(&args.reference)?;
     let prompt = prompt_ids(&reference, &args.reference)?;
-    check_prompt(&read_config(&args.load.model.directory()?)?, &prompt)?;
-    let mut runner = args.load.load(Some(prompt.len()), |_| ())?;
+    let config = read_config(&args.load.model.directory()?)?;
+    check_prompt(&config, &prompt)?;
+    let kv = args.kv.options(&config, Some(prompt.len()))?;
+    let mut runner = args.load.load(Some(prompt.len()), kv, |_| ())?;
+    runner.check_prompt(&prompt)?;
     let mut batch = Batch::of(&prompt);
     batch.want_all_logits();
     let mut outputs = Outputs::default();

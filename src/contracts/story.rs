@@ -5,7 +5,7 @@ use crate::{
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv,
+    kv::{self, KvOptions},
     model::{self, Completeness, Loading},
     runner::{LoadOptions, ModelRunner, read_config},
     sampling::SamplingParams,
@@ -34,9 +34,10 @@ pub(super) fn check_story(mine: Result<ModelRunner<Cpu>>) {
     );
 }
 
-/// A runner whose small operations are given.
+/// Step 1's runner, whose small operations are given.
 pub(super) fn runner_on(backend: Cpu) -> Result<ModelRunner<Cpu>> {
-    ModelRunner::load_with(backend, &demo::directory(), LoadOptions::default(), kv::best)
+    let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
+    ModelRunner::load_with(backend, &demo::directory(), options, kv::build)
 }
 
 /// A runner of the demo model whose weights are given by name.
@@ -53,7 +54,7 @@ pub(super) fn runner_of(tensors: impl IntoIterator<Item = (String, HostTensor)>)
         events: &mut |_| {},
     };
     model::load_weights(&backend, &mut *model, tensors, loading)?;
-    let attention = kv::best(model.attention_shape());
+    let attention = kv::build(model.attention_shape(), &KvOptions::recompute())?;
     ModelRunner::new(config, backend, model, attention)
 }
 

@@ -7,6 +7,7 @@ use crate::{
     backend::{Backend, Rope},
     batch::Batch,
     error::Result,
+    tensor::DType,
 };
 use std::ops::Range;
 
@@ -25,6 +26,21 @@ pub struct AttentionShape {
     pub scale: f32,
     /// For each layer of the model, how many keys a query sees, itself included; `None` sees all.
     pub windows: Vec<Option<usize>>,
+    /// The longest sequence that the model can have, in tokens.
+    pub context: usize,
+}
+
+/// Memory that an attention has reserved for K and V.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvMemory {
+    /// How they are stored; `None` if nothing is.
+    pub dtype: Option<DType>,
+    /// What one token takes: 2 · layers · kv_heads · head_dim · bytes of an element.
+    pub bytes_per_token: u64,
+    /// Sequences at a time.
+    pub slots: usize,
+    /// All of it, used or not.
+    pub reserved_bytes: u64,
 }
 
 /// Attention over a batch. Implemented by `Recompute` in step 1; later by `Contiguous` (2) and `Paged` (4), and on
@@ -82,5 +98,15 @@ pub trait Attention<B: Backend>: Send {
     /// Whether K and V of earlier forwards are kept, so that only new tokens need to be given.
     fn remembers(&self) -> bool {
         true
+    }
+
+    /// The longest sequence that there is room for, in tokens; `None` if nothing is reserved.
+    fn max_tokens(&self) -> Option<usize> {
+        None
+    }
+
+    /// What is reserved.
+    fn memory(&self) -> KvMemory {
+        KvMemory::default()
     }
 }

@@ -105,18 +105,21 @@ impl<B: Backend> dyn Model<B> {
         load_weights(backend, self, tensors, loading)
     }
 
-    /// Loads random weights of dtype `dtype` into every parameter (`--load-format dummy`).
+    /// Loads random weights of dtype `dtype` into every parameter (`--load-format dummy`); returns the bytes of each.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn load_dummy(&mut self, backend: &B, dtype: DType) -> Result<()> {
+    pub fn load_dummy(&mut self, backend: &B, dtype: DType) -> Result<BTreeMap<String, u64>> {
+        let mut sizes = BTreeMap::new();
         self.visit(&mut |param| {
             for (part, source) in param.sources.iter().enumerate() {
                 let tensor = dummy_tensor(&source.name, dtype, &source.shape);
+                sizes.insert(source.name.clone(), tensor.data.len() as u64);
                 backend.load(&mut param.weight, part, &slice(source, tensor))?;
             }
             Ok(())
-        })
+        })?;
+        Ok(sizes)
     }
 }
 

@@ -13,7 +13,7 @@ mod load;
 pub mod rope;
 mod tree;
 
-pub use attention::{Attention, AttentionShape};
+pub use attention::{Attention, AttentionShape, KvMemory};
 pub use builder::Builder;
 pub use collective::{Alone, Collective, Rank};
 pub use decoder::Decoder;
@@ -114,6 +114,7 @@ impl AttentionShape {
             head_dim: config.head_dim,
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             windows: config.sliding_windows.clone(),
+            context: config.context(),
         }
     }
 }

@@ -7,7 +7,7 @@ use stairwell::{
     config::ModelConfig,
     demo,
     error::Result,
-    kv,
+    kv::{self, KvOptions},
     model::{self, Completeness, Loading, load_weights},
     runner::{ModelRunner, read_config},
     tensor::HostTensor,
@@ -88,7 +88,7 @@ fn load(
         events: &mut |_| {},
     };
     load_weights(&cpu, &mut *model, tensors, loading)?;
-    let attention = kv::best(model.attention_shape());
+    let attention = kv::build(model.attention_shape(), &KvOptions::default())?;
     ModelRunner::new(config.clone(), cpu, model, attention)
 }
 // ANCHOR_END: load

@@ -10,6 +10,7 @@ use stairwell::{
     demo,
     error::Result,
     generate::{GenerateParams, generate},
+    kv::KvOptions,
     model::{Observer, rope::Frequencies},
     runner::{LoadOptions, ModelRunner},
     sampling::{Sampler, SamplingParams},
@@ -56,7 +57,8 @@ impl Outputs {
 fn main() -> Result<()> {
     let directory = demo::directory();
     let tokenizer = Tokenizer::new(demo::tokenizer_files())?;
-    let mut runner = ModelRunner::load(&directory, LoadOptions::default())?;
+    let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
+    let mut runner = ModelRunner::load(&directory, options)?;
 
     println!("1. Text to token ids");
     let ids = tokenizer.encode_prompt(PROMPT)?;

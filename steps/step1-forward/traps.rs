@@ -9,7 +9,7 @@ use stairwell::{
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv,
+    kv::{self, KvOptions},
     model::{Observer, rope::Frequencies},
     runner::{LoadOptions, ModelRunner},
     tokenizer::Tokenizer,
@@ -67,7 +67,8 @@ fn main() -> Result<()> {
 /// A model on these kernels, and its greedy tokens.
 fn story(kernels: Box<dyn Kernels>, prompt: &[u32]) -> Result<(ModelRunner<Cpu>, Vec<u32>)> {
     let cpu = Cpu::with_kernels(kernels);
-    let mut runner = ModelRunner::load_with(cpu, &demo::directory(), LoadOptions::default(), kv::best)?;
+    let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
+    let mut runner = ModelRunner::load_with(cpu, &demo::directory(), options, kv::build)?;
     let mut params = GenerateParams { max_tokens: TOKENS, ..GenerateParams::default() };
     params.sampling.temperature = 0.0;
     let ids = generate(&mut runner, prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids;

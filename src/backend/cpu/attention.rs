@@ -58,14 +58,14 @@ pub fn softmax(x: &mut [f32]) {
 }
 
 #[inline(always)]
-fn dot<S: Shape, const L: usize>(a: &[f32], b: &[f32], out: &mut f32) {
+pub(super) fn dot<S: Shape, const L: usize>(a: &[f32], b: &[f32], out: &mut f32) {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<L>(), b.as_chunks::<L>());
     let full = a.iter().zip(b).fold(Lanes::<L>::ZERO, |sums, (a, b)| sums.multiply_add::<S>(a, b));
     *out = full.multiply_add_rest::<S>(a_rest, b_rest).sum();
 }
 
 #[inline(always)]
-fn add_scaled<S: Shape, const L: usize>(weight: f32, v: &[f32], out: &mut [f32]) {
+pub(super) fn add_scaled<S: Shape, const L: usize>(weight: f32, v: &[f32], out: &mut [f32]) {
     for (out, v) in out.iter_mut().zip(v) {
         *out = S::multiply_add(weight, *v, *out);
     }

@@ -1,6 +1,8 @@
 //! The CPU backend: f32 activations, weights as stored, all cores.
 
 pub mod attention;
+#[cfg(feature = "step2")]
+pub mod grouped;
 pub mod isa;
 mod kernels;
 mod matmul;
@@ -15,7 +17,7 @@ use crate::{error::Result, tensor::convert_to_f32};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Elements below which an operation stays on one thread.
+/// Operations below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 14;
 
 /// The CPU. Cheap to make; its workspace fills as it works.
@@ -59,7 +61,18 @@ impl Cpu {
 
     /// Runs `body(index, chunk)` on each chunk of `n` elements of x, on all cores if x is large.
     pub(crate) fn for_each_chunk(&self, x: &mut [f32], n: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
-        if x.len() < SMALL {
+        self.for_each_chunk_of(x, n, x.len(), body);
+    }
+
+    /// The same where an element costs more than one operation: `work` is the number of operations in all.
+    pub(crate) fn for_each_chunk_of(
+        &self,
+        x: &mut [f32],
+        n: usize,
+        work: usize,
+        body: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        if work < SMALL {
             x.chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
         } else {
             x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));

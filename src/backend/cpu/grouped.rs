@@ -1,0 +1,181 @@
+//! A group of query heads over K and V that are kept: the arithmetic of every CPU attention with a cache.
+//!
+//! The query heads of a group share one head of K and V, so they are computed together and each vector of K and V is read
+//! once. Each number is computed exactly as [`attend_head`](super::attention::attend_head) does: keys in the order of their
+//! positions, one by one. So a token's bits depend neither on the batch, nor on how its sequence was cut into forward passes,
+//! nor on how K and V are cut into segments.
+
+use super::{
+    attention::{add_scaled, dot, softmax},
+    isa::{Isa, Shape, dispatch},
+};
+use half::bf16;
+
+/// Vectors of K or V as they are kept: position i of a segment starts at element `i * stride`.
+#[derive(Clone, Copy)]
+pub enum Kept<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// K and V of one head at neighbouring positions.
+#[derive(Clone, Copy)]
+pub struct Segment<'a> {
+    pub k: Kept<'a>,
+    pub v: Kept<'a>,
+    /// Elements from one position to the next.
+    pub stride: usize,
+    /// Positions.
+    pub len: usize,
+}
+
+/// Working space of [`attend_group`].
+#[derive(Default)]
+pub struct Scratch {
+    /// [group, keys]
+    scores: Vec<f32>,
+    /// One vector of K or V, widened.
+    wide: Vec<f32>,
+}
+
+// ANCHOR: attend_group
+/// out = softmax(q kᵀ · scale) v for the query heads that share these keys; q and out: [group, head_dim].
+/// `segments` gives the `keys` positions in order; it is walked twice, once for K and once for V.
+#[allow(clippy::too_many_arguments)]
+pub fn attend_group<'a>(
+    isa: Isa,
+    q: &[f32],
+    head_dim: usize,
+    segments: impl Iterator<Item = Segment<'a>> + Clone,
+    keys: usize,
+    scale: f32,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let Scratch { scores, wide } = scratch;
+    scores.resize(q.len() / head_dim * keys, 0.0);
+    wide.resize(head_dim, 0.0);
+    let mut at = 0;
+    for segment in segments.clone() {
+        let (scores, wide) = (&mut scores[at..], &mut wide[..]);
+        dispatch!(isa, score(q: &[f32], segment: Segment<'_>, keys: usize, scale: f32, wide: &mut [f32], scores: &mut [f32]));
+        at += segment.len;
+    }
+    assert_eq!(at, keys, "positions of the segments");
+    scores.chunks_exact_mut(keys).for_each(softmax);
+    out.fill(0.0);
+    at = 0;
+    for segment in segments {
+        let (weights, wide, out) = (&scores[at..], &mut wide[..], &mut *out);
+        dispatch!(isa, add_weighted(weights: &[f32], segment: Segment<'_>, keys: usize, wide: &mut [f32], out: &mut [f32]));
+        at += segment.len;
+    }
+}
+// ANCHOR_END: attend_group
+
+/// scores[g, i] = q_g · k_i · scale for the keys of a segment; `scores` has `keys` columns.
+#[inline(always)]
+fn score<S: Shape, const L: usize>(
+    q: &[f32],
+    segment: Segment<'_>,
+    keys: usize,
+    scale: f32,
+    wide: &mut [f32],
+    scores: &mut [f32],
+) {
+    let d = wide.len();
+    for i in 0..segment.len {
+        let k = segment.k.vector(i * segment.stride, wide);
+        for (g, q) in q.chunks_exact(d).enumerate() {
+            let score = &mut scores[g * keys + i];
+            dot::<S, L>(q, k, score);
+            *score *= scale;
+        }
+    }
+}
+
+/// out_g += Σ weights[g, i] · v_i over a segment; `weights` has `keys` columns.
+#[inline(always)]
+fn add_weighted<S: Shape, const L: usize>(
+    weights: &[f32],
+    segment: Segment<'_>,
+    keys: usize,
+    wide: &mut [f32],
+    out: &mut [f32],
+) {
+    let d = wide.len();
+    for i in 0..segment.len {
+        let v = segment.v.vector(i * segment.stride, wide);
+        for (g, out) in out.chunks_exact_mut(d).enumerate() {
+            add_scaled::<S, L>(weights[g * keys + i], v, out);
+        }
+    }
+}
+
+impl Kept<'_> {
+    /// The vector that starts at an element, as f32: in place, or widened into `wide`, whose length it has.
+    #[inline(always)]
+    fn vector<'a>(&'a self, start: usize, wide: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Kept::F32(kept) => &kept[start..][..wide.len()],
+            Kept::Bf16(kept) => {
+                for (wide, kept) in wide.iter_mut().zip(&kept[start..]) {
+                    *wide = f32::from_bits(u32::from(kept.to_bits()) << 16);
+                }
+                wide
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values in −2..2 that bf16 holds exactly.
+    fn value(i: usize) -> f32 {
+        ((i * 37 % 64) as f32 - 31.0) / 16.0
+    }
+
+    /// Two query heads over 7 keys of 19 numbers, 23 apart, in one segment and in three.
+    #[test]
+    fn every_isa_dtype_and_cut_agrees_with_f64() {
+        let (d, n, stride, scale) = (19, 7, 23, 0.25);
+        let q: Vec<f32> = (0..2 * d).map(value).collect();
+        let k: Vec<f32> = (0..n * stride).map(|i| value(i + 5)).collect();
+        let v: Vec<f32> = (0..n * stride).map(|i| value(3 * i + 1)).collect();
+        let narrow = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+        let (k16, v16) = (narrow(&k), narrow(&v));
+
+        let score = |g: usize, t: usize| -> f64 {
+            (0..d).map(|i| q[g * d + i] as f64 * k[t * stride + i] as f64).sum::<f64>() * scale as f64
+        };
+        let want = |g: usize, i: usize| -> f64 {
+            let sum: f64 = (0..n).map(|t| score(g, t).exp()).sum();
+            (0..n).map(|t| score(g, t).exp() / sum * v[t * stride + i] as f64).sum()
+        };
+        for isa in Isa::supported() {
+            let cut = |cuts: &[usize], narrow: bool| {
+                let segments = cuts.windows(2).map(|c| {
+                    let (at, len) = (c[0] * stride, c[1] - c[0]);
+                    let (k, v) = match narrow {
+                        true => (Kept::Bf16(&k16[at..]), Kept::Bf16(&v16[at..])),
+                        false => (Kept::F32(&k[at..]), Kept::F32(&v[at..])),
+                    };
+                    Segment { k, v, stride, len }
+                });
+                let mut out = vec![f32::NAN; 2 * d];
+                attend_group(isa, &q, d, segments, n, scale, &mut Scratch::default(), &mut out);
+                out
+            };
+            let whole = cut(&[0, n], false);
+            for (i, got) in whole.iter().enumerate() {
+                let want = want(i / d, i % d);
+                assert!((*got as f64 - want).abs() < 1e-5, "{isa:?}: {got} for {want}");
+            }
+            for (cuts, narrow) in [(&[0, 1, 4, n][..], false), (&[0, n], true), (&[0, 3, n], true)] {
+                assert_eq!(cut(cuts, narrow), whole, "{isa:?}: cut at {cuts:?}, bf16: {narrow}");
+            }
+        }
+    }
+}

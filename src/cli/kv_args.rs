@@ -1,0 +1,72 @@
+//! Flags about attention and the keys and values that it keeps.
+
+use super::terminal::{human_bytes, print_note};
+use clap::{Args, ValueEnum};
+use stairwell::{
+    backend::cpu::Cpu,
+    config::ModelConfig,
+    error::{Error, Result},
+    kv::{AttentionKind, KvDtype, KvOptions},
+    runner::ModelRunner,
+};
+
+/// How K and V are kept.
+#[derive(Args)]
+#[command(next_help_heading = "Attention")]
+pub struct KvArgs {
+    /// Which attention runs: recompute, contiguous [default: the best in this build]
+    #[arg(long, value_name = "NAME")]
+    attention: Option<AttentionKind>,
+    /// How K and V are stored
+    #[arg(long, value_enum, default_value_t = Stored::F32)]
+    kv_dtype: Stored,
+    /// The longest sequence in tokens, prompt and output [default: the model's context, or what fits into free memory]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    max_model_len: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Stored {
+    F32,
+    Bf16,
+}
+
+impl KvArgs {
+    /// The flags as options; `max_chunk` is the longest part of a sequence that a forward pass gets, if it is known.
+    ///
+    /// # Errors
+    /// For what does not go together.
+    pub fn options(&self, config: &ModelConfig, max_chunk: Option<usize>) -> Result<KvOptions> {
+        let kind = self.attention.unwrap_or(AttentionKind::BEST);
+        let dtype = if self.kv_dtype == Stored::Bf16 { KvDtype::Bf16 } else { KvDtype::F32 };
+        if kind == AttentionKind::Recompute && dtype != KvDtype::F32 {
+            let message =
+                format!("--kv-dtype {dtype}: attention 'recompute' keeps no K and V; leave the flag out");
+            return Err(Error::Usage(message));
+        }
+        let (context, max_model_len) = (config.context(), self.max_model_len.map(|n| n as usize));
+        if let Some(asked) = max_model_len.filter(|n| *n > context) {
+            let message =
+                format!("--max-model-len {asked}: the model's context is {context}; give at most that");
+            return Err(Error::Usage(message));
+        }
+        let attention = self.attention;
+        Ok(KvOptions { attention, dtype, max_model_len, max_chunk, ..KvOptions::default() })
+    }
+
+    /// Says what was reserved, and where the length comes from.
+    pub fn note(&self, runner: &ModelRunner<Cpu>) {
+        let (memory, length) = (runner.attention.memory(), runner.max_model_len());
+        if memory.reserved_bytes == 0 {
+            return;
+        }
+        let source = match (self.max_model_len, length == runner.config.context()) {
+            (Some(_), _) => "--max-model-len",
+            (None, true) => "the model's context",
+            (None, false) => "what fits into free memory",
+        };
+        let slots = if memory.slots == 1 { String::new() } else { format!("{} sequences of ", memory.slots) };
+        let bytes = human_bytes(memory.reserved_bytes);
+        print_note(&format!("KV cache: room for {slots}{length} tokens ({source}), {bytes}"));
+    }
+}

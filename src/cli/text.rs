@@ -1,0 +1,64 @@
+//! The text of one output as its tokens come, cut at stop strings.
+
+use serde_json::{Value, json};
+use stairwell::{
+    sampling::Sampled,
+    tokenizer::{Detokenizer, Emit, StopStrings, Tokenizer},
+};
+use std::ops::ControlFlow;
+
+/// One output.
+pub struct Text<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    detokenizer: Option<Detokenizer>,
+    stop: StopStrings,
+    /// All of it so far.
+    pub text: String,
+    /// One entry a token, if log-probabilities are asked for.
+    pub logprobs: Vec<Value>,
+}
+
+impl<'a> Text<'a> {
+    /// The output after a prompt, or after nothing for an answer in a chat. Without a tokenizer it is token ids.
+    pub fn new(tokenizer: Option<&'a Tokenizer>, prompt: &[u32], stop: &[String]) -> Text<'a> {
+        let detokenizer = tokenizer.map(|t| match prompt {
+            [] => Detokenizer::new(t, true),
+            prompt => Detokenizer::after_prompt(t, prompt, true),
+        });
+        let stop = StopStrings::new(stop);
+        Text { tokenizer, detokenizer, stop, text: String::new(), logprobs: Vec::new() }
+    }
+
+    /// Takes a token; gives the text that is final now, and whether to go on.
+    pub fn push(&mut self, sampled: &Sampled) -> (String, ControlFlow<()>) {
+        if sampled.logprob.is_some() {
+            self.logprobs.push(self.logprob_entry(sampled));
+        }
+        let (text, flow) = match &mut self.detokenizer {
+            None => (format!("{} ", sampled.token), ControlFlow::Continue(())),
+            Some(detokenizer) => match self.stop.push(&detokenizer.push(sampled.token)) {
+                Emit::Text(text) => (text, ControlFlow::Continue(())),
+                Emit::Stopped { text, .. } => (text, ControlFlow::Break(())),
+            },
+        };
+        self.text.push_str(&text);
+        (text, flow)
+    }
+
+    /// The text that was held back.
+    pub fn finish(&mut self) -> String {
+        let rest = self.detokenizer.as_mut().map(Detokenizer::finish).unwrap_or_default();
+        let (Emit::Text(mut text) | Emit::Stopped { mut text, .. }) = self.stop.push(&rest);
+        text += &self.stop.finish();
+        self.text.push_str(&text);
+        text
+    }
+
+    fn logprob_entry(&self, sampled: &Sampled) -> Value {
+        let piece = |id: u32| self.tokenizer.and_then(|t| t.piece(id));
+        let entry = |id: u32, logprob: f32| json!({"id": id, "token": piece(id), "logprob": logprob});
+        let mut object = entry(sampled.token, sampled.logprob.unwrap_or(f32::NEG_INFINITY));
+        object["top"] = sampled.top_logprobs.iter().map(|&(id, l)| entry(id, l)).collect();
+        object
+    }
+}

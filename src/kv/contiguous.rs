@@ -1,0 +1,266 @@
+//! K and V in one contiguous slot a sequence.
+//!
+//! ```text
+//! a layer's K:  slot 0 │ t0 t1 t2 t3 t4 ·  ·  · │  slot 1 │ t0 t1 ·  ·  ·  ·  ·  · │      t: [kv_heads, head_dim]
+//!                        written once, read in place ▲ reserved: max_tokens a slot, used or not
+//! ```
+//! A forward pass is given new tokens only. Their K and V are written behind those of the tokens before, then each row attends
+//! over its own sequence. Layers with a sliding window are rings: position t is at `t % tokens`.
+
+use super::{
+    KvDtype, KvOptions,
+    memory::{Room, free_memory, plan},
+};
+use crate::{
+    backend::{
+        Shaped,
+        cpu::{
+            Cpu, CpuTensor,
+            grouped::{Kept, Scratch, Segment, attend_group},
+        },
+    },
+    batch::Batch,
+    error::{Error, Result},
+    model::{Attention, AttentionShape, KvMemory},
+};
+use half::{bf16, slice::HalfBitsSliceExt};
+use std::{cell::RefCell, collections::TryReserveError, ops::Range};
+
+/// See the module's documentation. A sequence's table is the number of its slot.
+pub struct Contiguous {
+    shape: AttentionShape,
+    dtype: KvDtype,
+    room: Room,
+    max_chunk: usize,
+    layers: Vec<LayerKv>,
+    /// Tokens kept, by slot.
+    filled: Vec<usize>,
+    sequences: Vec<Rows>,
+}
+
+/// One sequence's rows of a batch.
+struct Rows {
+    rows: Range<usize>,
+    slot: usize,
+    /// Position of the first row.
+    start: usize,
+}
+
+/// K and V of one layer, each [slots, tokens, kv_heads · head_dim].
+struct LayerKv {
+    tokens: usize,
+    k: Storage,
+    v: Storage,
+}
+
+enum Storage {
+    F32(Vec<f32>),
+    /// The bits: zeroed u16 cost nothing until they are written.
+    Bf16(Vec<u16>),
+}
+
+impl Contiguous {
+    /// Reserves the slots.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn new(shape: AttentionShape, options: &KvOptions) -> Result<Contiguous> {
+        let room = plan(&shape, options, free_memory())?;
+        let max_chunk = options.max_chunk.unwrap_or(room.max_tokens).clamp(1, room.max_tokens);
+        let layer = |layer| {
+            let tokens = shape.tokens_kept(layer, room.max_tokens, max_chunk);
+            let elements = room.slots * tokens * shape.kv_heads * shape.head_dim;
+            let storage = || Storage::new(options.dtype, elements);
+            Ok(LayerKv { tokens, k: storage()?, v: storage()? })
+        };
+        let layers = shape.layers.clone().map(layer).collect::<Result<_, TryReserveError>>();
+        let refused =
+            |e| Error::Request(format!("no memory for K and V: {e}; give a smaller --max-model-len"));
+        let filled = vec![0; room.slots];
+        let layers = layers.map_err(refused)?;
+        Ok(Contiguous { dtype: options.dtype, room, max_chunk, layers, filled, sequences: Vec::new(), shape })
+    }
+
+    /// Checks that a batch's rows follow what is kept, and that there is room for them.
+    fn check(&self, rows: &Rows) -> Result<()> {
+        let (count, max_tokens) = (rows.rows.len(), self.room.max_tokens);
+        let end = rows.start + count;
+        let slots = self.room.slots;
+        let complaint = if rows.slot >= slots {
+            format!("there are {slots} KV slots, and a sequence asks for slot {}", rows.slot)
+        } else if end > max_tokens {
+            format!(
+                "the KV cache holds {max_tokens} tokens a sequence, and this one has {end}; give a larger --max-model-len"
+            )
+        } else if count > self.max_chunk {
+            let chunk = self.max_chunk;
+            format!("the KV cache takes {chunk} tokens of a sequence at a time, and {count} were given")
+        } else if rows.start > self.filled[rows.slot] {
+            let kept = self.filled[rows.slot];
+            format!(
+                "the KV cache has {kept} tokens of this sequence, and position {} does not follow",
+                rows.start
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::Request(complaint))
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Attention<Cpu> for Contiguous {
+    fn name(&self) -> &'static str {
+        "contiguous"
+    }
+
+    // ANCHOR: begin
+    fn begin(&mut self, _: &Cpu, batch: &Batch) -> Result<Option<u64>> {
+        self.sequences.clear();
+        for span in &batch.spans {
+            let slot = batch.tables[span.table.start] as usize;
+            let start = batch.positions[span.rows.start] as usize;
+            let rows = Rows { rows: span.rows.clone(), slot, start };
+            self.check(&rows)?;
+            self.sequences.push(rows);
+        }
+        for rows in &self.sequences {
+            self.filled[rows.slot] = rows.start + rows.rows.len();
+        }
+        Ok(None)
+    }
+    // ANCHOR_END: begin
+
+    // ANCHOR: attend
+    fn attend(
+        &mut self,
+        cpu: &Cpu,
+        layer: usize,
+        q: &CpuTensor,
+        k: &CpuTensor,
+        v: &CpuTensor,
+    ) -> Result<CpuTensor> {
+        let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
+        let layer_kv = &mut self.layers[layer - self.shape.layers.start];
+        for sequence in &self.sequences {
+            for (i, row) in sequence.rows.clone().enumerate() {
+                layer_kv.write(sequence.slot, sequence.start + i, k.row(row), v.row(row));
+            }
+        }
+
+        let this = &*self;
+        let (kv, window) = (&this.layers[layer - this.shape.layers.start], this.shape.windows[layer]);
+        let group = heads / kv_heads * head_dim; // the query heads that share a head of K and V
+        let mut out = cpu.take(q.rows(), heads * head_dim);
+        let work: usize = self.sequences.iter().map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
+        cpu.for_each_chunk_of(out.data_mut(), group, work * heads * head_dim, |i, out| {
+            let (row, kv_head) = (i / kv_heads, i % kv_heads);
+            let (slot, position) = this.place(row);
+            let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
+            let segments = kv.segments(slot, seen.clone(), kv_head, &this.shape);
+            let q = &q.row(row)[kv_head * group..][..group];
+            SCRATCH.with_borrow_mut(|scratch| {
+                attend_group(cpu.isa(), q, head_dim, segments, seen.len(), scale, scratch, out)
+            });
+        });
+        Ok(out)
+    }
+    // ANCHOR_END: attend
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.room.max_tokens)
+    }
+
+    fn memory(&self) -> KvMemory {
+        let elements: usize = self.layers.iter().map(|layer| layer.k.len() + layer.v.len()).sum();
+        KvMemory {
+            dtype: Some(self.dtype.stored()),
+            bytes_per_token: self.shape.bytes_per_token(self.dtype),
+            slots: self.room.slots,
+            reserved_bytes: (elements * self.dtype.bytes()) as u64,
+        }
+    }
+}
+
+impl Contiguous {
+    /// Slot and position of a row of the batch.
+    fn place(&self, row: usize) -> (usize, usize) {
+        let at = self.sequences.partition_point(|s| s.rows.end <= row);
+        let sequence = &self.sequences[at];
+        (sequence.slot, sequence.start + row - sequence.rows.start)
+    }
+}
+
+impl LayerKv {
+    // ANCHOR: write
+    /// Keeps one token's K and V, [kv_heads · head_dim] each.
+    fn write(&mut self, slot: usize, position: usize, k: &[f32], v: &[f32]) {
+        let at = (slot * self.tokens + position % self.tokens) * k.len();
+        self.k.write(at, k);
+        self.v.write(at, v);
+    }
+    // ANCHOR_END: write
+
+    /// The positions `seen` of one head in place: one segment, or two where the ring starts again.
+    fn segments(
+        &self,
+        slot: usize,
+        seen: Range<usize>,
+        kv_head: usize,
+        shape: &AttentionShape,
+    ) -> impl Iterator<Item = Segment<'_>> + Clone {
+        let (stride, head) = (shape.kv_heads * shape.head_dim, kv_head * shape.head_dim);
+        let first = seen.start % self.tokens;
+        let before_the_seam = seen.len().min(self.tokens - first);
+        let parts = [(first, before_the_seam), (0, seen.len() - before_the_seam)];
+        parts.into_iter().filter(|(_, len)| *len > 0).map(move |(token, len)| {
+            let start = (slot * self.tokens + token) * stride + head;
+            Segment { k: self.k.from(start), v: self.v.from(start), stride, len }
+        })
+    }
+}
+
+impl Storage {
+    /// Zeros; the system gives the memory when it is first written.
+    fn new(dtype: KvDtype, elements: usize) -> Result<Storage, TryReserveError> {
+        Ok(match dtype {
+            KvDtype::F32 => {
+                Vec::<f32>::new().try_reserve_exact(elements)?; // `vec!` would end the program
+                Storage::F32(vec![0.0; elements])
+            }
+            KvDtype::Bf16 => {
+                Vec::<u16>::new().try_reserve_exact(elements)?;
+                Storage::Bf16(vec![0; elements])
+            }
+        })
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Storage::F32(kept) => kept.len(),
+            Storage::Bf16(kept) => kept.len(),
+        }
+    }
+
+    fn write(&mut self, at: usize, values: &[f32]) {
+        match self {
+            Storage::F32(kept) => kept[at..][..values.len()].copy_from_slice(values),
+            Storage::Bf16(kept) => {
+                for (kept, value) in kept[at..][..values.len()].iter_mut().zip(values) {
+                    *kept = bf16::from_f32(*value).to_bits();
+                }
+            }
+        }
+    }
+
+    /// What is kept from an element on.
+    fn from(&self, start: usize) -> Kept<'_> {
+        match self {
+            Storage::F32(kept) => Kept::F32(&kept[start..]),
+            Storage::Bf16(kept) => Kept::Bf16(kept[start..].reinterpret_cast()),
+        }
+    }
+}
