@@ -184,7 +184,7 @@ impl<B: Backend> ModelRunner<B> {
         let (n, longest) = (prompt.len(), self.max_model_len());
         if n > longest {
             let message = format!(
-                "the prompt has {n} tokens, and the KV cache holds {longest}; give a larger --max-model-len"
+                "the prompt has {n} tokens, and this run has room for {longest}; give a larger --max-model-len"
             );
             return Err(Error::Request(message));
         }

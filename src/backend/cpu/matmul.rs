@@ -1,13 +1,15 @@
 //! y = x Wᵀ, with W as it lies in the file: bf16, f16 or f32, [out, in] or (GPT-2) [in, out].
 //!
 //! A few rows of W at a time are widened to f32 in a buffer that stays in the L1 cache, and used for every row of x before the
-//! next ones are fetched, so W is read from memory once however many tokens there are. Both cores take blocks of outputs.
+//! next ones are fetched, so W is read from memory once however many tokens there are. Where x has a few rows only, W is widened
+//! in registers instead (`few_rows`). All cores take blocks of outputs.
 //!
 //! Each y[t, o] is one dot product that is summed in the same order whatever else is in the batch, so a token's bits do not
 //! depend on its neighbours.
 
 use super::{
     CpuTensor, CpuWeight,
+    few_rows::{self, STREAMS},
     isa::{Isa, Lanes, Shape, dispatch},
 };
 use crate::{
@@ -21,6 +23,8 @@ use std::cell::RefCell;
 const TASK: usize = 64;
 /// Rows of W that are widened together, and rows of x that meet them together: 4 × 4 sums live in registers.
 const TILE: usize = 4;
+/// Rows of x up to which W is widened in registers, again for every TILE of them.
+const FEW: usize = 8;
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 16;
 
@@ -32,7 +36,14 @@ pub fn matmul(isa: Isa, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTensor) {
     let tasks: Vec<(usize, usize, &Slice)> = tasks(weight);
     let columns = Columns::new(y);
     let run = |&(column, output, slice): &(usize, usize, &Slice)| {
-        let body = if slice.transposed { transposed_task } else { row_task };
+        let few = x.rows() <= FEW && few_rows::reads(slice.tensor.dtype);
+        let body = if slice.transposed {
+            transposed_task
+        } else if few {
+            few_rows_task
+        } else {
+            row_task
+        };
         body(isa, x, slice, output, column, &columns);
     };
     let multiplications = x.data().len() * weight.outputs();
@@ -104,6 +115,50 @@ fn row_task(isa: Isa, x: &CpuTensor, slice: &Slice, output: usize, column: usize
             dispatch!(isa, tiles(x: &[f32], inputs: usize, wide: &[f32], sums: &mut Sums));
         }
     });
+}
+
+/// The same for a few rows of x.
+fn few_rows_task(isa: Isa, x: &CpuTensor, slice: &Slice, output: usize, column: usize, y: &Columns) {
+    let inputs = slice.cols.len();
+    assert_eq!(inputs, x.cols(), "inputs of {:?}", slice.tensor);
+    let (dtype, end) = (slice.tensor.dtype, slice.rows.len().min(output + TASK));
+    for first in (output..end).step_by(STREAMS) {
+        let count = STREAMS.min(end - first);
+        // Where fewer rows are left, the last one fills the places.
+        let w: [&[u8]; STREAMS] = std::array::from_fn(|n| stored_row(slice, first + n.min(count - 1)));
+        let mut sums = Sums { y, column: column + first - output, count };
+        let (x, sums) = (x.data(), &mut sums);
+        dispatch!(isa, few_tiles(dtype: DType, x: &[f32], inputs: usize, w: [&[u8]; STREAMS], sums: &mut Sums));
+    }
+}
+
+/// All rows of x against STREAMS stored rows of W.
+#[inline(always)]
+fn few_tiles<S: Shape, const L: usize>(
+    dtype: DType,
+    x: &[f32],
+    inputs: usize,
+    w: [&[u8]; STREAMS],
+    out: &mut Sums,
+) {
+    let (groups, rest) = x.split_at(x.len() / (TILE * inputs) * (TILE * inputs));
+    let mut row = 0;
+    for group in groups.chunks_exact(TILE * inputs) {
+        let x: [&[f32]; TILE] = std::array::from_fn(|i| &group[i * inputs..][..inputs]);
+        out.write(row, 0, few_rows::dots::<S, L, TILE>(dtype, x, w));
+        row += TILE;
+    }
+    for x in rest.chunks_exact(inputs) {
+        out.write(row, 0, few_rows::dots::<S, L, 1>(dtype, [x], w));
+        row += 1;
+    }
+}
+
+/// The bytes of one row of a slice.
+fn stored_row(slice: &Slice, row: usize) -> &[u8] {
+    let (size, (_, stride)) = (slice.tensor.dtype.bytes(), slice.tensor.matrix_shape());
+    let start = (slice.rows.start + row) * stride + slice.cols.start;
+    &slice.tensor.data[start * size..][..slice.cols.len() * size]
 }
 
 /// Widens part of one stored row to f32.

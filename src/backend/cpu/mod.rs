@@ -1,6 +1,7 @@
 //! The CPU backend: f32 activations, weights as stored, all cores.
 
 pub mod attention;
+mod few_rows;
 #[cfg(feature = "step2")]
 pub mod grouped;
 pub mod isa;

@@ -1,0 +1,93 @@
+//! A few rows of x against rows of W as they are stored: a decode step.
+//!
+//! With one row of x, each weight is used once, so the time is that of reading W from memory. Widening a row of W into a
+//! buffer first, as `matmul` does for many rows, would write and read it twice more. Here a weight is widened in a register
+//! and used at once. Every product and every sum is made in the same order as there, so the bits are the same.
+
+use super::isa::{Lanes, Shape};
+use crate::tensor::DType;
+
+/// Rows of W at a time: that many streams are read from memory, and M × N sums live in registers.
+pub const STREAMS: usize = 4;
+
+/// A stored number of B bytes.
+trait Element<const B: usize> {
+    fn widen(bytes: [u8; B]) -> f32;
+}
+
+struct F32;
+impl Element<4> for F32 {
+    #[inline(always)]
+    fn widen(bytes: [u8; 4]) -> f32 {
+        f32::from_le_bytes(bytes)
+    }
+}
+
+struct Bf16;
+impl Element<2> for Bf16 {
+    #[inline(always)]
+    fn widen(bytes: [u8; 2]) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+    }
+}
+
+/// Whether [`dots`] can read this dtype. (f16 takes more instructions to widen than it saves.)
+pub fn reads(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::BF16)
+}
+
+/// out[m][n] = x_m · w_n; the rows of W are the bytes of `x[0].len()` numbers.
+#[inline(always)]
+pub fn dots<S: Shape, const L: usize, const M: usize>(
+    dtype: DType,
+    x: [&[f32]; M],
+    w: [&[u8]; STREAMS],
+) -> [[f32; STREAMS]; M] {
+    match dtype {
+        DType::F32 => stored_dots::<S, L, M, 4, F32>(x, w),
+        _ => stored_dots::<S, L, M, 2, Bf16>(x, w),
+    }
+}
+
+#[inline(always)]
+fn stored_dots<S: Shape, const L: usize, const M: usize, const B: usize, E: Element<B>>(
+    x: [&[f32]; M],
+    w: [&[u8]; STREAMS],
+) -> [[f32; STREAMS]; M] {
+    let x_chunks = x.map(|x| x.as_chunks::<L>());
+    let w_chunks = w.map(|w| w.as_chunks::<B>().0.as_chunks::<L>());
+    let count = x_chunks[0].0.len();
+    let (x_full, w_full) = (x_chunks.map(|c| &c.0[..count]), w_chunks.map(|c| &c.0[..count]));
+    let mut sums = [[Lanes::<L>::ZERO; STREAMS]; M];
+    for i in 0..count {
+        for n in 0..STREAMS {
+            prefetch(w_full[n][i].as_ptr().wrapping_add(2 * STREAMS * x[0].len()));
+            let w = w_full[n][i].map(E::widen);
+            for m in 0..M {
+                sums[m][n] = sums[m][n].multiply_add::<S>(&x_full[m][i], &w);
+            }
+        }
+    }
+    let mut out = [[0.0; STREAMS]; M];
+    for n in 0..STREAMS {
+        let mut rest = [0.0; L];
+        let stored = w_chunks[n].1;
+        rest.iter_mut().zip(stored).for_each(|(rest, w)| *rest = E::widen(*w));
+        for m in 0..M {
+            out[m][n] = sums[m][n].multiply_add_rest::<S>(x_chunks[m].1, &rest[..stored.len()]).sum();
+        }
+    }
+    out
+}
+
+/// Asks for the cache line of an address that will be read soon: here, the same place STREAMS rows further on. The processor's own
+/// prefetcher follows long streams, and a row is a short one.
+#[inline(always)]
+fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch is a hint. It reads nothing, and an address that is not mapped is ignored.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}
