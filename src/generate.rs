@@ -30,6 +30,10 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the context or the cache is full.
     Length,
+    /// The caller took it back.
+    Abort,
+    /// It could not go on, and says why.
+    Error,
 }
 
 impl FinishReason {
@@ -38,6 +42,8 @@ impl FinishReason {
         match self {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
+            FinishReason::Abort => "abort",
+            FinishReason::Error => "error",
         }
     }
 }

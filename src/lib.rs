@@ -42,8 +42,12 @@ pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
 
-// Step 2: a contiguous KV cache (not built yet).
-// Step 3: requests, scheduling, continuous batching (not built yet).
+// Step 2: K and V are kept in a contiguous cache: kv/contiguous.rs, kv/memory.rs, backend/cpu/grouped.rs.
+
+// Step 3: many requests: prefill and decode, continuous batching, chunked prefill.
+#[cfg(feature = "step3")]
+pub mod engine;
+
 // Step 4: the KV cache in blocks, prefix cache, preemption (not built yet).
 // Step 5: the CUDA backend and PagedAttention (not built yet).
 // Step 6: flash-style prefill (not built yet).

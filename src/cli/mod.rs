@@ -1,5 +1,7 @@
 //! The command line: parse, call, print. Results go to stdout, everything else to stderr.
 
+#[cfg(feature = "step3")]
+mod engine_args;
 mod generate;
 mod inspect;
 mod kv_args;
@@ -37,6 +39,9 @@ enum Command {
     Tokenize(tokenize::Args),
     RenderChat(render_chat::Args),
 }
+
+/// Commands that later steps bring.
+const LATER: &[(&str, &str)] = &[("batch", "step3"), ("bench", "step3"), ("timeline", "step3")];
 
 /// `stairwell` alone: clap shows the help.
 const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -81,6 +86,12 @@ pub fn main() -> ExitCode {
 
 /// A command line that can't be parsed: clap's message in one line.
 fn refuse(error: &clap::Error) -> ExitCode {
+    let unknown = error.kind() == ErrorKind::InvalidSubcommand;
+    let asked = std::env::args().nth(1).unwrap_or_default();
+    if let Some((name, step)) = LATER.iter().find(|(name, _)| unknown && *name == asked) {
+        terminal::print_error(&format!("`{name}` needs --features {step}; this build does not have it"));
+        return ExitCode::from(2);
+    }
     let text = error.to_string();
     let wanted = |line: &&str| !line.is_empty() && !line.starts_with("For more information");
     let lines: Vec<&str> =

@@ -5,6 +5,8 @@
 
 #[cfg(feature = "step2")]
 mod contiguous;
+#[cfg(feature = "step3")]
+mod manager;
 #[cfg(feature = "step2")]
 mod memory;
 mod options;
@@ -12,6 +14,8 @@ mod recompute;
 
 #[cfg(feature = "step2")]
 pub use contiguous::Contiguous;
+#[cfg(feature = "step3")]
+pub use manager::{KvManager, KvUsage, RequestId, Slots};
 pub use options::{AttentionKind, KvDtype, KvOptions};
 pub use recompute::Recompute;
 

@@ -1,0 +1,91 @@
+//! Flags of the engine: who runs when.
+
+use super::{kv_args::KvArgs, model_args::LoadArgs};
+use clap::Args;
+use stairwell::{
+    backend::cpu::Cpu,
+    engine::{Engine, Limits, LocalWorker, Policy, Trace},
+    error::{Error, Result},
+    kv::AttentionKind,
+    runner::read_config,
+};
+use std::{fs, path::PathBuf};
+
+/// How requests share the machine.
+#[derive(Args)]
+pub struct EngineArgs {
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    kv: KvArgs,
+    /// Requests that run at a time
+    #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 16,
+          allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub max_num_seqs: u32,
+    /// Tokens of one step over all requests; a longer prompt is computed in chunks
+    #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 256,
+          allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_batched_tokens: u32,
+    /// Write the schedule as Chrome trace events, for ui.perfetto.dev and `stairwell timeline`
+    #[arg(long, value_name = "FILE", help_heading = "Scheduling")]
+    trace: Option<PathBuf>,
+}
+
+/// A batch may hold as many requests as there is room for; this many more than fit would only cost queue space.
+pub type CpuEngine = Engine<LocalWorker<Cpu>>;
+
+impl EngineArgs {
+    /// What a step may hold.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_num_seqs: self.max_num_seqs as usize,
+            max_batched_tokens: self.max_batched_tokens as usize,
+        }
+    }
+
+    /// Loads the model, and reserves slots for requests of at most `longest` tokens, prompt and output.
+    ///
+    /// # Errors
+    /// Those of loading, and flags that do not go together.
+    pub fn engine(&self, longest: usize, policy: Box<dyn Policy>) -> Result<CpuEngine> {
+        let config = read_config(&self.load.model.directory()?)?;
+        let limits = self.limits();
+        let mut kv = self.kv.options(&config, Some(limits.max_batched_tokens))?;
+        if kv.attention == Some(AttentionKind::Recompute) {
+            let message =
+                "--attention recompute: it keeps no K and V, and batching needs them; leave the flag out";
+            return Err(Error::Usage(message.into()));
+        }
+        kv.max_num_seqs = Some(limits.max_num_seqs);
+        kv.max_model_len.get_or_insert(longest.clamp(1, config.context()));
+        let worker = LocalWorker::new(self.load.load(None, kv, |_| ())?)?;
+        let mut engine = Engine::new(worker, policy, limits);
+        if self.trace.is_some() {
+            engine.start_trace();
+        }
+        Ok(engine)
+    }
+
+    /// Says what was reserved, and where fewer requests run than were asked for.
+    pub fn note(&self, engine: &CpuEngine) {
+        self.kv.note(&engine.worker.runner);
+        let (asked, running) = (self.max_num_seqs as usize, engine.limits().max_running());
+        if running < asked {
+            let reason = match engine.limits().max_num_seqs < asked {
+                true => "there is no memory for more KV slots; --max-model-len makes them shorter".to_owned(),
+                false => format!("each needs one of the step's {} tokens", self.max_batched_tokens),
+            };
+            super::terminal::print_note(&format!("{running} requests run at a time, not {asked}: {reason}"));
+        }
+    }
+
+    /// Writes the trace, if one was asked for.
+    ///
+    /// # Errors
+    /// If the file can't be written.
+    pub fn write_trace(&self, engine: &mut CpuEngine) -> Result<()> {
+        let (Some(path), Some(trace)) = (&self.trace, engine.take_trace()) else { return Ok(()) };
+        let json = Trace::to_json(&trace).to_string();
+        fs::write(path, json).map_err(|error| Error::Io { path: path.clone(), error })
+    }
+}

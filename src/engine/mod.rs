@@ -1,0 +1,28 @@
+//! Many requests on one model: what vLLM and SGLang call the engine.
+//!
+//! ```text
+//! add ─▶ waiting ─▶ running ─▶ finished        Engine::step = schedule → forward → sample → update
+//!                   prefill, then decode        Engine → Scheduler → Worker → ModelRunner
+//! ```
+//! - `request`: one prompt on its way to one output;
+//! - `policy`: which requests compute how many tokens in a step, continuous or static batching;
+//! - `scheduler`: the two queues, and the batch of a step;
+//! - `worker`: what carries a batch out;
+//! - `engine`: the loop;
+//! - `trace`, `timeline`: what ran when, for people.
+
+#[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
+mod engine;
+mod policy;
+mod request;
+mod scheduler;
+mod trace;
+mod worker;
+
+pub use crate::kv::{KvManager, KvUsage, RequestId, Slots};
+pub use engine::{Engine, EngineStats};
+pub use policy::{Continuous, Limits, Policy, Queues, Static};
+pub use request::{Event, Finished, OnEvent, Phase, Request, Times};
+pub use scheduler::{Chunk, Scheduler};
+pub use trace::Trace;
+pub use worker::{LocalWorker, Worker};

@@ -1,0 +1,165 @@
+//! One prompt on its way to one output.
+
+use super::RequestId;
+use crate::{
+    generate::{FinishReason, GenerateParams},
+    sampling::{Sampled, Sampler, SamplingError},
+};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+/// Told of every token and of the end. `Break` after a token ends the request (a stop string); after the end it means nothing.
+pub type OnEvent = Box<dyn FnMut(Event) -> ControlFlow<()> + Send>;
+
+/// What happened to a request.
+pub enum Event<'a> {
+    /// The next token of the output.
+    Token(&'a Sampled),
+    /// The end. Nothing follows.
+    Finished(&'a Finished),
+}
+
+/// A request that has ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub id: RequestId,
+    /// Output tokens, the end-of-sequence token included.
+    pub output: Vec<u32>,
+    pub reason: FinishReason,
+    /// What went wrong, if the reason is [`FinishReason::Error`].
+    pub error: Option<String>,
+    /// The seed that was used; `None` if greedy.
+    pub seed: Option<u64>,
+    pub times: Times,
+}
+
+/// When things happened, counted from a request's arrival.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// Admitted to run; the time before is queueing.
+    pub admitted: Option<Duration>,
+    /// The first token: *time to first token*, TTFT.
+    pub first_token: Option<Duration>,
+    /// The last token so far.
+    pub last_token: Option<Duration>,
+}
+
+impl Times {
+    /// Mean time from one output token to the next (*time per output token*, TPOT) of an output of n tokens.
+    pub fn per_token(&self, n: usize) -> Option<Duration> {
+        let between = self.last_token? - self.first_token?;
+        (n > 1).then(|| between / (n - 1) as u32)
+    }
+}
+
+/// What a request computes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Tokens of the prompt.
+    Prefill,
+    /// The token that was sampled last.
+    Decode,
+}
+
+/// A request and its state.
+pub struct Request {
+    pub id: RequestId,
+    /// Prompt, then output.
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    /// Tokens whose K and V are kept.
+    computed: usize,
+    params: GenerateParams,
+    pub(super) sampler: Sampler,
+    arrival: Instant,
+    times: Times,
+    on_event: OnEvent,
+}
+
+impl Request {
+    /// A request that arrives now.
+    ///
+    /// # Errors
+    /// Sampling parameters out of range.
+    pub fn new(
+        id: RequestId,
+        prompt: Vec<u32>,
+        params: GenerateParams,
+        vocab_size: usize,
+        on_event: OnEvent,
+    ) -> Result<Request, SamplingError> {
+        let sampler = Sampler::new(params.sampling.clone(), &prompt, vocab_size)?;
+        let (prompt_len, arrival, times) = (prompt.len(), Instant::now(), Times::default());
+        Ok(Request { id, tokens: prompt, prompt_len, computed: 0, params, sampler, arrival, times, on_event })
+    }
+
+    /// Tokens that are not computed yet: 1 while it decodes.
+    pub fn left(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Tokens whose K and V are kept.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// The next `n` tokens to compute.
+    pub fn next(&self, n: usize) -> &[u32] {
+        &self.tokens[self.computed..self.computed + n]
+    }
+
+    /// What it computes next.
+    pub fn phase(&self) -> Phase {
+        if self.computed < self.prompt_len { Phase::Prefill } else { Phase::Decode }
+    }
+
+    /// The prompt's tokens.
+    pub fn prompt_len(&self) -> usize {
+        self.prompt_len
+    }
+
+    /// Output so far.
+    pub fn output(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// When it arrived.
+    pub fn arrival(&self) -> Instant {
+        self.arrival
+    }
+
+    /// It starts to run.
+    pub(super) fn admit(&mut self) {
+        self.times.admitted.get_or_insert(self.arrival.elapsed());
+    }
+
+    /// `n` more tokens were computed.
+    pub(super) fn advance(&mut self, n: usize) {
+        self.computed += n;
+    }
+
+    /// Takes a sampled token; the reason if it was the last one. `longest` is the longest sequence that can be computed.
+    pub(super) fn push(&mut self, sampled: &Sampled, longest: usize) -> Option<FinishReason> {
+        let now = self.arrival.elapsed();
+        self.times.first_token.get_or_insert(now);
+        self.times.last_token = Some(now);
+        self.tokens.push(sampled.token);
+        let stopped = (self.on_event)(Event::Token(sampled)).is_break();
+        if stopped || self.params.eos_token_id.contains(&sampled.token) {
+            return Some(FinishReason::Stop);
+        }
+        let full = self.output().len() >= self.params.max_tokens || self.tokens.len() > longest;
+        full.then_some(FinishReason::Length)
+    }
+
+    /// Tells the caller that it has ended.
+    pub(super) fn finish(mut self, reason: FinishReason, error: Option<String>) -> Finished {
+        let (id, seed, times) = (self.id, self.sampler.seed(), self.times);
+        let output = self.tokens.split_off(self.prompt_len);
+        let finished = Finished { id, output, reason, error, seed, times };
+        let _ = (self.on_event)(Event::Finished(&finished));
+        finished
+    }
+}

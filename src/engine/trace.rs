@@ -1,0 +1,86 @@
+//! The schedule as Chrome trace events: <https://ui.perfetto.dev> opens it, and `stairwell timeline` draws it.
+//!
+//! One lane (thread) a request, with its time in the queue, its prefill chunks and its decode steps; lane 0 has the engine's steps;
+//! counters show the queues and the KV cache. The format is Google's *Trace Event Format*: complete events ("X"), counters
+//! ("C"), instants ("i") and metadata ("M"), times in microseconds.
+
+use super::{Chunk, Finished, KvUsage, Phase, Request};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// What ran when.
+pub struct Trace {
+    start: Instant,
+    events: Vec<Value>,
+}
+
+impl Default for Trace {
+    fn default() -> Trace {
+        let name = |kind: &str, name: &str| json!({"ph": "M", "pid": 1, "tid": 0, "name": kind, "args": {"name": name}});
+        let events = vec![name("process_name", "stairwell"), name("thread_name", "steps")];
+        Trace { start: Instant::now(), events }
+    }
+}
+
+impl Trace {
+    /// Microseconds from the start of the trace to a moment.
+    fn at(&self, moment: Instant) -> f64 {
+        moment.saturating_duration_since(self.start).as_nanos() as f64 / 1e3
+    }
+
+    pub(super) fn arrived(&mut self, request: &Request) {
+        let (lane, at) = (request.id.0 + 1, self.at(request.arrival()));
+        let name = format!("request {}", request.id.0);
+        let lane_name = json!({"name": name, "prompt_tokens": request.prompt_len(), "arrival_us": at});
+        self.events.push(json!({"ph": "M", "pid": 1, "tid": lane, "name": "thread_name", "args": lane_name}));
+    }
+
+    /// A step that started at `started` and ends now.
+    pub(super) fn step(&mut self, started: Instant, chunks: &[Chunk], waiting: usize, kv: KvUsage) {
+        let (ts, end) = (self.at(started), self.at(Instant::now()));
+        let event = |lane: u64, name: String, cat: &str, args: Value| json!({"ph": "X", "pid": 1, "tid": lane, "ts": ts, "dur": end - ts, "name": name, "cat": cat, "args": args});
+        let tokens: usize = chunks.iter().map(|c| c.positions.len()).sum();
+        let args = json!({"tokens": tokens, "requests": chunks.len()});
+        self.events.push(event(0, format!("{tokens} tokens"), "step", args));
+        for chunk in chunks {
+            let (from, to) = (chunk.positions.start, chunk.positions.end);
+            let (name, cat) = match chunk.phase {
+                Phase::Prefill => (format!("prefill {from}..{to}"), "prefill"),
+                Phase::Decode => (format!("decode {from}"), "decode"),
+            };
+            let args = json!({"from": from, "to": to});
+            self.events.push(event(chunk.id.0 + 1, name, cat, args));
+        }
+        let counter =
+            |name: &str, args: Value| json!({"ph": "C", "pid": 1, "ts": ts, "name": name, "args": args});
+        self.events.push(counter("requests", json!({"running": chunks.len(), "waiting": waiting})));
+        let unused = kv.reserved - kv.used;
+        self.events.push(counter("KV tokens", json!({"used": kv.used, "reserved, unused": unused})));
+    }
+
+    pub(super) fn finished(&mut self, finished: &Finished) {
+        let (lane, at) = (finished.id.0 + 1, self.at(Instant::now()));
+        let args = json!({"reason": finished.reason.name(), "output_tokens": finished.output.len()});
+        self.events.push(
+            json!({"ph": "i", "s": "t", "pid": 1, "tid": lane, "ts": at, "name": "finished", "args": args}),
+        );
+    }
+
+    /// The trace as a JSON document, with a "queued" event from each request's arrival to its first chunk.
+    pub fn to_json(&self) -> Value {
+        let mut events = self.events.clone();
+        for lane in self.events.iter().filter(|e| e["name"] == "thread_name" && e["tid"] != 0) {
+            let first = self.events.iter().find(|e| e["ph"] == "X" && e["tid"] == lane["tid"]);
+            let (Some(from), Some(to)) =
+                (lane["args"]["arrival_us"].as_f64(), first.and_then(|e| e["ts"].as_f64()))
+            else {
+                continue;
+            };
+            events.push(json!({
+                "ph": "X", "pid": 1, "tid": lane["tid"], "ts": from, "dur": (to - from).max(0.0),
+                "name": "queued", "cat": "queued",
+            }));
+        }
+        json!({"displayTimeUnit": "ms", "traceEvents": events})
+    }
+}

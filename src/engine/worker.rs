@@ -1,0 +1,74 @@
+//! What carries a batch out.
+
+use crate::{
+    backend::Backend,
+    batch::Batch,
+    config::ModelConfig,
+    error::{Error, Result},
+    model::KvMemory,
+    runner::ModelRunner,
+};
+
+/// Runs batches. `LocalWorker` (step 3) has the whole model; later one worker stands for several ranks (7).
+pub trait Worker: Send {
+    /// One forward pass: the logits of the batch's logit rows, [rows, vocabulary], row-major.
+    ///
+    /// # Errors
+    /// Those of the backend and of attention.
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>>;
+    /// The model's configuration.
+    fn config(&self) -> &ModelConfig;
+    /// The longest sequence in tokens.
+    fn max_model_len(&self) -> usize;
+    /// What is reserved for K and V.
+    fn memory(&self) -> KvMemory;
+    /// Whether the model can serve a prompt.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if it can't, with the numbers.
+    fn check_prompt(&self, prompt: &[u32]) -> Result<()>;
+}
+
+/// One model in this process.
+pub struct LocalWorker<B: Backend> {
+    pub runner: ModelRunner<B>,
+}
+
+impl<B: Backend> LocalWorker<B> {
+    /// A worker with a loaded model.
+    ///
+    /// # Errors
+    /// If the runner's attention keeps no K and V: sequences of several steps need it.
+    pub fn new(runner: ModelRunner<B>) -> Result<LocalWorker<B>> {
+        if !runner.attention.remembers() {
+            let name = runner.attention.name();
+            let message =
+                format!("attention '{name}' keeps no K and V, and batching needs them; choose another one");
+            return Err(Error::Usage(message));
+        }
+        Ok(LocalWorker { runner })
+    }
+}
+
+impl<B: Backend> Worker for LocalWorker<B> {
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        let logits = self.runner.forward(batch, None)?;
+        self.runner.backend.download(&logits)
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.runner.config
+    }
+
+    fn max_model_len(&self) -> usize {
+        self.runner.max_model_len()
+    }
+
+    fn memory(&self) -> KvMemory {
+        self.runner.attention.memory()
+    }
+
+    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
+        self.runner.check_prompt(prompt)
+    }
+}

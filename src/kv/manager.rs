@@ -1,0 +1,103 @@
+//! Who has which part of the KV cache: what stands between the scheduler and attention.
+
+use std::collections::BTreeMap;
+
+/// A request, in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Gives room for K and V to requests and takes it back. `Slots` (step 3); later a block manager (4).
+pub trait KvManager: Send {
+    /// Makes sure that a request has room for its first `tokens` tokens; false if there is none now, and nothing changes then.
+    fn reserve(&mut self, id: RequestId, tokens: usize) -> bool;
+    /// Where a request's K and V are, as attention reads it.
+    fn table(&self, id: RequestId) -> &[u32];
+    /// Takes back all that a request has, if it has anything.
+    fn release(&mut self, id: RequestId);
+    /// The longest sequence that can ever fit, in tokens.
+    fn max_tokens(&self) -> usize;
+    /// How full it is.
+    fn usage(&self) -> KvUsage;
+}
+
+/// Tokens that there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvUsage {
+    /// In all.
+    pub total: usize,
+    /// Held by requests, whether a token is there or not.
+    pub reserved: usize,
+    /// Where a token is.
+    pub used: usize,
+}
+
+/// One contiguous slot a request, as long as the longest sequence may be.
+pub struct Slots {
+    max_tokens: usize,
+    count: usize,
+    free: Vec<u32>,
+    /// Slot and tokens used.
+    taken: BTreeMap<RequestId, ([u32; 1], usize)>,
+}
+
+impl Slots {
+    /// `count` slots of `max_tokens` tokens.
+    pub fn new(count: usize, max_tokens: usize) -> Slots {
+        let free = (0..count as u32).rev().collect();
+        Slots { max_tokens, count, free, taken: BTreeMap::new() }
+    }
+}
+
+// ANCHOR: slots
+impl KvManager for Slots {
+    fn reserve(&mut self, id: RequestId, tokens: usize) -> bool {
+        if let Some((_, used)) = self.taken.get_mut(&id) {
+            *used = tokens;
+            return tokens <= self.max_tokens;
+        }
+        let Some(slot) = self.free.pop() else { return false };
+        self.taken.insert(id, ([slot], tokens));
+        tokens <= self.max_tokens
+    }
+
+    fn table(&self, id: RequestId) -> &[u32] {
+        self.taken.get(&id).map_or(&[], |(slot, _)| slot)
+    }
+
+    fn release(&mut self, id: RequestId) {
+        self.free.extend(self.taken.remove(&id).map(|([slot], _)| slot));
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn usage(&self) -> KvUsage {
+        KvUsage {
+            total: self.count * self.max_tokens,
+            reserved: self.taken.len() * self.max_tokens,
+            used: self.taken.values().map(|(_, used)| used).sum(),
+        }
+    }
+}
+// ANCHOR_END: slots
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_given_out_once_and_taken_back() {
+        let mut slots = Slots::new(2, 8);
+        let [a, b, c] = [1, 2, 3].map(RequestId);
+        assert!(slots.reserve(a, 3) && slots.reserve(b, 8) && slots.reserve(a, 4));
+        assert!(!slots.reserve(c, 1), "both are taken");
+        assert_ne!(slots.table(a), slots.table(b));
+        assert_eq!(slots.usage(), KvUsage { total: 16, reserved: 16, used: 12 });
+        slots.release(a);
+        slots.release(a);
+        assert!(slots.reserve(c, 1));
+        assert!(!slots.reserve(a, 1), "a slot that is given back twice is still one slot");
+        assert!(!slots.reserve(c, 9), "longer than a slot");
+    }
+}
