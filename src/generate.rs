@@ -23,6 +23,15 @@ pub struct GenerateParams {
     pub eos_token_id: Vec<u32>,
 }
 
+impl GenerateParams {
+    /// The parameters of sample `index` of a request for several: each has a seed of its own, counted up from the given one.
+    pub fn sample(&self, index: usize) -> GenerateParams {
+        let mut params = self.clone();
+        params.sampling.seed = self.sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+        params
+    }
+}
+
 /// Why an output ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {

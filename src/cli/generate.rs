@@ -16,9 +16,10 @@ use stairwell::{
     generate::{GenerateParams, generate},
     runner::{check_prompt, read_config},
     sampling::SamplingParams,
-    tokenizer::{ChatOptions, Tokenizer},
+    tokenizer::ChatOptions,
+    tokenizer::Tokenizer,
 };
-use std::{io, ops::ControlFlow, time::Instant};
+use std::{io, ops::ControlFlow, sync::Arc, time::Instant};
 
 /// Generate text after a prompt, streaming it as it comes
 #[derive(clap::Args)]
@@ -182,7 +183,7 @@ pub fn run(args: Args) -> Result<Outcome> {
     }
 
     let after = if args.chat.is_some() { &[] } else { &prompt[..] };
-    let mut text = Text::new(tokenizer.as_ref(), after, &args.sampling.stop);
+    let mut text = Text::new(tokenizer.clone(), after, &args.sampling.stop);
     if let (Some(prompt), false, true) = (&args.prompt, args.json, terminal::colours(&io::stdout())) {
         print(&terminal::styled(prompt, "1", true))?;
     }
@@ -225,13 +226,13 @@ pub fn run(args: Args) -> Result<Outcome> {
 }
 
 /// The prompt's ids, and the tokenizer if there is one.
-fn read_prompt(args: &Args) -> Result<(Vec<u32>, Option<Tokenizer>)> {
+fn read_prompt(args: &Args) -> Result<(Vec<u32>, Option<Arc<Tokenizer>>)> {
     if let Some(TokenIds(ids)) = &args.prompt_ids {
         let tokenizer = args.load.model.tokenizer();
         if let (Err(error), false) = (&tokenizer, args.json) {
             print_note(&format!("output is printed as token ids: {error}"));
         }
-        return Ok((ids.clone(), tokenizer.ok()));
+        return Ok((ids.clone(), tokenizer.ok().map(Arc::new)));
     }
     let tokenizer = args.load.model.tokenizer()?;
     let ids = match (&args.prompt, &args.chat) {
@@ -247,5 +248,5 @@ fn read_prompt(args: &Args) -> Result<(Vec<u32>, Option<Tokenizer>)> {
     if ids.is_empty() {
         return Err(Error::Request("--prompt: the prompt is empty; give some text".into()));
     }
-    Ok((ids, Some(tokenizer)))
+    Ok((ids, Some(Arc::new(tokenizer))))
 }

@@ -1,6 +1,12 @@
 //! The command line: parse, call, print. Results go to stdout, everything else to stderr.
 
 #[cfg(feature = "step3")]
+mod batch;
+#[cfg(feature = "step3")]
+mod batch_request;
+#[cfg(feature = "step3")]
+mod batch_results;
+#[cfg(feature = "step3")]
 mod engine_args;
 mod generate;
 mod inspect;
@@ -38,6 +44,8 @@ enum Command {
     Load(load::Args),
     Tokenize(tokenize::Args),
     RenderChat(render_chat::Args),
+    #[cfg(feature = "step3")]
+    Batch(batch::Args),
 }
 
 /// Commands that later steps bring.
@@ -71,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Load(args) => load::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::RenderChat(args) => render_chat::run(args),
+        #[cfg(feature = "step3")]
+        Command::Batch(args) => batch::run(args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

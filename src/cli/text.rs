@@ -5,11 +5,11 @@ use stairwell::{
     sampling::Sampled,
     tokenizer::{Detokenizer, Emit, StopStrings, Tokenizer},
 };
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 /// One output.
-pub struct Text<'a> {
-    tokenizer: Option<&'a Tokenizer>,
+pub struct Text {
+    tokenizer: Option<Arc<Tokenizer>>,
     detokenizer: Option<Detokenizer>,
     stop: StopStrings,
     /// All of it so far.
@@ -18,10 +18,10 @@ pub struct Text<'a> {
     pub logprobs: Vec<Value>,
 }
 
-impl<'a> Text<'a> {
+impl Text {
     /// The output after a prompt, or after nothing for an answer in a chat. Without a tokenizer it is token ids.
-    pub fn new(tokenizer: Option<&'a Tokenizer>, prompt: &[u32], stop: &[String]) -> Text<'a> {
-        let detokenizer = tokenizer.map(|t| match prompt {
+    pub fn new(tokenizer: Option<Arc<Tokenizer>>, prompt: &[u32], stop: &[String]) -> Text {
+        let detokenizer = tokenizer.as_deref().map(|t| match prompt {
             [] => Detokenizer::new(t, true),
             prompt => Detokenizer::after_prompt(t, prompt, true),
         });
@@ -55,7 +55,7 @@ impl<'a> Text<'a> {
     }
 
     fn logprob_entry(&self, sampled: &Sampled) -> Value {
-        let piece = |id: u32| self.tokenizer.and_then(|t| t.piece(id));
+        let piece = |id: u32| self.tokenizer.as_ref().and_then(|t| t.piece(id));
         let entry = |id: u32, logprob: f32| json!({"id": id, "token": piece(id), "logprob": logprob});
         let mut object = entry(sampled.token, sampled.logprob.unwrap_or(f32::NEG_INFINITY));
         object["top"] = sampled.top_logprobs.iter().map(|&(id, l)| entry(id, l)).collect();

@@ -17,6 +17,7 @@ pub struct Engine<W: Worker> {
     pub worker: W,
     scheduler: Scheduler,
     batch: Batch,
+    last_sampled: Vec<RequestId>,
     next_id: u64,
     stats: EngineStats,
     trace: Option<Trace>,
@@ -54,7 +55,7 @@ impl<W: Worker> Engine<W> {
         let limits = Limits { max_num_seqs: limits.max_num_seqs.min(slots), ..limits };
         let scheduler = Scheduler::new(kv, policy, limits);
         let (batch, stats) = (Batch::default(), EngineStats::default());
-        Engine { worker, scheduler, batch, next_id: 0, stats, trace: None }
+        Engine { worker, scheduler, batch, last_sampled: Vec::new(), next_id: 0, stats, trace: None }
     }
 
     /// Adds a request; `on_event` is told of each token as it comes.
@@ -167,6 +168,7 @@ impl<W: Worker> Engine<W> {
         let (stats, usage) = (&mut self.stats, self.scheduler.kv.usage());
         let tokens = self.batch.tokens.len();
         stats.steps += 1;
+        self.last_sampled = chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id).collect();
         stats.tokens_computed += tokens as u64;
         stats.peak_running = stats.peak_running.max(chunks.len());
         stats.peak_batched_tokens = stats.peak_batched_tokens.max(tokens);
@@ -202,6 +204,16 @@ impl<W: Worker> Engine<W> {
     /// How full the KV cache is.
     pub fn kv_usage(&self) -> KvUsage {
         self.scheduler.kv.usage()
+    }
+
+    /// Requests that have sampled a token and not finished: each of them gets one more at the next step.
+    pub fn decoding(&self) -> Vec<RequestId> {
+        self.scheduler.decoding()
+    }
+
+    /// The requests that sampled a token in the last step, in the order of the batch's logit rows.
+    pub fn last_sampled(&self) -> &[RequestId] {
+        &self.last_sampled
     }
 
     /// The batch of the last step.

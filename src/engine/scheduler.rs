@@ -113,6 +113,11 @@ impl Scheduler {
         self.waiting.remove(at)
     }
 
+    /// Running requests whose prompt is computed.
+    pub fn decoding(&self) -> Vec<RequestId> {
+        self.running.iter().filter(|r| r.phase() == Phase::Decode).map(|r| r.id).collect()
+    }
+
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

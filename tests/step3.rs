@@ -1,0 +1,304 @@
+//! Step 3: whatever the batch, every request gets what it gets alone; budgets hold, nobody starves, nothing leaks.
+
+mod common;
+
+use common::{Reference, bits, fixture, fixtures, load_with};
+use proptest::prelude::*;
+use stairwell::{
+    backend::cpu::Cpu,
+    batch::Batch,
+    config::ModelConfig,
+    engine::{
+        Continuous, Engine, Event, Finished, Limits, LocalWorker, OnEvent, Policy, RequestId, Static, Worker,
+    },
+    error::Result,
+    generate::{FinishReason, GenerateParams, generate},
+    kv::KvOptions,
+    model::KvMemory,
+    runner::{LoadOptions, ModelRunner},
+    sampling::SamplingParams,
+};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex},
+};
+
+fn runner(name: &str, kv: KvOptions) -> ModelRunner<Cpu> {
+    load_with(Cpu::default(), fixture(name), LoadOptions { kv, ..LoadOptions::default() }).unwrap()
+}
+
+/// A worker that keeps the logits of every step.
+struct Recording {
+    inner: LocalWorker<Cpu>,
+    logits: Vec<f32>,
+}
+
+impl Worker for Recording {
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.logits = self.inner.forward(batch)?;
+        Ok(self.logits.clone())
+    }
+    fn config(&self) -> &ModelConfig {
+        self.inner.config()
+    }
+    fn max_model_len(&self) -> usize {
+        self.inner.max_model_len()
+    }
+    fn memory(&self) -> KvMemory {
+        self.inner.memory()
+    }
+    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
+        self.inner.check_prompt(prompt)
+    }
+}
+
+const LONGEST: usize = 64;
+
+fn engine(name: &str, limits: Limits, policy: Box<dyn Policy>) -> Engine<Recording> {
+    let kv = KvOptions {
+        max_model_len: Some(LONGEST),
+        max_num_seqs: Some(limits.max_num_seqs),
+        max_chunk: Some(limits.max_batched_tokens),
+        ..KvOptions::default()
+    };
+    let inner = LocalWorker::new(runner(name, kv)).unwrap();
+    Engine::new(Recording { inner, logits: Vec::new() }, policy, limits)
+}
+
+/// What has finished, by id.
+type Ended = Arc<Mutex<BTreeMap<RequestId, Finished>>>;
+
+fn keep(ended: &Ended) -> OnEvent {
+    let ended = ended.clone();
+    Box::new(move |event| {
+        if let Event::Finished(finished) = event {
+            assert!(ended.lock().unwrap().insert(finished.id, finished.clone()).is_none(), "ended twice");
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// A request of a property test.
+#[derive(Clone, Debug)]
+struct Job {
+    prompt: Vec<u32>,
+    params: GenerateParams,
+    /// The step before which it arrives.
+    arrival: usize,
+    /// The step before which it is aborted.
+    abort: Option<usize>,
+}
+
+fn jobs() -> impl Strategy<Value = Vec<Job>> {
+    let prompt = prop::collection::vec(0u32..90, 1..40);
+    let abort = prop::option::weighted(0.15, 0usize..60);
+    let job = (prompt, 1usize..24, 0usize..50, abort, 0u64..4).prop_map(
+        |(prompt, max_tokens, arrival, abort, seed)| {
+            // Seed 0 is greedy.
+            let temperature = if seed == 0 { 0.0 } else { 1.0 };
+            let sampling = SamplingParams {
+                temperature,
+                seed: Some(seed),
+                repetition_penalty: 1.1,
+                ..SamplingParams::default()
+            };
+            Job {
+                prompt,
+                params: GenerateParams { max_tokens, sampling, eos_token_id: vec![7] },
+                arrival,
+                abort,
+            }
+        },
+    );
+    prop::collection::vec(job, 1..20)
+}
+
+/// What a request gives alone, by step 1's way, and the logits of each of its tokens.
+fn alone(runner: &mut ModelRunner<Cpu>, job: &Job) -> (Vec<u32>, FinishReason, Vec<Vec<u32>>) {
+    let output = generate(runner, &job.prompt, &job.params, &mut |_| ControlFlow::Continue(())).unwrap();
+    let tokens = [&job.prompt[..], &output.ids].concat();
+    let rows = common::logits(runner, &tokens[..tokens.len() - 1]);
+    let vocab = runner.config.vocab_size;
+    let rows = rows.chunks(vocab).skip(job.prompt.len() - 1).map(bits).collect();
+    (output.ids, output.finish_reason, rows)
+}
+
+/// Runs the jobs; checks after every step what must hold then, and at the end what each gave.
+fn check(name: &str, jobs: &[Job], limits: Limits, policy: Box<dyn Policy>) {
+    let mut engine = engine(name, limits, policy);
+    let (ended, mut ids): (Ended, Vec<Option<RequestId>>) = (Ended::default(), vec![None; jobs.len()]);
+    // Logits by request, as they were sampled from.
+    let mut logits: BTreeMap<RequestId, Vec<Vec<u32>>> = BTreeMap::new();
+    let mut step = 0;
+    let vocab = engine.worker.config().vocab_size;
+    while step <= 60 || engine.queues() != (0, 0) {
+        for (at, job) in jobs.iter().enumerate() {
+            if job.arrival == step {
+                ids[at] = Some(engine.add(job.prompt.clone(), job.params.clone(), keep(&ended)).unwrap());
+            }
+            if job.abort == Some(step) && ids[at].is_some() {
+                let running = !ended.lock().unwrap().contains_key(&ids[at].unwrap());
+                assert_eq!(engine.abort(ids[at].unwrap()), running);
+            }
+        }
+        let decoding = engine.decoding();
+        let ran = engine.step().unwrap();
+        step += 1;
+        if !ran {
+            continue;
+        }
+        let batch = engine.last_batch();
+        assert!(batch.tokens.len() <= limits.max_batched_tokens, "the budget");
+        assert!(batch.spans.len() <= limits.max_num_seqs, "requests at a time");
+        assert_eq!(engine.worker.logits.len(), batch.logit_rows.len() * vocab, "logits of wanted rows only");
+        let sampled = engine.last_sampled();
+        assert_eq!(sampled.len(), batch.logit_rows.len());
+        assert!(decoding.iter().all(|id| sampled.contains(id)), "nobody stalls between two tokens");
+        for (id, row) in sampled.iter().zip(engine.worker.logits.chunks(vocab)) {
+            logits.entry(*id).or_default().push(bits(row));
+        }
+        assert!(step < 10_000, "it ends");
+    }
+
+    let usage = engine.kv_usage();
+    assert_eq!((usage.reserved, usage.used), (0, 0), "every slot is free again");
+    let mut whole = runner(name, KvOptions::recompute());
+    let mut work_before = 0;
+    for (at, job) in jobs.iter().enumerate() {
+        let finished = ended.lock().unwrap()[&ids[at].unwrap()].clone();
+        let (want, reason, rows) = alone(&mut whole, job);
+        let got = logits.remove(&finished.id).unwrap_or_default();
+        if finished.reason == FinishReason::Abort {
+            assert_eq!(finished.output, want[..finished.output.len()], "{name}: a beginning");
+        } else {
+            assert_eq!((&finished.output, finished.reason), (&want, reason), "{name}: as alone");
+            assert_eq!(got.len(), rows.len());
+        }
+        assert!(got.iter().zip(&rows).all(|(got, want)| got == want), "{name}: to the bit");
+        work_before += job.prompt.len() + job.params.max_tokens;
+    }
+    // The bound on waiting: every step computes a token of each running request, so all that has arrived is done after as many
+    // steps as there are tokens.
+    assert!(step <= 61 + work_before, "{step} steps for {work_before} tokens");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nobody_changes_anybody(
+        name in prop::sample::select(vec!["qwen3", "qwen3-bf16", "qwen2-window", "mistral-bf16", "gpt2-bf16", "llama3-bf16"]),
+        jobs in jobs(),
+        max_num_seqs in 1usize..9,
+        max_batched_tokens in prop::sample::select(vec![1usize, 2, 5, 16, 64, 1000]),
+        is_static in prop::bool::weighted(0.25),
+    ) {
+        let policy: Box<dyn Policy> = if is_static { Box::<Static>::default() } else { Box::new(Continuous) };
+        check(name, &jobs, Limits { max_num_seqs, max_batched_tokens }, policy);
+    }
+}
+
+#[test]
+fn hugging_faces_ids_from_a_shared_batch() {
+    for name in fixtures().iter().filter(|name| *name != "rope-dynamic-bf16") {
+        let reference = Reference::of(name);
+        let limits = Limits { max_num_seqs: 4, max_batched_tokens: 9 };
+        let mut engine = engine(name, limits, Box::new(Continuous));
+        let ended = Ended::default();
+        let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        let params = GenerateParams { max_tokens: 16, sampling: greedy, eos_token_id: Vec::new() };
+        for n in [reference.prompt.len(), 3, reference.prompt.len(), 1, 5] {
+            engine.add(reference.prompt[..n].to_vec(), params.clone(), keep(&ended)).unwrap();
+        }
+        engine.run().unwrap();
+        let ended = ended.lock().unwrap();
+        for id in [0, 2].map(RequestId) {
+            assert_eq!(ended[&id].output, reference.greedy, "{name}");
+        }
+        assert_eq!(engine.stats().output_tokens, 5 * 16);
+    }
+}
+
+#[test]
+fn a_long_prompt_stalls_nobody() {
+    let limits = Limits { max_num_seqs: 4, max_batched_tokens: 8 };
+    let mut engine = engine("qwen3", limits, Box::new(Continuous));
+    let params = |max_tokens| GenerateParams { max_tokens, ..GenerateParams::default() };
+    let ended = Ended::default();
+    let short = engine.add(vec![1, 2, 3], params(30), keep(&ended)).unwrap();
+    engine.step().unwrap();
+    let long = engine.add(vec![5; 60], params(1), keep(&ended)).unwrap();
+    let mut chunks = Vec::new();
+    while !ended.lock().unwrap().contains_key(&long) {
+        engine.step().unwrap();
+        assert!(engine.last_sampled().contains(&short), "a token at every step");
+        chunks.push(engine.last_batch().tokens.len() - 1);
+    }
+    assert_eq!(chunks, [7, 7, 7, 7, 7, 7, 7, 7, 4], "60 tokens in what one decode leaves of 8");
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    let mut engine = engine("qwen3", Limits::default(), Box::new(Continuous));
+    let mut refused = |prompt: Vec<u32>| {
+        let added = engine.add(
+            prompt,
+            GenerateParams { max_tokens: 1, ..Default::default() },
+            keep(&Ended::default()),
+        );
+        added.unwrap_err().to_string()
+    };
+    let long = refused(vec![1; LONGEST + 1]);
+    assert!(long.contains("65 tokens") && long.contains("room for 64"), "{long}");
+    assert!(refused(Vec::new()).contains("empty"));
+    assert!(refused(vec![10_000]).contains("vocabulary"));
+    assert_eq!(engine.queues(), (0, 0));
+}
+
+#[test]
+fn an_attention_that_forgets_is_refused() {
+    let error = LocalWorker::new(runner("qwen3", KvOptions::recompute())).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("'recompute' keeps no K and V"), "{error}");
+}
+
+#[test]
+fn a_slot_is_held_by_one_request_and_most_of_it_is_empty() {
+    let limits = Limits { max_num_seqs: 2, max_batched_tokens: 64 };
+    let mut engine = engine("qwen3", limits, Box::new(Continuous));
+    let params = GenerateParams { max_tokens: 4, ..GenerateParams::default() };
+    for _ in 0..3 {
+        engine.add(vec![1; 8], params.clone(), keep(&Ended::default())).unwrap();
+    }
+    engine.step().unwrap();
+    assert_eq!(engine.queues(), (1, 2), "the third waits for a slot");
+    let usage = engine.kv_usage();
+    assert_eq!((usage.total, usage.reserved, usage.used), (128, 128, 16));
+    engine.run().unwrap();
+    let stats = engine.stats();
+    assert!(stats.kv_utilization() < 0.2 && stats.peak_running == 2, "{stats:?}");
+    assert_eq!(stats.tokens_computed, 3 * (8 + 3));
+}
+
+#[test]
+fn a_stop_from_the_caller_ends_a_request() {
+    let mut engine = engine("qwen3", Limits::default(), Box::new(Continuous));
+    let ended = Ended::default();
+    let mut keep_it = keep(&ended);
+    let mut seen = 0;
+    let stop_at_three: OnEvent = Box::new(move |event| {
+        if let Event::Finished(_) = event {
+            return keep_it(event);
+        }
+        seen += 1;
+        if seen == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let params = GenerateParams { max_tokens: 20, ..GenerateParams::default() };
+    let id = engine.add(vec![1, 2], params, stop_at_three).unwrap();
+    engine.run().unwrap();
+    let finished = &ended.lock().unwrap()[&id];
+    assert_eq!((finished.output.len(), finished.reason), (3, FinishReason::Stop));
+    let times = finished.times;
+    assert!(times.admitted <= times.first_token && times.first_token <= times.last_token);
+    assert!(times.per_token(3).is_some() && times.per_token(1).is_none());
+}
