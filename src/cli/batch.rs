@@ -12,10 +12,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use stairwell::{
     engine::{Continuous, Event, Finished, OnEvent},
-    error::Result,
+    error::{Error, Result},
     tokenizer::Tokenizer,
 };
 use std::{
+    fs,
     ops::ControlFlow,
     path::PathBuf,
     sync::{
@@ -58,12 +59,19 @@ pub struct Args {
 pub fn run(args: Args) -> Result<Outcome> {
     let defaults = Defaults::read(&args.engine.load.model)?;
     let (requests, mut bad) = read_requests(&args.input, &defaults)?;
+    let same = fs::canonicalize(&args.input)
+        .ok()
+        .is_some_and(|path| fs::canonicalize(&args.output).ok() == Some(path));
+    if same {
+        let message = format!("--output {}: it is the input file; give another one", args.output.display());
+        return Err(Error::Usage(message));
+    }
     let (mut results, done) = Results::open(&args.output, args.resume)?;
     let requests: Vec<BatchRequest> =
         requests.into_iter().filter(|r| !done.contains(&r.id.to_string())).collect();
     let longest = requests.iter().map(|r| r.prompt.len() + r.params.max_tokens).max().unwrap_or(1);
     let mut engine = args.engine.engine(longest, Box::new(Continuous))?;
-    args.engine.note(&engine);
+    args.engine.note(&engine, longest);
 
     let (total, start) = (requests.len(), Instant::now());
     let (sender, finished) = channel();

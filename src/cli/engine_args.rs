@@ -67,8 +67,8 @@ impl EngineArgs {
     }
 
     /// Says what was reserved, and where fewer requests run than were asked for.
-    pub fn note(&self, engine: &CpuEngine) {
-        self.kv.note(&engine.worker.runner);
+    pub fn note(&self, engine: &CpuEngine, longest: usize) {
+        self.kv.note(&engine.worker.runner, Some(longest));
         let (asked, running) = (self.max_num_seqs as usize, engine.limits().max_running());
         if running < asked {
             let reason = match engine.limits().max_num_seqs < asked {

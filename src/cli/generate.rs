@@ -179,7 +179,7 @@ pub fn run(args: Args) -> Result<Outcome> {
     runner.check_prompt(&prompt)?;
     let load_seconds = start.elapsed().as_secs_f64();
     if !args.json {
-        args.kv.note(&runner);
+        args.kv.note(&runner, None);
     }
 
     let after = if args.chat.is_some() { &[] } else { &prompt[..] };

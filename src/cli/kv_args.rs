@@ -54,16 +54,17 @@ impl KvArgs {
         Ok(KvOptions { attention, dtype, max_model_len, max_chunk, ..KvOptions::default() })
     }
 
-    /// Says what was reserved, and where the length comes from.
-    pub fn note(&self, runner: &ModelRunner<Cpu>) {
+    /// Says what was reserved, and where the length comes from; `wanted` is the longest sequence of this run, if it is known.
+    pub fn note(&self, runner: &ModelRunner<Cpu>, wanted: Option<usize>) {
         let (memory, length) = (runner.attention.memory(), runner.max_model_len());
         if memory.reserved_bytes == 0 {
             return;
         }
-        let source = match (self.max_model_len, length == runner.config.context()) {
-            (Some(_), _) => "--max-model-len",
-            (None, true) => "the model's context",
-            (None, false) => "what fits into free memory",
+        let source = match self.max_model_len {
+            Some(_) => "--max-model-len",
+            None if length == runner.config.context() => "the model's context",
+            None if wanted == Some(length) => "the longest request",
+            None => "what fits into free memory",
         };
         let slots = if memory.slots == 1 { String::new() } else { format!("{} sequences of ", memory.slots) };
         let bytes = human_bytes(memory.reserved_bytes);
