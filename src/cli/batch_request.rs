@@ -223,11 +223,14 @@ fn field_names(message: &str) -> String {
     message.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
+/// The number of a line, and what is wrong with it.
+pub type BadLine = (usize, String);
+
 /// The good requests of a file, and what is wrong with the other lines.
 ///
 /// # Errors
 /// If the file can't be read.
-pub fn read_requests(path: &Path, defaults: &Defaults) -> Result<(Vec<BatchRequest>, Vec<(usize, String)>)> {
+pub fn read_requests(path: &Path, defaults: &Defaults) -> Result<(Vec<BatchRequest>, Vec<BadLine>)> {
     let bytes = fs::read(path).map_err(|error| Error::Io { path: path.into(), error })?;
     let (mut good, mut bad, mut seen) = (Vec::new(), Vec::new(), HashMap::new());
     for (line, bytes) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {

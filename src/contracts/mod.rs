@@ -8,6 +8,8 @@
 mod loading;
 mod scratch;
 pub mod step1;
+#[cfg(feature = "step3")]
+pub mod step3;
 mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};

@@ -1,7 +1,8 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    Chunk, Finished, KvUsage, Limits, OnEvent, Policy, Request, RequestId, Scheduler, Slots, Trace, Worker,
+    Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Policy, Request, RequestId, Scheduler, Slots,
+    Trace, Worker,
 };
 use crate::{
     batch::Batch,
@@ -17,7 +18,7 @@ pub struct Engine<W: Worker> {
     pub worker: W,
     scheduler: Scheduler,
     batch: Batch,
-    last_sampled: Vec<RequestId>,
+    last_chunks: Vec<Chunk>,
     next_id: u64,
     stats: EngineStats,
     trace: Option<Trace>,
@@ -53,9 +54,14 @@ impl<W: Worker> Engine<W> {
         let slots = worker.memory().slots;
         let kv = Box::new(Slots::new(slots, worker.max_model_len()));
         let limits = Limits { max_num_seqs: limits.max_num_seqs.min(slots), ..limits };
+        Engine::with_kv(worker, kv, policy, limits)
+    }
+
+    /// An engine with a KV manager of the caller's own, which must fit the worker's attention.
+    pub fn with_kv(worker: W, kv: Box<dyn KvManager>, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
         let scheduler = Scheduler::new(kv, policy, limits);
         let (batch, stats) = (Batch::default(), EngineStats::default());
-        Engine { worker, scheduler, batch, last_sampled: Vec::new(), next_id: 0, stats, trace: None }
+        Engine { worker, scheduler, batch, last_chunks: Vec::new(), next_id: 0, stats, trace: None }
     }
 
     /// Adds a request; `on_event` is told of each token as it comes.
@@ -92,6 +98,7 @@ impl<W: Worker> Engine<W> {
             trace.step(started, &chunks, self.scheduler.waiting(), self.scheduler.kv.usage());
         }
         self.update(&chunks, sampled);
+        self.last_chunks = chunks;
         Ok(true)
     }
 
@@ -168,7 +175,6 @@ impl<W: Worker> Engine<W> {
         let (stats, usage) = (&mut self.stats, self.scheduler.kv.usage());
         let tokens = self.batch.tokens.len();
         stats.steps += 1;
-        self.last_sampled = chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id).collect();
         stats.tokens_computed += tokens as u64;
         stats.peak_running = stats.peak_running.max(chunks.len());
         stats.peak_batched_tokens = stats.peak_batched_tokens.max(tokens);
@@ -211,9 +217,9 @@ impl<W: Worker> Engine<W> {
         self.scheduler.decoding()
     }
 
-    /// The requests that sampled a token in the last step, in the order of the batch's logit rows.
-    pub fn last_sampled(&self) -> &[RequestId] {
-        &self.last_sampled
+    /// What each request did in the last step, in the order of the batch's spans.
+    pub fn last_chunks(&self) -> &[Chunk] {
+        &self.last_chunks
     }
 
     /// The batch of the last step.
