@@ -117,7 +117,7 @@ mod tests {
     fn a_static_batch_is_not_refilled() {
         let mut policy = Static::default();
         assert_eq!(share(&mut policy, &[], &[7, 4, 9]), [7, 3]);
-        assert_eq!(share(&mut policy, &[1, 1], &[9]), [1, 1, 8], "the budget cut the batch in two");
+        assert_eq!(share(&mut policy, &[1, 1], &[9, 5, 2]), [1, 1, 8], "the budget cut the batch in two");
         assert_eq!(share(&mut policy, &[1, 1, 1], &[5, 2]), [1, 1, 1, 5]);
         assert_eq!(share(&mut policy, &[1, 1, 1], &[2]), [1, 1, 1], "it is full, and one has finished");
         assert_eq!(share(&mut policy, &[], &[2]), [2]);

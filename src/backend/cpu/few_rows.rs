@@ -4,7 +4,7 @@
 //! buffer first, as `matmul` does for many rows, would write and read it twice more. Here a weight is widened in a register
 //! and used at once. Every product and every sum is made in the same order as there, so the bits are the same.
 
-use super::isa::{Lanes, Shape};
+use super::isa::{Shape, Tile};
 use crate::tensor::DType;
 
 /// Rows of W at a time: that many streams are read from memory, and M × N sums live in registers.
@@ -58,23 +58,23 @@ fn stored_dots<S: Shape, const L: usize, const M: usize, const B: usize, E: Elem
     let w_chunks = w.map(|w| w.as_chunks::<B>().0.as_chunks::<L>());
     let count = x_chunks[0].0.len();
     let (x_full, w_full) = (x_chunks.map(|c| &c.0[..count]), w_chunks.map(|c| &c.0[..count]));
-    let mut sums = [[Lanes::<L>::ZERO; STREAMS]; M];
+    // Row n of the tile is that of w_n, so that each weight is widened just before its use.
+    let mut tile = Tile::<STREAMS, M, L>::ZERO;
     for i in 0..count {
-        for n in 0..STREAMS {
+        let widened = |n: usize| {
             prefetch(w_full[n][i].as_ptr().wrapping_add(2 * STREAMS * x[0].len()));
-            let w = w_full[n][i].map(E::widen);
-            for m in 0..M {
-                sums[m][n] = sums[m][n].multiply_add::<S>(&x_full[m][i], &w);
-            }
-        }
+            w_full[n][i].map(E::widen)
+        };
+        tile.multiply_add::<S>(widened, x_full.map(|x| &x[i]));
     }
+    let sums = tile.rows();
     let mut out = [[0.0; STREAMS]; M];
     for n in 0..STREAMS {
         let mut rest = [0.0; L];
         let stored = w_chunks[n].1;
         rest.iter_mut().zip(stored).for_each(|(rest, w)| *rest = E::widen(*w));
         for m in 0..M {
-            out[m][n] = sums[m][n].multiply_add_rest::<S>(x_chunks[m].1, &rest[..stored.len()]).sum();
+            out[m][n] = sums[n][m].multiply_add_rest::<S>(x_chunks[m].1, &rest[..stored.len()]).sum();
         }
     }
     out

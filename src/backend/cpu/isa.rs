@@ -150,6 +150,9 @@ impl<const L: usize> Lanes<L> {
     /// The same for the elements that do not fill a register.
     #[inline(always)]
     pub fn multiply_add_rest<S: Shape>(mut self, a: &[f32], b: &[f32]) -> Lanes<L> {
+        if a.is_empty() {
+            return self; // the usual case, and the lanes stay in their register
+        }
         for ((lane, a), b) in self.0.iter_mut().zip(a).zip(b) {
             *lane = S::multiply_add(*a, *b, *lane);
         }
@@ -158,14 +161,71 @@ impl<const L: usize> Lanes<L> {
 
     /// The sum over lanes, by halves, so that every caller adds in the same order.
     #[inline(always)]
-    pub fn sum(mut self) -> f32 {
-        let mut width = L / 2;
-        while width > 0 {
-            for i in 0..width {
-                self.0[i] += self.0[i + width];
-            }
-            width /= 2;
+    pub fn sum(self) -> f32 {
+        // Halves of fixed lengths stay in registers; a loop over the width goes through memory, lane by lane.
+        let [a, b, c, d] = match L {
+            16 => halves(&halves::<8>(&self.0)),
+            8 => halves(&self.0),
+            _ => std::array::from_fn(|i| self.0[i]),
+        };
+        (a + c) + (b + d)
+    }
+}
+
+/// The first H lanes plus the next H.
+#[inline(always)]
+fn halves<const H: usize>(lanes: &[f32]) -> [f32; H] {
+    std::array::from_fn(|i| lanes[i] + lanes[i + H])
+}
+
+/// M × N sums, M at most 4: row m holds those of x_m. Each row is a variable of its own: the compiler keeps what it need not index
+/// in registers, and an array of rows in memory, at half the speed.
+#[derive(Clone, Copy)]
+pub struct Tile<const M: usize, const N: usize, const L: usize> {
+    a: [Lanes<L>; N],
+    b: [Lanes<L>; N],
+    c: [Lanes<L>; N],
+    d: [Lanes<L>; N],
+}
+
+impl<const M: usize, const N: usize, const L: usize> Tile<M, N, L> {
+    pub const ZERO: Self =
+        Tile { a: [Lanes::ZERO; N], b: [Lanes::ZERO; N], c: [Lanes::ZERO; N], d: [Lanes::ZERO; N] };
+
+    /// Lane by lane, sums[m][n] += x(m) · w_n.
+    #[inline(always)]
+    pub fn multiply_add<S: Shape>(&mut self, x: impl Fn(usize) -> [f32; L], w: [&[f32; L]; N]) {
+        add_row::<S, N, L>(&mut self.a, &x(0), w);
+        if M > 1 {
+            add_row::<S, N, L>(&mut self.b, &x(1), w);
         }
-        self.0[0]
+        if M > 2 {
+            add_row::<S, N, L>(&mut self.c, &x(2), w);
+        }
+        if M > 3 {
+            add_row::<S, N, L>(&mut self.d, &x(3), w);
+        }
+    }
+
+    /// The rows.
+    #[inline(always)]
+    pub fn rows(self) -> [[Lanes<L>; N]; M] {
+        std::array::from_fn(|m| match m {
+            0 => self.a,
+            1 => self.b,
+            2 => self.c,
+            _ => self.d,
+        })
+    }
+}
+
+#[inline(always)]
+fn add_row<S: Shape, const N: usize, const L: usize>(
+    sums: &mut [Lanes<L>; N],
+    x: &[f32; L],
+    w: [&[f32; L]; N],
+) {
+    for n in 0..N {
+        sums[n] = sums[n].multiply_add::<S>(x, w[n]);
     }
 }

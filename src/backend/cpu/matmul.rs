@@ -10,7 +10,7 @@
 use super::{
     CpuTensor, CpuWeight,
     few_rows::{self, STREAMS},
-    isa::{Isa, Lanes, Shape, dispatch},
+    isa::{Isa, Shape, Tile, dispatch},
 };
 use crate::{
     backend::{Shaped, Slice},
@@ -24,7 +24,7 @@ const TASK: usize = 64;
 /// Rows of W that are widened together, and rows of x that meet them together: 4 × 4 sums live in registers.
 const TILE: usize = 4;
 /// Rows of x up to which W is widened in registers, again for every TILE of them.
-const FEW: usize = 8;
+const FEW: usize = 16;
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 16;
 
@@ -224,14 +224,11 @@ fn dots<S: Shape, const L: usize, const M: usize, const N: usize>(
     let w_chunks = w.map(|w| w.as_chunks::<L>());
     let count = x_chunks[0].0.len();
     let (x_full, w_full) = (x_chunks.map(|c| &c.0[..count]), w_chunks.map(|c| &c.0[..count]));
-    let mut sums = [[Lanes::<L>::ZERO; N]; M];
+    let mut tile = Tile::<M, N, L>::ZERO;
     for i in 0..count {
-        for m in 0..M {
-            for n in 0..N {
-                sums[m][n] = sums[m][n].multiply_add::<S>(&x_full[m][i], &w_full[n][i]);
-            }
-        }
+        tile.multiply_add::<S>(|m| x_full[m][i], w_full.map(|w| &w[i]));
     }
+    let sums = tile.rows();
     std::array::from_fn(|m| {
         std::array::from_fn(|n| sums[m][n].multiply_add_rest::<S>(x_chunks[m].1, w_chunks[n].1).sum())
     })
