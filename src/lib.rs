@@ -42,7 +42,7 @@ pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
 
-// Step 2: a contiguous KV cache (not built yet).
+// Step 2: a contiguous KV cache: kv/contiguous.rs, kv/memory.rs, backend/cpu/grouped.rs (files of modules above).
 // Step 3: requests, scheduling, continuous batching (not built yet).
 // Step 4: the KV cache in blocks, prefix cache, preemption (not built yet).
 // Step 5: the CUDA backend and PagedAttention (not built yet).

@@ -46,6 +46,7 @@ struct Rows {
     start: usize,
 }
 
+// ANCHOR: layer_kv
 /// K and V of one layer, each [slots, tokens, kv_heads · head_dim].
 struct LayerKv {
     tokens: usize,
@@ -58,6 +59,7 @@ enum Storage {
     /// The bits: zeroed u16 cost nothing until they are written.
     Bf16(Vec<u16>),
 }
+// ANCHOR_END: layer_kv
 
 impl Contiguous {
     /// Reserves the slots.
@@ -204,6 +206,7 @@ impl LayerKv {
     }
     // ANCHOR_END: write
 
+    // ANCHOR: segments
     /// The positions `seen` of one head in place: one segment, or two where the ring starts again.
     fn segments(
         &self,
@@ -221,6 +224,7 @@ impl LayerKv {
             Segment { k: self.k.from(start), v: self.v.from(start), stride, len }
         })
     }
+    // ANCHOR_END: segments
 }
 
 impl Storage {
