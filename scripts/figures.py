@@ -8,9 +8,10 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, loading, sources, staircase
+from figures import attention, decoder, kv, loading, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
+CHAPTER_2 = "steps/step2-kv-cache/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -22,6 +23,10 @@ FIGURES = {
     f"{CHAPTER_1}/recompute-cost.svg": attention.recompute_cost,
     f"{CHAPTER_1}/safetensors-file.svg": loading.safetensors_file,
     f"{CHAPTER_1}/byte-to-parameter.svg": loading.byte_to_parameter,
+    f"{CHAPTER_2}/rows-computed.svg": kv.rows_computed,
+    f"{CHAPTER_2}/layout.svg": kv.layout,
+    f"{CHAPTER_2}/ring.svg": kv.ring,
+    f"{CHAPTER_2}/next-token.svg": kv.next_token,
 }
 
 

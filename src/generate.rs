@@ -93,12 +93,14 @@ pub fn generate<B: Backend>(
     let mut finish_reason = FinishReason::Length;
 
     while sequence.len() < prompt.len() + params.max_tokens && sequence.len() <= longest {
+        // ANCHOR: feed
         let mut batch = Batch::default();
         batch.push_alone(&sequence[computed..], computed);
         let logits = runner.forward(&batch, None)?;
         if runner.attention.remembers() {
             computed = sequence.len();
         }
+        // ANCHOR_END: feed
         let mut logits = runner.backend.download(&logits)?;
         let sampled = sampler.sample(&mut logits)?;
         sequence.push(sampled.token);

@@ -42,7 +42,7 @@ pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
 
-// Step 2: K and V are kept in a contiguous cache: kv/contiguous.rs, kv/memory.rs, backend/cpu/grouped.rs.
+// Step 2: a contiguous KV cache: kv/contiguous.rs, kv/memory.rs, backend/cpu/grouped.rs (files of modules above).
 
 // Step 3: many requests: prefill and decode, continuous batching, chunked prefill.
 #[cfg(feature = "step3")]

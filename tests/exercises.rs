@@ -1,4 +1,4 @@
-//! The book's exercises are honest: a stub fails with its sentence, a solution passes, and each wrong solution fails by the
+//! The book's exercises are honest (here those of chapter 1): a stub fails with its sentence, a solution passes, and each wrong solution fails by the
 //! contract that the chapter names, with a message that names the mistake.
 //!
 //! It has no harness, so the `#[test]`s of the files that it includes are not compiled. `scripts/check_exercises.sh` runs
@@ -16,21 +16,16 @@ mod step1_forward {
     pub mod wrong_tensor_reader;
 }
 
+#[path = "exercises/rig.rs"]
+mod rig;
+
+use rig::{Case, KEPT};
 use stairwell::contracts::step1;
-use std::{
-    panic::{self, PanicHookInfo},
-    process::ExitCode,
-    sync::Mutex,
-};
+use std::process::ExitCode;
 use step1_forward::{
     exercise as stub, solution, wrong_kv_head as kv_head, wrong_name_mapper as name_mapper,
     wrong_rms_norm as rms_norm, wrong_rotate_half as rotate_half, wrong_tensor_reader as tensor_reader,
 };
-
-/// A contract with a piece in it, and a part of what it must say; `None` if it must be kept.
-type Case = (&'static str, fn(), Option<&'static str>);
-
-const KEPT: Option<&str> = None;
 
 const STUBS: &[Case] = &[
     (
@@ -170,43 +165,6 @@ const WRONG: &[Case] = &[
     ),
 ];
 
-/// What the last panic said, on any thread: the engine runs kernels on many.
-static SAID: Mutex<Option<String>> = Mutex::new(None);
-
 fn main() -> ExitCode {
-    panic::set_hook(Box::new(|info: &PanicHookInfo| {
-        let said = info.payload_as_str().unwrap_or("a panic without words").to_owned();
-        SAID.lock().expect("no panic here").get_or_insert(said);
-    }));
-    let show = std::env::args().any(|a| a == "--nocapture");
-    let groups = [("stub", STUBS), ("solution", SOLUTIONS), ("wrong solution", WRONG)];
-    let cases = groups.iter().flat_map(|(kind, cases)| cases.iter().map(move |case| (kind, case)));
-    let mut failed = 0;
-    for (kind, (name, contract, want)) in cases {
-        let kept = panic::catch_unwind(contract).is_ok();
-        let said = SAID.lock().expect("no panic here").take().unwrap_or_else(|| "nothing".into());
-        let good = kept == want.is_none() && want.is_none_or(|part| said.contains(part));
-        // A reader who works on an exercise has replaced its stub. That all are in place is checked by the script.
-        let verdict = match () {
-            () if good => "ok",
-            () if *kind == "stub" && want.is_some_and(|part| !has_stub(part)) => "written",
-            () => "FAILED",
-        };
-        println!("{kind}: {name} ... {verdict}");
-        if verdict == "FAILED" {
-            failed += 1;
-            println!("  expected: {}", want.unwrap_or("that the contract is kept"));
-        }
-        if verdict == "FAILED" || show {
-            println!("  said: {}", if kept { "the contract is kept" } else { &said });
-        }
-    }
-    println!("\n{failed} of the checks on exercises failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Whether the exercise still holds the sentence that its stub says.
-fn has_stub(said: &str) -> bool {
-    let sentence = said.trim_start_matches("not written yet: ");
-    include_str!("../steps/step1-forward/exercise.rs").contains(sentence)
+    rig::run(STUBS, SOLUTIONS, WRONG, include_str!("../steps/step1-forward/exercise.rs"))
 }

@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{Reference, bits, fixture, greedy, load, logits};
+use common::{Reference, bits, fixture, greedy, load, load_with, logits};
 use stairwell::{
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     demo,
     generate::{FinishReason, GenerateParams, Generated, generate},
+    kv::KvOptions,
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tokenizer::{Detokenizer, Emit, StopStrings, Tokenizer},
@@ -17,10 +18,16 @@ use std::ops::ControlFlow;
 const FAMILIES: [&str; 6] =
     ["qwen3-bf16", "qwen2-window", "llama3", "mistral-f16", "gpt2-hub", "rope-yarn-bf16"];
 
+/// A fixture's runner with step 1's attention.
+fn recomputing(name: &str) -> ModelRunner<Cpu> {
+    let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
+    load_with(Cpu::default(), fixture(name), options).unwrap()
+}
+
 #[test]
 fn a_sequence_does_not_see_its_neighbours_in_a_batch() {
     for name in FAMILIES {
-        let (mut runner, prompt) = (load(fixture(name)), Reference::of(name).prompt);
+        let (mut runner, prompt) = (recomputing(name), Reference::of(name).prompt);
         let sequences = [&prompt[..], &prompt[3..4], &prompt[5..19]];
         let alone: Vec<f32> = sequences.iter().flat_map(|s| logits(&mut runner, s)).collect();
         let mut batch = Batch::default();
@@ -48,7 +55,7 @@ fn a_token_does_not_see_what_comes_after_it() {
 /// Step 1 keeps nothing: n tokens after a prompt of p cost p + (p + 1) + … + (p + n − 1).
 #[test]
 fn every_token_costs_the_whole_sequence() {
-    let (mut runner, prompt) = (load(fixture("qwen3")), Reference::of("qwen3").prompt);
+    let (mut runner, prompt) = (recomputing("qwen3"), Reference::of("qwen3").prompt);
     assert!(!runner.attention.remembers());
     let (p, n) = (prompt.len() as u64, 7);
     greedy(&mut runner, &prompt, n as usize);

@@ -140,7 +140,26 @@ fn a_batch_that_does_not_fit_what_is_kept_is_refused() {
     };
     assert!(refused(&[1], 1, 0).contains("position 1 does not follow"));
     assert!(refused(&[1; 5], 0, 0).contains("takes 4 tokens"));
-    assert!(refused(&[1], 0, 1).contains("slot 1"));
+    assert!(refused(&[1], 0, 1).contains("has 1 slots, and a sequence names 1"));
+    let mut batch = Batch::default();
+    batch.push(&[1], 0, &[]);
+    let error = cached("qwen3", kv.clone()).forward(&batch, None).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("names none"), "{error}");
+
+    // Back to a position in the middle: a ring may have lost what is before it. From the start is another sequence.
+    let mut runner = cached("qwen3", kv.clone());
+    chunked(&mut runner, &[1, 2, 3, 4, 5], &[4, 1], 0);
+    batch.clear();
+    batch.push(&[9], 3, &[0]);
+    assert!(
+        runner
+            .forward(&batch, None)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+            .contains("position 3 does not follow")
+    );
+    chunked(&mut runner, &[7, 8], &[2], 0);
 }
 
 /// bf16 keys and values are near f32 ones, and not equal: they are really stored so.

@@ -5,9 +5,13 @@
 //! what was expected, and, where it can tell, what the mistake is. The last contract of each exercise puts the piece into the
 //! engine and writes the demo story with it.
 
+#[cfg(feature = "step2")]
+mod cached;
 mod loading;
 mod scratch;
 pub mod step1;
+#[cfg(feature = "step2")]
+pub mod step2;
 #[cfg(feature = "step3")]
 pub mod step3;
 mod story;

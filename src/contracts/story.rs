@@ -12,26 +12,48 @@ use crate::{
     tensor::HostTensor,
     tokenizer::Tokenizer,
 };
-use std::{ops::ControlFlow, sync::OnceLock};
+use std::ops::ControlFlow;
 
-const PROMPT: &str = "Once upon a time";
+pub(super) const PROMPT: &str = "Once upon a time";
 /// Long enough for a mistake that shows only after twenty tokens.
-const TOKENS: usize = 40;
+pub(super) const TOKENS: usize = 40;
+
+/// The window of each of the demo's layers.
+pub(super) type Windows = [Option<usize>; 4];
+pub(super) const NO_WINDOWS: Windows = [None; 4];
 
 /// Panics unless a runner writes the story that the engine writes, token for token.
 #[track_caller]
 pub(super) fn check_story(mine: Result<ModelRunner<Cpu>>) {
-    static OURS: OnceLock<Vec<u32>> = OnceLock::new();
-    let ours = OURS.get_or_init(|| {
-        write(ModelRunner::load(&demo::directory(), LoadOptions::default())).expect("the engine's own story")
-    });
-    let mine =
-        write(mine).unwrap_or_else(|e| panic!("the engine can't write the demo story with your piece: {e}"));
-    let Some(at) = ours.iter().zip(&mine).position(|(ours, mine)| ours != mine) else { return };
-    let [ours, mine] = [ours, &mine].map(|ids| text(ids));
-    panic!(
-        "the demo story differs at token {at} of {TOKENS}\n  yours:    {PROMPT}{mine}\n  expected: {PROMPT}{ours}"
-    );
+    check_story_of(NO_WINDOWS, PROMPT, mine);
+}
+
+/// The same with windows, and after another prompt. The engine writes the story by recomputing.
+/// Gives the tokens of the prompt, and how many went through the reader's model.
+#[track_caller]
+pub(super) fn check_story_of(windows: Windows, prompt: &str, mine: Result<ModelRunner<Cpu>>) -> (u64, u64) {
+    let prompt_ids = tokenizer().and_then(|t| Ok(t.encode_prompt(prompt)?)).expect("the demo's tokenizer");
+    let ours = recompute(windows).and_then(|mut runner| write(&mut runner, &prompt_ids));
+    let ours = ours.expect("the engine's own story");
+    let mine = mine.and_then(|mut runner| Ok((write(&mut runner, &prompt_ids)?, runner.tokens_computed())));
+    let (mine, computed) =
+        mine.unwrap_or_else(|e| panic!("the engine can't write the demo story with your piece: {e}"));
+    if let Some(at) = ours.iter().zip(&mine).position(|(ours, mine)| ours != mine) {
+        let [ours, mine] = [ours, mine].map(|ids| text(&ids));
+        panic!(
+            "the demo story differs at token {at} of {TOKENS}\n  yours:    {prompt}{mine}\n  expected: {prompt}{ours}"
+        );
+    }
+    (prompt_ids.len() as u64, computed)
+}
+
+/// The engine at its plainest.
+fn recompute(windows: Windows) -> Result<ModelRunner<Cpu>> {
+    let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
+    ModelRunner::load_with(Cpu::default(), &demo::directory(), options, |mut shape, kv| {
+        shape.windows = windows.to_vec();
+        kv::build(shape, kv)
+    })
 }
 
 /// Step 1's runner, whose small operations are given.
@@ -63,11 +85,10 @@ fn tokenizer() -> Result<Tokenizer> {
 }
 
 /// The story's ids: greedy, and on past its end.
-fn write(runner: Result<ModelRunner<Cpu>>) -> Result<Vec<u32>> {
+fn write(runner: &mut ModelRunner<Cpu>, prompt: &[u32]) -> Result<Vec<u32>> {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
-    let prompt = tokenizer()?.encode_prompt(PROMPT)?;
-    Ok(generate(&mut runner?, &prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids)
+    Ok(generate(runner, prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids)
 }
 
 fn text(ids: &[u32]) -> String {
@@ -75,31 +96,34 @@ fn text(ids: &[u32]) -> String {
     text.replace('\n', " ")
 }
 
+/// Another order of summation must not change a story: a contract would call a right solution wrong.
+#[cfg(test)]
+pub(super) fn check_margins(windows: Windows, prompt: &str) {
+    let mut runner = recompute(windows).unwrap();
+    let prompt = tokenizer().unwrap().encode_prompt(prompt).unwrap();
+    let ids = write(&mut runner, &prompt).unwrap();
+    let mut batch = crate::batch::Batch::of(&[&prompt[..], &ids].concat());
+    batch.logit_rows = (prompt.len() as u32 - 1..batch.tokens.len() as u32 - 1).collect();
+    let logits = runner.forward(&batch, None).unwrap();
+    for (at, row) in logits.data().chunks(runner.config.vocab_size).enumerate() {
+        let mut sorted = row.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let gap = sorted[0] - sorted[1];
+        assert!(
+            gap > 1e-3,
+            "token {at}: the best two logits are {gap} apart; choose another prompt or TOKENS"
+        );
+    }
+    let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert!(ids.len() == TOKENS && distinct.len() > TOKENS / 4, "no story: {}", text(&ids));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Batch;
 
-    /// Another order of summation must not change the story: a contract would call a right solution wrong.
     #[test]
     fn no_token_of_the_story_is_a_narrow_choice() {
-        let load = || ModelRunner::load(&demo::directory(), LoadOptions::default());
-        let ids = write(load()).unwrap();
-        let prompt = tokenizer().unwrap().encode_prompt(PROMPT).unwrap();
-        let mut batch = Batch::of(&[&prompt[..], &ids].concat());
-        batch.logit_rows = (prompt.len() as u32 - 1..batch.tokens.len() as u32 - 1).collect();
-        let mut runner = load().unwrap();
-        let logits = runner.forward(&batch, None).unwrap();
-        for (at, row) in logits.data().chunks(runner.config.vocab_size).enumerate() {
-            let mut sorted = row.to_vec();
-            sorted.sort_by(|a, b| b.total_cmp(a));
-            let gap = sorted[0] - sorted[1];
-            assert!(
-                gap > 1e-3,
-                "token {at}: the best two logits are {gap} apart; choose another PROMPT or TOKENS"
-            );
-        }
-        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
-        assert!(ids.len() == TOKENS && distinct.len() > TOKENS / 4, "no story: {}", text(&ids));
+        check_margins(NO_WINDOWS, PROMPT);
     }
 }

@@ -46,6 +46,7 @@ struct Rows {
     start: usize,
 }
 
+// ANCHOR: layer_kv
 /// K and V of one layer, each [slots, tokens, kv_heads · head_dim].
 struct LayerKv {
     tokens: usize,
@@ -58,6 +59,7 @@ enum Storage {
     /// The bits: zeroed u16 cost nothing until they are written.
     Bf16(Vec<u16>),
 }
+// ANCHOR_END: layer_kv
 
 impl Contiguous {
     /// Reserves the slots.
@@ -87,7 +89,10 @@ impl Contiguous {
         let end = rows.start + count;
         let slots = self.room.slots;
         let complaint = if rows.slot >= slots {
-            format!("there are {slots} KV slots, and a sequence asks for slot {}", rows.slot)
+            let asked = if rows.slot == usize::MAX { "none".into() } else { rows.slot.to_string() };
+            format!(
+                "the KV cache has {slots} slots, and a sequence names {asked}: Batch::push takes its number"
+            )
         } else if end > max_tokens {
             format!(
                 "the KV cache holds {max_tokens} tokens a sequence, and this one has {end}; give a larger --max-model-len"
@@ -95,7 +100,7 @@ impl Contiguous {
         } else if count > self.max_chunk {
             let chunk = self.max_chunk;
             format!("the KV cache takes {chunk} tokens of a sequence at a time, and {count} were given")
-        } else if rows.start > self.filled[rows.slot] {
+        } else if rows.start != 0 && rows.start != self.filled[rows.slot] {
             let kept = self.filled[rows.slot];
             format!(
                 "the KV cache has {kept} tokens of this sequence, and position {} does not follow",
@@ -121,7 +126,8 @@ impl Attention<Cpu> for Contiguous {
     fn begin(&mut self, _: &Cpu, batch: &Batch) -> Result<Option<u64>> {
         self.sequences.clear();
         for span in &batch.spans {
-            let slot = batch.tables[span.table.start] as usize;
+            let table = &batch.tables[span.table.clone()];
+            let slot = table.first().map_or(usize::MAX, |slot| *slot as usize);
             let start = batch.positions[span.rows.start] as usize;
             let rows = Rows { rows: span.rows.clone(), slot, start };
             self.check(&rows)?;
@@ -204,6 +210,7 @@ impl LayerKv {
     }
     // ANCHOR_END: write
 
+    // ANCHOR: segments
     /// The positions `seen` of one head in place: one segment, or two where the ring starts again.
     fn segments(
         &self,
@@ -221,6 +228,7 @@ impl LayerKv {
             Segment { k: self.k.from(start), v: self.v.from(start), stride, len }
         })
     }
+    // ANCHOR_END: segments
 }
 
 impl Storage {

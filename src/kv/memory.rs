@@ -11,11 +11,14 @@ use sysinfo::System;
 const SHARE: f64 = 0.9;
 
 impl AttentionShape {
+    // ANCHOR: bytes_per_token
     /// Bytes of K and V of one token: 2 · layers · kv_heads · head_dim · bytes of an element.
     pub fn bytes_per_token(&self, dtype: KvDtype) -> u64 {
         (2 * self.layers.len() * self.kv_heads * self.head_dim * dtype.bytes()) as u64
     }
+    // ANCHOR_END: bytes_per_token
 
+    // ANCHOR: tokens_kept
     /// Tokens of one sequence that a layer must hold so that a sequence of `max_tokens` can run, in forward passes of at most
     /// `chunk` of its tokens.
     ///
@@ -27,6 +30,7 @@ impl AttentionShape {
             None => max_tokens,
         }
     }
+    // ANCHOR_END: tokens_kept
 
     /// Bytes of one sequence's slot: as [`bytes_per_token`](Self::bytes_per_token) times `max_tokens`, less what rings save.
     pub fn slot_bytes(&self, max_tokens: usize, options: &KvOptions) -> u64 {

@@ -73,6 +73,7 @@ pub fn attend_group<'a>(
 }
 // ANCHOR_END: attend_group
 
+// ANCHOR: score
 /// scores[g, i] = q_g · k_i · scale for the keys of a segment; `scores` has `keys` columns.
 #[inline(always)]
 fn score<S: Shape, const L: usize>(
@@ -93,6 +94,7 @@ fn score<S: Shape, const L: usize>(
         }
     }
 }
+// ANCHOR_END: score
 
 /// out_g += Σ weights[g, i] · v_i over a segment; `weights` has `keys` columns.
 #[inline(always)]
