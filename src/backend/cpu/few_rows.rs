@@ -6,6 +6,7 @@
 
 use super::isa::{Shape, Tile};
 use crate::tensor::DType;
+use std::ops::Range;
 
 /// Rows of W at a time: that many streams are read from memory, and M × N sums live in registers.
 pub const STREAMS: usize = 4;
@@ -61,10 +62,8 @@ fn stored_dots<S: Shape, const L: usize, const M: usize, const B: usize, E: Elem
     // Row n of the tile is that of w_n, so that each weight is widened just before its use.
     let mut tile = Tile::<STREAMS, M, L>::ZERO;
     for i in 0..count {
-        let widened = |n: usize| {
-            prefetch(w_full[n][i].as_ptr().wrapping_add(2 * STREAMS * x[0].len()));
-            w_full[n][i].map(E::widen)
-        };
+        prefetch(w[0], i * STREAMS * B * L..(i + 1) * STREAMS * B * L);
+        let widened = |n: usize| w_full[n][i].map(E::widen);
         tile.multiply_add::<S>(widened, x_full.map(|x| &x[i]));
     }
     let sums = tile.rows();
@@ -80,14 +79,17 @@ fn stored_dots<S: Shape, const L: usize, const M: usize, const B: usize, E: Elem
     out
 }
 
-/// Asks for the cache line of an address that will be read soon: here, the same place STREAMS rows further on. The processor's own
-/// prefetcher follows long streams, and a row is a short one.
+/// Asks for memory that will be read soon: these bytes, counted from two groups of STREAMS rows behind the first row of this one.
+/// They are asked for in the order of their addresses, as memory likes it; the rows themselves are read side by side.
 #[inline(always)]
-fn prefetch<T>(address: *const T) {
+fn prefetch(first_row: &[u8], bytes: Range<usize>) {
     #[cfg(target_arch = "x86_64")]
-    {
+    for at in bytes.step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = first_row.as_ptr().wrapping_add(2 * STREAMS * first_row.len() + at);
         // SAFETY: a prefetch is a hint. It reads nothing, and an address that is not mapped is ignored.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first_row, bytes);
 }
