@@ -1,6 +1,14 @@
 //! The command line: parse, call, print. Results go to stdout, everything else to stderr.
 
 #[cfg(feature = "step3")]
+mod bench;
+#[cfg(feature = "step3")]
+mod bench_report;
+#[cfg(feature = "step3")]
+mod bench_run;
+#[cfg(feature = "step3")]
+mod bench_workload;
+#[cfg(feature = "step3")]
 mod engine_args;
 mod generate;
 mod inspect;
@@ -12,6 +20,8 @@ mod render_chat;
 mod stats;
 mod terminal;
 mod text;
+#[cfg(feature = "step3")]
+mod timeline;
 mod tokenize;
 mod verify;
 
@@ -38,6 +48,10 @@ enum Command {
     Load(load::Args),
     Tokenize(tokenize::Args),
     RenderChat(render_chat::Args),
+    #[cfg(feature = "step3")]
+    Bench(bench::Args),
+    #[cfg(feature = "step3")]
+    Timeline(timeline::Args),
 }
 
 /// Commands that later steps bring.
@@ -71,6 +85,10 @@ pub fn main() -> ExitCode {
         Command::Load(args) => load::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::RenderChat(args) => render_chat::run(args),
+        #[cfg(feature = "step3")]
+        Command::Bench(args) => bench::run(args),
+        #[cfg(feature = "step3")]
+        Command::Timeline(args) => timeline::run(args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
