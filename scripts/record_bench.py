@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 PARTS = ["embedding", "norms", "linear", "attention", "head"]
 # Names in step2.json, and criterion's groups.
 STEP2_GROUPS = {
@@ -26,7 +27,7 @@ PROMPT, GENERATED = 64, [64, 128, 256, 512, 1024]
 
 def median(*path):
     """Seconds of one benchmark."""
-    file = ROOT.joinpath("target", "criterion", *path, "new", "estimates.json")
+    file = TARGET.joinpath("criterion", *path, "new", "estimates.json")
     if not file.exists():
         sys.exit(f"{file} is missing: run cargo bench first")
     return json.loads(file.read_text())["median"]["point_estimate"] / 1e9
@@ -42,7 +43,7 @@ def rounds(*path):
 
 def lengths(group):
     """The lengths that a group was measured for."""
-    folders = ROOT.joinpath("target", "criterion", group).iterdir()
+    folders = TARGET.joinpath("criterion", group).iterdir()
     return sorted(int(f.name) for f in folders if f.name.isdigit())
 
 
@@ -115,8 +116,15 @@ def step2():
     }
 
 
+def step3():
+    """Batching policies: scripts/record_step3.py."""
+    import record_step3
+
+    return record_step3.record()
+
+
 def main():
-    benches = {"step1": step1, "step2": step2}
+    benches = {"step1": step1, "step2": step2, "step3": step3}
     if len(sys.argv) != 2 or sys.argv[1] not in benches:
         sys.exit(f"usage: python scripts/record_bench.py {{{','.join(benches)}}}")
     name = sys.argv[1]

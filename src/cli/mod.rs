@@ -7,6 +7,14 @@ mod batch_request;
 #[cfg(feature = "step3")]
 mod batch_results;
 #[cfg(feature = "step3")]
+mod bench;
+#[cfg(feature = "step3")]
+mod bench_report;
+#[cfg(feature = "step3")]
+mod bench_run;
+#[cfg(feature = "step3")]
+mod bench_workload;
+#[cfg(feature = "step3")]
 mod engine_args;
 mod generate;
 mod inspect;
@@ -18,6 +26,8 @@ mod render_chat;
 mod stats;
 mod terminal;
 mod text;
+#[cfg(feature = "step3")]
+mod timeline;
 mod tokenize;
 mod verify;
 
@@ -46,6 +56,10 @@ enum Command {
     RenderChat(render_chat::Args),
     #[cfg(feature = "step3")]
     Batch(batch::Args),
+    #[cfg(feature = "step3")]
+    Bench(bench::Args),
+    #[cfg(feature = "step3")]
+    Timeline(timeline::Args),
 }
 
 /// Commands that later steps bring.
@@ -81,6 +95,10 @@ pub fn main() -> ExitCode {
         Command::RenderChat(args) => render_chat::run(args),
         #[cfg(feature = "step3")]
         Command::Batch(args) => batch::run(args),
+        #[cfg(feature = "step3")]
+        Command::Bench(args) => bench::run(args),
+        #[cfg(feature = "step3")]
+        Command::Timeline(args) => timeline::run(args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

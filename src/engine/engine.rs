@@ -184,7 +184,7 @@ impl<W: Worker> Engine<W> {
 
     /// Records from now on what runs when.
     pub fn start_trace(&mut self) {
-        self.trace = Some(Trace::default());
+        self.trace = Some(Trace::new(self.scheduler.policy().name(), self.limits()));
     }
 
     /// What was recorded.

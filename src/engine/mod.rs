@@ -9,13 +9,15 @@
 //! - `scheduler`: the two queues, and the batch of a step;
 //! - `worker`: what carries a batch out;
 //! - `engine`: the loop;
-//! - `trace`, `timeline`: what ran when, for people.
+//! - `trace`: what ran when; `timeline`, `drawing`: a picture of it.
 
+mod drawing;
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
 mod policy;
 mod request;
 mod scheduler;
+mod timeline;
 mod trace;
 mod worker;
 
@@ -24,5 +26,6 @@ pub use engine::{Engine, EngineStats};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use request::{Event, Finished, OnEvent, Phase, Request, Times};
 pub use scheduler::{Chunk, Scheduler};
+pub use timeline::{Lane, Span, Timeline};
 pub use trace::Trace;
 pub use worker::{LocalWorker, Worker};

@@ -2,27 +2,31 @@
 //!
 //! One lane (thread) a request, with its time in the queue, its prefill chunks and its decode steps; lane 0 has the engine's steps;
 //! counters show the queues and the KV cache. The format is Google's *Trace Event Format*: complete events ("X"), counters
-//! ("C"), instants ("i") and metadata ("M"), times in microseconds.
+//! ("C"), instants ("i") and metadata ("M"), times in microseconds. `otherData` has the policy and the limits.
 
-use super::{Chunk, Finished, KvUsage, Phase, Request};
+use super::{Chunk, Finished, KvUsage, Limits, Phase, Request};
 use serde_json::{Value, json};
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 /// What ran when.
 pub struct Trace {
     start: Instant,
     events: Vec<Value>,
-}
-
-impl Default for Trace {
-    fn default() -> Trace {
-        let name = |kind: &str, name: &str| json!({"ph": "M", "pid": 1, "tid": 0, "name": kind, "args": {"name": name}});
-        let events = vec![name("process_name", "stairwell"), name("thread_name", "steps")];
-        Trace { start: Instant::now(), events }
-    }
+    settings: Value,
+    /// Lanes of requests that wait, and their arrival.
+    waiting: BTreeMap<u64, f64>,
 }
 
 impl Trace {
+    /// A trace that starts now.
+    pub fn new(policy: &str, limits: Limits) -> Trace {
+        let name = |kind: &str, name: &str| json!({"ph": "M", "pid": 1, "tid": 0, "name": kind, "args": {"name": name}});
+        let events = vec![name("process_name", "stairwell"), name("thread_name", "steps")];
+        let (sequences, tokens) = (limits.max_num_seqs, limits.max_batched_tokens);
+        let settings = json!({"policy": policy, "max_num_seqs": sequences, "max_batched_tokens": tokens});
+        Trace { start: Instant::now(), events, settings, waiting: BTreeMap::new() }
+    }
+
     /// Microseconds from the start of the trace to a moment.
     fn at(&self, moment: Instant) -> f64 {
         moment.saturating_duration_since(self.start).as_nanos() as f64 / 1e3
@@ -33,6 +37,7 @@ impl Trace {
         let name = format!("request {}", request.id.0);
         let lane_name = json!({"name": name, "prompt_tokens": request.prompt_len(), "arrival_us": at});
         self.events.push(json!({"ph": "M", "pid": 1, "tid": lane, "name": "thread_name", "args": lane_name}));
+        self.waiting.insert(lane, at);
     }
 
     /// A step that started at `started` and ends now.
@@ -48,8 +53,12 @@ impl Trace {
                 Phase::Prefill => (format!("prefill {from}..{to}"), "prefill"),
                 Phase::Decode => (format!("decode {from}"), "decode"),
             };
+            let lane = chunk.id.0 + 1;
+            if let Some(arrival) = self.waiting.remove(&lane) {
+                self.events.push(queued(lane, arrival, ts));
+            }
             let args = json!({"from": from, "to": to});
-            self.events.push(event(chunk.id.0 + 1, name, cat, args));
+            self.events.push(event(lane, name, cat, args));
         }
         let counter =
             |name: &str, args: Value| json!({"ph": "C", "pid": 1, "ts": ts, "name": name, "args": args});
@@ -60,27 +69,23 @@ impl Trace {
 
     pub(super) fn finished(&mut self, finished: &Finished) {
         let (lane, at) = (finished.id.0 + 1, self.at(Instant::now()));
+        if let Some(arrival) = self.waiting.remove(&lane) {
+            self.events.push(queued(lane, arrival, at));
+        }
         let args = json!({"reason": finished.reason.name(), "output_tokens": finished.output.len()});
         self.events.push(
             json!({"ph": "i", "s": "t", "pid": 1, "tid": lane, "ts": at, "name": "finished", "args": args}),
         );
     }
 
-    /// The trace as a JSON document, with a "queued" event from each request's arrival to its first chunk.
+    /// The trace as a JSON document.
     pub fn to_json(&self) -> Value {
-        let mut events = self.events.clone();
-        for lane in self.events.iter().filter(|e| e["name"] == "thread_name" && e["tid"] != 0) {
-            let first = self.events.iter().find(|e| e["ph"] == "X" && e["tid"] == lane["tid"]);
-            let (Some(from), Some(to)) =
-                (lane["args"]["arrival_us"].as_f64(), first.and_then(|e| e["ts"].as_f64()))
-            else {
-                continue;
-            };
-            events.push(json!({
-                "ph": "X", "pid": 1, "tid": lane["tid"], "ts": from, "dur": (to - from).max(0.0),
-                "name": "queued", "cat": "queued",
-            }));
-        }
-        json!({"displayTimeUnit": "ms", "traceEvents": events})
+        json!({"displayTimeUnit": "ms", "otherData": self.settings, "traceEvents": self.events})
     }
+}
+
+/// A request's time in the queue.
+fn queued(lane: u64, from: f64, to: f64) -> Value {
+    let dur = (to - from).max(0.0);
+    json!({"ph": "X", "pid": 1, "tid": lane, "ts": from, "dur": dur, "name": "queued", "cat": "queued"})
 }

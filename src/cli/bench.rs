@@ -1,0 +1,346 @@
+//! `stairwell bench`: how fast this machine serves this model.
+
+use super::{
+    Outcome,
+    bench_report::{latencies, machine, model, outputs_sha256, requests, spread, table, totals},
+    bench_run::{Bar, Drawing, Run, serve},
+    bench_workload::{LATE_OUTPUT, Lengths, Recipe, Workload},
+    engine_args::{CpuEngine, EngineArgs},
+    model_args::Format,
+    terminal::print,
+};
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use stairwell::{
+    engine::{Continuous, Policy, Static},
+    error::{Error, Result},
+    runner::read_config,
+    sampling::SamplingParams,
+};
+use std::{fs, path::PathBuf};
+
+/// Measure how fast requests are served
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Throughput(Box<Throughput>),
+    Latency(Box<Latency>),
+}
+
+/// Many requests of random lengths, and how fast all of them are served
+#[derive(clap::Args)]
+#[command(after_help = "\
+Lengths are N, A..B (both ends included), or a mix of these with weights: 8..16:7,128..160:1 gives 7 of 8 requests 8 to 16 tokens.
+Prompts are random tokens, the end-of-sequence token is ignored, and the same seed makes the same requests.
+
+Examples:
+  stairwell bench throughput
+  stairwell bench throughput --output-len 8..16:7,128..160:1 --policy static
+  stairwell bench throughput --model Qwen3-0.6B --load-format dummy --max-num-seqs 8 --json
+  stairwell bench throughput --late-prompt 1500 --max-batched-tokens 64 --trace trace.json")]
+struct Throughput {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Lengths and number of requests of another engine's bench; flags that are given too win
+    #[arg(long, value_enum, help_heading = "Workload")]
+    preset: Option<Preset>,
+    /// Requests [default: 32]
+    #[arg(long, value_name = "N", help_heading = "Workload", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    num_requests: Option<u32>,
+    /// Lengths of prompts in tokens [default: 32..128]
+    #[arg(long, value_name = "LENGTHS", help_heading = "Workload", allow_hyphen_values = true)]
+    input_len: Option<Lengths>,
+    /// Lengths of outputs in tokens [default: 16..64]
+    #[arg(long, value_name = "LENGTHS", help_heading = "Workload", allow_hyphen_values = true)]
+    output_len: Option<Lengths>,
+    /// Requests a second, at random times (Poisson) [default: all at the start]
+    #[arg(long, value_name = "R", help_heading = "Workload", allow_negative_numbers = true, value_parser = parse_rate)]
+    request_rate: Option<f64>,
+    /// One more request: a prompt of N tokens that arrives when all the others have had 8 tokens
+    #[arg(long, value_name = "N", help_heading = "Workload", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    late_prompt: Option<u32>,
+    /// Who runs when
+    #[arg(long, value_enum, help_heading = "Scheduling", default_value_t = PolicyName::Continuous)]
+    policy: PolicyName,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// One batch of requests of one length, several times, and how long it takes
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  stairwell bench latency
+  stairwell bench latency --batch-size 1 --input-len 512 --output-len 1   # time to first token")]
+struct Latency {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Requests of a batch; all run at a time, whatever --max-num-seqs says
+    #[arg(long, value_name = "N", help_heading = "Workload", default_value_t = 8, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..=65536))]
+    batch_size: u32,
+    /// Length of each prompt in tokens
+    #[arg(long, value_name = "N", help_heading = "Workload", default_value_t = 32, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    input_len: u32,
+    /// Length of each output in tokens
+    #[arg(long, value_name = "N", help_heading = "Workload", default_value_t = 128, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    output_len: u32,
+    /// Batches that are timed
+    #[arg(long, value_name = "N", help_heading = "Workload", default_value_t = 5, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: u32,
+    /// Batches before them that are not
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Workload",
+        default_value_t = 1,
+        allow_negative_numbers = true
+    )]
+    warmup: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Divides the logits; 0 is greedy
+    #[arg(
+        long,
+        value_name = "T",
+        help_heading = "Workload",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    temperature: f32,
+    /// Seed of the requests and of their tokens
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Workload",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    seed: u64,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Write the JSON object to a file too
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Workloads of other engines.
+#[derive(Clone, Copy, ValueEnum)]
+enum Preset {
+    /// GeeeekExplorer/nano-vllm's bench.py: 256 requests, prompts and outputs of 100 to 1024 tokens
+    NanoVllm,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum PolicyName {
+    /// Requests come and go at every step
+    Continuous,
+    /// A batch is admitted when the one before has finished
+    Static,
+    /// No batching
+    OneAtATime,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| format!("'{text}' is not a number of requests a second; give one above 0"))
+}
+
+pub fn run(args: Args) -> Result<Outcome> {
+    match args.what {
+        What::Throughput(args) => throughput(*args),
+        What::Latency(args) => latency(*args),
+    }
+}
+
+fn throughput(mut args: Throughput) -> Result<Outcome> {
+    let config = read_config(&args.engine.load.model.directory()?)?;
+    let default = match args.preset {
+        Some(Preset::NanoVllm) => (256, Lengths::uniform(100, 1024), Lengths::uniform(100, 1024)),
+        None => (32, Lengths::uniform(32, 128), Lengths::uniform(16, 64)),
+    };
+    let requests = args.num_requests.unwrap_or(default.0);
+    let (input, output) = (args.input_len.unwrap_or(default.1), args.output_len.unwrap_or(default.2));
+    args.common.check(config.vocab_size)?;
+    check_length("--input-len", input.longest(), "--output-len", output.longest(), config.context())?;
+    let late_prompt = args.late_prompt.map(|n| n as usize);
+    if let Some(late) = late_prompt {
+        check_length("--late-prompt", late, "its output", LATE_OUTPUT, config.context())?;
+    }
+    let recipe = Recipe {
+        requests: requests as usize,
+        input: &input,
+        output: &output,
+        rate: args.request_rate,
+        late_prompt,
+        vocab_size: config.vocab_size,
+        seed: args.common.seed,
+    };
+    let workload = Workload::new(&recipe);
+
+    let asked = args.engine.max_num_seqs;
+    let policy: Box<dyn Policy> = match args.policy {
+        PolicyName::Static => Box::new(Static::default()),
+        _ => Box::new(Continuous),
+    };
+    if args.policy == PolicyName::OneAtATime {
+        args.engine.max_num_seqs = 1;
+    }
+    let mut engine = start(&args.engine, workload.longest(), policy, &args.common)?;
+    let bar = Bar::new(workload.all().count());
+    let run = serve(&mut engine, &workload, args.common.drawing(), &bar)?;
+    drop(bar);
+    args.engine.write_trace(&mut engine)?;
+    let settings = json!({
+        "policy": args.policy.to_possible_value().map(|value| value.get_name().to_owned()),
+        "max_num_seqs_asked": asked,
+        "num_requests": requests,
+        "input_len": input.to_string(),
+        "output_len": output.to_string(),
+        "request_rate": args.request_rate,
+        "late_prompt": late_prompt,
+    });
+    report("bench throughput", &args.engine, &args.common, &engine, &[run], settings)
+}
+
+fn latency(mut args: Latency) -> Result<Outcome> {
+    let config = read_config(&args.engine.load.model.directory()?)?;
+    let (input, output) = (args.input_len as usize, args.output_len as usize);
+    args.common.check(config.vocab_size)?;
+    check_length("--input-len", input, "--output-len", output, config.context())?;
+    let workload = Workload::new(&Recipe {
+        requests: args.batch_size as usize,
+        input: &Lengths::uniform(input, input),
+        output: &Lengths::uniform(output, output),
+        rate: None,
+        late_prompt: None,
+        vocab_size: config.vocab_size,
+        seed: args.common.seed,
+    });
+    args.engine.max_num_seqs = args.batch_size;
+    let mut engine = start(&args.engine, workload.longest(), Box::new(Continuous), &args.common)?;
+    let batches = args.warmup as usize + args.iterations as usize;
+    let bar = Bar::new(batches * workload.items.len());
+    let mut serve = |_| serve(&mut engine, &workload, args.common.drawing(), &bar);
+    let mut runs = (0..batches).map(&mut serve).collect::<Result<Vec<Run>>>()?;
+    drop(bar);
+    args.engine.write_trace(&mut engine)?;
+    let runs = runs.split_off(args.warmup as usize);
+    let settings = json!({
+        "policy": "continuous",
+        "max_num_seqs_asked": args.batch_size,
+        "batch_size": args.batch_size,
+        "input_len": input,
+        "output_len": output,
+        "iterations": args.iterations,
+        "warmup": args.warmup,
+    });
+    report("bench latency", &args.engine, &args.common, &engine, &runs, settings)
+}
+
+impl Common {
+    fn check(&self, vocab_size: usize) -> Result<()> {
+        Ok(SamplingParams { temperature: self.temperature, ..SamplingParams::default() }
+            .validate(vocab_size)?)
+    }
+
+    fn drawing(&self) -> Drawing {
+        Drawing { temperature: self.temperature, seed: self.seed }
+    }
+}
+
+fn check_length(
+    input_flag: &str,
+    input: usize,
+    output_flag: &str,
+    output: usize,
+    context: usize,
+) -> Result<()> {
+    let sum = input + output;
+    if sum <= context {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{input_flag} up to {input} and {output_flag} up to {output} make {sum} tokens, and the model's context is {context}; \
+         give shorter ones"
+    )))
+}
+
+/// The engine, with room for the longest request.
+fn start(args: &EngineArgs, longest: usize, policy: Box<dyn Policy>, common: &Common) -> Result<CpuEngine> {
+    let engine = args.engine(longest, policy)?;
+    let room = stairwell::engine::Worker::max_model_len(&engine.worker);
+    if room < longest {
+        let message =
+            format!("--max-model-len {room}: the longest request has {longest} tokens; leave the flag out");
+        return Err(Error::Usage(message));
+    }
+    if !common.json {
+        args.note(&engine, longest);
+    }
+    Ok(engine)
+}
+
+/// Puts the report together, and prints and writes it.
+fn report(
+    command: &str,
+    args: &EngineArgs,
+    common: &Common,
+    engine: &CpuEngine,
+    runs: &[Run],
+    mut settings: Value,
+) -> Result<Outcome> {
+    let (runner, limits) = (&engine.worker.runner, engine.limits());
+    let shared = json!({
+        "max_num_seqs": limits.max_running(),
+        "max_batched_tokens": limits.max_batched_tokens,
+        "max_model_len": runner.max_model_len(),
+        "attention": runner.attention.name(),
+        "kv_dtype": runner.attention.memory().dtype.map(|dtype| dtype.to_string()),
+        "isa": runner.backend.isa().name(),
+        "threads": rayon::current_num_threads(),
+        "temperature": common.temperature,
+        "seed": common.seed,
+    });
+    if let (Value::Object(settings), Value::Object(shared)) = (&mut settings, shared) {
+        settings.extend(shared);
+    }
+    let name = args.load.model.model.as_deref().unwrap_or("the demo model");
+    let format = if args.load.load_format == Format::Dummy { "dummy" } else { "safetensors" };
+    let mut latencies = latencies(runs);
+    if command == "bench latency" {
+        latencies["batch_seconds"] = spread(runs.iter().map(|run| run.seconds).collect());
+    }
+    let report = json!({
+        "command": command,
+        "version": env!("CARGO_PKG_VERSION"),
+        "machine": machine(),
+        "model": model(engine, name, format),
+        "settings": settings,
+        "totals": totals(engine, runs),
+        "latencies": latencies,
+        "outputs_sha256": outputs_sha256(runs),
+        "requests": requests(runs),
+    });
+    if let Some(path) = &common.out {
+        let write = fs::write(path, format!("{report}\n"));
+        write.map_err(|error| Error::Io { path: path.clone(), error })?;
+    }
+    print(&if common.json { format!("{report}\n") } else { table(&report) })?;
+    Ok(Outcome::Good)
+}

@@ -1,0 +1,168 @@
+//! Serves a workload and writes down when each token came.
+
+use super::{
+    bench_workload::{Item, Workload},
+    engine_args::CpuEngine,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use stairwell::{
+    engine::{EngineStats, Event, Finished, OnEvent},
+    error::{Error, Result},
+    generate::GenerateParams,
+    sampling::SamplingParams,
+};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A request that was served.
+pub struct Served {
+    pub prompt_tokens: usize,
+    pub finished: Finished,
+    /// When each token of the output came.
+    pub token_times: Vec<Instant>,
+}
+
+/// What serving a workload gave.
+pub struct Run {
+    /// In the order of arrival.
+    pub served: Vec<Served>,
+    pub seconds: f64,
+    /// Of this run alone, but for the peaks.
+    pub stats: EngineStats,
+}
+
+/// How tokens are drawn.
+#[derive(Clone, Copy)]
+pub struct Drawing {
+    pub temperature: f32,
+    pub seed: u64,
+}
+
+/// The late request arrives when all the others have had this many tokens, or all of theirs.
+const UNDER_WAY: usize = 8;
+
+/// What requests tell while they run.
+#[derive(Default)]
+struct Log {
+    served: Vec<Served>,
+    /// Requests that are well under way: see [`UNDER_WAY`].
+    under_way: usize,
+}
+
+impl Log {
+    fn lets_the_late_one_in(&self, others: usize) -> bool {
+        self.under_way == others || self.served.len() == others
+    }
+}
+
+/// Serves a workload until its last token.
+///
+/// # Errors
+/// Those of the engine, and the first of a request.
+pub fn serve(engine: &mut CpuEngine, workload: &Workload, drawing: Drawing, bar: &Bar) -> Result<Run> {
+    let (log, before, start) = (Arc::new(Mutex::new(Log::default())), engine.stats(), Instant::now());
+    let (mut coming, mut late) = (workload.items.iter().peekable(), workload.late.as_ref());
+    let (mut seen, mut index) = (0, 0);
+    loop {
+        while let Some(item) = coming.next_if(|item| item.arrival <= start.elapsed()) {
+            add(engine, item, drawing, index, &log)?;
+            index += 1;
+        }
+        if index == workload.items.len() && lock(&log).lets_the_late_one_in(index) {
+            late.take().map_or(Ok(()), |item| add(engine, item, drawing, index, &log))?;
+        }
+        let worked = engine.step()?;
+        let done = lock(&log).served.len();
+        bar.0.inc((done - seen) as u64);
+        seen = done;
+        match coming.peek() {
+            None if !worked && late.is_none() => break,
+            Some(item) if !worked => thread::sleep(item.arrival.saturating_sub(start.elapsed())),
+            _ => {}
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let mut served = std::mem::take(&mut lock(&log).served);
+    served.sort_by_key(|served| served.finished.id);
+    if let Some(error) = served.iter().find_map(|served| served.finished.error.clone()) {
+        return Err(Error::Request(error));
+    }
+    Ok(Run { served, seconds, stats: since(before, engine.stats()) })
+}
+
+/// Requests served, on a terminal.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// For `total` requests.
+    pub fn new(total: usize) -> Bar {
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} requests, {elapsed}");
+        Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn add(
+    engine: &mut CpuEngine,
+    item: &Item,
+    drawing: Drawing,
+    index: usize,
+    log: &Arc<Mutex<Log>>,
+) -> Result<()> {
+    let seed = Some(drawing.seed.wrapping_add(index as u64));
+    let sampling = SamplingParams { temperature: drawing.temperature, seed, ..SamplingParams::default() };
+    let params = GenerateParams { max_tokens: item.output_len, sampling, eos_token_id: Vec::new() };
+    engine.add(item.prompt.clone(), params, listener(item, log.clone()))?;
+    Ok(())
+}
+
+fn listener(item: &Item, log: Arc<Mutex<Log>>) -> OnEvent {
+    let (prompt_tokens, output_len) = (item.prompt.len(), item.output_len);
+    let mut token_times = Vec::new();
+    Box::new(move |event| {
+        match event {
+            Event::Token(_) => {
+                token_times.push(Instant::now());
+                lock(&log).under_way += usize::from(token_times.len() == UNDER_WAY.min(output_len));
+            }
+            Event::Finished(finished) => {
+                let (finished, token_times) = (finished.clone(), std::mem::take(&mut token_times));
+                lock(&log).served.push(Served { prompt_tokens, finished, token_times });
+            }
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+fn lock(log: &Mutex<Log>) -> std::sync::MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counters of what lies between two moments; peaks are those of the whole.
+fn since(before: EngineStats, after: EngineStats) -> EngineStats {
+    EngineStats {
+        steps: after.steps - before.steps,
+        tokens_computed: after.tokens_computed - before.tokens_computed,
+        output_tokens: after.output_tokens - before.output_tokens,
+        kv_reserved: after.kv_reserved - before.kv_reserved,
+        kv_used: after.kv_used - before.kv_used,
+        ..after
+    }
+}
+
+impl Served {
+    /// From each token of the output to the next: *inter-token latency*, ITL.
+    pub fn gaps(&self) -> impl Iterator<Item = Duration> {
+        self.token_times.windows(2).map(|pair| pair[1] - pair[0])
+    }
+}

@@ -1,0 +1,212 @@
+//! What `bench` serves: prompts of random tokens, how long they and their outputs are, and when they arrive.
+
+use rand::{Rng, SeedableRng, rngs::ChaCha20Rng};
+use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+
+/// Lengths in tokens: `64`, `32..128` (both ends included), or parts of a mix with their weights: `8..16:7,128..160:1`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lengths {
+    parts: Vec<(usize, RangeInclusive<usize>)>,
+}
+
+/// Weights of a mix are numbers of requests, so this is more than anybody needs.
+const MOST: usize = 1 << 32;
+
+impl Lengths {
+    /// Uniform from `first` to `last`, both included.
+    pub fn uniform(first: usize, last: usize) -> Lengths {
+        Lengths { parts: vec![(1, first..=last)] }
+    }
+
+    /// The longest that can be drawn.
+    pub fn longest(&self) -> usize {
+        self.parts.iter().map(|(_, range)| *range.end()).max().unwrap_or(0)
+    }
+
+    /// `n` lengths. Each part of a mix gets its share of them exactly (as far as n allows), and their order is random.
+    fn draw(&self, n: usize, random: &mut Random) -> Vec<usize> {
+        let turn: Vec<_> =
+            self.parts.iter().flat_map(|(weight, range)| (0..*weight).map(move |_| range)).collect();
+        let in_turn = turn.iter().cycle().take(n);
+        let mut lengths: Vec<usize> = in_turn.map(|range| random.within(range)).collect();
+        for last in (1..n).rev() {
+            lengths.swap(last, random.within(&(0..=last)));
+        }
+        lengths
+    }
+}
+
+impl FromStr for Lengths {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Lengths, String> {
+        let part = |part: &str| {
+            let (range, weight) = part.split_once(':').unwrap_or((part, "1"));
+            Ok((number(weight, "a weight", 1 << 10)?, range_of(range)?))
+        };
+        Ok(Lengths { parts: text.split(',').map(part).collect::<Result<_, String>>()? })
+    }
+}
+
+fn range_of(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let (first, last) = (number(first, "a length", MOST)?, number(last, "a length", MOST)?);
+    if first > last {
+        return Err(format!("{first}..{last} holds no length; write {last}..{first}"));
+    }
+    Ok(first..=last)
+}
+
+fn number(text: &str, what: &str, most: usize) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(n) if (1..=most).contains(&n) => Ok(n),
+        Ok(n) => Err(format!("{n} is no {what}; it must be 1 to {most}").replace("no a ", "not a ")),
+        Err(_) => {
+            Err(format!("'{text}' is not {what}; write lengths like 64, 32..128 or 8..16:7,128..160:1"))
+        }
+    }
+}
+
+impl fmt::Display for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let part = |(weight, range): &(usize, RangeInclusive<usize>)| {
+            let (first, last) = (range.start(), range.end());
+            let range = if first == last { first.to_string() } else { format!("{first}..{last}") };
+            if self.parts.len() == 1 { range } else { format!("{range}:{weight}") }
+        };
+        f.write_str(&self.parts.iter().map(part).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// One request to come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// Since the start.
+    pub arrival: Duration,
+    pub prompt: Vec<u32>,
+    /// Exactly as many tokens as it gets: EOS is ignored.
+    pub output_len: usize,
+}
+
+/// Requests in the order of their arrival; the same seed makes the same ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    pub items: Vec<Item>,
+    /// A request that arrives when all the others are under way.
+    pub late: Option<Item>,
+}
+
+/// What a workload is made from.
+pub struct Recipe<'a> {
+    pub requests: usize,
+    pub input: &'a Lengths,
+    pub output: &'a Lengths,
+    /// Requests a second, as a Poisson process; `None`: all at the start.
+    pub rate: Option<f64>,
+    /// The prompt of the late request.
+    pub late_prompt: Option<usize>,
+    pub vocab_size: usize,
+    pub seed: u64,
+}
+
+/// Output tokens of the late request: its prompt is what matters.
+pub const LATE_OUTPUT: usize = 8;
+
+impl Workload {
+    /// Draws it.
+    pub fn new(recipe: &Recipe) -> Workload {
+        let mut random = Random(ChaCha20Rng::seed_from_u64(recipe.seed));
+        let inputs = recipe.input.draw(recipe.requests, &mut random);
+        let outputs = recipe.output.draw(recipe.requests, &mut random);
+        let mut arrival = Duration::ZERO;
+        let mut item = |input: usize, output_len: usize| {
+            let prompt = (0..input).map(|_| random.within(&(0..=recipe.vocab_size - 1)) as u32).collect();
+            let item = Item { arrival, prompt, output_len };
+            arrival += recipe.rate.map_or(Duration::ZERO, |rate| random.gap(rate));
+            item
+        };
+        let items = inputs.into_iter().zip(outputs).map(|(input, output)| item(input, output)).collect();
+        Workload { items, late: recipe.late_prompt.map(|input| item(input, LATE_OUTPUT)) }
+    }
+
+    /// The longest request in tokens, prompt and output.
+    pub fn longest(&self) -> usize {
+        self.all().map(|item| item.prompt.len() + item.output_len).max().unwrap_or(1)
+    }
+
+    /// Every request, the late one last.
+    pub fn all(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter().chain(&self.late)
+    }
+}
+
+/// Named, and with arithmetic of our own: `rand` may change how it draws from a range.
+struct Random(ChaCha20Rng);
+
+impl Random {
+    /// Uniform over a range (Lemire's multiplication; its bias is below 2⁻³²).
+    fn within(&mut self, range: &RangeInclusive<usize>) -> usize {
+        let n = (range.end() - range.start() + 1) as u128;
+        range.start() + ((u128::from(self.0.next_u64()) * n) >> 64) as usize
+    }
+
+    /// The time to the next arrival of a Poisson process: exponential, with mean 1 / rate.
+    fn gap(&mut self, rate: f64) -> Duration {
+        let uniform = (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        Duration::from_secs_f64((-(1.0 - uniform).ln() / rate).min(1e9))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(seed: u64, rate: Option<f64>) -> Workload {
+        let (input, output) = (Lengths::uniform(3, 9), "2..4:7,50..60:1".parse().unwrap());
+        let recipe = Recipe {
+            requests: 400,
+            input: &input,
+            output: &output,
+            rate,
+            late_prompt: None,
+            vocab_size: 11,
+            seed,
+        };
+        Workload::new(&recipe)
+    }
+
+    #[test]
+    fn lengths_are_read_and_written() {
+        for text in ["64", "32..128", "8..16:7,128..160:1"] {
+            assert_eq!(text.parse::<Lengths>().unwrap().to_string(), text);
+        }
+        assert_eq!("7..7".parse::<Lengths>(), Ok(Lengths::uniform(7, 7)));
+        for (text, part) in
+            [("9..3", "3..9"), ("0", "1 to"), ("", "64"), ("1..", "64"), ("4:0", "weight"), ("1,x", "'x'")]
+        {
+            let error = text.parse::<Lengths>().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_mix_is_exact_and_the_seed_decides_the_rest() {
+        let drawn = workload(1, None);
+        let long = drawn.items.iter().filter(|item| item.output_len >= 50).count();
+        assert_eq!((long, drawn.longest() <= 69), (50, true));
+        let mut inputs: Vec<usize> = drawn.items.iter().map(|item| item.prompt.len()).collect();
+        inputs.sort();
+        inputs.dedup();
+        assert_eq!(inputs, [3, 4, 5, 6, 7, 8, 9]);
+        assert!(
+            drawn.items.iter().all(|item| item.arrival.is_zero() && item.prompt.iter().all(|id| *id < 11))
+        );
+        assert_eq!(drawn, workload(1, None));
+        assert_ne!(drawn, workload(2, None));
+    }
+
+    #[test]
+    fn arrivals_have_the_rate() {
+        let last = workload(1, Some(20.0)).items.last().map(|item| item.arrival.as_secs_f64()).unwrap();
+        assert!((15.0..25.0).contains(&last), "400 requests at 20 a second took {last}");
+    }
+}
