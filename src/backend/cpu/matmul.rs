@@ -24,7 +24,7 @@ const TASK: usize = 64;
 /// Rows of W that are widened together, and rows of x that meet them together: 4 × 4 sums live in registers.
 const TILE: usize = 4;
 /// Rows of x up to which W is widened in registers, again for every TILE of them.
-const FEW: usize = 16;
+const FEW: usize = 64;
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 16;
 
@@ -141,17 +141,32 @@ fn few_tiles<S: Shape, const L: usize>(
     w: [&[u8]; STREAMS],
     out: &mut Sums,
 ) {
-    let (groups, rest) = x.split_at(x.len() / (TILE * inputs) * (TILE * inputs));
     let mut row = 0;
-    for group in groups.chunks_exact(TILE * inputs) {
-        let x: [&[f32]; TILE] = std::array::from_fn(|i| &group[i * inputs..][..inputs]);
-        out.write(row, 0, few_rows::dots::<S, L, TILE>(dtype, x, w));
-        row += TILE;
+    if L >= 16 {
+        row = few_groups::<S, L, 4, 4>(dtype, x, inputs, row, w, out);
     }
-    for x in rest.chunks_exact(inputs) {
-        out.write(row, 0, few_rows::dots::<S, L, 1>(dtype, [x], w));
-        row += 1;
+    row = few_groups::<S, L, 2, 4>(dtype, x, inputs, row, w, out);
+    few_groups::<S, L, 1, 4>(dtype, x, inputs, row, w, out);
+}
+
+/// As many groups of M rows of x as there are from `row` on, N rows of W at a time; the next row.
+#[inline(always)]
+fn few_groups<S: Shape, const L: usize, const M: usize, const N: usize>(
+    dtype: DType,
+    x: &[f32],
+    inputs: usize,
+    mut row: usize,
+    w: [&[u8]; STREAMS],
+    out: &mut Sums,
+) -> usize {
+    for group in x[row * inputs..].chunks_exact(M * inputs) {
+        let x: [&[f32]; M] = std::array::from_fn(|i| &group[i * inputs..][..inputs]);
+        for (first, w) in (0..).step_by(N).zip(w.as_chunks::<N>().0) {
+            out.write(row, first, few_rows::dots::<S, L, M, N>(dtype, x, *w));
+        }
+        row += M;
     }
+    row
 }
 
 /// The bytes of one row of a slice.
