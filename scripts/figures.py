@@ -8,10 +8,11 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, kv, loading, sources, staircase
+from figures import attention, decoder, kv, loading, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
+CHAPTER_3 = "steps/step3-scheduling/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -27,6 +28,11 @@ FIGURES = {
     f"{CHAPTER_2}/layout.svg": kv.layout,
     f"{CHAPTER_2}/ring.svg": kv.ring,
     f"{CHAPTER_2}/next-token.svg": kv.next_token,
+    f"{CHAPTER_3}/flat-row.svg": scheduling.flat_row,
+    f"{CHAPTER_3}/lanes.svg": scheduling.lanes,
+    f"{CHAPTER_3}/budget.svg": scheduling.budget,
+    f"{CHAPTER_3}/slots.svg": scheduling.slots,
+    f"{CHAPTER_3}/measured.svg": scheduling.measured,
 }
 
 

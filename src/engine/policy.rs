@@ -10,10 +10,12 @@ pub struct Limits {
 }
 
 impl Limits {
+    // ANCHOR: max_running
     /// Requests that may run at a time. Each needs a token of the budget, or it would stall.
     pub fn max_running(&self) -> usize {
         self.max_num_seqs.min(self.max_batched_tokens)
     }
+    // ANCHOR_END: max_running
 }
 
 impl Default for Limits {

@@ -140,6 +140,7 @@ impl Request {
         self.computed += n;
     }
 
+    // ANCHOR: push
     /// Takes a sampled token; the reason if it was the last one. `longest` is the longest sequence that can be computed.
     pub(super) fn push(&mut self, sampled: &Sampled, longest: usize) -> Option<FinishReason> {
         let now = self.arrival.elapsed();
@@ -153,6 +154,7 @@ impl Request {
         let full = self.output().len() >= self.params.max_tokens || self.tokens.len() > longest;
         full.then_some(FinishReason::Length)
     }
+    // ANCHOR_END: push
 
     /// Tells the caller that it has ended.
     pub(super) fn finish(mut self, reason: FinishReason, error: Option<String>) -> Finished {

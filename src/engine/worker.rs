@@ -9,6 +9,7 @@ use crate::{
     runner::ModelRunner,
 };
 
+// ANCHOR: worker
 /// Runs batches. `LocalWorker` (step 3) has the whole model; later one worker stands for several ranks (7).
 pub trait Worker: Send {
     /// One forward pass: the logits of the batch's logit rows, [rows, vocabulary], row-major.
@@ -28,6 +29,7 @@ pub trait Worker: Send {
     /// [`Error::Request`] if it can't, with the numbers.
     fn check_prompt(&self, prompt: &[u32]) -> Result<()>;
 }
+// ANCHOR_END: worker
 
 /// One model in this process.
 pub struct LocalWorker<B: Backend> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
+// ANCHOR: kv_manager
 /// Gives room for K and V to requests and takes it back. `Slots` (step 3); later a block manager (4).
 pub trait KvManager: Send {
     /// Makes sure that a request has room for its first `tokens` tokens; false if there is none now, and nothing changes then.
@@ -19,6 +20,7 @@ pub trait KvManager: Send {
     /// How full it is.
     fn usage(&self) -> KvUsage;
 }
+// ANCHOR_END: kv_manager
 
 /// Tokens that there is room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
