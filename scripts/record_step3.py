@@ -22,8 +22,8 @@ QWEN3_0_6B = {
 }
 
 # Chat: most answers are short, one in eight is long. `equal` has about as many tokens, and all outputs end together.
-MIXED = ["--num-requests", "32", "--max-num-seqs", "8", "--input-len", "8..16", "--output-len", "4..8:7,64..80:1"]
-EQUAL = ["--num-requests", "32", "--max-num-seqs", "8", "--input-len", "12", "--output-len", "14"]
+MIXED = ["--num-requests", "32", "--max-num-seqs", "8", "--input-len", "8..16", "--output-len", "8..16:7,128..160:1"]
+EQUAL = ["--num-requests", "32", "--max-num-seqs", "8", "--input-len", "12", "--output-len", "28"]
 LATE = ["--num-requests", "7", "--max-num-seqs", "8", "--input-len", "10..20", "--output-len", "60..90", "--late-prompt", "1500"]
 BUDGETS = [64, 256, 4096]
 

@@ -23,7 +23,7 @@ use std::cell::RefCell;
 const TASK: usize = 64;
 /// Rows of W that are widened together, and rows of x that meet them together: 4 × 4 sums live in registers.
 const TILE: usize = 4;
-/// Rows of x up to which W is widened in registers, again for every TILE of them.
+/// Rows of x up to which W is widened in registers, again for every TILE of them; the buffer wins where there are more.
 const FEW: usize = 64;
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 16;
