@@ -1,9 +1,10 @@
 //! Flags of the engine: who runs when.
 
-use super::{kv_args::KvArgs, model_args::LoadArgs};
+use super::{kv_args::KvArgs, model_args::LoadArgs, terminal::print_note};
 use clap::Args;
 use stairwell::{
     backend::cpu::Cpu,
+    config::RopeScaling,
     engine::{Engine, Limits, LocalWorker, Policy, Trace},
     error::{Error, Result},
     kv::AttentionKind,
@@ -31,7 +32,7 @@ pub struct EngineArgs {
     trace: Option<PathBuf>,
 }
 
-/// A batch may hold as many requests as there is room for; this many more than fit would only cost queue space.
+/// The engine that the commands run.
 pub type CpuEngine = Engine<LocalWorker<Cpu>>;
 
 impl EngineArgs {
@@ -58,7 +59,13 @@ impl EngineArgs {
         }
         kv.max_num_seqs = Some(limits.max_num_seqs);
         kv.max_model_len.get_or_insert(longest.clamp(1, config.context()));
-        let worker = LocalWorker::new(self.load.load(None, kv, |_| ())?)?;
+        let dynamic = matches!(config.rope.as_ref().map(|r| &r.scaling), Some(RopeScaling::Dynamic { .. }));
+        if dynamic && longest > config.max_position_embeddings {
+            print_note(&format!(
+                "RoPE scaling is dynamic, and its base that of the longest request, {longest} tokens, for all of them"
+            ));
+        }
+        let worker = LocalWorker::new(self.load.load(Some(longest), kv, |_| ())?)?;
         let mut engine = Engine::new(worker, policy, limits);
         if self.trace.is_some() {
             engine.start_trace();
@@ -75,7 +82,7 @@ impl EngineArgs {
                 true => "there is no memory for more KV slots; --max-model-len makes them shorter".to_owned(),
                 false => format!("each needs one of the step's {} tokens", self.max_batched_tokens),
             };
-            super::terminal::print_note(&format!("{running} requests run at a time, not {asked}: {reason}"));
+            print_note(&format!("{running} requests run at a time, not {asked}: {reason}"));
         }
     }
 

@@ -83,6 +83,16 @@ impl Contiguous {
         Ok(Contiguous { dtype: options.dtype, room, max_chunk, layers, filled, sequences: Vec::new(), shape })
     }
 
+    /// The first position that can be computed again when `filled` tokens were kept: its window must still be in the rings.
+    fn earliest(&self, filled: usize) -> usize {
+        let windows = self.shape.layers.clone().map(|layer| self.shape.windows[layer]);
+        let of_layer = |(kv, window): (&LayerKv, Option<usize>)| match window {
+            Some(window) if filled > kv.tokens => filled - kv.tokens + window - 1,
+            _ => 0,
+        };
+        self.layers.iter().zip(windows).map(of_layer).max().unwrap_or(0)
+    }
+
     /// Checks that a batch's rows follow what is kept, and that there is room for them.
     fn check(&self, rows: &Rows) -> Result<()> {
         let (count, max_tokens) = (rows.rows.len(), self.room.max_tokens);
@@ -100,12 +110,14 @@ impl Contiguous {
         } else if count > self.max_chunk {
             let chunk = self.max_chunk;
             format!("the KV cache takes {chunk} tokens of a sequence at a time, and {count} were given")
-        } else if rows.start != 0 && rows.start != self.filled[rows.slot] {
+        } else if rows.start > self.filled[rows.slot] {
             let kept = self.filled[rows.slot];
             format!(
                 "the KV cache has {kept} tokens of this sequence, and position {} does not follow",
                 rows.start
             )
+        } else if rows.start != 0 && rows.start < self.earliest(self.filled[rows.slot]) {
+            format!("keys that position {} sees are overwritten in a sliding window's ring", rows.start)
         } else {
             return Ok(());
         };
