@@ -37,38 +37,49 @@ pub fn reads(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::BF16)
 }
 
-/// out[m][n] = x_m · w_n, N at most 4; the rows of W are the bytes of `x[0].len()` numbers. M × N sums live in registers.
+/// Which of several passes over the same rows of W this is: each asks for its share of the rows to come.
+#[derive(Clone, Copy)]
+pub struct Pass {
+    pub index: usize,
+    pub count: usize,
+}
+
+/// out[m][n] = x_m · w_n; the rows of W are the bytes of `x[0].len()` numbers. M × STREAMS sums live in registers.
 #[inline(always)]
-pub fn dots<S: Shape, const L: usize, const M: usize, const N: usize>(
+pub fn dots<S: Shape, const L: usize, const M: usize>(
     dtype: DType,
     x: [&[f32]; M],
-    w: [&[u8]; N],
-) -> [[f32; N]; M] {
+    w: [&[u8]; STREAMS],
+    pass: Pass,
+) -> [[f32; STREAMS]; M] {
     match dtype {
-        DType::F32 => stored_dots::<S, L, M, N, 4, F32>(x, w),
-        _ => stored_dots::<S, L, M, N, 2, Bf16>(x, w),
+        DType::F32 => stored_dots::<S, L, M, 4, F32>(x, w, pass),
+        _ => stored_dots::<S, L, M, 2, Bf16>(x, w, pass),
     }
 }
 
 #[inline(always)]
-fn stored_dots<S: Shape, const L: usize, const M: usize, const N: usize, const B: usize, E: Element<B>>(
+fn stored_dots<S: Shape, const L: usize, const M: usize, const B: usize, E: Element<B>>(
     x: [&[f32]; M],
-    w: [&[u8]; N],
-) -> [[f32; N]; M] {
+    w: [&[u8]; STREAMS],
+    pass: Pass,
+) -> [[f32; STREAMS]; M] {
     let x_chunks = x.map(|x| x.as_chunks::<L>());
     let w_chunks = w.map(|w| w.as_chunks::<B>().0.as_chunks::<L>());
     let count = x_chunks[0].0.len();
     let (x_full, w_full) = (x_chunks.map(|c| &c.0[..count]), w_chunks.map(|c| &c.0[..count]));
     // Row n of the tile is that of w_n, so that each weight is widened just before its use.
-    let mut tile = Tile::<N, M, L>::ZERO;
+    let mut tile = Tile::<STREAMS, M, L>::ZERO;
+    let share = STREAMS * B * L / pass.count; // bytes to ask for at each turn
     for i in 0..count {
-        prefetch(w[0], i * N * B * L..(i + 1) * N * B * L);
+        let at = (pass.index * count + i) * share;
+        prefetch(w[0], at..at + share);
         let widened = |n: usize| w_full[n][i].map(E::widen);
         tile.multiply_add::<S>(widened, x_full.map(|x| &x[i]));
     }
     let sums = tile.rows();
-    let mut out = [[0.0; N]; M];
-    for n in 0..N {
+    let mut out = [[0.0; STREAMS]; M];
+    for n in 0..STREAMS {
         let mut rest = [0.0; L];
         let stored = w_chunks[n].1;
         rest.iter_mut().zip(stored).for_each(|(rest, w)| *rest = E::widen(*w));
