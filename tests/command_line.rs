@@ -24,7 +24,8 @@ fn generate(name: &str, flags: &[&str]) -> Value {
 #[test]
 fn generate_prints_one_object() {
     let reference = Reference::of("qwen3");
-    let object = generate("qwen3", &["--temperature", "0", "--max-tokens", "16", "--dtype", "f32"]);
+    let flags = ["--temperature", "0", "--max-tokens", "16", "--dtype", "f32", "--attention", "recompute"];
+    let object = generate("qwen3", &flags);
     let keys: Vec<&String> = object.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["prompt_ids", "output_ids", "text", "finish_reason", "stats"]);
     assert_eq!(object["prompt_ids"], json!(reference.prompt));
@@ -111,6 +112,8 @@ fn streamed_text_is_the_json_text() {
         "--max-tokens",
         "20",
         "--ignore-eos",
+        "--attention",
+        "recompute",
     ];
     let text = run(&[&flags[..], &["--json"]].concat()).json()["text"].as_str().unwrap().to_owned();
     let streamed = run(&flags);
