@@ -86,7 +86,7 @@ impl<'a> Vectors<'a> {
         Vectors { name, kept, shape, place, reads: RefCell::default() }
     }
 
-    /// The vector [head_dim] of a position and a head of K and V.
+    /// The vector `[head_dim]` of a position and a head of K and V.
     ///
     /// # Panics
     /// If there is no such position or head.

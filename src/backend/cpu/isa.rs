@@ -192,7 +192,7 @@ impl<const M: usize, const N: usize, const L: usize> Tile<M, N, L> {
     pub const ZERO: Self =
         Tile { a: [Lanes::ZERO; N], b: [Lanes::ZERO; N], c: [Lanes::ZERO; N], d: [Lanes::ZERO; N] };
 
-    /// Lane by lane, sums[m][n] += x(m) · w_n.
+    /// Lane by lane, `sums[m][n] += x(m) · w_n`.
     #[inline(always)]
     pub fn multiply_add<S: Shape>(&mut self, x: impl Fn(usize) -> [f32; L], w: [&[f32; L]; N]) {
         add_row::<S, N, L>(&mut self.a, &x(0), w);
