@@ -237,7 +237,7 @@ fn a_killed_run_is_resumed() {
     let ran = rig.batch(&["--resume", "--json"]);
     assert!(ran.stderr.contains("cut off"), "{ran:?}");
     let summary = ran.json();
-    assert_eq!((&summary["resumed"], &summary["requests"]), (&json!(before), &json!(40 - before)));
+    assert_eq!((&summary["resumed"], &summary["results"]), (&json!(before), &json!(40 - before)));
     let results = rig.results();
     assert_eq!(results.len(), 40);
     let whole = Rig::new(&requests);
@@ -245,7 +245,7 @@ fn a_killed_run_is_resumed() {
     for (id, result) in whole.results() {
         assert_eq!(results[&id]["output_ids"], result["output_ids"]);
     }
-    assert_eq!(rig.batch(&["--resume", "--json"]).json()["requests"], 0, "nothing is left to do");
+    assert_eq!(rig.batch(&["--resume", "--json"]).json()["results"], 0, "nothing is left to do");
 }
 
 fn wait_for_lines(path: &Path, count: usize) {
@@ -269,6 +269,13 @@ fn flags_that_do_not_go_together_are_refused() {
     let ran = rig.batch(&["--max-model-len", "5"]);
     assert!(ran.code == Some(1) && ran.stderr.contains("line 2: the prompt has 8 tokens"), "{ran:?}");
     assert_eq!(rig.results().len(), 1, "the other one ran");
+
+    // A limit that no number of tokens reaches is no limit but the context's.
+    let rig = Rig::new(&[
+        json!({"id": 1, "prompt_ids": [1], "max_tokens": u64::MAX, "stop": ["."], "temperature": 0}),
+    ]);
+    rig.batch(&["--max-model-len", "64"]).good();
+    assert_eq!(rig.results().len(), 1);
 }
 
 #[test]

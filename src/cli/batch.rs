@@ -69,7 +69,8 @@ pub fn run(args: Args) -> Result<Outcome> {
     let (mut results, done) = Results::open(&args.output, args.resume)?;
     let requests: Vec<BatchRequest> =
         requests.into_iter().filter(|r| !done.contains(&r.id.to_string())).collect();
-    let longest = requests.iter().map(|r| r.prompt.len() + r.params.max_tokens).max().unwrap_or(1);
+    let longest =
+        requests.iter().map(|r| r.prompt.len().saturating_add(r.params.max_tokens)).max().unwrap_or(1);
     let mut engine = args.engine.engine(longest, Box::new(Continuous))?;
     args.engine.note(&engine, longest);
 
@@ -85,17 +86,18 @@ pub fn run(args: Args) -> Result<Outcome> {
     for (line, message) in &bad {
         print_error(&format!("{}, line {line}: {message}", args.input.display()));
     }
-    let bar = Bar::new(total);
+    let (bar, mut written) = (Bar::new(total), 0);
     while engine.step()? {
         for result in finished.try_iter() {
             results.write(&result)?;
+            written += 1;
             bar.finished();
         }
         bar.show(&engine, start);
     }
     args.engine.write_trace(&mut engine)?;
     drop(bar);
-    summary(&args, &engine, start, total, done.len(), bad.len())?;
+    summary(&args, &engine, start, written, done.len(), bad.len())?;
     Ok(if bad.is_empty() { Outcome::Good } else { Outcome::Bad })
 }
 
@@ -227,14 +229,14 @@ fn summary(
     args: &Args,
     engine: &CpuEngine,
     start: Instant,
-    total: usize,
+    written: usize,
     done: usize,
     bad: usize,
 ) -> Result<()> {
     let (stats, seconds) = (engine.stats(), start.elapsed().as_secs_f64());
     let rate = stats.output_tokens as f64 / seconds.max(1e-9);
     let summary = json!({
-        "requests": total,
+        "results": written,
         "resumed": done,
         "bad_lines": bad,
         "seconds": seconds,
@@ -252,9 +254,8 @@ fn summary(
         return print(&format!("{summary}\n"));
     }
     print_note(&format!(
-        "{} results in {}: {} output tokens in {seconds:.1} s, {rate:.1} tok/s, {} steps; of the KV memory that running requests \
+        "{written} results in {}: {} output tokens in {seconds:.1} s, {rate:.1} tok/s, {} steps; of the KV memory that running requests \
          reserved, {:.0} % held a token",
-        total - engine.queues().0.min(total),
         args.output.display(),
         stats.output_tokens,
         stats.steps,

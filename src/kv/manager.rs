@@ -53,13 +53,16 @@ impl Slots {
 // ANCHOR: slots
 impl KvManager for Slots {
     fn reserve(&mut self, id: RequestId, tokens: usize) -> bool {
+        if tokens > self.max_tokens {
+            return false;
+        }
         if let Some((_, used)) = self.taken.get_mut(&id) {
             *used = tokens;
-            return tokens <= self.max_tokens;
+            return true;
         }
         let Some(slot) = self.free.pop() else { return false };
         self.taken.insert(id, ([slot], tokens));
-        tokens <= self.max_tokens
+        true
     }
 
     fn table(&self, id: RequestId) -> &[u32] {
@@ -100,6 +103,8 @@ mod tests {
         slots.release(a);
         assert!(slots.reserve(c, 1));
         assert!(!slots.reserve(a, 1), "a slot that is given back twice is still one slot");
+        let before = slots.usage();
         assert!(!slots.reserve(c, 9), "longer than a slot");
+        assert_eq!(slots.usage(), before, "a refusal changes nothing");
     }
 }
