@@ -33,8 +33,21 @@ pub struct Batch {
     pub tables: Vec<u32>,
     /// Rows that need logits.
     pub logit_rows: Vec<u32>,
+    /// What is copied in the cache before anything is computed, one after the other (4).
+    pub moves: Vec<Move>,
 }
 // ANCHOR_END: batch
+
+/// A block of K and V that is copied, in all layers. (Step 4.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Within the pool: a shared block is about to be written to.
+    Copy { from: u32, to: u32 },
+    /// To host memory.
+    SwapOut { block: u32, host: u32 },
+    /// And back.
+    SwapIn { host: u32, block: u32 },
+}
 
 impl Batch {
     /// A batch of one whole sequence that wants the logits of its last row.
@@ -57,6 +70,7 @@ impl Batch {
         self.spans.clear();
         self.tables.clear();
         self.logit_rows.clear();
+        self.moves.clear();
     }
 
     /// Adds tokens of one sequence, the first at position `start`; the last one's logits are wanted.

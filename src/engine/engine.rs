@@ -1,14 +1,16 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Policy, Request, RequestId, Scheduler, Slots,
-    Trace, Worker,
+    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Policy, Request, RequestId,
+    Scheduler, Sharing, Trace, Worker,
 };
 use crate::{
     batch::Batch,
     error::{Error, Result},
     generate::{FinishReason, GenerateParams},
+    kv::{self, ManagerOptions},
     sampling::{Sampled, SamplingError, Scratch},
+    tensor::HostTensor,
 };
 use rayon::prelude::*;
 use std::{cell::RefCell, time::Instant};
@@ -22,6 +24,7 @@ pub struct Engine<W: Worker> {
     next_id: u64,
     stats: EngineStats,
     trace: Option<Trace>,
+    weight_version: u64,
 }
 
 /// Counters since the start.
@@ -39,6 +42,22 @@ pub struct EngineStats {
     /// Sums over the steps: of the KV cache's tokens, those reserved by requests and those in use.
     pub kv_reserved: u64,
     pub kv_used: u64,
+    /// Sum over the steps: of requests that ran.
+    pub running: u64,
+    /// Tokens of the prompts of requests that have ended, and those of them that were there already.
+    pub prompt_tokens: u64,
+    pub cached_tokens: u64,
+    /// How often a request had to give way.
+    pub preemptions: u64,
+}
+
+/// What becomes of running requests when weights are updated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUpdate {
+    /// They finish first.
+    Drain,
+    /// They end at once, with what they have.
+    Abort,
 }
 
 impl EngineStats {
@@ -46,22 +65,27 @@ impl EngineStats {
     pub fn kv_utilization(&self) -> f64 {
         self.kv_used as f64 / self.kv_reserved.max(1) as f64
     }
+
+    /// Requests that ran at a time, as a mean over the steps.
+    pub fn mean_running(&self) -> f64 {
+        self.running as f64 / self.steps.max(1) as f64
+    }
 }
 
 impl<W: Worker> Engine<W> {
     /// An engine with nothing to do. No more requests run at a time than the worker has slots.
     pub fn new(worker: W, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
-        let slots = worker.memory().slots;
-        let kv = Box::new(Slots::new(slots, worker.max_model_len()));
-        let limits = Limits { max_num_seqs: limits.max_num_seqs.min(slots), ..limits };
+        let kv = kv::manager(&worker.memory(), worker.max_model_len(), &ManagerOptions::default());
         Engine::with_kv(worker, kv, policy, limits)
     }
 
     /// An engine with a KV manager of the caller's own, which must fit the worker's attention.
     pub fn with_kv(worker: W, kv: Box<dyn KvManager>, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
+        let limits = Limits { max_num_seqs: limits.max_num_seqs.min(worker.memory().slots), ..limits };
         let scheduler = Scheduler::new(kv, policy, limits);
         let (batch, stats) = (Batch::default(), EngineStats::default());
-        Engine { worker, scheduler, batch, last_chunks: Vec::new(), next_id: 0, stats, trace: None }
+        let last_chunks = Vec::new();
+        Engine { worker, scheduler, batch, last_chunks, next_id: 0, stats, trace: None, weight_version: 0 }
     }
 
     /// Adds a request; `on_event` is told of each token as it comes.
@@ -69,9 +93,33 @@ impl<W: Worker> Engine<W> {
     /// # Errors
     /// A prompt that can never be served, with the numbers, or sampling parameters out of range.
     pub fn add(&mut self, prompt: Vec<u32>, params: GenerateParams, on_event: OnEvent) -> Result<RequestId> {
+        self.add_sharing(prompt, params, Sharing::default(), on_event)
+    }
+
+    /// Adds a request that says with whom it shares K and V.
+    ///
+    /// # Errors
+    /// As [`add`](Engine::add).
+    pub fn add_sharing(
+        &mut self,
+        prompt: Vec<u32>,
+        params: GenerateParams,
+        sharing: Sharing,
+        on_event: OnEvent,
+    ) -> Result<RequestId> {
         self.worker.check_prompt(&prompt)?;
         let (id, vocab_size) = (RequestId(self.next_id), self.worker.config().vocab_size);
-        let request = Request::new(id, prompt, params, vocab_size, on_event)?;
+        let request = Request::new(id, prompt, params, vocab_size, on_event)?.sharing(sharing);
+        let (needed, room) =
+            (request.most_tokens(self.worker.max_model_len()), self.scheduler.kv.max_tokens());
+        if needed > room {
+            let prompt = request.prompt_len();
+            return Err(Error::Request(format!(
+                "the prompt has {prompt} tokens and the output up to {} more, and the KV cache holds {room}; give a smaller \
+                 max_tokens, or more room (--kv-memory, --max-kv-tokens)",
+                needed - prompt.min(needed) + 1,
+            )));
+        }
         if let Some(trace) = &mut self.trace {
             trace.arrived(&request);
         }
@@ -92,10 +140,10 @@ impl<W: Worker> Engine<W> {
             return self.idle();
         }
         self.count(&chunks);
-        let logits = self.worker.forward(&self.batch)?;
+        let logits = self.worker.forward(&self.batch).inspect_err(|_| self.scheduler.recompute_all())?;
         let sampled = self.sample(&chunks, logits);
         if let Some(trace) = &mut self.trace {
-            trace.step(started, &chunks, self.scheduler.waiting(), self.scheduler.kv.usage());
+            trace.step(started, &chunks, self.scheduler.waiting(), &*self.scheduler.kv);
         }
         self.update(&chunks, sampled);
         self.last_chunks = chunks;
@@ -118,6 +166,7 @@ impl<W: Worker> Engine<W> {
     fn update(&mut self, chunks: &[Chunk], sampled: Vec<Result<Sampled, SamplingError>>) {
         let (mut sampled, mut ended) = (sampled.into_iter(), Vec::new());
         let longest = self.worker.max_model_len();
+        chunks.iter().for_each(|chunk| self.scheduler.kv.computed(chunk.id, chunk.positions.end));
         for (request, chunk) in self.scheduler.running_of(chunks) {
             request.advance(chunk.positions.len());
             match chunk.samples.then(|| sampled.next()).flatten() {
@@ -164,7 +213,10 @@ impl<W: Worker> Engine<W> {
     }
 
     fn end(&mut self, id: RequestId, reason: FinishReason, error: Option<String>) -> Option<Finished> {
-        let finished = self.scheduler.remove(id)?.finish(reason, error);
+        let request = self.scheduler.remove(id)?;
+        self.stats.prompt_tokens += request.prompt_len() as u64;
+        let finished = request.finish(reason, error, self.weight_version);
+        self.stats.cached_tokens += finished.cached_tokens as u64;
         if let Some(trace) = &mut self.trace {
             trace.finished(&finished);
         }
@@ -180,7 +232,41 @@ impl<W: Worker> Engine<W> {
         stats.peak_batched_tokens = stats.peak_batched_tokens.max(tokens);
         stats.kv_reserved += usage.reserved as u64;
         stats.kv_used += usage.used as u64;
+        stats.running += chunks.len() as u64;
+        stats.preemptions = self.scheduler.preemptions();
     }
+
+    // ANCHOR: update_weights
+    /// Replaces weights by name, between two steps. Requests that have started finish first, or are aborted; those that have not are
+    /// computed with the new weights. What was cached is forgotten.
+    ///
+    /// # Errors
+    /// Those of the worker: then the weights are as they were. And those of the steps that finish the requests.
+    pub fn update_weights(
+        &mut self,
+        tensors: impl IntoIterator<Item = (String, HostTensor)>,
+        on_update: OnUpdate,
+    ) -> Result<()> {
+        self.scheduler.paused = true;
+        let drained = self.drain(on_update);
+        self.scheduler.paused = false;
+        drained?;
+        self.worker.update_weights(&mut tensors.into_iter())?;
+        self.scheduler.kv.flush();
+        self.weight_version += 1;
+        Ok(())
+    }
+
+    fn drain(&mut self, on_update: OnUpdate) -> Result<()> {
+        if on_update == OnUpdate::Abort {
+            self.scheduler.started().into_iter().for_each(|id| _ = self.abort(id));
+        }
+        while !self.scheduler.started().is_empty() {
+            self.step()?;
+        }
+        Ok(())
+    }
+    // ANCHOR_END: update_weights
 
     /// Records from now on what runs when.
     pub fn start_trace(&mut self) {
@@ -210,6 +296,21 @@ impl<W: Worker> Engine<W> {
     /// How full the KV cache is.
     pub fn kv_usage(&self) -> KvUsage {
         self.scheduler.kv.usage()
+    }
+
+    /// The KV cache's blocks, if it has any.
+    pub fn blocks(&self) -> BlockCounts {
+        self.scheduler.kv.counts()
+    }
+
+    /// Who has which part of the KV cache.
+    pub fn kv(&self) -> &dyn KvManager {
+        &*self.scheduler.kv
+    }
+
+    /// How often the weights were updated.
+    pub fn weight_version(&self) -> u64 {
+        self.weight_version
     }
 
     /// Requests that have sampled a token and not finished: each of them gets one more at the next step.

@@ -21,10 +21,10 @@ mod timeline;
 mod trace;
 mod worker;
 
-pub use crate::kv::{KvManager, KvUsage, RequestId, Slots};
-pub use engine::{Engine, EngineStats};
+pub use crate::kv::{BlockCounts, BlockOwners, KvManager, KvUsage, Prefix, RequestId, Slots};
+pub use engine::{Engine, EngineStats, OnUpdate};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
-pub use request::{Event, Finished, OnEvent, Phase, Request, Times};
+pub use request::{Event, Finished, OnEvent, Phase, Request, Sharing, Times};
 pub use scheduler::{Chunk, Scheduler};
 pub use timeline::{Lane, Span, Timeline};
 pub use trace::Trace;

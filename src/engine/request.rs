@@ -1,12 +1,13 @@
 //! One prompt on its way to one output.
 
-use super::RequestId;
+use super::{Prefix, RequestId};
 use crate::{
     generate::{FinishReason, GenerateParams},
     sampling::{Sampled, Sampler, SamplingError},
 };
 use std::{
     ops::ControlFlow,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,21 @@ pub struct Finished {
     /// The seed that was used; `None` if greedy.
     pub seed: Option<u64>,
     pub times: Times,
+    /// Tokens of the prompt that were there already when it was admitted first.
+    pub cached_tokens: usize,
+    /// How often it had to give way to others.
+    pub preemptions: u32,
+    /// How often the weights had been updated when it ended.
+    pub weight_version: u64,
+}
+
+/// With whom a request shares K and V.
+#[derive(Clone, Debug, Default)]
+pub struct Sharing {
+    /// Only with requests that have the same salt: whoever can't guess it can't find out by the clock what others have asked.
+    pub salt: Option<Arc<str>>,
+    /// A request with the same prompt that was added before: this one is another sample of it.
+    pub like: Option<RequestId>,
 }
 
 /// When things happened, counted from a request's arrival.
@@ -76,6 +92,9 @@ pub struct Request {
     arrival: Instant,
     times: Times,
     on_event: OnEvent,
+    sharing: Sharing,
+    cached_tokens: usize,
+    preemptions: u32,
 }
 
 impl Request {
@@ -92,7 +111,25 @@ impl Request {
     ) -> Result<Request, SamplingError> {
         let sampler = Sampler::new(params.sampling.clone(), &prompt, vocab_size)?;
         let (prompt_len, arrival, times) = (prompt.len(), Instant::now(), Times::default());
-        Ok(Request { id, tokens: prompt, prompt_len, computed: 0, params, sampler, arrival, times, on_event })
+        Ok(Request {
+            id,
+            tokens: prompt,
+            prompt_len,
+            computed: 0,
+            params,
+            sampler,
+            arrival,
+            times,
+            on_event,
+            sharing: Sharing::default(),
+            cached_tokens: 0,
+            preemptions: 0,
+        })
+    }
+
+    /// The same, sharing K and V with others.
+    pub fn sharing(self, sharing: Sharing) -> Request {
+        Request { sharing, ..self }
     }
 
     /// Tokens that are not computed yet: 1 while it decodes.
@@ -110,9 +147,36 @@ impl Request {
         &self.tokens[self.computed..self.computed + n]
     }
 
-    /// What it computes next.
+    /// The first `n` tokens.
+    pub fn first(&self, n: usize) -> &[u32] {
+        &self.tokens[..n]
+    }
+
+    /// What it computes next. After a preemption its output is prefilled like a prompt.
     pub fn phase(&self) -> Phase {
-        if self.computed < self.prompt_len { Phase::Prefill } else { Phase::Decode }
+        if self.left() == 1 && !self.output().is_empty() { Phase::Decode } else { Phase::Prefill }
+    }
+
+    /// What K and V of its first tokens are found by.
+    pub fn prefix(&self) -> Prefix<'_> {
+        let Sharing { salt, like } = &self.sharing;
+        Prefix { tokens: &self.tokens, salt: salt.clone(), like: like.map(|id| (id, self.prompt_len)) }
+    }
+
+    /// Whether it is another sample of a request that is about to have computed their prompt.
+    pub(super) fn waits_for(&self, other: &Request) -> bool {
+        self.sharing.like == Some(other.id) && other.computed < other.prompt_len
+    }
+
+    /// Whether it has run.
+    pub fn started(&self) -> bool {
+        self.times.admitted.is_some()
+    }
+
+    /// The tokens that it will have at most, but for the last, which is sampled and not run. `longest` is the longest sequence that
+    /// the model can compute.
+    pub fn most_tokens(&self, longest: usize) -> usize {
+        self.prompt_len.saturating_add(self.params.max_tokens).saturating_sub(1).min(longest)
     }
 
     /// The prompt's tokens.
@@ -133,6 +197,20 @@ impl Request {
     /// It starts to run.
     pub(super) fn admit(&mut self) {
         self.times.admitted.get_or_insert(self.arrival.elapsed());
+    }
+
+    /// K and V of its first `cached` tokens are there.
+    pub(super) fn adopt(&mut self, cached: usize) {
+        self.computed = cached;
+        if !self.started() {
+            self.cached_tokens = cached.min(self.prompt_len);
+        }
+    }
+
+    /// It stops running; the first `kept` tokens need not be computed again.
+    pub(super) fn preempt(&mut self, kept: usize) {
+        self.computed = kept;
+        self.preemptions += u32::from(self.started());
     }
 
     /// `n` more tokens were computed.
@@ -157,10 +235,16 @@ impl Request {
     // ANCHOR_END: push
 
     /// Tells the caller that it has ended.
-    pub(super) fn finish(mut self, reason: FinishReason, error: Option<String>) -> Finished {
-        let (id, seed, times) = (self.id, self.sampler.seed(), self.times);
-        let output = self.tokens.split_off(self.prompt_len);
-        let finished = Finished { id, output, reason, error, seed, times };
+    pub(super) fn finish(
+        mut self,
+        reason: FinishReason,
+        error: Option<String>,
+        weight_version: u64,
+    ) -> Finished {
+        let Request { id, times, cached_tokens, preemptions, .. } = self;
+        let (seed, output) = (self.sampler.seed(), self.tokens.split_off(self.prompt_len));
+        let finished =
+            Finished { id, output, reason, error, seed, times, cached_tokens, preemptions, weight_version };
         let _ = (self.on_event)(Event::Finished(&finished));
         finished
     }

@@ -12,6 +12,9 @@ pub struct Scheduler {
     pub kv: Box<dyn KvManager>,
     policy: Box<dyn Policy>,
     limits: Limits,
+    preemptions: u64,
+    /// Whether only requests that have run before are admitted.
+    pub(super) paused: bool,
 }
 
 /// One request's part of a step.
@@ -25,10 +28,23 @@ pub struct Chunk {
     pub samples: bool,
 }
 
+/// Adds a request's next tokens to the batch.
+fn push_chunk(batch: &mut Batch, kv: &mut dyn KvManager, request: &Request, tokens: usize) -> Chunk {
+    let (start, end) = (request.computed(), request.computed() + tokens);
+    kv.publish(request.id, request.first(end));
+    let (samples, table) = (tokens == request.left(), kv.table(request.id));
+    match samples {
+        true => batch.push(request.next(tokens), start, table),
+        false => batch.push_chunk(request.next(tokens), start, table),
+    }
+    Chunk { id: request.id, phase: request.phase(), positions: start..end, samples }
+}
+
 impl Scheduler {
     /// With nobody in it.
     pub fn new(kv: Box<dyn KvManager>, policy: Box<dyn Policy>, limits: Limits) -> Scheduler {
-        Scheduler { waiting: VecDeque::new(), running: Vec::new(), kv, policy, limits }
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Scheduler { waiting, running, kv, policy, limits, preemptions: 0, paused: false }
     }
 
     /// Puts a request at the end of the queue.
@@ -40,33 +56,62 @@ impl Scheduler {
     /// Fills the batch of the next step; one chunk for each of its spans.
     pub fn schedule(&mut self, batch: &mut Batch) -> Vec<Chunk> {
         batch.clear();
-        let mut chunks = Vec::new();
+        let (mut chunks, mut preempted) = (Vec::new(), false);
         for (at, tokens) in self.shares().into_iter().enumerate() {
-            if at == self.running.len() && !self.admit(tokens) {
-                break; // there is no room for its K and V: it waits, and those behind it
+            let tokens = match at < self.running.len() {
+                true => tokens,
+                false if preempted => break,
+                false => match self.admit(tokens) {
+                    Some(tokens) => tokens,
+                    None => break, // there is no room for its K and V: it waits, and those behind it
+                },
+            };
+            while tokens > 0 && !self.make_room(at, tokens) {
+                self.preempt_newest();
+                preempted = true;
             }
-            let request = &self.running[at];
-            let (start, end) = (request.computed(), request.computed() + tokens);
-            if tokens == 0 || !self.kv.reserve(request.id, end) {
-                continue;
+            let Some(request) = self.running.get(at) else { break };
+            if tokens > 0 {
+                chunks.push(push_chunk(batch, &mut *self.kv, request, tokens));
             }
-            let samples = tokens == request.left();
-            let table = self.kv.table(request.id);
-            match samples {
-                true => batch.push(request.next(tokens), start, table),
-                false => batch.push_chunk(request.next(tokens), start, table),
-            }
-            chunks.push(Chunk { id: request.id, phase: request.phase(), positions: start..end, samples });
         }
+        self.kv.take_moves(&mut batch.moves);
         chunks
     }
     // ANCHOR_END: schedule
+
+    // ANCHOR: preempt
+    /// Whether a running request has room for its next tokens now, or is not running any more.
+    fn make_room(&mut self, at: usize, tokens: usize) -> bool {
+        let Some(request) = self.running.get(at) else { return true };
+        self.kv.reserve(request.id, request.computed() + tokens)
+    }
+
+    /// Sends the running request that was admitted last back to the front of the queue. It has no chunk in this step yet: those before
+    /// it were served first.
+    fn preempt_newest(&mut self) {
+        let Some(mut request) = self.running.pop() else { return };
+        let kept = self.kv.preempt(request.id);
+        request.preempt(kept);
+        self.preemptions += 1;
+        self.waiting.push_front(request);
+    }
+    // ANCHOR_END: preempt
+
+    /// A forward pass failed: whatever runs is computed again, from its first token.
+    pub(super) fn recompute_all(&mut self) {
+        while let Some(mut request) = self.running.pop() {
+            self.kv.release(request.id);
+            request.preempt(0);
+            self.waiting.push_front(request);
+        }
+    }
 
     /// What the policy gives to each request, checked.
     fn shares(&mut self) -> Vec<usize> {
         let limits = self.limits;
         let running: Vec<usize> = self.running.iter().map(Request::left).collect();
-        let waiting: Vec<usize> = self.waiting.iter().take(limits.max_num_seqs).map(Request::left).collect();
+        let waiting = self.left_of_waiting();
         let shares = self.policy.share(&Queues { running: &running, waiting: &waiting, limits });
 
         let total: usize = shares.iter().sum();
@@ -79,16 +124,39 @@ impl Scheduler {
         shares
     }
 
-    /// Moves the first waiting request to the running ones, if there is room for `tokens` of its tokens.
-    fn admit(&mut self, tokens: usize) -> bool {
-        let Some(mut request) = self.waiting.pop_front() else { return false };
-        if !self.kv.reserve(request.id, request.computed() + tokens) {
-            self.waiting.push_front(request);
-            return false;
+    /// What the waiting requests that could be admitted have left, less what is cached.
+    fn left_of_waiting(&self) -> Vec<usize> {
+        let seats = self.limits.max_num_seqs.saturating_sub(self.running.len());
+        let candidates = self.waiting.iter().take(seats).take_while(|r| !self.paused || r.started());
+        let left = |request: &Request| match request.computed() {
+            0 => request.left() - self.kv.cached(&request.prefix()),
+            _ => request.left(), // it was swapped out
+        };
+        candidates.map(left).collect()
+    }
+
+    /// Moves the first waiting request to the running ones, if there is room for its next tokens; how many those are.
+    fn admit(&mut self, share: usize) -> Option<usize> {
+        let request = self.waiting.front_mut()?;
+        if self.running.iter().any(|r| request.waits_for(r)) {
+            return None;
         }
+        let held = request.computed();
+        if held == 0 {
+            request.adopt(self.kv.adopt(request.id, &request.prefix()));
+        }
+        let tokens = share.min(request.left());
+        if !self.kv.reserve(request.id, request.computed() + tokens) {
+            if held == 0 {
+                self.kv.release(request.id);
+                request.preempt(0);
+            }
+            return None;
+        }
+        let mut request = self.waiting.pop_front()?;
         request.admit();
         self.running.push(request);
-        true
+        Some(tokens)
     }
 
     /// The running requests of some chunks, in the same order, as a step made them.
@@ -116,6 +184,17 @@ impl Scheduler {
     /// Running requests whose prompt is computed.
     pub fn decoding(&self) -> Vec<RequestId> {
         self.running.iter().filter(|r| r.phase() == Phase::Decode).map(|r| r.id).collect()
+    }
+
+    /// Requests that have been admitted and have not finished.
+    pub fn started(&self) -> Vec<RequestId> {
+        let waiting = self.waiting.iter().filter(|r| r.started());
+        self.running.iter().chain(waiting).map(|r| r.id).collect()
+    }
+
+    /// How often a request had to give way.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
     }
 
     /// Requests that wait.

@@ -4,7 +4,7 @@
 //! counters show the queues and the KV cache. The format is Google's *Trace Event Format*: complete events ("X"), counters
 //! ("C"), instants ("i") and metadata ("M"), times in microseconds. `otherData` has the policy and the limits.
 
-use super::{Chunk, Finished, KvUsage, Limits, Phase, Request};
+use super::{BlockOwners, Chunk, Finished, KvManager, Limits, Phase, Request};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Instant};
 
@@ -15,6 +15,8 @@ pub struct Trace {
     settings: Value,
     /// Lanes of requests that wait, and their arrival.
     waiting: BTreeMap<u64, f64>,
+    /// Who had which block after the last step.
+    owners: Vec<BlockOwners>,
 }
 
 impl Trace {
@@ -24,7 +26,7 @@ impl Trace {
         let events = vec![name("process_name", "stairwell"), name("thread_name", "steps")];
         let (sequences, tokens) = (limits.max_num_seqs, limits.max_batched_tokens);
         let settings = json!({"policy": policy, "max_num_seqs": sequences, "max_batched_tokens": tokens});
-        Trace { start: Instant::now(), events, settings, waiting: BTreeMap::new() }
+        Trace { start: Instant::now(), events, settings, waiting: BTreeMap::new(), owners: Vec::new() }
     }
 
     /// Microseconds from the start of the trace to a moment.
@@ -41,7 +43,7 @@ impl Trace {
     }
 
     /// A step that started at `started` and ends now.
-    pub(super) fn step(&mut self, started: Instant, chunks: &[Chunk], waiting: usize, kv: KvUsage) {
+    pub(super) fn step(&mut self, started: Instant, chunks: &[Chunk], waiting: usize, kv: &dyn KvManager) {
         let (ts, end) = (self.at(started), self.at(Instant::now()));
         let event = |lane: u64, name: String, cat: &str, args: Value| json!({"ph": "X", "pid": 1, "tid": lane, "ts": ts, "dur": end - ts, "name": name, "cat": cat, "args": args});
         let tokens: usize = chunks.iter().map(|c| c.positions.len()).sum();
@@ -63,8 +65,31 @@ impl Trace {
         let counter =
             |name: &str, args: Value| json!({"ph": "C", "pid": 1, "ts": ts, "name": name, "args": args});
         self.events.push(counter("requests", json!({"running": chunks.len(), "waiting": waiting})));
-        let unused = kv.reserved - kv.used;
-        self.events.push(counter("KV tokens", json!({"used": kv.used, "reserved, unused": unused})));
+        let usage = kv.usage();
+        let unused = usage.reserved - usage.used;
+        self.events.push(counter("KV tokens", json!({"used": usage.used, "reserved, unused": unused})));
+        let (counts, owners) = (kv.counts(), kv.owners());
+        if counts.total > 0 {
+            let (held, cached, free) = (counts.held, counts.cached, counts.free);
+            self.events.push(counter("KV blocks", json!({"held": held, "cached": cached, "free": free})));
+            let changes = self.changes(owners);
+            let args = json!({"block_size": counts.block_size, "total": counts.total, "changes": changes});
+            self.events.push(json!({"ph": "i", "s": "p", "pid": 1, "tid": 0, "ts": ts, "name": "blocks", "cat": "blocks", "args": args}));
+        }
+    }
+
+    /// The blocks that have other owners than after the step before: `[block, "free" | "cached" | [request, …]]`.
+    fn changes(&mut self, owners: Vec<BlockOwners>) -> Vec<Value> {
+        self.owners.resize(owners.len(), BlockOwners::Free);
+        let value = |owners: &BlockOwners| match owners {
+            BlockOwners::Free => json!("free"),
+            BlockOwners::Cached => json!("cached"),
+            BlockOwners::Held(ids) => ids.iter().map(|id| id.0).collect(),
+        };
+        let changed = owners.iter().zip(&self.owners).enumerate().filter(|(_, (new, old))| new != old);
+        let changes = changed.map(|(block, (owners, _))| json!([block, value(owners)])).collect();
+        self.owners = owners;
+        changes
     }
 
     pub(super) fn finished(&mut self, finished: &Finished) {

@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     model::KvMemory,
     runner::ModelRunner,
+    tensor::HostTensor,
 };
 
 // ANCHOR: worker
@@ -28,6 +29,11 @@ pub trait Worker: Send {
     /// # Errors
     /// [`Error::Request`] if it can't, with the numbers.
     fn check_prompt(&self, prompt: &[u32]) -> Result<()>;
+    /// Replaces weights by their names in the checkpoint.
+    ///
+    /// # Errors
+    /// If a name, shape or dtype does not fit; the weights are as they were then.
+    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()>;
 }
 // ANCHOR_END: worker
 
@@ -72,5 +78,9 @@ impl<B: Backend> Worker for LocalWorker<B> {
 
     fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
         self.runner.check_prompt(prompt)
+    }
+
+    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
+        self.runner.update_weights(tensors)
     }
 }

@@ -10,20 +10,20 @@
 use super::{
     KvDtype, KvOptions,
     memory::{Room, free_memory, plan},
+    storage::Storage,
 };
 use crate::{
     backend::{
         Shaped,
         cpu::{
             Cpu, CpuTensor,
-            grouped::{Kept, Scratch, Segment, attend_group},
+            grouped::{Scratch, Segment, attend_group},
         },
     },
     batch::Batch,
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
 };
-use half::{bf16, slice::HalfBitsSliceExt};
 use std::{cell::RefCell, collections::TryReserveError, ops::Range};
 
 /// See the module's documentation. A sequence's table is the number of its slot.
@@ -47,17 +47,12 @@ struct Rows {
 }
 
 // ANCHOR: layer_kv
-/// K and V of one layer, each [slots, tokens, kv_heads · head_dim].
+/// K and V of one layer, each [slots, tokens, kv_heads, head_dim].
 struct LayerKv {
     tokens: usize,
+    kv_heads: usize,
     k: Storage,
     v: Storage,
-}
-
-enum Storage {
-    F32(Vec<f32>),
-    /// The bits: zeroed u16 cost nothing until they are written.
-    Bf16(Vec<u16>),
 }
 // ANCHOR_END: layer_kv
 
@@ -71,9 +66,9 @@ impl Contiguous {
         let max_chunk = options.max_chunk.unwrap_or(room.max_tokens).clamp(1, room.max_tokens);
         let layer = |layer| {
             let tokens = shape.tokens_kept(layer, room.max_tokens, max_chunk);
-            let elements = room.slots * tokens * shape.kv_heads * shape.head_dim;
-            let storage = || Storage::new(options.dtype, elements);
-            Ok(LayerKv { tokens, k: storage()?, v: storage()? })
+            let kv_heads = shape.kv_heads;
+            let storage = || Storage::new(options.dtype, room.slots * tokens * kv_heads, shape.head_dim);
+            Ok(LayerKv { tokens, kv_heads, k: storage()?, v: storage()? })
         };
         let layers = shape.layers.clone().map(layer).collect::<Result<_, TryReserveError>>();
         let refused =
@@ -178,7 +173,7 @@ impl Attention<Cpu> for Contiguous {
             let (row, kv_head) = (i / kv_heads, i % kv_heads);
             let (slot, position) = this.place(row);
             let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
-            let segments = kv.segments(slot, seen.clone(), kv_head, &this.shape);
+            let segments = kv.segments(slot, seen.clone(), kv_head);
             let q = &q.row(row)[kv_head * group..][..group];
             SCRATCH.with_borrow_mut(|scratch| {
                 attend_group(cpu.isa(), q, head_dim, segments, seen.len(), scale, scratch, out)
@@ -193,12 +188,14 @@ impl Attention<Cpu> for Contiguous {
     }
 
     fn memory(&self) -> KvMemory {
-        let elements: usize = self.layers.iter().map(|layer| layer.k.len() + layer.v.len()).sum();
+        let tokens: usize = self.layers.iter().map(|layer| self.room.slots * layer.tokens).sum();
+        let bytes = 2 * self.shape.kv_heads * self.dtype.vector_bytes(self.shape.head_dim);
         KvMemory {
             dtype: Some(self.dtype.stored()),
             bytes_per_token: self.shape.bytes_per_token(self.dtype),
             slots: self.room.slots,
-            reserved_bytes: (elements * self.dtype.bytes()) as u64,
+            reserved_bytes: (tokens * bytes) as u64,
+            ..KvMemory::default()
         }
     }
 }
@@ -216,9 +213,16 @@ impl LayerKv {
     // ANCHOR: write
     /// Keeps one token's K and V, [kv_heads · head_dim] each.
     fn write(&mut self, slot: usize, position: usize, k: &[f32], v: &[f32]) {
-        let at = (slot * self.tokens + position % self.tokens) * k.len();
-        self.k.write(at, k);
-        self.v.write(at, v);
+        let (first, head_dim) = (self.vector(slot, position % self.tokens, 0), k.len() / self.kv_heads);
+        for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
+            self.k.write(first + head, k);
+            self.v.write(first + head, v);
+        }
+    }
+
+    /// The number of a vector of K or V.
+    fn vector(&self, slot: usize, token: usize, kv_head: usize) -> usize {
+        (slot * self.tokens + token) * self.kv_heads + kv_head
     }
     // ANCHOR_END: write
 
@@ -229,58 +233,14 @@ impl LayerKv {
         slot: usize,
         seen: Range<usize>,
         kv_head: usize,
-        shape: &AttentionShape,
     ) -> impl Iterator<Item = Segment<'_>> + Clone {
-        let (stride, head) = (shape.kv_heads * shape.head_dim, kv_head * shape.head_dim);
         let first = seen.start % self.tokens;
         let before_the_seam = seen.len().min(self.tokens - first);
         let parts = [(first, before_the_seam), (0, seen.len() - before_the_seam)];
         parts.into_iter().filter(|(_, len)| *len > 0).map(move |(token, len)| {
-            let start = (slot * self.tokens + token) * stride + head;
-            Segment { k: self.k.from(start), v: self.v.from(start), stride, len }
+            let vector = self.vector(slot, token, kv_head);
+            Segment { k: self.k.from(vector), v: self.v.from(vector), stride: self.kv_heads, len }
         })
     }
     // ANCHOR_END: segments
-}
-
-impl Storage {
-    /// Zeros; the system gives the memory when it is first written.
-    fn new(dtype: KvDtype, elements: usize) -> Result<Storage, TryReserveError> {
-        Ok(match dtype {
-            KvDtype::F32 => {
-                Vec::<f32>::new().try_reserve_exact(elements)?; // `vec!` would end the program
-                Storage::F32(vec![0.0; elements])
-            }
-            KvDtype::Bf16 => {
-                Vec::<u16>::new().try_reserve_exact(elements)?;
-                Storage::Bf16(vec![0; elements])
-            }
-        })
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Storage::F32(kept) => kept.len(),
-            Storage::Bf16(kept) => kept.len(),
-        }
-    }
-
-    fn write(&mut self, at: usize, values: &[f32]) {
-        match self {
-            Storage::F32(kept) => kept[at..][..values.len()].copy_from_slice(values),
-            Storage::Bf16(kept) => {
-                for (kept, value) in kept[at..][..values.len()].iter_mut().zip(values) {
-                    *kept = bf16::from_f32(*value).to_bits();
-                }
-            }
-        }
-    }
-
-    /// What is kept from an element on.
-    fn from(&self, start: usize) -> Kept<'_> {
-        match self {
-            Storage::F32(kept) => Kept::F32(&kept[start..]),
-            Storage::Bf16(kept) => Kept::Bf16(kept[start..].reinterpret_cast()),
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! Who has which part of the KV cache: what stands between the scheduler and attention.
 
-use std::collections::BTreeMap;
+use crate::batch::Move;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A request, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,8 +20,82 @@ pub trait KvManager: Send {
     fn max_tokens(&self) -> usize;
     /// How full it is.
     fn usage(&self) -> KvUsage;
+    // ANCHOR_END: kv_manager
+
+    // ANCHOR: sharing
+    // Step 4: requests share what they have in common, and give way to each other. Slots can do neither.
+
+    /// How many of a waiting request's first tokens are there already.
+    fn cached(&self, _prefix: &Prefix) -> usize {
+        0
+    }
+    /// Gives them to the request, which has nothing yet. At least its last token is left to compute.
+    fn adopt(&mut self, _id: RequestId, _prefix: &Prefix) -> usize {
+        0
+    }
+    /// A request's first tokens, which are computed or in the batch to come: others may use their K and V from now on.
+    fn publish(&mut self, _id: RequestId, _tokens: &[u32]) {}
+    /// A request's first `tokens` tokens are computed now.
+    fn computed(&mut self, _id: RequestId, _tokens: usize) {}
+    /// Takes a running request's room. Gives how many of its tokens are kept elsewhere; `reserve` brings them back.
+    fn preempt(&mut self, id: RequestId) -> usize {
+        self.release(id);
+        0
+    }
+    /// What the next batch must copy before it computes.
+    fn take_moves(&mut self, _moves: &mut Vec<Move>) {}
+    /// Forgets what was kept for requests to come: the weights have changed.
+    fn flush(&mut self) {}
+    // ANCHOR_END: sharing
+
+    /// Counters of blocks; zero without them.
+    fn counts(&self) -> BlockCounts {
+        BlockCounts::default()
+    }
+    /// Who has which block, for a picture.
+    fn owners(&self) -> Vec<BlockOwners> {
+        Vec::new()
+    }
 }
-// ANCHOR_END: kv_manager
+
+/// What a request's first tokens are found by.
+#[derive(Clone, Debug)]
+pub struct Prefix<'a> {
+    /// All its tokens.
+    pub tokens: &'a [u32],
+    /// Requests share K and V only if their salts are equal.
+    pub salt: Option<Arc<str>>,
+    /// A request with the same first tokens, and how many those are: another sample of the same prompt.
+    pub like: Option<(RequestId, usize)>,
+}
+
+/// Blocks now, and what happened to them since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// Tokens of a block.
+    pub block_size: usize,
+    pub total: usize,
+    /// Held by requests.
+    pub held: usize,
+    /// Held by nobody, and kept in case that somebody wants what is in them.
+    pub cached: usize,
+    pub free: usize,
+    /// Copied because a request was to write to a shared one.
+    pub copies: u64,
+    /// Cached ones that were overwritten.
+    pub evictions: u64,
+    pub swapped_out: u64,
+    pub swapped_in: u64,
+}
+
+/// Who has a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockOwners {
+    Free,
+    /// Nobody, and what is in it can be found.
+    Cached,
+    Held(Vec<RequestId>),
+}
 
 /// Tokens that there is room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,8 +13,9 @@ const SHARE: f64 = 0.9;
 impl AttentionShape {
     // ANCHOR: bytes_per_token
     /// Bytes of K and V of one token: 2 · layers · kv_heads · head_dim · bytes of an element.
+    /// (And in fp8 the scales, 2 · layers · kv_heads · 4.)
     pub fn bytes_per_token(&self, dtype: KvDtype) -> u64 {
-        (2 * self.layers.len() * self.kv_heads * self.head_dim * dtype.bytes()) as u64
+        (2 * self.layers.len() * self.kv_heads * dtype.vector_bytes(self.head_dim)) as u64
     }
     // ANCHOR_END: bytes_per_token
 
@@ -37,7 +38,7 @@ impl AttentionShape {
         let chunk = options.max_chunk.unwrap_or(max_tokens).clamp(1, max_tokens.max(1));
         let tokens: u64 =
             self.layers.clone().map(|layer| self.tokens_kept(layer, max_tokens, chunk) as u64).sum();
-        tokens * (2 * self.kv_heads * self.head_dim * options.dtype.bytes()) as u64
+        tokens * (2 * self.kv_heads * options.dtype.vector_bytes(self.head_dim)) as u64
     }
 }
 

@@ -2,7 +2,14 @@
 //!
 //! - [`Recompute`] (step 1): nowhere. The whole sequence is given at every step.
 //! - `Contiguous` (step 2): in one contiguous slot a sequence, reserved at its longest.
+//! - `Paged` (step 4): in blocks of a pool, which a `BlockManager` gives to sequences as they grow.
 
+#[cfg(feature = "step4")]
+mod block_manager;
+#[cfg(feature = "step4")]
+mod block_pool;
+#[cfg(feature = "step4")]
+mod block_table;
 #[cfg(feature = "step2")]
 mod contiguous;
 #[cfg(feature = "step3")]
@@ -10,15 +17,34 @@ mod manager;
 #[cfg(feature = "step2")]
 mod memory;
 mod options;
+#[cfg(feature = "step4")]
+mod paged;
+#[cfg(feature = "step4")]
+mod prefix_cache;
 mod recompute;
+#[cfg(feature = "step4")]
+mod sizing;
+#[cfg(feature = "step2")]
+mod storage;
 
+#[cfg(feature = "step4")]
+pub use block_manager::BlockManager;
+#[cfg(feature = "step4")]
+pub use block_pool::{Block, BlockId, BlockPool};
+#[cfg(feature = "step4")]
+pub use block_table::{BlockTable, Blocks, GONE};
 #[cfg(feature = "step2")]
 pub use contiguous::Contiguous;
 #[cfg(feature = "step3")]
-pub use manager::{KvManager, KvUsage, RequestId, Slots};
-pub use options::{AttentionKind, KvDtype, KvOptions};
+pub use manager::{BlockCounts, BlockOwners, KvManager, KvUsage, Prefix, RequestId, Slots};
+pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, ManagerOptions, Preemption};
+#[cfg(feature = "step4")]
+pub use paged::Paged;
+#[cfg(feature = "step4")]
+pub use prefix_cache::{ChainHash, Link, Parent, PrefixCache};
 pub use recompute::Recompute;
 
+pub use crate::model::{KvMemory, KvPool};
 use crate::{
     backend::cpu::Cpu,
     error::Result,
@@ -34,16 +60,31 @@ pub fn build(shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Atten
         AttentionKind::Recompute => Ok(Box::new(Recompute::new(shape))),
         #[cfg(feature = "step2")]
         AttentionKind::Contiguous => Ok(Box::new(Contiguous::new(shape, options)?)),
-        #[cfg(not(feature = "step2"))]
+        #[cfg(feature = "step4")]
+        AttentionKind::Paged => Ok(Box::new(Paged::new(shape, options)?)),
+        #[cfg(not(feature = "step4"))]
         missing => Err(missing.needs_a_feature()),
+    }
+}
+
+/// The manager of what an attention has reserved, for requests of at most `longest` tokens.
+#[cfg(feature = "step3")]
+pub fn manager(memory: &KvMemory, longest: usize, options: &ManagerOptions) -> Box<dyn KvManager> {
+    match memory.pool {
+        #[cfg(feature = "step4")]
+        Some(pool) => Box::new(BlockManager::new(pool, options)),
+        _ => Box::new(Slots::new(memory.slots, longest)),
     }
 }
 
 impl AttentionKind {
     /// The best that this build has.
-    #[cfg(not(feature = "step2"))]
-    pub const BEST: AttentionKind = AttentionKind::Recompute;
-    /// The best that this build has.
-    #[cfg(feature = "step2")]
-    pub const BEST: AttentionKind = AttentionKind::Contiguous;
+    pub const BEST: AttentionKind = match () {
+        #[cfg(feature = "step4")]
+        () => AttentionKind::Paged,
+        #[cfg(all(feature = "step2", not(feature = "step4")))]
+        () => AttentionKind::Contiguous,
+        #[cfg(not(feature = "step2"))]
+        () => AttentionKind::Recompute,
+    };
 }

@@ -18,6 +18,21 @@ pub struct KvOptions {
     pub max_chunk: Option<usize>,
     /// Bytes of the weights, which a run needs beside K and V; set by the loader.
     pub weight_bytes: u64,
+    /// How much to keep in all. `None`: what `max_num_seqs` sequences need, or as much of it as memory allows.
+    pub budget: Option<KvBudget>,
+    /// Tokens of a block, a power of two. `None`: 16. (`Paged`, step 4.)
+    pub block_size: Option<usize>,
+    /// Bytes of host memory for sequences that are swapped out. (`Paged`, step 4.)
+    pub swap_bytes: u64,
+}
+
+/// How much K and V to keep, over all sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvBudget {
+    /// `--kv-memory`
+    Bytes(u64),
+    /// `--max-kv-tokens`
+    Tokens(usize),
 }
 
 impl KvOptions {
@@ -34,17 +49,21 @@ pub enum AttentionKind {
     Recompute,
     /// Step 2: one contiguous slot a sequence.
     Contiguous,
+    /// Step 4: blocks of a pool.
+    Paged,
 }
 
 impl AttentionKind {
     /// All of them, whatever this build has.
-    pub const ALL: [AttentionKind; 2] = [AttentionKind::Recompute, AttentionKind::Contiguous];
+    pub const ALL: [AttentionKind; 3] =
+        [AttentionKind::Recompute, AttentionKind::Contiguous, AttentionKind::Paged];
 
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
         match self {
             AttentionKind::Recompute => "recompute",
             AttentionKind::Contiguous => "contiguous",
+            AttentionKind::Paged => "paged",
         }
     }
 
@@ -53,6 +72,7 @@ impl AttentionKind {
         match self {
             AttentionKind::Recompute => "step1",
             AttentionKind::Contiguous => "step2",
+            AttentionKind::Paged => "step4",
         }
     }
 
@@ -80,20 +100,27 @@ pub enum KvDtype {
     F32,
     /// Rounded to bf16: half the memory, and half the bytes to read at every token.
     Bf16,
+    /// Rounded to fp8 (e4m3), with an f32 scale for each token and head: about a quarter.
+    Fp8,
 }
 
 impl KvDtype {
+    /// All of them, the widest first.
+    pub const ALL: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
+
     /// The same as a tensor's dtype.
     pub fn stored(self) -> DType {
         match self {
             KvDtype::F32 => DType::F32,
             KvDtype::Bf16 => DType::BF16,
+            KvDtype::Fp8 => DType::F8_E4M3,
         }
     }
 
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        self.stored().bytes()
+    /// Bytes of one token's K or V of one head, `head_dim` numbers, its scale included.
+    pub fn vector_bytes(self, head_dim: usize) -> usize {
+        let scale = if self == KvDtype::Fp8 { size_of::<f32>() } else { 0 };
+        head_dim * self.stored().bytes() + scale
     }
 }
 
@@ -102,6 +129,30 @@ impl fmt::Display for KvDtype {
         f.write_str(match self {
             KvDtype::F32 => "f32",
             KvDtype::Bf16 => "bf16",
+            KvDtype::Fp8 => "fp8-e4m3",
         })
     }
+}
+
+/// How the pool's blocks are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManagerOptions {
+    /// Whether requests find what earlier ones have computed.
+    pub prefix_cache: bool,
+    pub preemption: Preemption,
+}
+
+impl Default for ManagerOptions {
+    fn default() -> ManagerOptions {
+        ManagerOptions { prefix_cache: true, preemption: Preemption::Recompute }
+    }
+}
+
+/// What happens to the K and V of a request that must give way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preemption {
+    /// They are dropped, and computed again later (what the prefix cache still has is not).
+    Recompute,
+    /// They are copied to host memory and back, as long as there is room; dropped otherwise.
+    Swap,
 }

@@ -41,6 +41,22 @@ pub struct KvMemory {
     pub slots: usize,
     /// All of it, used or not.
     pub reserved_bytes: u64,
+    /// The pool, where K and V are kept in blocks of it.
+    pub pool: Option<KvPool>,
+}
+
+/// Blocks of K and V, which sequences share out among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvPool {
+    /// Tokens of a block.
+    pub block_size: usize,
+    pub blocks: usize,
+    /// Blocks of host memory for sequences that are swapped out.
+    pub swap_blocks: usize,
+    /// How many keys a query of any layer sees at most; `None` if some layer sees all.
+    pub window: Option<usize>,
+    /// The most tokens of one sequence in one forward pass.
+    pub max_chunk: usize,
 }
 
 /// Attention over a batch. Implemented by `Recompute` in step 1; later by `Contiguous` (2) and `Paged` (4), and on

@@ -13,7 +13,7 @@ mod load;
 pub mod rope;
 mod tree;
 
-pub use attention::{Attention, AttentionShape, KvMemory};
+pub use attention::{Attention, AttentionShape, KvMemory, KvPool};
 pub use builder::Builder;
 pub use collective::{Alone, Collective, Rank};
 pub use decoder::Decoder;

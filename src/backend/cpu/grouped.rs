@@ -11,11 +11,16 @@ use super::{
 };
 use half::bf16;
 
-/// Vectors of K or V as they are kept: position i of a segment starts at element `i * stride`.
+/// Vectors of K or V as they are kept, one after the other.
 #[derive(Clone, Copy)]
 pub enum Kept<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
+    /// Codes of e4m3, and for each vector what they are multiplied with.
+    Fp8 {
+        codes: &'a [u8],
+        scales: &'a [f32],
+    },
 }
 
 /// K and V of one head at neighbouring positions.
@@ -23,7 +28,7 @@ pub enum Kept<'a> {
 pub struct Segment<'a> {
     pub k: Kept<'a>,
     pub v: Kept<'a>,
-    /// Elements from one position to the next.
+    /// Vectors from one position to the next: those of the other heads lie between.
     pub stride: usize,
     /// Positions.
     pub len: usize,
@@ -115,9 +120,10 @@ fn add_weighted<S: Shape, const L: usize>(
 }
 
 impl Kept<'_> {
-    /// The vector that starts at an element, as f32: in place, or widened into `wide`, whose length it has.
+    /// A vector by its number, as f32: in place, or widened into `wide`, whose length it has.
     #[inline(always)]
-    fn vector<'a>(&'a self, start: usize, wide: &'a mut [f32]) -> &'a [f32] {
+    fn vector<'a>(&'a self, number: usize, wide: &'a mut [f32]) -> &'a [f32] {
+        let start = number * wide.len();
         match self {
             Kept::F32(kept) => &kept[start..][..wide.len()],
             Kept::Bf16(kept) => {
@@ -126,9 +132,36 @@ impl Kept<'_> {
                 }
                 wide
             }
+            Kept::Fp8 { codes, scales } => {
+                let scale = scales[number];
+                for (wide, code) in wide.iter_mut().zip(&codes[start..]) {
+                    *wide = E4M3[*code as usize] * scale;
+                }
+                wide
+            }
         }
     }
 }
+
+/// The numbers that the codes of e4m3 stand for: a sign, four bits of exponent with bias 7, three of mantissa; no infinity, and
+/// all ones is NaN (Micikevicius et al., arXiv:2209.05433, table 1).
+static E4M3: [f32; 256] = {
+    let (mut table, mut code) = ([0.0; 256], 0);
+    while code < 256 {
+        let (exponent, mantissa) = (code as u32 >> 3 & 15, code as u32 & 7);
+        // Below the smallest exponent there is no leading one. Powers of two by their bits: const fn has no powi.
+        table[code] = match () {
+            () if exponent == 15 && mantissa == 7 => f32::NAN,
+            () if exponent == 0 => mantissa as f32 / 8.0 * f32::from_bits(121 << 23),
+            () => (1.0 + mantissa as f32 / 8.0) * f32::from_bits((exponent + 120) << 23),
+        };
+        if code >= 128 {
+            table[code] = -table[code];
+        }
+        code += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
@@ -139,27 +172,28 @@ mod tests {
         ((i * 37 % 64) as f32 - 31.0) / 16.0
     }
 
-    /// Two query heads over 7 keys of 19 numbers, 23 apart, in one segment and in three.
+    /// Two query heads over 7 keys of 19 numbers, those of another head between them, in one segment and in three.
     #[test]
     fn every_isa_dtype_and_cut_agrees_with_f64() {
-        let (d, n, stride, scale) = (19, 7, 23, 0.25);
+        let (d, n, stride, scale) = (19, 7, 2, 0.25);
+        let step = d * stride;
         let q: Vec<f32> = (0..2 * d).map(value).collect();
-        let k: Vec<f32> = (0..n * stride).map(|i| value(i + 5)).collect();
-        let v: Vec<f32> = (0..n * stride).map(|i| value(3 * i + 1)).collect();
+        let k: Vec<f32> = (0..n * step).map(|i| value(i + 5)).collect();
+        let v: Vec<f32> = (0..n * step).map(|i| value(3 * i + 1)).collect();
         let narrow = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
         let (k16, v16) = (narrow(&k), narrow(&v));
 
         let score = |g: usize, t: usize| -> f64 {
-            (0..d).map(|i| q[g * d + i] as f64 * k[t * stride + i] as f64).sum::<f64>() * scale as f64
+            (0..d).map(|i| q[g * d + i] as f64 * k[t * step + i] as f64).sum::<f64>() * scale as f64
         };
         let want = |g: usize, i: usize| -> f64 {
             let sum: f64 = (0..n).map(|t| score(g, t).exp()).sum();
-            (0..n).map(|t| score(g, t).exp() / sum * v[t * stride + i] as f64).sum()
+            (0..n).map(|t| score(g, t).exp() / sum * v[t * step + i] as f64).sum()
         };
         for isa in Isa::supported() {
             let cut = |cuts: &[usize], narrow: bool| {
                 let segments = cuts.windows(2).map(|c| {
-                    let (at, len) = (c[0] * stride, c[1] - c[0]);
+                    let (at, len) = (c[0] * step, c[1] - c[0]);
                     let (k, v) = match narrow {
                         true => (Kept::Bf16(&k16[at..]), Kept::Bf16(&v16[at..])),
                         false => (Kept::F32(&k[at..]), Kept::F32(&v[at..])),
@@ -178,6 +212,22 @@ mod tests {
             for (cuts, narrow) in [(&[0, 1, 4, n][..], false), (&[0, n], true), (&[0, 3, n], true)] {
                 assert_eq!(cut(cuts, narrow), whole, "{isa:?}: cut at {cuts:?}, bf16: {narrow}");
             }
+        }
+    }
+
+    /// The table against the library that rounds to e4m3.
+    #[test]
+    fn codes_of_e4m3_are_the_numbers_that_they_stand_for() {
+        for code in 0..=255u8 {
+            let (got, want) = (E4M3[code as usize], float8::F8E4M3::from_bits(code).to_f32());
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{code}: {got} for {want}");
+        }
+        let codes: Vec<u8> = (0..12).map(|i| i * 17 % 120).collect();
+        let kept = Kept::Fp8 { codes: &codes, scales: &[9.0, 2.0, 0.5] };
+        let mut wide = [0.0; 4];
+        for (number, scale) in [(0, 9.0), (1, 2.0), (2, 0.5)] {
+            let want = codes[number * 4..][..4].iter().map(|code| E4M3[*code as usize] * scale);
+            assert!(kept.vector(number, &mut wide).iter().copied().eq(want), "vector {number}");
         }
     }
 }

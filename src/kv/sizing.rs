@@ -1,0 +1,157 @@
+//! How many blocks there is room for.
+
+use super::{KvBudget, KvDtype, KvOptions};
+use crate::{
+    error::{Error, Result},
+    model::{AttentionShape, KvPool},
+};
+
+/// The part of the free memory that is offered to K and V; the rest is for activations and for others.
+const SHARE: f64 = 0.9;
+
+/// Tokens of a block, if nobody asks for another number.
+pub const BLOCK_SIZE: usize = 16;
+
+/// A pool as it was planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pool {
+    pub block_size: usize,
+    pub blocks: usize,
+    pub swap_blocks: usize,
+    /// The longest sequence in tokens.
+    pub max_model_len: usize,
+    pub max_chunk: usize,
+    /// How many keys a query of any layer sees at most, if all have a window.
+    pub window: Option<usize>,
+}
+
+impl Pool {
+    /// What the block manager must know of it.
+    pub fn for_manager(&self) -> KvPool {
+        let Pool { block_size, blocks, swap_blocks, window, max_chunk, .. } = *self;
+        KvPool { block_size, blocks, swap_blocks, window, max_chunk }
+    }
+}
+
+/// Plans a pool in `free` bytes: what the options ask for, or what the sequences can use at most.
+///
+/// # Errors
+/// If what was asked for does not fit, or nothing does.
+pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) -> Result<Pool> {
+    let free = (free.saturating_sub(options.weight_bytes) as f64 * SHARE) as u64;
+    let block_size = options.block_size.unwrap_or(BLOCK_SIZE);
+    let block_bytes = shape.bytes_per_token(options.dtype) * block_size as u64;
+    let fit = (free / block_bytes.max(1)) as usize;
+
+    let longest = options.max_model_len.unwrap_or(shape.context);
+    let wanted = options.max_num_seqs.unwrap_or(1).saturating_mul(longest.div_ceil(block_size));
+    let (flag, blocks) = match options.budget {
+        Some(KvBudget::Bytes(bytes)) => ("--kv-memory", (bytes / block_bytes.max(1)) as usize),
+        Some(KvBudget::Tokens(tokens)) => ("--max-kv-tokens", tokens / block_size),
+        None => ("", wanted.min(fit)),
+    };
+    if blocks == 0 && options.budget.is_some() {
+        return Err(Error::Request(format!(
+            "{flag}: a block of {block_size} tokens takes {block_bytes} bytes, and not one fits; give more, or a smaller --block-size"
+        )));
+    }
+    if blocks > fit || blocks == 0 {
+        return Err(too_much(flag, blocks.max(1) as u64 * block_bytes, free, options.dtype));
+    }
+    let max_model_len = longest_sequence(shape, options, blocks * block_size, free)?;
+    let windows: Option<Vec<usize>> = shape.layers.clone().map(|layer| shape.windows[layer]).collect();
+    Ok(Pool {
+        block_size,
+        blocks,
+        swap_blocks: (options.swap_bytes / block_bytes.max(1)) as usize,
+        max_model_len,
+        max_chunk: options.max_chunk.unwrap_or(max_model_len),
+        window: windows.and_then(|windows| windows.into_iter().max()),
+    })
+}
+
+/// A single sequence gives way to the pool, unless a length was asked for. Many sequences are checked one by one, when they arrive.
+fn longest_sequence(shape: &AttentionShape, options: &KvOptions, room: usize, free: u64) -> Result<usize> {
+    let asked = options.max_model_len;
+    match (asked, options.max_num_seqs) {
+        (Some(asked), None) if asked > room => {
+            if let Some(budget) = options.budget {
+                let (flag, value) = match budget {
+                    KvBudget::Bytes(bytes) => ("--kv-memory", format!("{bytes} bytes")),
+                    KvBudget::Tokens(tokens) => ("--max-kv-tokens", tokens.to_string()),
+                };
+                return Err(Error::Request(format!(
+                    "--max-model-len {asked}: the pool of {flag} {value} has room for {room} tokens; give a larger one"
+                )));
+            }
+            let bytes = asked as u64 * shape.bytes_per_token(options.dtype);
+            Err(too_much(&format!("--max-model-len {asked}"), bytes, free, options.dtype))
+        }
+        (Some(asked), _) => Ok(asked),
+        (None, _) => Ok(shape.context.min(room)),
+    }
+}
+
+fn too_much(flag: &str, bytes: u64, free: u64, dtype: KvDtype) -> Error {
+    let narrower = match dtype {
+        KvDtype::F32 => " or --kv-dtype bf16",
+        KvDtype::Bf16 => " or --kv-dtype fp8-e4m3",
+        KvDtype::Fp8 => "",
+    };
+    let (what, way_out) = match flag {
+        "" => ("there is no memory for K and V".to_owned(), format!("close other programs{narrower}")),
+        flag => (flag.to_owned(), format!("give less{narrower}")),
+    };
+    let [asked, free] = [bytes, free].map(|bytes| bytes as f64 / 1e9);
+    Error::Request(format!(
+        "{what}: K and V would take {asked:.3} GB, and {free:.3} GB are free beside the weights; {way_out}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two layers; 2 · 4 · 32 numbers a token and layer: 2,048 bytes a token in f32.
+    fn shape(windows: [Option<usize>; 2]) -> AttentionShape {
+        let (layers, windows) = (0..2, windows.to_vec());
+        AttentionShape { layers, heads: 8, kv_heads: 4, head_dim: 32, scale: 1.0, windows, context: 1000 }
+    }
+
+    fn pool(options: KvOptions, free_megabytes: f64) -> Result<Pool, String> {
+        let free = (free_megabytes * 1e6 / SHARE) as u64 + 1;
+        plan_pool(&shape([None, Some(8)]), &options, free).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_pool_is_what_was_asked_for_or_what_can_be_used() {
+        let options = KvOptions { max_num_seqs: Some(4), max_model_len: Some(100), ..KvOptions::default() };
+        assert_eq!(pool(options.clone(), 100.0).unwrap().blocks, 4 * 7);
+        assert_eq!(pool(options.clone(), 0.33).unwrap().blocks, 10, "330,000 / (16 · 2,048)");
+        let asked = |budget, block_size| {
+            pool(KvOptions { budget: Some(budget), block_size, ..options.clone() }, 100.0)
+        };
+        assert_eq!(asked(KvBudget::Tokens(640), Some(32)).unwrap().blocks, 20);
+        let planned = asked(KvBudget::Bytes(1 << 20), Some(1)).unwrap();
+        assert_eq!((planned.blocks, planned.max_model_len, planned.window), (512, 100, None));
+        let error = asked(KvBudget::Bytes(1 << 30), None).unwrap_err();
+        assert!(error.contains("--kv-memory") && error.contains("0.100 GB are free"), "{error}");
+        assert!(asked(KvBudget::Tokens(15), None).unwrap_err().contains("not one fits"));
+    }
+
+    #[test]
+    fn one_sequence_gives_way_to_the_pool() {
+        assert_eq!(pool(KvOptions::default(), 100.0).unwrap().max_model_len, 1000);
+        assert_eq!(pool(KvOptions::default(), 0.33).unwrap().max_model_len, 160);
+        let error = pool(KvOptions { max_model_len: Some(500), ..KvOptions::default() }, 0.33).unwrap_err();
+        assert!(error.contains("--max-model-len 500") && error.contains("--kv-dtype bf16"), "{error}");
+        assert!(pool(KvOptions::default(), 0.0).unwrap_err().contains("no memory"));
+    }
+
+    #[test]
+    fn a_window_counts_if_every_layer_has_one() {
+        let of = |windows| plan_pool(&shape(windows), &KvOptions::default(), 1 << 30).unwrap().window;
+        assert_eq!(of([Some(5), Some(8)]), Some(8));
+        assert_eq!(of([Some(5), None]), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! How vectors of K and V are stored: f32, bf16, or fp8 with a scale each.
+
+use super::KvDtype;
+use crate::backend::cpu::grouped::Kept;
+use float8::F8E4M3;
+use half::{bf16, slice::HalfBitsSliceExt};
+use std::collections::TryReserveError;
+
+/// Room for many vectors of `head_dim` numbers: one token's K or V of one head each.
+pub(super) struct Storage {
+    head_dim: usize,
+    values: Values,
+}
+
+// ANCHOR: values
+enum Values {
+    F32(Vec<f32>),
+    /// The bits: zeroed u16 cost nothing until they are written.
+    Bf16(Vec<u16>),
+    /// Codes of e4m3 and, for each vector, what they are multiplied with.
+    Fp8 {
+        codes: Vec<u8>,
+        scales: Vec<f32>,
+    },
+}
+// ANCHOR_END: values
+
+impl Storage {
+    /// Zeros; the system gives the memory when it is first written.
+    pub fn new(dtype: KvDtype, vectors: usize, head_dim: usize) -> Result<Storage, TryReserveError> {
+        let elements = vectors * head_dim;
+        let values = match dtype {
+            KvDtype::F32 => Values::F32(zeros(elements)?),
+            KvDtype::Bf16 => Values::Bf16(zeros(elements)?),
+            KvDtype::Fp8 => Values::Fp8 { codes: zeros(elements)?, scales: zeros(vectors)? },
+        };
+        Ok(Storage { head_dim, values })
+    }
+
+    /// Stores one vector.
+    pub fn write(&mut self, vector: usize, from: &[f32]) {
+        let d = self.head_dim;
+        match &mut self.values {
+            Values::F32(kept) => kept[vector * d..][..d].copy_from_slice(from),
+            Values::Bf16(kept) => {
+                for (kept, value) in kept[vector * d..][..d].iter_mut().zip(from) {
+                    *kept = bf16::from_f32(*value).to_bits();
+                }
+            }
+            Values::Fp8 { codes, scales } => {
+                scales[vector] = write_fp8(&mut codes[vector * d..][..d], from);
+            }
+        }
+    }
+
+    /// Copies `n` vectors within.
+    #[cfg(feature = "step4")]
+    pub fn copy_within(&mut self, from: usize, to: usize, n: usize) {
+        let d = self.head_dim;
+        match &mut self.values {
+            Values::F32(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
+            Values::Bf16(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
+            Values::Fp8 { codes, scales } => {
+                codes.copy_within(from * d..(from + n) * d, to * d);
+                scales.copy_within(from..from + n, to);
+            }
+        }
+    }
+
+    /// Copies `n` vectors of another storage of the same kind.
+    #[cfg(feature = "step4")]
+    pub fn copy_from(&mut self, other: &Storage, from: usize, to: usize, n: usize) {
+        let d = self.head_dim;
+        let (there, here) = (from * d..(from + n) * d, to * d..(to + n) * d);
+        match (&mut self.values, &other.values) {
+            (Values::F32(kept), Values::F32(other)) => kept[here].copy_from_slice(&other[there]),
+            (Values::Bf16(kept), Values::Bf16(other)) => kept[here].copy_from_slice(&other[there]),
+            (Values::Fp8 { codes, scales }, Values::Fp8 { codes: c, scales: s }) => {
+                codes[here].copy_from_slice(&c[there]);
+                scales[to..to + n].copy_from_slice(&s[from..from + n]);
+            }
+            _ => unreachable!("K and V of one cache have one dtype"),
+        }
+    }
+
+    /// What is stored from a vector on.
+    pub fn from(&self, vector: usize) -> Kept<'_> {
+        let start = vector * self.head_dim;
+        match &self.values {
+            Values::F32(kept) => Kept::F32(&kept[start..]),
+            Values::Bf16(kept) => Kept::Bf16(kept[start..].reinterpret_cast()),
+            Values::Fp8 { codes, scales } => Kept::Fp8 { codes: &codes[start..], scales: &scales[vector..] },
+        }
+    }
+}
+
+fn zeros<T: Clone + Default>(n: usize) -> Result<Vec<T>, TryReserveError> {
+    Vec::<T>::new().try_reserve_exact(n)?; // `vec!` would end the program
+    Ok(vec![T::default(); n])
+}
+
+// ANCHOR: write_fp8
+/// Rounds a vector to e4m3 (Micikevicius et al., arXiv:2209.05433), scaled so that its largest element becomes 448, the largest
+/// number that e4m3 has. Gives the scale: value ≈ code · scale.
+fn write_fp8(codes: &mut [u8], from: &[f32]) -> f32 {
+    let largest = from.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let scale = (largest / F8E4M3::MAX.to_f32()).max(f32::MIN_POSITIVE);
+    for (code, value) in codes.iter_mut().zip(from) {
+        *code = F8E4M3::from_f32(value / scale).to_bits();
+    }
+    scale
+}
+// ANCHOR_END: write_fp8
