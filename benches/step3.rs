@@ -12,7 +12,7 @@ use stairwell::{
     demo,
     engine::{Continuous, Engine, Limits, LocalWorker, Policy, Static},
     generate::GenerateParams,
-    kv::KvOptions,
+    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
 };
@@ -60,6 +60,7 @@ const POLICIES: [(&str, usize, NewPolicy); 3] = [
 
 fn engine(max_num_seqs: usize, policy: Box<dyn Policy>) -> Engine<LocalWorker<stairwell::backend::cpu::Cpu>> {
     let kv = KvOptions {
+        attention: Some(AttentionKind::Contiguous), // slots, in every build
         max_model_len: Some(MAX_MODEL_LEN),
         max_num_seqs: Some(max_num_seqs),
         max_chunk: Some(MAX_BATCHED_TOKENS),

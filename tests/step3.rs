@@ -13,10 +13,11 @@ use stairwell::{
     },
     error::Result,
     generate::{FinishReason, GenerateParams, generate},
-    kv::KvOptions,
+    kv::{AttentionKind, KvOptions},
     model::KvMemory,
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
+    tensor::HostTensor,
 };
 use std::{
     collections::BTreeMap,
@@ -51,12 +52,16 @@ impl Worker for Recording {
     fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
         self.inner.check_prompt(prompt)
     }
+    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
+        self.inner.update_weights(tensors)
+    }
 }
 
 const LONGEST: usize = 64;
 
 fn engine(name: &str, limits: Limits, policy: Box<dyn Policy>) -> Engine<Recording> {
     let kv = KvOptions {
+        attention: Some(AttentionKind::Contiguous), // slots, in every build
         max_model_len: Some(LONGEST),
         max_num_seqs: Some(limits.max_num_seqs),
         max_chunk: Some(limits.max_batched_tokens),

@@ -1,13 +1,13 @@
 //! Flags of the engine: who runs when.
 
-use super::{kv_args::KvArgs, model_args::LoadArgs, terminal::print_note};
+use super::{SharedKvArgs, kv_args::KvArgs, model_args::LoadArgs, terminal::print_note};
 use clap::Args;
 use stairwell::{
     backend::cpu::Cpu,
     config::RopeScaling,
-    engine::{Engine, Limits, LocalWorker, Policy, Trace},
+    engine::{Engine, Limits, LocalWorker, Policy, Trace, Worker},
     error::{Error, Result},
-    kv::AttentionKind,
+    kv::{self, AttentionKind, ManagerOptions},
     runner::read_config,
 };
 use std::{fs, path::PathBuf};
@@ -18,7 +18,7 @@ pub struct EngineArgs {
     #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]
-    kv: KvArgs,
+    kv: SharedKvArgs,
     /// Requests that run at a time
     #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 16,
           allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
@@ -31,6 +31,16 @@ pub struct EngineArgs {
     #[arg(long, value_name = "FILE", help_heading = "Scheduling")]
     trace: Option<PathBuf>,
 }
+
+/// Flags that say how requests share the KV cache: there are some from step 4 on.
+pub trait ManagerArgs {
+    /// The flags as options.
+    fn manager(&self) -> ManagerOptions {
+        ManagerOptions::default()
+    }
+}
+
+impl ManagerArgs for KvArgs {}
 
 /// The engine that the commands run.
 pub type CpuEngine = Engine<LocalWorker<Cpu>>;
@@ -66,7 +76,8 @@ impl EngineArgs {
             ));
         }
         let worker = LocalWorker::new(self.load.load(Some(longest), kv, |_| ())?)?;
-        let mut engine = Engine::new(worker, policy, limits);
+        let manager = kv::manager(&worker.memory(), worker.max_model_len(), &self.kv.manager());
+        let mut engine = Engine::with_kv(worker, manager, policy, limits);
         if self.trace.is_some() {
             engine.start_trace();
         }

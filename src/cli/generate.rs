@@ -1,8 +1,7 @@
 //! `stairwell generate`: text from a model.
 
 use super::{
-    Outcome,
-    kv_args::KvArgs,
+    KvArgs, Outcome,
     model_args::{LoadArgs, TokenIds},
     stats::{print_figures, stats},
     terminal::{self, print, print_note},

@@ -14,7 +14,7 @@ use stairwell::{
 #[derive(Args)]
 #[command(next_help_heading = "Attention")]
 pub struct KvArgs {
-    /// Which attention runs: recompute, contiguous [default: the best in this build]
+    /// Which attention runs: recompute, contiguous, paged (from the step that has it) [default: the best in this build]
     #[arg(long, value_name = "NAME")]
     attention: Option<AttentionKind>,
     /// How K and V are stored
@@ -73,14 +73,19 @@ impl KvArgs {
         if memory.reserved_bytes == 0 {
             return;
         }
-        let source = match self.max_model_len {
+        let source = self.source_of_length(runner, wanted);
+        let slots = if memory.slots == 1 { String::new() } else { format!("{} sequences of ", memory.slots) };
+        let bytes = human_bytes(memory.reserved_bytes);
+        print_note(&format!("KV cache: room for {slots}{length} tokens ({source}), {bytes}"));
+    }
+    /// Where the longest sequence's length comes from; `wanted` is the longest sequence of this run, if it is known.
+    pub fn source_of_length(&self, runner: &ModelRunner<Cpu>, wanted: Option<usize>) -> &'static str {
+        let length = runner.max_model_len();
+        match self.max_model_len {
             Some(_) => "--max-model-len",
             None if length == runner.config.context() => "the model's context",
             None if wanted == Some(length) => "the longest request",
             None => "what fits into free memory",
-        };
-        let slots = if memory.slots == 1 { String::new() } else { format!("{} sequences of ", memory.slots) };
-        let bytes = human_bytes(memory.reserved_bytes);
-        print_note(&format!("KV cache: room for {slots}{length} tokens ({source}), {bytes}"));
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! `stairwell logits`: the logits of every prompt token, to a file.
 
 use super::{
-    Outcome,
-    kv_args::KvArgs,
+    KvArgs, Outcome,
     model_args::{LoadArgs, TokenIds},
     terminal::print,
 };

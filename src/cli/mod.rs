@@ -22,6 +22,8 @@ mod kv_args;
 mod load;
 mod logits;
 mod model_args;
+#[cfg(feature = "step4")]
+mod paged_args;
 mod render_chat;
 mod stats;
 mod terminal;
@@ -30,6 +32,14 @@ mod text;
 mod timeline;
 mod tokenize;
 mod verify;
+
+// The flags about K and V: each step's flatten those of the step before.
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+use kv_args::KvArgs as SharedKvArgs;
+#[cfg(not(feature = "step4"))]
+use kv_args::KvArgs;
+#[cfg(feature = "step4")]
+use paged_args::{PagedArgs as KvArgs, SharedArgs as SharedKvArgs};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use stairwell::{backend::cpu::Isa, error::Error};

@@ -1,8 +1,7 @@
 //! `stairwell verify`: module by module against Hugging Face's outputs.
 
 use super::{
-    Outcome,
-    kv_args::KvArgs,
+    KvArgs, Outcome,
     logits::Outputs,
     model_args::LoadArgs,
     terminal::{colours, print, print_note, styled},

@@ -8,7 +8,7 @@ use crate::{
     },
     error::Result,
     generate::GenerateParams,
-    kv::KvOptions,
+    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tokenizer::Tokenizer,
@@ -172,6 +172,7 @@ fn write(
 ) -> Result<(Vec<String>, u64)> {
     let tokenizer = Tokenizer::new(demo::tokenizer_files())?;
     let kv = KvOptions {
+        attention: Some(AttentionKind::Contiguous), // slots, in every build
         max_num_seqs: Some(LIMITS.max_num_seqs),
         max_model_len: Some(128),
         ..KvOptions::default()

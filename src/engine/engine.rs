@@ -1,8 +1,8 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Policy, Request, RequestId,
-    Scheduler, Sharing, Trace, Worker,
+    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Policy, Request, RequestId, Scheduler,
+    Sharing, Trace, Worker,
 };
 use crate::{
     batch::Batch,

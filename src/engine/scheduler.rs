@@ -98,12 +98,14 @@ impl Scheduler {
     }
     // ANCHOR_END: preempt
 
-    /// A forward pass failed: whatever runs is computed again, from its first token.
+    /// A forward pass failed: all are computed again, from their first tokens.
     pub(super) fn recompute_all(&mut self) {
-        while let Some(mut request) = self.running.pop() {
-            self.kv.release(request.id);
-            request.preempt(0);
+        while let Some(request) = self.running.pop() {
             self.waiting.push_front(request);
+        }
+        for request in self.waiting.iter_mut().filter(|r| r.computed() > 0) {
+            self.kv.release(request.id); // what was swapped out, too: the copies may not have been made
+            request.preempt(0);
         }
     }
 

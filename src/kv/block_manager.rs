@@ -88,7 +88,8 @@ impl BlockManager {
     /// Whether a request has K and V of its first `tokens` tokens, all that a later one's window reaches.
     fn can_fork(&self, from: RequestId, tokens: usize) -> bool {
         let Some(table) = self.tables.get(&from) else { return false };
-        let first = self.pool.window.map_or(0, |window| (tokens + 1).saturating_sub(window)) / self.blocks.size;
+        let first =
+            self.pool.window.map_or(0, |window| (tokens + 1).saturating_sub(window)) / self.blocks.size;
         let needed = first..self.blocks.count(tokens);
         table.tokens_computed() >= tokens
             && table.ids()[needed].iter().all(|id| *id != super::block_table::GONE)
@@ -148,9 +149,19 @@ impl BlockManager {
         for (id, table) in &self.tables {
             table.held().for_each(|block| references[block.index()] += 1);
             let ids = table.ids().iter().filter(|block| **block != super::block_table::GONE);
-            assert!(ids.copied().eq(table.held().map(|block| block.0)), "{id:?}: the table that attention reads");
-            assert_eq!(table.ids().len(), table.tokens().div_ceil(*size), "{id:?}: less than a block is unused");
-            assert!(table.tokens_computed() <= table.tokens(), "{id:?}: more is computed than there is room for");
+            assert!(
+                ids.copied().eq(table.held().map(|block| block.0)),
+                "{id:?}: the table that attention reads"
+            );
+            assert_eq!(
+                table.ids().len(),
+                table.tokens().div_ceil(*size),
+                "{id:?}: less than a block is unused"
+            );
+            assert!(
+                table.tokens_computed() <= table.tokens(),
+                "{id:?}: more is computed than there is room for"
+            );
         }
         for (index, count) in references.iter().enumerate() {
             let id = BlockId(index as u32);

@@ -85,7 +85,8 @@ impl BlockTable {
     /// alone afterwards: a block that others hold too is copied first. False if there are not enough blocks; nothing changes then.
     pub fn reserve(&mut self, blocks: &mut Blocks, tokens: usize) -> bool {
         let first = self.computed / blocks.size;
-        let shared = |block: &Option<Block>| block.as_ref().is_some_and(|b| blocks.pool.references(b.id()) > 1);
+        let shared =
+            |block: &Option<Block>| block.as_ref().is_some_and(|b| blocks.pool.references(b.id()) > 1);
         let to_copy: Vec<usize> = (first..self.blocks.len()).filter(|at| shared(&self.blocks[*at])).collect();
         let more = blocks.count(tokens).saturating_sub(self.blocks.len());
         if to_copy.len() + more > blocks.pool.available() {
@@ -148,7 +149,9 @@ impl BlockTable {
     // ANCHOR: publish
     /// Makes the blocks that `tokens`, the first of the sequence, fill known to later requests.
     pub fn publish(&mut self, blocks: &mut Blocks, tokens: &[u32]) {
-        let (Some(cache), Some((done, mut chain))) = (&mut blocks.cache, self.published.take()) else { return };
+        let (Some(cache), Some((done, mut chain))) = (&mut blocks.cache, self.published.take()) else {
+            return;
+        };
         let full = tokens.chunks_exact(blocks.size);
         let (count, done) = (full.len(), done.min(full.len()));
         for (block, tokens) in self.blocks[done..].iter().zip(full.skip(done)) {

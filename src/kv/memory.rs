@@ -1,6 +1,6 @@
 //! How many tokens there is room for.
 
-use super::{KvDtype, KvOptions};
+use super::{KvBudget, KvDtype, KvOptions};
 use crate::{
     error::{Error, Result},
     model::AttentionShape,
@@ -56,6 +56,11 @@ pub(super) struct Room {
 /// If not even one slot fits.
 pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Result<Room> {
     let free = (free.saturating_sub(options.weight_bytes) as f64 * SHARE) as u64;
+    let free = free.min(match options.budget {
+        Some(KvBudget::Bytes(bytes)) => bytes,
+        Some(KvBudget::Tokens(tokens)) => tokens as u64 * shape.bytes_per_token(options.dtype),
+        None => u64::MAX,
+    });
     let slots = options.max_num_seqs.unwrap_or(1).max(1);
     let fits = |slots: usize, tokens: usize| slots as u64 * shape.slot_bytes(tokens, options) <= free;
     match options.max_model_len {

@@ -9,6 +9,8 @@ mod block_manager;
 #[cfg(feature = "step4")]
 mod block_pool;
 #[cfg(feature = "step4")]
+mod block_storage;
+#[cfg(feature = "step4")]
 mod block_table;
 #[cfg(feature = "step2")]
 mod contiguous;
@@ -37,7 +39,7 @@ pub use block_table::{BlockTable, Blocks, GONE};
 pub use contiguous::Contiguous;
 #[cfg(feature = "step3")]
 pub use manager::{BlockCounts, BlockOwners, KvManager, KvUsage, Prefix, RequestId, Slots};
-pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, ManagerOptions, Preemption};
+pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap, ManagerOptions, Preemption};
 #[cfg(feature = "step4")]
 pub use paged::Paged;
 #[cfg(feature = "step4")]
@@ -70,9 +72,9 @@ pub fn build(shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Atten
 /// The manager of what an attention has reserved, for requests of at most `longest` tokens.
 #[cfg(feature = "step3")]
 pub fn manager(memory: &KvMemory, longest: usize, options: &ManagerOptions) -> Box<dyn KvManager> {
-    match memory.pool {
+    match (memory.pool, options) {
         #[cfg(feature = "step4")]
-        Some(pool) => Box::new(BlockManager::new(pool, options)),
+        (Some(pool), options) => Box::new(BlockManager::new(pool, options)),
         _ => Box::new(Slots::new(memory.slots, longest)),
     }
 }

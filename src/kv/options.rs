@@ -22,8 +22,18 @@ pub struct KvOptions {
     pub budget: Option<KvBudget>,
     /// Tokens of a block, a power of two. `None`: 16. (`Paged`, step 4.)
     pub block_size: Option<usize>,
-    /// Bytes of host memory for sequences that are swapped out. (`Paged`, step 4.)
-    pub swap_bytes: u64,
+    /// Host memory for sequences that are swapped out. (`Paged`, step 4.)
+    pub swap: KvSwap,
+}
+
+/// Host memory for K and V that are swapped out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvSwap {
+    #[default]
+    None,
+    Bytes(u64),
+    /// As many blocks as the pool.
+    AsThePool,
 }
 
 /// How much K and V to keep, over all sequences.

@@ -9,17 +9,17 @@
 
 use super::{
     KvDtype, KvOptions,
+    block_storage::LayerBlocks,
     block_table::GONE,
     memory::free_memory,
     sizing::{Pool, plan_pool},
-    storage::Storage,
 };
 use crate::{
     backend::{
         Shaped,
         cpu::{
             Cpu, CpuTensor,
-            grouped::{Scratch, Segment, attend_group},
+            grouped::{Scratch, attend_group},
         },
     },
     batch::{Batch, Move, Span},
@@ -51,16 +51,6 @@ struct Sequence {
     start: usize,
 }
 
-// ANCHOR: layer_blocks
-/// K and V of one layer, each [blocks, kv_heads, block_size, head_dim].
-struct LayerBlocks {
-    kv_heads: usize,
-    block_size: usize,
-    k: Storage,
-    v: Storage,
-}
-// ANCHOR_END: layer_blocks
-
 impl Paged {
     /// Reserves the pool.
     ///
@@ -70,8 +60,9 @@ impl Paged {
         let pool = plan_pool(&shape, options, free_memory())?;
         let layers = |blocks: usize| {
             let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
-            let refused =
-                |e: TryReserveError| Error::Request(format!("no memory for K and V: {e}; give a smaller --kv-memory"));
+            let refused = |e: TryReserveError| {
+                Error::Request(format!("no memory for K and V: {e}; give a smaller --kv-memory"))
+            };
             shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(refused)
         };
         let (layers, host) = (layers(pool.blocks)?, layers(pool.swap_blocks)?);
@@ -98,12 +89,16 @@ impl Paged {
         if let Some(block) = table[first..end.div_ceil(block_size)].iter().find(|b| **b as usize >= blocks) {
             let message = match *block {
                 GONE => format!("keys that position {start} sees were given back behind the sliding window"),
-                block => format!("the KV cache has {blocks} blocks, and a sequence names block {block}; give a larger --kv-memory"),
+                block => format!(
+                    "the KV cache has {blocks} blocks, and a sequence names block {block}; give a larger --kv-memory"
+                ),
             };
             return Err(Error::Request(message));
         }
         // ANCHOR: slot_mapping
-        let slot = |position: usize| table[position / block_size] * block_size as u32 + (position % block_size) as u32;
+        let slot = |position: usize| {
+            table[position / block_size] * block_size as u32 + (position % block_size) as u32
+        };
         self.slot_mapping.extend((start..end).map(slot));
         // ANCHOR_END: slot_mapping
         self.sequences.push(Sequence { rows: span.rows.clone(), table: span.table.clone(), start });
@@ -196,72 +191,5 @@ impl Attention<Cpu> for Paged {
             reserved_bytes: (self.pool.blocks * self.pool.block_size) as u64 * bytes_per_token,
             pool: Some(self.pool.for_manager()),
         }
-    }
-}
-
-impl LayerBlocks {
-    fn new(
-        shape: &AttentionShape,
-        dtype: KvDtype,
-        blocks: usize,
-        block_size: usize,
-    ) -> Result<LayerBlocks, TryReserveError> {
-        let storage = || Storage::new(dtype, blocks * block_size * shape.kv_heads, shape.head_dim);
-        Ok(LayerBlocks { kv_heads: shape.kv_heads, block_size, k: storage()?, v: storage()? })
-    }
-
-    // ANCHOR: vector
-    /// The number of a vector of K or V.
-    fn vector(&self, block: usize, kv_head: usize, place: usize) -> usize {
-        (block * self.kv_heads + kv_head) * self.block_size + place
-    }
-
-    /// Keeps one token's K and V, [kv_heads · head_dim] each.
-    fn write(&mut self, slot: usize, k: &[f32], v: &[f32]) {
-        let (block, place, head_dim) =
-            (slot / self.block_size, slot % self.block_size, k.len() / self.kv_heads);
-        for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
-            let vector = self.vector(block, head, place);
-            self.k.write(vector, k);
-            self.v.write(vector, v);
-        }
-    }
-    // ANCHOR_END: vector
-
-    // ANCHOR: segments
-    /// The positions `seen` of one head in place: a segment for each block of the table.
-    fn segments<'a>(
-        &'a self,
-        table: &'a [u32],
-        seen: Range<usize>,
-        kv_head: usize,
-    ) -> impl Iterator<Item = Segment<'a>> + Clone {
-        let size = self.block_size;
-        (seen.start / size..seen.end.div_ceil(size)).map(move |at| {
-            let from = seen.start.max(at * size);
-            let len = seen.end.min((at + 1) * size) - from;
-            let vector = self.vector(table[at] as usize, kv_head, from % size);
-            Segment { k: self.k.from(vector), v: self.v.from(vector), stride: 1, len }
-        })
-    }
-    // ANCHOR_END: segments
-
-    /// Vectors of a block.
-    fn block_vectors(&self) -> usize {
-        self.kv_heads * self.block_size
-    }
-
-    fn copy(&mut self, from: u32, to: u32) {
-        let n = self.block_vectors();
-        for storage in [&mut self.k, &mut self.v] {
-            storage.copy_within(from as usize * n, to as usize * n, n);
-        }
-    }
-
-    fn copy_from(&mut self, other: &LayerBlocks, from: u32, to: u32) {
-        let n = self.block_vectors();
-        let (from, to) = (from as usize * n, to as usize * n);
-        self.k.copy_from(&other.k, from, to, n);
-        self.v.copy_from(&other.v, from, to, n);
     }
 }

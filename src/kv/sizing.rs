@@ -1,6 +1,6 @@
 //! How many blocks there is room for.
 
-use super::{KvBudget, KvDtype, KvOptions};
+use super::{KvBudget, KvDtype, KvOptions, KvSwap};
 use crate::{
     error::{Error, Result},
     model::{AttentionShape, KvPool},
@@ -63,7 +63,11 @@ pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) 
     Ok(Pool {
         block_size,
         blocks,
-        swap_blocks: (options.swap_bytes / block_bytes.max(1)) as usize,
+        swap_blocks: match options.swap {
+            KvSwap::None => 0,
+            KvSwap::Bytes(bytes) => (bytes / block_bytes.max(1)) as usize,
+            KvSwap::AsThePool => blocks,
+        },
         max_model_len,
         max_chunk: options.max_chunk.unwrap_or(max_model_len),
         window: windows.and_then(|windows| windows.into_iter().max()),

@@ -8,12 +8,12 @@ use std::collections::TryReserveError;
 
 /// Room for many vectors of `head_dim` numbers: one token's K or V of one head each.
 pub(super) struct Storage {
-    head_dim: usize,
-    values: Values,
+    pub(super) head_dim: usize,
+    pub(super) values: Values,
 }
 
 // ANCHOR: values
-enum Values {
+pub(super) enum Values {
     F32(Vec<f32>),
     /// The bits: zeroed u16 cost nothing until they are written.
     Bf16(Vec<u16>),
@@ -50,36 +50,6 @@ impl Storage {
             Values::Fp8 { codes, scales } => {
                 scales[vector] = write_fp8(&mut codes[vector * d..][..d], from);
             }
-        }
-    }
-
-    /// Copies `n` vectors within.
-    #[cfg(feature = "step4")]
-    pub fn copy_within(&mut self, from: usize, to: usize, n: usize) {
-        let d = self.head_dim;
-        match &mut self.values {
-            Values::F32(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
-            Values::Bf16(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
-            Values::Fp8 { codes, scales } => {
-                codes.copy_within(from * d..(from + n) * d, to * d);
-                scales.copy_within(from..from + n, to);
-            }
-        }
-    }
-
-    /// Copies `n` vectors of another storage of the same kind.
-    #[cfg(feature = "step4")]
-    pub fn copy_from(&mut self, other: &Storage, from: usize, to: usize, n: usize) {
-        let d = self.head_dim;
-        let (there, here) = (from * d..(from + n) * d, to * d..(to + n) * d);
-        match (&mut self.values, &other.values) {
-            (Values::F32(kept), Values::F32(other)) => kept[here].copy_from_slice(&other[there]),
-            (Values::Bf16(kept), Values::Bf16(other)) => kept[here].copy_from_slice(&other[there]),
-            (Values::Fp8 { codes, scales }, Values::Fp8 { codes: c, scales: s }) => {
-                codes[here].copy_from_slice(&c[there]);
-                scales[to..to + n].copy_from_slice(&s[from..from + n]);
-            }
-            _ => unreachable!("K and V of one cache have one dtype"),
         }
     }
 

@@ -71,7 +71,7 @@ fn memory(cached: &ModelRunner<Cpu>, tokens: usize) {
     println!("\n2. What is kept: K and V of every layer");
     println!(
         "   2 * {layers} layers * {kv_heads} KV heads * {d} * {} bytes = {} bytes a token",
-        KvDtype::F32.bytes(),
+        KvDtype::F32.stored().bytes(),
         kv.bytes_per_token
     );
     println!("   {tokens} tokens: {} bytes", tokens as u64 * kv.bytes_per_token);

@@ -5,7 +5,7 @@ use stairwell::{
     engine::{Chunk, Continuous, Engine, Event, Limits, LocalWorker, OnEvent, Policy, RequestId, Static},
     error::Result,
     generate::{GenerateParams, generate},
-    kv::KvOptions,
+    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     tokenizer::Tokenizer,
 };
@@ -78,6 +78,7 @@ fn params(max_tokens: usize) -> GenerateParams {
 
 fn engine(policy: Box<dyn Policy>, limits: Limits) -> Result<DemoEngine> {
     let kv = KvOptions {
+        attention: Some(AttentionKind::Contiguous), // slots, in every build
         max_num_seqs: Some(limits.max_num_seqs),
         max_model_len: Some(64),
         ..KvOptions::default()

@@ -220,7 +220,10 @@ mod tests {
     fn codes_of_e4m3_are_the_numbers_that_they_stand_for() {
         for code in 0..=255u8 {
             let (got, want) = (E4M3[code as usize], float8::F8E4M3::from_bits(code).to_f32());
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{code}: {got} for {want}");
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{code}: {got} for {want}"
+            );
         }
         let codes: Vec<u8> = (0..12).map(|i| i * 17 % 120).collect();
         let kept = Kept::Fp8 { codes: &codes, scales: &[9.0, 2.0, 0.5] };
