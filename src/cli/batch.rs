@@ -1,17 +1,18 @@
 //! `stairwell batch`: many requests from a file, results to a file.
 
 use super::{
-    Outcome,
+    Outcome, UpdateArgs,
     batch_request::{BatchRequest, Defaults, read_requests},
     batch_results::Results,
     engine_args::{CpuEngine, EngineArgs},
+    engine_stats::{blocks, shared},
     terminal::{print, print_error, print_note},
     text::Text,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use stairwell::{
-    engine::{Continuous, Event, Finished, OnEvent},
+    engine::{Continuous, Event, Finished, OnEvent, Sharing},
     error::{Error, Result},
     tokenizer::Tokenizer,
 };
@@ -32,6 +33,7 @@ use std::{
 A request: {\"id\": \"a\", \"prompt\": \"Once upon a time\", \"max_tokens\": 50, \"temperature\": 0}
 It has one of prompt (text), messages (a chat) and prompt_ids, and if wanted n, seed, stop, ignore_eos and the sampling fields of
 OpenAI's API: temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, logprobs.
+Requests share K and V of equal beginnings (from step 4 on) with those that have the same cache_salt, or none.
 
 Results are written as requests finish, a whole line at a time. A bad line is reported with its number, and the others run.
 
@@ -51,6 +53,8 @@ pub struct Args {
     /// Go on where an earlier run ended: requests that have a result in the output file are left out
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    update: UpdateArgs,
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
@@ -71,6 +75,7 @@ pub fn run(args: Args) -> Result<Outcome> {
         requests.into_iter().filter(|r| !done.contains(&r.id.to_string())).collect();
     let longest =
         requests.iter().map(|r| r.prompt.len().saturating_add(r.params.max_tokens)).max().unwrap_or(1);
+    let mut update = args.update.open()?;
     let mut engine = args.engine.engine(longest, Box::new(Continuous))?;
     args.engine.note(&engine, longest);
 
@@ -94,6 +99,13 @@ pub fn run(args: Args) -> Result<Outcome> {
             bar.finished();
         }
         bar.show(&engine, start);
+        if let Some((_, run)) = update.take_if(|(after, _)| written >= *after) {
+            run(&mut engine)?;
+        }
+    }
+    for result in finished.try_iter() {
+        results.write(&result)?; // of requests that were aborted
+        written += 1;
     }
     args.engine.write_trace(&mut engine)?;
     drop(bar);
@@ -115,7 +127,9 @@ fn add(
     for index in 0..n {
         let text = Text::new(tokenizer.clone(), request.text_after(), &request.stop);
         let on_event = stream(text, has_text, gather.clone(), index);
-        match engine.add(request.prompt.clone(), request.params.sample(index), on_event) {
+        // The samples after the first share its prompt.
+        let sharing = Sharing { salt: request.salt.clone(), like: added.first().copied() };
+        match engine.add_sharing(request.prompt.clone(), request.params.sample(index), sharing, on_event) {
             Ok(id) => added.push(id),
             Err(error) => {
                 for id in added {
@@ -151,6 +165,9 @@ fn sample(finished: &Finished, text: &mut Text, has_text: bool) -> Value {
         "queued": seconds(finished.times.admitted),
         "ttft": seconds(finished.times.first_token),
         "tpot": seconds(finished.times.per_token(finished.output.len())),
+        "cached_tokens": finished.cached_tokens,
+        "preemptions": finished.preemptions,
+        "weight_version": finished.weight_version,
     });
     if let Some(error) = &finished.error {
         object["error"] = error.clone().into();
@@ -249,17 +266,24 @@ fn summary(
         "kv_utilization": stats.kv_utilization(),
         "kv_reserved_bytes": engine.worker.runner.attention.memory().reserved_bytes,
         "attention": engine.worker.runner.attention.name(),
+        "prompt_tokens": stats.prompt_tokens,
+        "cached_tokens": stats.cached_tokens,
+        "preemptions": stats.preemptions,
+        "mean_running": stats.mean_running(),
+        "weight_version": engine.weight_version(),
+        "blocks": blocks(&engine.blocks()),
     });
     if args.json {
         return print(&format!("{summary}\n"));
     }
     print_note(&format!(
         "{written} results in {}: {} output tokens in {seconds:.1} s, {rate:.1} tok/s, {} steps; of the KV memory that running requests \
-         reserved, {:.0} % held a token",
+         reserved, {:.0} % held a token{}",
         args.output.display(),
         stats.output_tokens,
         stats.steps,
         100.0 * stats.kv_utilization(),
+        shared(&stats, &engine.blocks()),
     ));
     Ok(())
 }

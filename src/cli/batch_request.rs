@@ -33,6 +33,8 @@ pub struct BatchRequest {
     pub params: GenerateParams,
     pub n: usize,
     pub stop: Vec<String>,
+    /// Only requests with the same salt share K and V.
+    pub salt: Option<Arc<str>>,
 }
 
 impl BatchRequest {
@@ -71,6 +73,8 @@ struct Line {
     logit_bias: BTreeMap<u32, f32>,
     logprobs: Option<Logprobs>,
     top_logprobs: Option<usize>,
+    /// vLLM's field; it means something from step 4 on.
+    cache_salt: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -136,9 +140,10 @@ impl Defaults {
         if !stop.is_empty() && self.tokenizer.is_none() {
             return Err(Error::Request(format!("stop needs a tokenizer: {}", self.no_tokenizer)));
         }
+        let salt = request.cache_salt.as_deref().map(Arc::from);
         let prompt = self.prompt(request)?;
         check_prompt(&self.config, &prompt)?;
-        Ok(BatchRequest { line, id, prompt, chat, params, n, stop })
+        Ok(BatchRequest { line, id, prompt, chat, params, n, stop, salt })
     }
 
     fn prompt(&self, line: Line) -> Result<Vec<u32>> {

@@ -42,6 +42,9 @@ pub trait ManagerArgs {
 
 impl ManagerArgs for KvArgs {}
 
+/// After how many finished requests weights are updated, and how.
+pub type Update = (usize, Box<dyn FnOnce(&mut CpuEngine) -> Result<()>>);
+
 /// The engine that the commands run.
 pub type CpuEngine = Engine<LocalWorker<Cpu>>;
 

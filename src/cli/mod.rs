@@ -16,12 +16,16 @@ mod bench_run;
 mod bench_workload;
 #[cfg(feature = "step3")]
 mod engine_args;
+#[cfg(feature = "step3")]
+mod engine_stats;
 mod generate;
 mod inspect;
 mod kv_args;
 mod load;
 mod logits;
 mod model_args;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+mod no_update;
 #[cfg(feature = "step4")]
 mod paged_args;
 mod render_chat;
@@ -31,6 +35,8 @@ mod text;
 #[cfg(feature = "step3")]
 mod timeline;
 mod tokenize;
+#[cfg(feature = "step4")]
+mod update_args;
 mod verify;
 
 // The flags about K and V: each step's flatten those of the step before.
@@ -38,8 +44,12 @@ mod verify;
 use kv_args::KvArgs as SharedKvArgs;
 #[cfg(not(feature = "step4"))]
 use kv_args::KvArgs;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+use no_update::NoUpdate as UpdateArgs;
 #[cfg(feature = "step4")]
 use paged_args::{PagedArgs as KvArgs, SharedArgs as SharedKvArgs};
+#[cfg(feature = "step4")]
+use update_args::UpdateArgs;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use stairwell::{backend::cpu::Isa, error::Error};

@@ -163,11 +163,6 @@ impl Request {
         Prefix { tokens: &self.tokens, salt: salt.clone(), like: like.map(|id| (id, self.prompt_len)) }
     }
 
-    /// Whether it is another sample of a request that is about to have computed their prompt.
-    pub(super) fn waits_for(&self, other: &Request) -> bool {
-        self.sharing.like == Some(other.id) && other.computed < other.prompt_len
-    }
-
     /// Whether it has run.
     pub fn started(&self) -> bool {
         self.times.admitted.is_some()

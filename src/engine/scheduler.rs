@@ -103,7 +103,7 @@ impl Scheduler {
         while let Some(request) = self.running.pop() {
             self.waiting.push_front(request);
         }
-        for request in self.waiting.iter_mut().filter(|r| r.computed() > 0) {
+        for request in self.waiting.iter_mut().filter(|r| r.started()) {
             self.kv.release(request.id); // what was swapped out, too: the copies may not have been made
             request.preempt(0);
         }
@@ -140,10 +140,10 @@ impl Scheduler {
     /// Moves the first waiting request to the running ones, if there is room for its next tokens; how many those are.
     fn admit(&mut self, share: usize) -> Option<usize> {
         let request = self.waiting.front_mut()?;
-        if self.running.iter().any(|r| request.waits_for(r)) {
+        let held = request.computed();
+        if held == 0 && self.kv.expects(&request.prefix()) {
             return None;
         }
-        let held = request.computed();
         if held == 0 {
             request.adopt(self.kv.adopt(request.id, &request.prefix()));
         }

@@ -91,8 +91,7 @@ impl BlockManager {
         let first =
             self.pool.window.map_or(0, |window| (tokens + 1).saturating_sub(window)) / self.blocks.size;
         let needed = first..self.blocks.count(tokens);
-        table.tokens_computed() >= tokens
-            && table.ids()[needed].iter().all(|id| *id != super::block_table::GONE)
+        table.settled() >= tokens && table.ids()[needed].iter().all(|id| *id != super::block_table::GONE)
     }
 
     // ANCHOR: swap
@@ -214,14 +213,19 @@ impl KvManager for BlockManager {
     }
 
     fn usage(&self) -> KvUsage {
-        let unused = |table: &BlockTable| table.ids().len() * self.blocks.size - table.tokens();
-        let unused: usize = self.tables.values().map(unused).sum();
-        let reserved = self.blocks.pool.held() * self.blocks.size;
-        KvUsage { total: self.blocks.pool.len() * self.blocks.size, reserved, used: reserved - unused }
+        let Blocks { size, pool, .. } = &self.blocks;
+        let unused: usize = self.tables.values().map(|table| table.unused(&self.blocks)).sum();
+        let reserved = pool.held() * size;
+        KvUsage { total: pool.len() * size, reserved, used: reserved - unused }
     }
 
     fn cached(&self, prefix: &Prefix) -> usize {
         self.source(prefix).1
+    }
+
+    fn expects(&self, prefix: &Prefix) -> bool {
+        let computing = |(id, common)| self.tables.get(&id).is_some_and(|t| t.settled() < common);
+        prefix.like.is_some_and(computing)
     }
 
     fn adopt(&mut self, id: RequestId, prefix: &Prefix) -> usize {
@@ -235,7 +239,7 @@ impl KvManager for BlockManager {
             }
         };
         let Some(mut table) = table else { return 0 };
-        table.computed(&mut self.blocks, tokens, self.pool.window);
+        table.leave_behind(&mut self.blocks, self.pool.window);
         self.tables.insert(id, table);
         tokens
     }

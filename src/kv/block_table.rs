@@ -66,8 +66,12 @@ pub struct BlockTable {
     ids: Vec<u32>,
     /// Tokens that there is room for.
     tokens: usize,
-    /// The first tokens, whose K and V are there.
+    /// The first tokens, whose K and V are there when the next batch's attention reads them.
     computed: usize,
+    /// Those of them that are there already when the next batch begins, and can be copied then.
+    settled: usize,
+    /// The first blocks, which were found in the cache.
+    adopted: usize,
     root: Parent,
     /// Full blocks that can be found, and the last of them; `None` when the chain is broken.
     published: Option<(usize, Parent)>,
@@ -77,7 +81,8 @@ impl BlockTable {
     /// Nothing yet. Blocks are found by, and for, sequences with the same root.
     pub fn new(root: Parent) -> BlockTable {
         let published = Some((0, root.clone()));
-        BlockTable { blocks: Vec::new(), ids: Vec::new(), tokens: 0, computed: 0, root, published }
+        let (blocks, ids) = (Vec::new(), Vec::new());
+        BlockTable { blocks, ids, tokens: 0, computed: 0, settled: 0, adopted: 0, root, published }
     }
 
     // ANCHOR: reserve
@@ -123,7 +128,7 @@ impl BlockTable {
         for block in &self.blocks[..blocks.count(tokens)] {
             table.push(block.as_ref().map(|block| blocks.pool.share(block)));
         }
-        (table.tokens, table.computed) = (tokens, tokens);
+        (table.tokens, table.computed, table.settled) = (tokens, tokens, tokens);
         table
     }
 
@@ -132,7 +137,8 @@ impl BlockTable {
         self.push(Some(blocks.pool.hold(id)));
         self.tokens += blocks.size;
         self.computed = self.tokens;
-        self.published = Some((self.blocks.len(), chain));
+        self.adopted = self.blocks.len();
+        self.published = Some((self.adopted, chain));
     }
 
     /// The same blocks in other places: what was swapped out comes back. The caller sees to it that there are enough.
@@ -167,11 +173,16 @@ impl BlockTable {
     }
     // ANCHOR_END: publish
 
-    /// The first tokens are computed; the blocks that no later token's window reaches are given back.
+    /// The first tokens are computed.
     pub fn computed(&mut self, blocks: &mut Blocks, tokens: usize, window: Option<usize>) {
-        self.computed = tokens;
+        (self.computed, self.settled) = (tokens, tokens);
+        self.leave_behind(blocks, window);
+    }
+
+    /// Gives the blocks back that no later token's window reaches.
+    pub fn leave_behind(&mut self, blocks: &mut Blocks, window: Option<usize>) {
         let Some(window) = window else { return };
-        let behind = (tokens + 1).saturating_sub(window) / blocks.size;
+        let behind = (self.computed + 1).saturating_sub(window) / blocks.size;
         for at in (0..behind.min(self.blocks.len())).rev() {
             let Some(block) = self.blocks[at].take() else { break };
             self.ids[at] = GONE;
@@ -182,7 +193,7 @@ impl BlockTable {
     /// Gives everything back, the last block first: whoever looks for a beginning needs the first ones most.
     pub fn release(mut self, blocks: &mut Blocks) {
         let published = self.published.as_ref().map_or(0, |(count, _)| *count);
-        let never_computed = self.computed / blocks.size..published;
+        let never_computed = self.adopted.max(self.settled / blocks.size)..published;
         for (at, block) in self.blocks.drain(..).enumerate().rev() {
             let Some(block) = block else { continue };
             if never_computed.contains(&at) {
@@ -207,9 +218,23 @@ impl BlockTable {
         self.tokens
     }
 
-    /// Tokens whose K and V are there.
+    /// Places of its last block that it does not use yet, less than a block. A last block that is shared is somebody else's to fill.
+    pub fn unused(&self, blocks: &Blocks) -> usize {
+        let last = self.blocks.last().and_then(Option::as_ref);
+        match last.is_some_and(|block| blocks.pool.references(block.id()) == 1) {
+            true => self.ids.len() * blocks.size - self.tokens,
+            false => 0,
+        }
+    }
+
+    /// Tokens whose K and V are there when the next batch's attention reads them.
     pub fn tokens_computed(&self) -> usize {
         self.computed
+    }
+
+    /// Tokens whose K and V can be copied when the next batch begins. Those of a cached block may be computed only in that batch.
+    pub fn settled(&self) -> usize {
+        self.settled
     }
 
     /// What its first block follows.

@@ -29,6 +29,10 @@ pub trait KvManager: Send {
     fn cached(&self, _prefix: &Prefix) -> usize {
         0
     }
+    /// Whether another request is computing its first tokens right now: it had better wait for them.
+    fn expects(&self, _prefix: &Prefix) -> bool {
+        false
+    }
     /// Gives them to the request, which has nothing yet. At least its last token is left to compute.
     fn adopt(&mut self, _id: RequestId, _prefix: &Prefix) -> usize {
         0

@@ -1,0 +1,53 @@
+//! Flags that update the weights of a running engine, as training with rollouts does.
+
+use super::engine_args::{CpuEngine, Update};
+use clap::{Args, ValueEnum};
+use stairwell::{
+    checkpoint::{StateDict, locate},
+    engine::OnUpdate,
+    error::{Error, Result},
+};
+
+/// When to take other weights, and what becomes of those who are running.
+#[derive(Args)]
+#[command(next_help_heading = "Weights")]
+pub struct UpdateArgs {
+    /// Go on with the weights of this checkpoint, of the same model, after --update-after requests
+    #[arg(long, value_name = "DIR", requires = "update_after")]
+    update_weights: Option<String>,
+    /// Update the weights when so many requests have finished
+    #[arg(long, value_name = "N", requires = "update_weights", allow_negative_numbers = true)]
+    update_after: Option<u32>,
+    /// What becomes of the requests that are running then
+    #[arg(long, value_enum, default_value_t = When::Drain, requires = "update_weights")]
+    on_update: When,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum When {
+    /// They finish with the old weights
+    Drain,
+    /// They end at once, with what they have
+    Abort,
+}
+
+impl UpdateArgs {
+    /// Opens the other checkpoint, so that what is wrong with it is said before anything runs.
+    ///
+    /// # Errors
+    /// If it can't be opened.
+    pub fn open(&self) -> Result<Option<Update>> {
+        let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
+        let weights = StateDict::open(&locate(model, None)?)?;
+        let model = model.clone();
+        let on_update = match self.on_update {
+            When::Drain => OnUpdate::Drain,
+            When::Abort => OnUpdate::Abort,
+        };
+        let run = move |engine: &mut CpuEngine| {
+            let refused = |e: Error| Error::Request(format!("--update-weights {model}: {e}"));
+            engine.update_weights(weights.tensors(), on_update).map_err(refused)
+        };
+        Ok(Some((after as usize, Box::new(run))))
+    }
+}

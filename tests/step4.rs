@@ -1,0 +1,489 @@
+//! Step 4: blocks change nothing but memory. Whatever is shared, copied, preempted or swapped, every request gets what it gets alone.
+
+mod common;
+
+use common::{Reference, bits, distance, fixture, fixtures, greedy, load_with};
+use proptest::prelude::*;
+use stairwell::{
+    backend::{Backend, cpu::Cpu},
+    batch::Batch,
+    config::ModelConfig,
+    demo,
+    engine::{
+        Continuous, Engine, Event, Finished, Limits, LocalWorker, OnEvent, OnUpdate, RequestId, Sharing,
+        Worker,
+    },
+    error::{Error, Result},
+    generate::{FinishReason, GenerateParams, generate},
+    kv::{self, AttentionKind, KvBudget, KvDtype, KvMemory, KvOptions, KvSwap, ManagerOptions, Preemption},
+    runner::{LoadOptions, ModelRunner},
+    sampling::SamplingParams,
+    tensor::HostTensor,
+};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex},
+};
+
+/// A pool of so many tokens in blocks of this size.
+fn pool(tokens: usize, block_size: usize) -> KvOptions {
+    KvOptions {
+        attention: Some(AttentionKind::Paged),
+        budget: Some(KvBudget::Tokens(tokens)),
+        block_size: Some(block_size),
+        ..KvOptions::default()
+    }
+}
+
+fn runner(name: &str, kv: KvOptions) -> ModelRunner<Cpu> {
+    load_with(Cpu::default(), fixture(name), LoadOptions { kv, ..LoadOptions::default() }).unwrap()
+}
+
+/// A worker that keeps the logits of every step, and that may fail.
+struct Recording {
+    inner: LocalWorker<Cpu>,
+    logits: Vec<f32>,
+    steps: usize,
+    /// Steps that fail once they have run half.
+    fails: Vec<usize>,
+}
+
+impl Worker for Recording {
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.steps += 1;
+        if self.fails.contains(&self.steps) {
+            return Err(Error::Request("the machine is gone".into()));
+        }
+        self.logits = self.inner.forward(batch)?;
+        Ok(self.logits.clone())
+    }
+    fn config(&self) -> &ModelConfig {
+        self.inner.config()
+    }
+    fn max_model_len(&self) -> usize {
+        self.inner.max_model_len()
+    }
+    fn memory(&self) -> KvMemory {
+        self.inner.memory()
+    }
+    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
+        self.inner.check_prompt(prompt)
+    }
+    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
+        self.inner.update_weights(tensors)
+    }
+}
+
+const LONGEST: usize = 64;
+
+/// How a test's engine shares its pool.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    tokens: usize,
+    block_size: usize,
+    swap_blocks: usize,
+    limits: Limits,
+    options: ManagerOptions,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        let limits = Limits { max_num_seqs: 8, max_batched_tokens: 64 };
+        Setup { tokens: 256, block_size: 4, swap_blocks: 0, limits, options: ManagerOptions::default() }
+    }
+}
+
+fn engine(name: &str, setup: Setup) -> Engine<Recording> {
+    let Setup { tokens, block_size, swap_blocks, limits, options } = setup;
+    let mut kv = KvOptions {
+        max_model_len: Some(LONGEST),
+        max_num_seqs: Some(limits.max_num_seqs),
+        max_chunk: Some(limits.max_batched_tokens),
+        ..pool(tokens, block_size)
+    };
+    let config = runner(name, kv.clone()).config;
+    let elements = config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+    kv.swap = KvSwap::Bytes((2 * elements * 4 * block_size * swap_blocks) as u64);
+    let inner = LocalWorker::new(runner(name, kv)).unwrap();
+    let worker = Recording { inner, logits: Vec::new(), steps: 0, fails: Vec::new() };
+    assert_eq!(worker.memory().pool.unwrap().swap_blocks, swap_blocks);
+    let manager = kv::manager(&worker.memory(), LONGEST, &options);
+    Engine::with_kv(worker, manager, Box::new(Continuous), limits)
+}
+
+type Ended = Arc<Mutex<BTreeMap<RequestId, Finished>>>;
+
+fn keep(ended: &Ended) -> OnEvent {
+    let ended = ended.clone();
+    Box::new(move |event| {
+        if let Event::Finished(finished) = event {
+            assert!(ended.lock().unwrap().insert(finished.id, finished.clone()).is_none(), "ended twice");
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+fn greedy_params(max_tokens: usize) -> GenerateParams {
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() }
+}
+
+/// A request of a property test.
+#[derive(Clone, Debug)]
+struct Job {
+    prompt: Vec<u32>,
+    params: GenerateParams,
+    arrival: usize,
+    abort: Option<usize>,
+    salt: Option<Arc<str>>,
+    /// Another sample of the job before.
+    again: bool,
+}
+
+fn jobs() -> impl Strategy<Value = Vec<Job>> {
+    // A beginning that many have, and an end of one's own.
+    let prompt = (0usize..4, 0usize..32, prop::collection::vec(0u32..90, 1..8));
+    let rest = (1usize..24, 0usize..30, prop::option::weighted(0.1, 0usize..60), 0u64..4);
+    let sharing = (prop::bool::weighted(0.2), prop::bool::weighted(0.25));
+    let job = (prompt, rest, sharing).prop_map(
+        |((family, common, own), (max_tokens, arrival, abort, seed), (salted, again))| {
+            let common = (0..common as u32).map(|i| (i * (family as u32 + 3) + 11) % 90);
+            let sampling = SamplingParams {
+                temperature: if seed == 0 { 0.0 } else { 1.0 },
+                seed: Some(seed),
+                ..SamplingParams::default()
+            };
+            Job {
+                prompt: common.chain(own).collect(),
+                params: GenerateParams { max_tokens, sampling, eos_token_id: vec![7] },
+                arrival,
+                abort,
+                salt: salted.then(|| "tenant".into()),
+                again,
+            }
+        },
+    );
+    prop::collection::vec(job, 1..20).prop_map(|mut jobs: Vec<Job>| {
+        for at in 1..jobs.len() {
+            if jobs[at].again {
+                let before = jobs[at - 1].clone();
+                jobs[at] = Job { params: jobs[at].params.clone(), abort: None, again: true, ..before };
+            }
+        }
+        jobs
+    })
+}
+
+/// What a request gives alone, by step 1's way, and the logits of each of its tokens.
+fn alone(runner: &mut ModelRunner<Cpu>, job: &Job) -> (Vec<u32>, FinishReason, Vec<Vec<u32>>) {
+    let output = generate(runner, &job.prompt, &job.params, &mut |_| ControlFlow::Continue(())).unwrap();
+    let tokens = [&job.prompt[..], &output.ids].concat();
+    let rows = common::logits(runner, &tokens[..tokens.len() - 1]);
+    let rows = rows.chunks(runner.config.vocab_size).skip(job.prompt.len() - 1).map(bits).collect();
+    (output.ids, output.finish_reason, rows)
+}
+
+/// Runs the jobs, and compares each with what it gives alone. Gives the engine for a look at its counters.
+fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Recording> {
+    let mut engine = engine(name, setup);
+    engine.worker.fails = fails;
+    let (ended, mut ids): (Ended, Vec<Option<RequestId>>) = (Ended::default(), vec![None; jobs.len()]);
+    let mut logits: BTreeMap<RequestId, Vec<Vec<u32>>> = BTreeMap::new();
+    let vocab = engine.worker.config().vocab_size;
+    let mut step = 0;
+    while step <= 60 || engine.queues() != (0, 0) {
+        for (at, job) in jobs.iter().enumerate() {
+            if job.arrival == step {
+                let like = job.again.then(|| at.checked_sub(1).and_then(|before| ids[before])).flatten();
+                let sharing = Sharing { salt: job.salt.clone(), like };
+                let added = engine.add_sharing(job.prompt.clone(), job.params.clone(), sharing, keep(&ended));
+                ids[at] = Some(added.unwrap());
+            }
+            if let Some(id) = ids[at].filter(|_| job.abort == Some(step)) {
+                engine.abort(id);
+            }
+        }
+        step += 1;
+        assert!(step < 10_000, "it ends");
+        match engine.step() {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                assert!(error.to_string().contains("the machine is gone"), "{error}");
+                continue;
+            }
+        }
+        let batch = engine.last_batch();
+        assert!(batch.tokens.len() <= setup.limits.max_batched_tokens, "the budget");
+        assert!(batch.spans.len() <= setup.limits.max_num_seqs, "requests at a time");
+        let sampled = engine.last_chunks().iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id);
+        for (id, row) in sampled.zip(engine.worker.logits.chunks(vocab)) {
+            logits.entry(id).or_default().push(bits(row));
+        }
+        let usage = engine.kv_usage();
+        let most = setup.limits.max_num_seqs * (setup.block_size - 1);
+        assert!(usage.reserved - usage.used <= most, "less than a block a sequence is unused: {usage:?}");
+    }
+    assert_eq!(engine.blocks().held, 0, "{setup:?}: every block is given back");
+    let mut whole = runner(name, KvOptions::recompute());
+    let mut tokens = 0;
+    for (at, job) in jobs.iter().enumerate() {
+        let finished = ended.lock().unwrap()[&ids[at].unwrap()].clone();
+        let (want, reason, rows) = alone(&mut whole, job);
+        let got = logits.remove(&finished.id).unwrap_or_default();
+        if finished.reason == FinishReason::Abort {
+            assert_eq!(finished.output, want[..finished.output.len()], "{name}: a beginning");
+        } else {
+            assert_eq!((&finished.output, finished.reason), (&want, reason), "{name}: as alone, {setup:?}");
+            assert_eq!(got.len(), rows.len());
+        }
+        assert!(got.iter().zip(&rows).all(|(got, want)| got == want), "{name}: to the bit, {setup:?}");
+        tokens += job.prompt.len() + job.params.max_tokens;
+    }
+    // As in step 3: the request that was admitted first is never preempted while another one runs, so every step brings it on.
+    assert!(step <= 61 + tokens + engine.worker.fails.len() * tokens, "{step} steps for {tokens} tokens");
+    engine
+}
+
+fn setups() -> impl Strategy<Value = Setup> {
+    let size = prop::sample::select(vec![1usize, 2, 8, 16, 32]);
+    let budget = prop::sample::select(vec![1usize, 5, 16, 64, 1000]);
+    (size, 64usize..130, 0usize..20, 1usize..9, budget, any::<bool>(), any::<bool>()).prop_map(
+        |(block_size, tokens, swap_blocks, max_num_seqs, max_batched_tokens, swap, prefix_cache)| Setup {
+            tokens,
+            block_size,
+            swap_blocks,
+            limits: Limits { max_num_seqs, max_batched_tokens },
+            options: ManagerOptions {
+                prefix_cache,
+                preemption: if swap { Preemption::Swap } else { Preemption::Recompute },
+            },
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Pools for one or two requests of the longest kind: preemption is constant.
+    #[test]
+    fn nobody_changes_anybody_in_a_small_pool(
+        name in prop::sample::select(vec!["qwen3", "qwen2-window", "mistral-bf16", "gpt2-bf16", "llama3-bf16"]),
+        jobs in jobs(),
+        setup in setups(),
+        fails in prop::collection::vec(1usize..80, 0..2),
+    ) {
+        check(name, &jobs, setup, fails);
+    }
+}
+
+#[test]
+fn preemption_is_constant_in_both_ways_and_nothing_changes() {
+    let prompt = |i: u32| (0..20).map(|t| (t * 7 + i / 4) % 90).chain([i]).collect();
+    let job = |i: u32| Job {
+        prompt: prompt(i),
+        params: GenerateParams { max_tokens: 24, ..greedy_params(24) },
+        arrival: i as usize / 2,
+        abort: None,
+        salt: None,
+        again: false,
+    };
+    let jobs: Vec<Job> = (0..16).map(job).collect();
+    for (preemption, prefix_cache) in [
+        (Preemption::Recompute, false),
+        (Preemption::Recompute, true),
+        (Preemption::Swap, false),
+        (Preemption::Swap, true),
+    ] {
+        let options = ManagerOptions { prefix_cache, preemption };
+        let setup = Setup { tokens: 96, swap_blocks: 12, options, ..Setup::default() };
+        let engine = check("qwen3", &jobs, setup, Vec::new());
+        let (stats, blocks) = (engine.stats(), engine.blocks());
+        assert!(stats.preemptions > 10, "{} preemptions", stats.preemptions);
+        assert_eq!(stats.cached_tokens > 100, prefix_cache, "{stats:?}");
+        assert_eq!(blocks.swapped_out > 20, preemption == Preemption::Swap, "{blocks:?}");
+        assert_eq!(blocks.swapped_out, blocks.swapped_in);
+    }
+}
+
+#[test]
+fn recompute_contiguous_and_paged_give_hugging_faces_ids_and_the_same_bits() {
+    for name in fixtures().iter().filter(|name| *name != "rope-dynamic-bf16") {
+        let reference = Reference::of(name);
+        let kinds = [
+            KvOptions::recompute(),
+            KvOptions { attention: Some(AttentionKind::Contiguous), ..KvOptions::default() },
+            pool(64, 1),
+            pool(64, 8),
+            KvOptions { attention: Some(AttentionKind::Paged), ..KvOptions::default() },
+        ];
+        let mut first: Option<Vec<u32>> = None;
+        for kv in kinds {
+            let mut runner = runner(name, kv.clone());
+            let logits = bits(&common::logits(&mut runner, &reference.prompt));
+            assert_eq!(first.get_or_insert(logits.clone()), &logits, "{name}: {kv:?}");
+            let ids = greedy(&mut runner, &reference.prompt, reference.greedy.len());
+            assert_eq!(ids, reference.greedy, "{name}: {kv:?}");
+        }
+    }
+}
+
+/// Is it really used?
+#[test]
+fn a_long_system_prompt_is_computed_once() {
+    let kv = KvOptions {
+        attention: Some(AttentionKind::Paged),
+        max_num_seqs: Some(4),
+        max_model_len: Some(1100),
+        ..KvOptions::default()
+    };
+    let runner = ModelRunner::load(&demo::directory(), LoadOptions { kv, ..LoadOptions::default() }).unwrap();
+    let limits = Limits { max_num_seqs: 4, max_batched_tokens: 256 };
+    let mut engine = Engine::new(LocalWorker::new(runner).unwrap(), Box::new(Continuous), limits);
+    let system: Vec<u32> = (0..1000).map(|i| 3 + i * 7 % 1000).collect();
+    let (ended, mut computed) = (Ended::default(), Vec::new());
+    for own in [[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]] {
+        let before = engine.stats().tokens_computed;
+        engine.add([&system[..], &own].concat(), greedy_params(1), keep(&ended)).unwrap();
+        engine.run().unwrap();
+        computed.push(engine.stats().tokens_computed - before);
+    }
+    assert_eq!(computed[0], 1005);
+    assert!(computed[1] <= 16 + 5, "{} tokens were computed", computed[1]);
+    let ended = ended.lock().unwrap();
+    let cached = |id| ended[&RequestId(id)].cached_tokens;
+    assert_eq!((cached(0), cached(1) as u64), (0, 1005 - computed[1]));
+}
+
+#[test]
+fn samples_share_the_prompt_and_copy_one_block_each() {
+    let mut engine = engine("qwen3", Setup::default());
+    let ended = Ended::default();
+    let prompt: Vec<u32> = (1..11).collect();
+    let first = engine.add(prompt.clone(), greedy_params(4), keep(&ended)).unwrap();
+    for _ in 0..3 {
+        let sharing = Sharing { like: Some(first), salt: None };
+        engine.add_sharing(prompt.clone(), greedy_params(4), sharing, keep(&ended)).unwrap();
+    }
+    engine.run().unwrap();
+    let stats = engine.stats();
+    assert_eq!(stats.tokens_computed, (10 + 3) + 3 * (1 + 3), "the prompt once, and its last token for each");
+    assert_eq!(engine.blocks().copies, 3, "10 tokens are two blocks and a half");
+    let ended = ended.lock().unwrap();
+    assert!(ended.values().all(|finished| finished.output == ended[&first].output));
+    assert_eq!(ended.values().map(|f| f.cached_tokens).collect::<Vec<_>>(), [0, 9, 9, 9]);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_with_the_numbers() {
+    let mut engine = engine("qwen3", Setup { tokens: 40, ..Setup::default() });
+    let refused = |engine: &mut Engine<Recording>, prompt: usize, max_tokens: usize| {
+        let added = engine.add(vec![1; prompt], greedy_params(max_tokens), keep(&Ended::default()));
+        added.unwrap_err().to_string()
+    };
+    let error = refused(&mut engine, 30, 12);
+    assert!(
+        error.contains("30 tokens") && error.contains("up to 12") && error.contains("holds 40"),
+        "{error}"
+    );
+    assert!(refused(&mut engine, 41, 1).contains("--kv-memory"));
+    assert_eq!(engine.queues(), (0, 0));
+    let ended = Ended::default();
+    engine.add(vec![1; 30], greedy_params(11), keep(&ended)).unwrap(); // the last token is not run
+    engine.run().unwrap();
+    assert_eq!(ended.lock().unwrap()[&RequestId(0)].output.len(), 11);
+}
+
+#[test]
+fn a_window_in_every_layer_needs_no_more_than_the_window() {
+    // Mistral's fixture has a window of 7; 24 tokens of room serve 60.
+    let limits = Limits { max_num_seqs: 1, max_batched_tokens: 8 };
+    let mut engine = engine("mistral-f16", Setup { tokens: 24, limits, ..Setup::default() });
+    let ended = Ended::default();
+    let prompt = Reference::of("mistral-f16").prompt;
+    let id = engine.add(prompt.clone(), greedy_params(64 - prompt.len()), keep(&ended)).unwrap();
+    let mut held = 0;
+    while engine.step().unwrap() {
+        held = held.max(engine.blocks().held);
+    }
+    assert!(held <= 5, "{held} blocks of 4");
+    let alone = greedy(&mut runner("mistral-f16", KvOptions::recompute()), &prompt, 64 - prompt.len());
+    assert_eq!(ended.lock().unwrap()[&id].output, alone);
+}
+
+#[test]
+fn fp8_is_close_and_chunking_changes_no_bit() {
+    let mut worst = [0.0f32; 2];
+    for name in ["qwen3", "llama3", "gpt2", "qwen2-window"] {
+        let prompt = Reference::of(name).prompt;
+        let logits = |dtype: KvDtype, chunk: usize| {
+            let mut runner = runner(name, KvOptions { dtype, ..pool(64, 4) });
+            let (mut start, mut logits) = (0, Vec::new());
+            for tokens in prompt.chunks(chunk) {
+                let mut batch = Batch::default();
+                batch.push_alone(tokens, start);
+                batch.want_all_logits();
+                let rows = runner.forward(&batch, None).unwrap();
+                logits.extend(runner.backend.download(&rows).unwrap());
+                start += tokens.len();
+            }
+            logits
+        };
+        let exact = logits(KvDtype::F32, 100);
+        for (worst, dtype) in worst.iter_mut().zip([KvDtype::Bf16, KvDtype::Fp8]) {
+            let whole = logits(dtype, 100);
+            assert_eq!(bits(&whole), bits(&logits(dtype, 3)), "{name}, {dtype}: in chunks");
+            *worst = worst.max(distance(&whole, &exact));
+        }
+    }
+    // e4m3 has four bits of mantissa less than bf16: 16 times its error, at most.
+    let [bf16, fp8] = worst;
+    assert!(bf16 > 1e-4 && fp8 > bf16 && fp8 < 16.0 * bf16, "largest distances: bf16 {bf16}, fp8 {fp8}");
+}
+
+#[test]
+fn weights_are_updated_between_old_and_new_requests() {
+    for on_update in [OnUpdate::Drain, OnUpdate::Abort] {
+        let mut engine = engine(
+            "qwen3",
+            Setup { limits: Limits { max_num_seqs: 2, max_batched_tokens: 64 }, ..Setup::default() },
+        );
+        let ended = Ended::default();
+        let prompt: Vec<u32> = (1..18).collect();
+        for _ in 0..3 {
+            engine.add(prompt.clone(), greedy_params(8), keep(&ended)).unwrap();
+        }
+        (0..3).for_each(|_| _ = engine.step().unwrap());
+        let tensors: Vec<(String, HostTensor)> =
+            common::Checkpoint::copy("qwen3").tensors().into_iter().collect();
+        let new: Vec<(String, HostTensor)> =
+            tensors.iter().map(|(name, tensor)| (name.clone(), common::changed(tensor))).collect();
+        engine.update_weights(new.clone(), on_update).unwrap();
+        assert_eq!(
+            (engine.queues(), engine.blocks().cached),
+            ((1, 0), 0),
+            "the third one waits; nothing is cached"
+        );
+        engine.run().unwrap();
+
+        let mut old = runner("qwen3", KvOptions::recompute());
+        let before = greedy(&mut old, &prompt, 8);
+        old.update_weights(new).unwrap();
+        let after = greedy(&mut old, &prompt, 8);
+        assert_ne!(before, after);
+        let ended = ended.lock().unwrap();
+        for id in [0, 1].map(RequestId) {
+            let (finished, whole) = (&ended[&id], on_update == OnUpdate::Drain);
+            assert_eq!(finished.weight_version, 0);
+            assert_eq!(finished.reason == FinishReason::Length, whole);
+            assert_eq!(finished.output, before[..if whole { 8 } else { 3 }]);
+        }
+        let third = &ended[&RequestId(2)];
+        assert_eq!((third.weight_version, third.cached_tokens, &third.output), (1, 0, &after));
+
+        let error =
+            engine.update_weights([("nobody".to_owned(), tensors[0].1.clone())], on_update).unwrap_err();
+        assert!(error.to_string().contains("nobody") && engine.weight_version() == 1, "{error}");
+    }
+}
