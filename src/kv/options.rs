@@ -18,7 +18,7 @@ pub struct KvOptions {
     pub max_chunk: Option<usize>,
     /// Bytes of the weights, which a run needs beside K and V; set by the loader.
     pub weight_bytes: u64,
-    /// How much to keep in all. `None`: what `max_num_seqs` sequences need, or as much of it as memory allows.
+    /// How much to keep in all. `None`: what `max_num_seqs` sequences need (blocks: twice that), or as much of it as memory allows.
     pub budget: Option<KvBudget>,
     /// Tokens of a block, a power of two. `None`: 16. (`Paged`, step 4.)
     pub block_size: Option<usize>,

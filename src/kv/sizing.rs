@@ -44,7 +44,9 @@ pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) 
     let fit = (free / block_bytes.max(1)) as usize;
 
     let longest = options.max_model_len.unwrap_or(shape.context);
-    let wanted = options.max_num_seqs.unwrap_or(1).saturating_mul(longest.div_ceil(block_size));
+    // Many sequences at a time: as much again for what the prefix cache keeps.
+    let sequences = options.max_num_seqs.map_or(1, |n| n.saturating_mul(2));
+    let wanted = sequences.saturating_mul(longest.div_ceil(block_size));
     let (flag, blocks) = match options.budget {
         Some(KvBudget::Bytes(bytes)) => ("--kv-memory", (bytes / block_bytes.max(1)) as usize),
         Some(KvBudget::Tokens(tokens)) => ("--max-kv-tokens", tokens / block_size),
@@ -130,7 +132,7 @@ mod tests {
     #[test]
     fn a_pool_is_what_was_asked_for_or_what_can_be_used() {
         let options = KvOptions { max_num_seqs: Some(4), max_model_len: Some(100), ..KvOptions::default() };
-        assert_eq!(pool(options.clone(), 100.0).unwrap().blocks, 4 * 7);
+        assert_eq!(pool(options.clone(), 100.0).unwrap().blocks, 2 * 4 * 7);
         assert_eq!(pool(options.clone(), 0.33).unwrap().blocks, 10, "330,000 / (16 · 2,048)");
         let asked = |budget, block_size| {
             pool(KvOptions { budget: Some(budget), block_size, ..options.clone() }, 100.0)
