@@ -28,18 +28,6 @@ pub struct Chunk {
     pub samples: bool,
 }
 
-/// Adds a request's next tokens to the batch.
-fn push_chunk(batch: &mut Batch, kv: &mut dyn KvManager, request: &Request, tokens: usize) -> Chunk {
-    let (start, end) = (request.computed(), request.computed() + tokens);
-    kv.publish(request.id, request.first(end));
-    let (samples, table) = (tokens == request.left(), kv.table(request.id));
-    match samples {
-        true => batch.push(request.next(tokens), start, table),
-        false => batch.push_chunk(request.next(tokens), start, table),
-    }
-    Chunk { id: request.id, phase: request.phase(), positions: start..end, samples }
-}
-
 impl Scheduler {
     /// With nobody in it.
     pub fn new(kv: Box<dyn KvManager>, policy: Box<dyn Policy>, limits: Limits) -> Scheduler {
@@ -56,35 +44,52 @@ impl Scheduler {
     /// Fills the batch of the next step; one chunk for each of its spans.
     pub fn schedule(&mut self, batch: &mut Batch) -> Vec<Chunk> {
         batch.clear();
-        let (mut chunks, mut preempted) = (Vec::new(), false);
-        for (at, tokens) in self.shares().into_iter().enumerate() {
-            let tokens = match at < self.running.len() {
-                true => tokens,
-                false if preempted => break,
-                false => match self.admit(tokens) {
-                    Some(tokens) => tokens,
-                    None => break, // there is no room for its K and V: it waits, and those behind it
-                },
+        let (shares, running, mut chunks) = (self.shares(), self.running.len(), Vec::new());
+        let (shares, shares_of_new) = shares.split_at(running.min(shares.len()));
+        for (at, &tokens) in shares.iter().enumerate() {
+            if !self.make_room(at, tokens) {
+                break; // it was preempted, and so were those that were admitted after it (step 4)
+            }
+            chunks.extend(self.push_chunk(batch, at, tokens));
+        }
+        let nobody_gave_way = self.running.len() == running;
+        for &share in shares_of_new.iter().filter(|_| nobody_gave_way) {
+            let Some(tokens) = self.admit(share) else {
+                break; // there is no room for its K and V: it waits, and those behind it
             };
-            while tokens > 0 && !self.make_room(at, tokens) {
-                self.preempt_newest();
-                preempted = true;
-            }
-            let Some(request) = self.running.get(at) else { break };
-            if tokens > 0 {
-                chunks.push(push_chunk(batch, &mut *self.kv, request, tokens));
-            }
+            chunks.extend(self.push_chunk(batch, self.running.len() - 1, tokens));
         }
         self.kv.take_moves(&mut batch.moves);
         chunks
     }
+
+    /// Adds the next tokens of a running request to the batch.
+    fn push_chunk(&mut self, batch: &mut Batch, at: usize, tokens: usize) -> Option<Chunk> {
+        let request = &self.running[at];
+        let (start, end) = (request.computed(), request.computed() + tokens);
+        if tokens == 0 {
+            return None;
+        }
+        self.kv.publish(request.id, request.first(end));
+        let (samples, table) = (tokens == request.left(), self.kv.table(request.id));
+        match samples {
+            true => batch.push(request.next(tokens), start, table),
+            false => batch.push_chunk(request.next(tokens), start, table),
+        }
+        Some(Chunk { id: request.id, phase: request.phase(), positions: start..end, samples })
+    }
     // ANCHOR_END: schedule
 
     // ANCHOR: preempt
-    /// Whether a running request has room for its next tokens now, or is not running any more.
+    /// Room for a running request's next tokens; others give way for it, the last one first, and false if it was its own turn.
     fn make_room(&mut self, at: usize, tokens: usize) -> bool {
-        let Some(request) = self.running.get(at) else { return true };
-        self.kv.reserve(request.id, request.computed() + tokens)
+        while let Some(request) = self.running.get(at) {
+            if tokens == 0 || self.kv.reserve(request.id, request.computed() + tokens) {
+                return true;
+            }
+            self.preempt_newest();
+        }
+        false
     }
 
     /// Sends the running request that was admitted last back to the front of the queue. It has no chunk in this step yet: those before

@@ -20,10 +20,11 @@ pub trait KvManager: Send {
     fn max_tokens(&self) -> usize;
     /// How full it is.
     fn usage(&self) -> KvUsage;
+    // From here on methods of step 4, with bodies that do nothing.
     // ANCHOR_END: kv_manager
 
     // ANCHOR: sharing
-    // Step 4: requests share what they have in common, and give way to each other. Slots can do neither.
+    // Requests share what they have in common, and give way to each other. Slots can do neither.
 
     /// How many of a waiting request's first tokens are there already.
     fn cached(&self, _prefix: &Prefix) -> usize {
