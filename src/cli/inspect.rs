@@ -72,15 +72,12 @@ struct Memory {
 
 impl Memory {
     fn new(c: &ModelConfig, weights: Option<u64>, length: usize) -> Memory {
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        // The residual, and the larger of attention (qkv, its three parts) and MLP (gate+up, its two parts).
-        let widest = (2 * (q + 2 * kv)).max(4 * c.intermediate_size);
-        let activations = (4 * length * (2 * c.hidden_size + widest) + 4 * c.vocab_size) as u64;
+        let kv = c.num_key_value_heads * c.head_dim;
         let size = c.dtype.map_or(2, |d| d.bytes()) as u64;
         Memory {
             length,
             weights: weights.unwrap_or_else(|| parameters(c) * size),
-            activations,
+            activations: c.activation_bytes(length, 1),
             kv_per_token: (2 * c.num_hidden_layers * kv * 4) as u64,
         }
     }

@@ -28,6 +28,8 @@ mod model_args;
 mod no_update;
 #[cfg(feature = "step4")]
 mod paged_args;
+#[cfg(feature = "step4")]
+mod plan;
 mod render_chat;
 mod stats;
 mod terminal;
@@ -80,10 +82,13 @@ enum Command {
     Bench(bench::Args),
     #[cfg(feature = "step3")]
     Timeline(timeline::Args),
+    #[cfg(feature = "step4")]
+    Plan(plan::Args),
 }
 
 /// Commands that later steps bring.
-const LATER: &[(&str, &str)] = &[("batch", "step3"), ("bench", "step3"), ("timeline", "step3")];
+const LATER: &[(&str, &str)] =
+    &[("batch", "step3"), ("bench", "step3"), ("timeline", "step3"), ("plan", "step4")];
 
 /// `stairwell` alone: clap shows the help.
 const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -119,6 +124,8 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         #[cfg(feature = "step3")]
         Command::Timeline(args) => timeline::run(args),
+        #[cfg(feature = "step4")]
+        Command::Plan(args) => plan::run(args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

@@ -84,10 +84,7 @@ impl LoadArgs {
         kv: KvOptions,
         mut events: impl FnMut(LoadEvent),
     ) -> Result<ModelRunner<Cpu>> {
-        if self.dtype == Arithmetic::Bf16 {
-            let message = "--dtype bf16: the CPU computes in f32 so far; use --dtype f32 (bf16 weights are used as stored)";
-            return Err(Error::Usage(message.into()));
-        }
+        self.check()?;
         let progress = Progress::new("reading weights");
         let add = |bytes, total| progress.add(bytes, total);
         let format = match self.load_format {
@@ -97,6 +94,18 @@ impl LoadArgs {
         let (events, progress) = (Some(&mut events as &mut dyn FnMut(LoadEvent)), Some(&add as _));
         let options = LoadOptions { format, rules: self.rules(), max_length, kv, events, progress };
         ModelRunner::load(&self.model.directory()?, options)
+    }
+
+    /// Whether this build can load so.
+    ///
+    /// # Errors
+    /// For arithmetic that it does not have.
+    pub fn check(&self) -> Result<()> {
+        if self.dtype == Arithmetic::Bf16 {
+            let message = "--dtype bf16: the CPU computes in f32 so far; use --dtype f32 (bf16 weights are used as stored)";
+            return Err(Error::Usage(message.into()));
+        }
+        Ok(())
     }
 
     /// The default rules and `--skip-substr`.

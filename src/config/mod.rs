@@ -107,6 +107,16 @@ impl ModelConfig {
         self.rope.as_ref().map_or(self.max_position_embeddings, |r| r.context(self.max_position_embeddings))
     }
 
+    /// About the most bytes that activations of one forward pass over `tokens` tokens take at a time, in f32:
+    /// 4 · (tokens · (2 · hidden + the widest layer) + logit rows · vocabulary).
+    pub fn activation_bytes(&self, tokens: usize, logit_rows: usize) -> u64 {
+        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        // Beside the residual and its norm: the larger of attention (qkv, its three parts) and MLP (gate+up, its two parts).
+        let widest = (2 * (q + 2 * kv)).max(4 * self.intermediate_size);
+        let of_tokens = (tokens as u64).saturating_mul((2 * self.hidden_size + widest) as u64);
+        of_tokens.saturating_add((logit_rows as u64).saturating_mul(self.vocab_size as u64)).saturating_mul(4)
+    }
+
     fn check(&self, fields: Fields) -> Result<(), ConfigError> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
         if heads % kv_heads != 0 {

@@ -22,6 +22,8 @@ mod options;
 #[cfg(feature = "step4")]
 mod paged;
 #[cfg(feature = "step4")]
+mod plan;
+#[cfg(feature = "step4")]
 mod prefix_cache;
 mod recompute;
 #[cfg(feature = "step4")]
@@ -43,8 +45,12 @@ pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap, ManagerOp
 #[cfg(feature = "step4")]
 pub use paged::Paged;
 #[cfg(feature = "step4")]
+pub use plan::{KvPlan, MemoryPlan};
+#[cfg(feature = "step4")]
 pub use prefix_cache::{ChainHash, Link, Parent, PrefixCache};
 pub use recompute::Recompute;
+#[cfg(feature = "step4")]
+pub use sizing::BLOCK_SIZE;
 
 pub use crate::model::{KvMemory, KvPool};
 use crate::{

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.
-const SHARE: f64 = 0.9;
+pub(super) const SHARE: f64 = 0.9;
 
 /// Tokens of a block, if nobody asks for another number.
 pub const BLOCK_SIZE: usize = 16;
@@ -61,7 +61,6 @@ pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) 
         return Err(too_much(flag, blocks.max(1) as u64 * block_bytes, free, options.dtype));
     }
     let max_model_len = longest_sequence(shape, options, blocks * block_size, free)?;
-    let windows: Option<Vec<usize>> = shape.layers.clone().map(|layer| shape.windows[layer]).collect();
     Ok(Pool {
         block_size,
         blocks,
@@ -72,8 +71,14 @@ pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) 
         },
         max_model_len,
         max_chunk: options.max_chunk.unwrap_or(max_model_len),
-        window: windows.and_then(|windows| windows.into_iter().max()),
+        window: widest_window(shape),
     })
+}
+
+/// How many keys a query of any layer sees at most; `None` if some layer sees all.
+pub(super) fn widest_window(shape: &AttentionShape) -> Option<usize> {
+    let windows: Option<Vec<usize>> = shape.layers.clone().map(|layer| shape.windows[layer]).collect();
+    windows?.into_iter().max()
 }
 
 /// A single sequence gives way to the pool, unless a length was asked for. Many sequences are checked one by one, when they arrive.

@@ -124,7 +124,7 @@ impl<B: Backend> dyn Model<B> {
 }
 
 /// Every parameter's name and shape in the checkpoint.
-fn parameters<B: Backend>(model: &mut dyn Model<B>) -> Result<BTreeMap<String, Vec<usize>>> {
+pub(super) fn parameters<B: Backend>(model: &mut dyn Model<B>) -> Result<BTreeMap<String, Vec<usize>>> {
     let mut sources = BTreeMap::new();
     model.visit(&mut |param| {
         sources.extend(param.sources.iter().map(|s| (s.name.clone(), s.shape.clone())));
@@ -135,16 +135,16 @@ fn parameters<B: Backend>(model: &mut dyn Model<B>) -> Result<BTreeMap<String, V
 
 /// What came, by parameter: the tensor, and its name in the checkpoint.
 #[derive(Default)]
-struct Arrived {
-    tensors: BTreeMap<String, (String, HostTensor)>,
+pub(super) struct Arrived {
+    pub(super) tensors: BTreeMap<String, (String, HostTensor)>,
     /// lm_head.weight of a tied model.
-    tied_head: Option<(String, HostTensor)>,
+    pub(super) tied_head: Option<(String, HostTensor)>,
     skipped: Vec<String>,
     unexpected: Vec<String>,
 }
 
 impl Arrived {
-    fn take(
+    pub(super) fn take(
         &mut self,
         name: String,
         tensor: HostTensor,
@@ -204,7 +204,7 @@ impl Arrived {
         Ok(())
     }
 
-    fn check(&self, sources: &BTreeMap<String, Vec<usize>>, loading: &Loading) -> Result<()> {
+    pub(super) fn check(&self, sources: &BTreeMap<String, Vec<usize>>, loading: &Loading) -> Result<()> {
         let missing: Vec<String> = match loading.completeness {
             Completeness::Some => Vec::new(),
             Completeness::All => sources.keys().filter(|p| !self.tensors.contains_key(*p)).cloned().collect(),

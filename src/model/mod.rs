@@ -12,6 +12,8 @@ mod layers;
 mod load;
 pub mod rope;
 mod tree;
+#[cfg(feature = "step4")]
+mod weight_bytes;
 
 pub use attention::{Attention, AttentionShape, KvMemory, KvPool};
 pub use builder::Builder;
@@ -21,6 +23,8 @@ pub use gpt2::Gpt2;
 pub use layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source, Visit};
 pub use load::{Completeness, LoadEvent, Loading, load_weights, unties};
 pub use tree::module_tree;
+#[cfg(feature = "step4")]
+pub use weight_bytes::{WeightBytes, weight_bytes};
 
 use crate::{
     backend::Backend,

@@ -1,0 +1,80 @@
+//! What a model's weights will take: a load's matching of names, shapes and dtypes, without the bytes.
+
+use super::{
+    Completeness, Loading, Model,
+    load::{Arrived, parameters},
+};
+use crate::{
+    backend::Backend,
+    checkpoint::{LoadRules, StateDict},
+    config::ModelConfig,
+    error::Result,
+    tensor::DType,
+};
+use std::collections::BTreeMap;
+
+/// Bytes of a model's weights, by what becomes of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// Parameters by dtype, as they are stored. These are held.
+    pub parameters: BTreeMap<String, u64>,
+    /// lm_head.weight beside the embedding, where config.json ties the two. A load compares them: if they are equal, as they should
+    /// be, one of them serves as both; if not, this is held too. Headers do not tell.
+    pub tied_copy: u64,
+    /// Tensors that a rule leaves out.
+    pub skipped: u64,
+}
+
+impl WeightBytes {
+    /// Bytes of all parameters.
+    pub fn held(&self) -> u64 {
+        self.parameters.values().sum()
+    }
+
+    fn add(&mut self, dtype: DType, bytes: u64) {
+        *self.parameters.entry(dtype.to_string()).or_default() += bytes;
+    }
+}
+
+/// The bytes that a load of `state_dict` into `model` will hold. Headers are compared with the model, and tensors are not read.
+/// Without a state dict, those of dummy weights.
+///
+/// # Errors
+/// As those of a load: names, shapes and dtypes that don't fit.
+pub fn weight_bytes<B: Backend>(
+    model: &mut dyn Model<B>,
+    config: &ModelConfig,
+    state_dict: Option<&StateDict>,
+    rules: &LoadRules,
+) -> Result<WeightBytes> {
+    let sources = parameters(model)?;
+    let mut bytes = WeightBytes::default();
+    let Some(state_dict) = state_dict else {
+        let dtype = config.dtype.unwrap_or(DType::BF16);
+        let elements: u64 = sources.values().map(|shape| shape.iter().product::<usize>() as u64).sum();
+        bytes.add(dtype, elements * dtype.bytes() as u64);
+        return Ok(bytes);
+    };
+    let loading = Loading {
+        architecture: config.architecture,
+        rules,
+        completeness: Completeness::All,
+        file_of: &|name| state_dict.file_of(name),
+        origin: state_dict.directory().root(),
+        events: &mut |_| {},
+    };
+    let (tied, mut arrived) = (model.tied(), Arrived::default());
+    for (name, tensor) in state_dict.tensors() {
+        arrived.take(name, tensor, &sources, tied, &loading)?;
+    }
+    if let (Some(tied), Some(head)) = (tied, arrived.tied_head.take()) {
+        match arrived.tensors.contains_key(tied.embedding) {
+            true => bytes.tied_copy = head.1.data.len() as u64,
+            false => drop(arrived.tensors.insert(tied.embedding.into(), head)),
+        }
+    }
+    arrived.check(&sources, &loading)?;
+    arrived.tensors.values().for_each(|(_, tensor)| bytes.add(tensor.dtype, tensor.data.len() as u64));
+    bytes.skipped = state_dict.total_bytes() - bytes.held() - bytes.tied_copy;
+    Ok(bytes)
+}
