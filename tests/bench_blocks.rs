@@ -77,7 +77,10 @@ fn who_gives_way_is_counted_and_gets_the_same_tokens() {
     let swapped = throughput(&[&small[..], &["--preemption", "swap"]].concat());
     for report in [&again, &swapped] {
         assert_eq!(report["outputs_sha256"], enough["outputs_sha256"]);
+        let requests = report["requests"].as_array().unwrap();
+        let each = |key: &str| requests.iter().map(|r| r[key].as_u64().unwrap()).sum::<u64>();
         assert!(total(report, "preemptions") > 0);
+        assert_eq!(each("preemptions"), total(report, "preemptions"));
     }
     assert!(total(&again, "tokens_computed") > total(&enough, "tokens_computed"), "some are computed again");
     assert_eq!(total(&swapped, "tokens_computed"), total(&enough, "tokens_computed"));
