@@ -3,6 +3,7 @@
 reads. `step1` needs no feature.
 
 usage: python scripts/record_bench.py step1
+       python scripts/record_bench.py step4 --quick      # fewer runs, to try whether it works; the file says so
 
 Medians, in seconds, from criterion's target/criterion/*/*/new/estimates.json. Standard library only.
 """
@@ -123,10 +124,18 @@ def step3():
     return record_step3.record()
 
 
+def step4():
+    """The KV cache in blocks: scripts/record_step4.py."""
+    import record_step4
+
+    return record_step4.record(quick="--quick" in sys.argv)
+
+
 def main():
-    benches = {"step1": step1, "step2": step2, "step3": step3}
-    if len(sys.argv) != 2 or sys.argv[1] not in benches:
-        sys.exit(f"usage: python scripts/record_bench.py {{{','.join(benches)}}}")
+    benches = {"step1": step1, "step2": step2, "step3": step3, "step4": step4}
+    flags = {"step4": ["--quick"]}.get(sys.argv[1] if len(sys.argv) > 1 else None, [])
+    if len(sys.argv) < 2 or sys.argv[1] not in benches or any(flag not in flags for flag in sys.argv[2:]):
+        sys.exit(f"usage: python scripts/record_bench.py {{{','.join(benches)}}} [--quick, for step4]")
     name = sys.argv[1]
     feature = "" if name == "step1" else f"--features {name} "
     result = {"machine": machine(), "command": f"cargo bench {feature}--bench {name}"} | benches[name]()

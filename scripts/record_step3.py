@@ -28,10 +28,10 @@ LATE = ["--num-requests", "7", "--max-num-seqs", "8", "--input-len", "10..20", "
 BUDGETS = [64, 256, 4096]
 
 
-def bench(*flags):
+def bench(*flags, what="throughput"):
     """One run's report."""
     program = TARGET / "release" / "stairwell"
-    command = [program, "bench", "throughput", "--json", *map(str, flags)]
+    command = [program, "bench", what, "--json", *map(str, flags)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
 
 
@@ -46,12 +46,12 @@ def middle(reports, *path):
     return significant(statistics.median(number(r) for r in reports))
 
 
-def in_turns(variants, times):
+def in_turns(variants, times, what="throughput"):
     """Reports of each variant (a name and its flags), run in turns."""
     reports = {name: [] for name in variants}
     for _ in range(times):
         for name, flags in variants.items():
-            reports[name].append(bench(*flags))
+            reports[name].append(bench(*flags, what=what))
     return reports
 
 

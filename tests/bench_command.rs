@@ -62,8 +62,14 @@ fn throughput_prints_one_object_whose_sums_agree() {
     let (rate, seconds) =
         (totals["output_tokens_per_second"].as_f64().unwrap(), totals["seconds"].as_f64().unwrap());
     assert!((rate * seconds / total("output_tokens") as f64 - 1.0).abs() < 1e-9);
-    let utilization = totals["kv_utilization"].as_f64().unwrap();
+    let number = |key: &str| totals[key].as_f64().unwrap_or_else(|| panic!("{key} is {}", totals[key]));
+    let utilization = number("kv_utilization");
     assert!(utilization > 0.1 && utilization <= 1.0, "{utilization}");
+    let mean = number("mean_running");
+    assert!(mean > 1.0 && mean <= 4.0, "{mean}");
+    assert!((0.0..100.0).contains(&number("kv_unused_tokens_per_request")));
+    assert_eq!((total("preemptions"), total("cached_tokens"), number("cache_hit_rate")), (0, 0, 0.0));
+    assert!(requests.iter().all(|r| (&r["cached_tokens"], &r["preemptions"]) == (&json!(0), &json!(0))));
 
     for name in ["queue_seconds", "ttft_seconds", "tpot_seconds", "itl_seconds"] {
         let spread = &report["latencies"][name];
@@ -99,6 +105,23 @@ fn requests_that_arrive_over_time_and_a_late_one() {
     let late = &report["requests"][9];
     assert_eq!((&late["prompt_tokens"], &late["output_tokens"]), (&json!(40), &json!(8)));
     assert!(report["totals"]["peak_batched_tokens"].as_u64().unwrap() <= 8);
+}
+
+#[test]
+fn prompts_may_begin_the_same_way() {
+    let (alone, shared) = (throughput(&[]), throughput(&["--shared-prefix", "50", "--late-prompt", "7"]));
+    assert_eq!(
+        (&alone["settings"]["shared_prefix"], &shared["settings"]["shared_prefix"]),
+        (&json!(0), &json!(50))
+    );
+    let lengths = |report: &Value| -> Vec<u64> {
+        let requests = report["requests"].as_array().unwrap();
+        requests.iter().map(|r| r["prompt_tokens"].as_u64().unwrap()).collect()
+    };
+    let longer: Vec<u64> = lengths(&alone).into_iter().chain([7]).map(|n| n + 50).collect();
+    assert_eq!(lengths(&shared), longer);
+    let static_batches = throughput(&["--shared-prefix", "50", "--late-prompt", "7", "--policy", "static"]);
+    assert_eq!(shared["outputs_sha256"], static_batches["outputs_sha256"]);
 }
 
 #[test]
@@ -138,7 +161,10 @@ fn a_table_for_people_and_a_file_for_programs() {
     let args =
         ["bench", "throughput", "--num-requests", "2", "--output-len", "2", "--out", out.to_str().unwrap()];
     let table = run(&args).good();
-    assert!(table.contains("output tok/s") && table.contains("TTFT"), "{table}");
+    assert!(
+        ["output tok/s", "requests at a time", "TTFT"].iter().all(|part| table.contains(part)),
+        "{table}"
+    );
     let report: Value = serde_json::from_slice(&fs::read(out).unwrap()).unwrap();
     assert_eq!(report["totals"]["output_tokens"], 4);
 }
@@ -155,6 +181,12 @@ fn workloads_that_can_not_be() {
     refused(&["--output-len", "8:0"], &["--output-len", "weight"]);
     refused(&["--input-len", "2000", "--output-len", "49"], &["--input-len", "--output-len", "2049", "2048"]);
     refused(&["--late-prompt", "2041"], &["--late-prompt", "2041", "2048"]);
+    refused(&["--shared-prefix", "1857"], &["--shared-prefix and --input-len up to 1985", "2049", "2048"]);
+    refused(
+        &["--shared-prefix", "1000", "--late-prompt", "1041"],
+        &["--shared-prefix and --late-prompt up to 2041"],
+    );
+    refused(&["--shared-prefix", "0"], &["--shared-prefix"]);
     refused(&["--preset", "nano-vllm", "--input-len", "1024..1025"], &["--input-len", "2049", "2048"]);
     refused(&["--request-rate", "0"], &["--request-rate", "above 0"]);
     refused(&["--request-rate", "nan"], &["--request-rate"]);

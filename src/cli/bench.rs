@@ -42,7 +42,8 @@ Examples:
   stairwell bench throughput
   stairwell bench throughput --output-len 8..16:7,128..160:1 --policy static
   stairwell bench throughput --model Qwen3-0.6B --load-format dummy --max-num-seqs 8 --json
-  stairwell bench throughput --late-prompt 1500 --max-batched-tokens 64 --trace trace.json")]
+  stairwell bench throughput --late-prompt 1500 --max-batched-tokens 64 --trace trace.json
+  stairwell bench throughput --shared-prefix 1000 --input-len 8..32")]
 struct Throughput {
     #[command(flatten)]
     engine: EngineArgs,
@@ -53,6 +54,10 @@ struct Throughput {
     #[arg(long, value_name = "N", help_heading = "Workload", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..))]
     num_requests: Option<u32>,
+    /// Tokens that all prompts begin with, before their own --input-len [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Workload", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    shared_prefix: Option<u32>,
     /// Lengths of prompts in tokens [default: 32..128]
     #[arg(long, value_name = "LENGTHS", help_heading = "Workload", allow_hyphen_values = true)]
     input_len: Option<Lengths>,
@@ -177,17 +182,27 @@ fn throughput(mut args: Throughput) -> Result<Outcome> {
     let requests = args.num_requests.unwrap_or(default.0);
     let (input, output) = (args.input_len.unwrap_or(default.1), args.output_len.unwrap_or(default.2));
     args.common.check(config.vocab_size)?;
-    check_length("--input-len", input.longest(), "--output-len", output.longest(), config.context())?;
+    let shared_prefix = args.shared_prefix.unwrap_or(0) as usize;
+    let check = |flag: &str, own: usize, output_flag: &str, output: usize| match shared_prefix {
+        0 => check_length(flag, own, output_flag, output, config.context()),
+        n => check_length(
+            &format!("--shared-prefix and {flag}"),
+            n + own,
+            output_flag,
+            output,
+            config.context(),
+        ),
+    };
+    check("--input-len", input.longest(), "--output-len", output.longest())?;
     let late_prompt = args.late_prompt.map(|n| n as usize);
-    if let Some(late) = late_prompt {
-        check_length("--late-prompt", late, "its output", LATE_OUTPUT, config.context())?;
-    }
+    late_prompt.map_or(Ok(()), |late| check("--late-prompt", late, "its output", LATE_OUTPUT))?;
     let recipe = Recipe {
         requests: requests as usize,
         input: &input,
         output: &output,
         rate: args.request_rate,
         late_prompt,
+        shared_prefix,
         vocab_size: config.vocab_size,
         seed: args.common.seed,
     };
@@ -210,6 +225,7 @@ fn throughput(mut args: Throughput) -> Result<Outcome> {
         "policy": args.policy.to_possible_value().map(|value| value.get_name().to_owned()),
         "max_num_seqs_asked": asked,
         "num_requests": requests,
+        "shared_prefix": shared_prefix,
         "input_len": input.to_string(),
         "output_len": output.to_string(),
         "request_rate": args.request_rate,
@@ -223,20 +239,24 @@ fn latency(mut args: Latency) -> Result<Outcome> {
     let (input, output) = (args.input_len as usize, args.output_len as usize);
     args.common.check(config.vocab_size)?;
     check_length("--input-len", input, "--output-len", output, config.context())?;
-    let workload = Workload::new(&Recipe {
-        requests: args.batch_size as usize,
-        input: &Lengths::uniform(input, input),
-        output: &Lengths::uniform(output, output),
-        rate: None,
-        late_prompt: None,
-        vocab_size: config.vocab_size,
-        seed: args.common.seed,
-    });
+    // Each batch has prompts of its own: a prefix cache would know those of the batch before.
+    let workload = |batch: usize| {
+        Workload::new(&Recipe {
+            requests: args.batch_size as usize,
+            input: &Lengths::uniform(input, input),
+            output: &Lengths::uniform(output, output),
+            rate: None,
+            late_prompt: None,
+            shared_prefix: 0,
+            vocab_size: config.vocab_size,
+            seed: args.common.seed.wrapping_add(batch as u64),
+        })
+    };
     args.engine.max_num_seqs = args.batch_size;
-    let mut engine = start(&args.engine, workload.longest(), Box::new(Continuous), &args.common)?;
+    let mut engine = start(&args.engine, input + output, Box::new(Continuous), &args.common)?;
     let batches = args.warmup as usize + args.iterations as usize;
-    let bar = Bar::new(batches * workload.items.len());
-    let mut serve = |_| serve(&mut engine, &workload, args.common.drawing(), &bar);
+    let bar = Bar::new(batches * args.batch_size as usize);
+    let mut serve = |batch| serve(&mut engine, &workload(batch), args.common.drawing(), &bar);
     let mut runs = (0..batches).map(&mut serve).collect::<Result<Vec<Run>>>()?;
     drop(bar);
     args.engine.write_trace(&mut engine)?;

@@ -7,6 +7,7 @@ use super::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use stairwell::engine::BlockCounts;
 use std::{fmt::Write, time::Duration};
 use sysinfo::{CpuRefreshKind, System};
 
@@ -45,9 +46,13 @@ pub fn totals(engine: &CpuEngine, runs: &[Run]) -> Value {
     let seconds = runs.iter().map(|run| run.seconds).sum::<f64>().max(1e-9);
     let (runner, stats) = (&engine.worker.runner, engine.stats());
     let memory = runner.attention.memory();
+    let (reserved, used) = (sum(|run| run.stats.kv_reserved), sum(|run| run.stats.kv_used));
+    let (running, cached) = (sum(|run| run.stats.running), sum(|run| run.stats.cached_tokens));
     json!({
         "requests": requests,
         "prompt_tokens": prompt,
+        "cached_tokens": cached,
+        "cache_hit_rate": cached as f64 / prompt.max(1) as f64,
         "output_tokens": output,
         "seconds": seconds,
         "requests_per_second": requests as f64 / seconds,
@@ -55,13 +60,36 @@ pub fn totals(engine: &CpuEngine, runs: &[Run]) -> Value {
         "total_tokens_per_second": (prompt + output) as f64 / seconds,
         "steps": steps,
         "tokens_computed": sum(|run| run.stats.tokens_computed),
+        "mean_running": running as f64 / steps.max(1) as f64,
         "peak_running": stats.peak_running,
         "peak_batched_tokens": stats.peak_batched_tokens,
-        "kv_utilization": sum(|run| run.stats.kv_used) as f64 / sum(|run| run.stats.kv_reserved).max(1) as f64,
+        "preemptions": sum(|run| run.stats.preemptions),
+        "kv_utilization": used as f64 / reserved.max(1) as f64,
+        "kv_unused_tokens_per_request": (reserved - used) as f64 / running.max(1) as f64,
         "kv_bytes_per_token": memory.bytes_per_token,
         "kv_reserved_bytes": memory.reserved_bytes,
+        "blocks": blocks(runs),
         "peak_memory_bytes": peak_memory(),
         "weight_gigabytes_per_second": (runner.weight_bytes_per_step * steps) as f64 / seconds / 1e9,
+    })
+}
+
+/// The pool's blocks at the end, and what happened to them; `null` without a pool.
+fn blocks(runs: &[Run]) -> Value {
+    let Some(last) = runs.last().map(|run| run.blocks).filter(|blocks| blocks.total > 0) else {
+        return Value::Null;
+    };
+    let sum = |of: fn(&BlockCounts) -> u64| runs.iter().map(|run| of(&run.blocks)).sum::<u64>();
+    json!({
+        "block_size": last.block_size,
+        "total": last.total,
+        "held": last.held,
+        "cached": last.cached,
+        "free": last.free,
+        "copies": sum(|blocks| blocks.copies),
+        "evictions": sum(|blocks| blocks.evictions),
+        "swapped_out": sum(|blocks| blocks.swapped_out),
+        "swapped_in": sum(|blocks| blocks.swapped_in),
     })
 }
 
@@ -99,7 +127,9 @@ pub fn requests(runs: &[Run]) -> Value {
         let (times, n) = (s.finished.times, s.finished.output.len());
         json!({
             "prompt_tokens": s.prompt_tokens,
+            "cached_tokens": s.finished.cached_tokens,
             "output_tokens": n,
+            "preemptions": s.finished.preemptions,
             "queue_seconds": seconds(times.admitted),
             "ttft_seconds": seconds(times.first_token),
             "tpot_seconds": seconds(times.per_token(n)),
@@ -120,12 +150,42 @@ pub fn outputs_sha256(runs: &[Run]) -> String {
     hash.finalize().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
+/// A number of bytes for a person.
+fn bytes(value: &Value) -> String {
+    value.as_u64().map_or("unknown".into(), human_bytes)
+}
+
+/// The table's part about K and V, and who shares them.
+fn memory_lines(totals: &Value) -> Vec<(&'static str, String)> {
+    let number = |key: &str| totals[key].as_f64().unwrap_or_default();
+    let (reserved, used) = (bytes(&totals["kv_reserved_bytes"]), 100.0 * number("kv_utilization"));
+    let (mean, peak) = (number("mean_running"), &totals["peak_running"]);
+    let mut lines = vec![
+        ("running", format!("{mean:.1} requests at a time, {peak} at most")),
+        ("KV cache", format!("{reserved}; of what requests held, {used:.1} % had a token")),
+    ];
+    let blocks = &totals["blocks"];
+    if blocks.is_object() {
+        let (prompt, cached, rate) =
+            (&totals["prompt_tokens"], &totals["cached_tokens"], 100.0 * number("cache_hit_rate"));
+        let [total, size, copies, evictions, out, back] =
+            ["total", "block_size", "copies", "evictions", "swapped_out", "swapped_in"]
+                .map(|key| &blocks[key]);
+        let preemptions = &totals["preemptions"];
+        lines.extend([
+            ("prefix cache", format!("{cached} of {prompt} prompt tokens were there, {rate:.1} %")),
+            ("blocks", format!("{total} of {size} tokens; {copies} copied, {evictions} evicted")),
+            ("preemption", format!("{preemptions} times; {out} blocks swapped out, {back} back")),
+        ]);
+    }
+    lines
+}
+
 /// The report as a person reads it.
 pub fn table(report: &Value) -> String {
     let (model, settings, totals) = (&report["model"], &report["settings"], &report["totals"]);
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let number = |key: &str| totals[key].as_f64().unwrap_or_default();
-    let bytes = |value: &Value| value.as_u64().map_or("unknown".into(), human_bytes);
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<14} {value}");
@@ -170,9 +230,7 @@ pub fn table(report: &Value) -> String {
         ),
     );
     line("weights read", format!("{:.1} GB/s", number("weight_gigabytes_per_second")));
-    let reserved = bytes(&totals["kv_reserved_bytes"]);
-    let used = 100.0 * number("kv_utilization");
-    line("KV cache", format!("{reserved}; of what requests held, {used:.1} % had a token"));
+    memory_lines(totals).into_iter().for_each(|(name, value)| line(name, value));
     line("peak memory", bytes(&totals["peak_memory_bytes"]));
     let _ = writeln!(out, "\n{:<14} {:>9} {:>9} {:>9} {:>9} {:>9}", "ms", "mean", "p50", "p90", "p99", "max");
     for (name, key) in [

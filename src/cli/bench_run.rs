@@ -6,7 +6,7 @@ use super::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stairwell::{
-    engine::{EngineStats, Event, Finished, OnEvent},
+    engine::{BlockCounts, EngineStats, Event, Finished, OnEvent},
     error::{Error, Result},
     generate::GenerateParams,
     sampling::SamplingParams,
@@ -33,6 +33,8 @@ pub struct Run {
     pub seconds: f64,
     /// Of this run alone, but for the peaks.
     pub stats: EngineStats,
+    /// At its end; what is counted, of this run alone.
+    pub blocks: BlockCounts,
 }
 
 /// How tokens are drawn.
@@ -64,7 +66,7 @@ impl Log {
 /// # Errors
 /// Those of the engine, and the first of a request.
 pub fn serve(engine: &mut CpuEngine, workload: &Workload, drawing: Drawing, bar: &Bar) -> Result<Run> {
-    let (log, before, start) = (Arc::new(Mutex::new(Log::default())), engine.stats(), Instant::now());
+    let (log, before, start) = (Arc::default(), (engine.stats(), engine.blocks()), Instant::now());
     let (mut coming, mut late) = (workload.items.iter().peekable(), workload.late.as_ref());
     let (mut seen, mut index) = (0, 0);
     loop {
@@ -91,7 +93,8 @@ pub fn serve(engine: &mut CpuEngine, workload: &Workload, drawing: Drawing, bar:
     if let Some(error) = served.iter().find_map(|served| served.finished.error.clone()) {
         return Err(Error::Request(error));
     }
-    Ok(Run { served, seconds, stats: since(before, engine.stats()) })
+    let (stats, blocks) = (since(before.0, engine.stats()), blocks_since(before.1, engine.blocks()));
+    Ok(Run { served, seconds, stats, blocks })
 }
 
 /// Requests served, on a terminal.
@@ -156,6 +159,21 @@ fn since(before: EngineStats, after: EngineStats) -> EngineStats {
         output_tokens: after.output_tokens - before.output_tokens,
         kv_reserved: after.kv_reserved - before.kv_reserved,
         kv_used: after.kv_used - before.kv_used,
+        running: after.running - before.running,
+        prompt_tokens: after.prompt_tokens - before.prompt_tokens,
+        cached_tokens: after.cached_tokens - before.cached_tokens,
+        preemptions: after.preemptions - before.preemptions,
+        ..after
+    }
+}
+
+/// The same of blocks: those that there are, and counters of what lies between two moments.
+fn blocks_since(before: BlockCounts, after: BlockCounts) -> BlockCounts {
+    BlockCounts {
+        copies: after.copies - before.copies,
+        evictions: after.evictions - before.evictions,
+        swapped_out: after.swapped_out - before.swapped_out,
+        swapped_in: after.swapped_in - before.swapped_in,
         ..after
     }
 }

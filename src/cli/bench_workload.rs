@@ -104,6 +104,8 @@ pub struct Recipe<'a> {
     pub rate: Option<f64>,
     /// The prompt of the late request.
     pub late_prompt: Option<usize>,
+    /// Tokens that every prompt begins with, before its own.
+    pub shared_prefix: usize,
     pub vocab_size: usize,
     pub seed: u64,
 }
@@ -119,13 +121,18 @@ impl Workload {
         let outputs = recipe.output.draw(recipe.requests, &mut random);
         let mut arrival = Duration::ZERO;
         let mut item = |input: usize, output_len: usize| {
-            let prompt = (0..input).map(|_| random.within(&(0..=recipe.vocab_size - 1)) as u32).collect();
+            let prompt = (0..input).map(|_| random.token(recipe.vocab_size)).collect();
             let item = Item { arrival, prompt, output_len };
             arrival += recipe.rate.map_or(Duration::ZERO, |rate| random.gap(rate));
             item
         };
         let items = inputs.into_iter().zip(outputs).map(|(input, output)| item(input, output)).collect();
-        Workload { items, late: recipe.late_prompt.map(|input| item(input, LATE_OUTPUT)) }
+        let mut workload = Workload { items, late: recipe.late_prompt.map(|input| item(input, LATE_OUTPUT)) };
+        let prefix: Vec<u32> = (0..recipe.shared_prefix).map(|_| random.token(recipe.vocab_size)).collect();
+        for item in workload.items.iter_mut().chain(&mut workload.late) {
+            item.prompt.splice(0..0, prefix.iter().copied());
+        }
+        workload
     }
 
     /// The longest request in tokens, prompt and output.
@@ -149,6 +156,10 @@ impl Random {
         range.start() + ((u128::from(self.0.next_u64()) * n) >> 64) as usize
     }
 
+    fn token(&mut self, vocab_size: usize) -> u32 {
+        self.within(&(0..=vocab_size - 1)) as u32
+    }
+
     /// The time to the next arrival of a Poisson process: exponential, with mean 1 / rate.
     fn gap(&mut self, rate: f64) -> Duration {
         let uniform = (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
@@ -161,6 +172,10 @@ mod tests {
     use super::*;
 
     fn workload(seed: u64, rate: Option<f64>) -> Workload {
+        sharing(seed, rate, 0)
+    }
+
+    fn sharing(seed: u64, rate: Option<f64>, shared_prefix: usize) -> Workload {
         let (input, output) = (Lengths::uniform(3, 9), "2..4:7,50..60:1".parse().unwrap());
         let recipe = Recipe {
             requests: 400,
@@ -168,6 +183,7 @@ mod tests {
             output: &output,
             rate,
             late_prompt: None,
+            shared_prefix,
             vocab_size: 11,
             seed,
         };
@@ -202,6 +218,17 @@ mod tests {
         );
         assert_eq!(drawn, workload(1, None));
         assert_ne!(drawn, workload(2, None));
+    }
+
+    #[test]
+    fn a_shared_prefix_comes_before_the_same_prompts() {
+        let (alone, shared) = (workload(1, None), sharing(1, None, 5));
+        let prefix = &shared.items[0].prompt[..5];
+        assert!(prefix.iter().any(|id| *id != prefix[0]));
+        for (own, item) in alone.items.iter().zip(&shared.items) {
+            assert_eq!(item.prompt, [prefix, &own.prompt].concat());
+        }
+        assert_eq!(shared.longest(), alone.longest() + 5);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Scheduler {
         if !self.kv.reserve(request.id, request.computed() + tokens) {
             if held == 0 {
                 self.kv.release(request.id);
-                request.preempt(0);
+                request.adopt(0); // it waits on, and gives way to nobody: that is no preemption
             }
             return None;
         }

@@ -208,7 +208,7 @@ impl KvManager for BlockManager {
     fn max_tokens(&self) -> usize {
         let KvPool { block_size, blocks, window, max_chunk, .. } = self.pool;
         // With a window in every layer, a sequence holds what the tokens of one chunk see, and a block more at either end.
-        let windowed = |window: usize| window.saturating_add(max_chunk).div_ceil(block_size) + 1 <= blocks;
+        let windowed = |window: usize| window.saturating_add(max_chunk).div_ceil(block_size) < blocks;
         if window.is_some_and(windowed) { usize::MAX } else { blocks * block_size }
     }
 

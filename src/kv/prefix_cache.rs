@@ -201,7 +201,7 @@ mod tests {
             for id in 0..8 {
                 cache.forget(BlockId(id));
             }
-            assert!(cache.is_empty() && cache.len() == 0);
+            assert_eq!((cache.is_empty(), cache.len()), (true, 0));
         });
     }
 }
