@@ -3,7 +3,7 @@
 //! The look is that of the book's figures (scripts/figures/look.py): text in the reader's own font, a transparent background, and two
 //! palettes, light and dark, of which the reader's browser takes one.
 
-use super::{Lane, Phase, Span, Timeline, timeline::Step};
+use super::{Lane, Phase, Span, Timeline, canvas::Canvas, timeline::Step};
 use std::fmt::Write;
 
 const WIDTH: f64 = 760.0;
@@ -32,7 +32,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',Arial,s
 struct Drawing {
     from: f64,
     to: f64,
-    svg: String,
+    canvas: Canvas,
 }
 
 impl Timeline {
@@ -42,7 +42,7 @@ impl Timeline {
         let there = |lane: &&Lane| overlaps(lane.extent().0, lane.extent().1);
         let lanes: Vec<&Lane> = self.lanes.iter().filter(there).collect();
         let steps: Vec<&Step> = self.steps.iter().filter(|s| overlaps(s.start, s.end)).collect();
-        let mut drawing = Drawing { from, to: to.max(from + 1e-6), svg: String::new() };
+        let mut drawing = Drawing { from, to: to.max(from + 1e-6), canvas: Canvas::default() };
 
         let pitch = (520.0 / lanes.len().max(1) as f64).clamp(3.0, 22.0);
         let bottom = TOP + pitch * lanes.len() as f64;
@@ -63,63 +63,27 @@ impl Drawing {
         LEFT + (time.clamp(self.from, self.to) - self.from) / (self.to - self.from) * (RIGHT - LEFT)
     }
 
-    fn add(&mut self, element: std::fmt::Arguments) {
-        let _ = self.svg.write_fmt(element);
-        self.svg.push('\n');
-    }
-
-    fn rect(&mut self, class: &str, x: f64, y: f64, width: f64, height: f64) {
-        self.add(format_args!(
-            r#"<rect class="{class}" x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}"/>"#
-        ));
-    }
-
-    fn line(&mut self, class: &str, x: f64, y: f64, to_x: f64, to_y: f64) {
-        self.add(format_args!(r#"<path class="{class}" d="M{x:.1} {y:.1}L{to_x:.1} {to_y:.1}"/>"#));
-    }
-
-    /// `anchor` is SVG's: start, middle, end.
-    fn text(&mut self, class: &str, x: f64, y: f64, anchor: &str, text: &str) {
-        let text = text
-            .replace(char::is_control, " ")
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
-        self.add(format_args!(
-            r#"<text class="{class}" x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#
-        ));
-    }
-
-    /// Boxes, given as x, y, width and height, as one element.
-    fn boxes(&mut self, class: &str, boxes: &[[f64; 4]]) {
-        let draw = |[x, y, w, h]: &[f64; 4]| format!("M{x:.1} {y:.1}h{w:.1}v{h:.1}h-{w:.1}z");
-        let path: String = boxes.iter().map(draw).collect();
-        if !path.is_empty() {
-            self.add(format_args!(r#"<path class="{class}" d="{path}"/>"#));
-        }
-    }
-
     fn legend(&mut self) {
         let y = 18.0;
         self.arrival(LEFT + 4.0, y - 4.0, 12.0);
-        self.text("", LEFT + 13.0, y, "start", "arrives");
-        self.rect("wait", LEFT + 76.0, y - 8.0, 24.0, 6.0);
-        self.text("", LEFT + 106.0, y, "start", "waits");
-        self.rect("p", LEFT + 160.0, y - 10.0, 24.0, 11.0);
-        self.text("", LEFT + 190.0, y, "start", "prefill chunk");
+        self.canvas.text("", LEFT + 13.0, y, "start", "arrives");
+        self.canvas.rect("wait", LEFT + 76.0, y - 8.0, 24.0, 6.0);
+        self.canvas.text("", LEFT + 106.0, y, "start", "waits");
+        self.canvas.rect("p", LEFT + 160.0, y - 10.0, 24.0, 11.0);
+        self.canvas.text("", LEFT + 190.0, y, "start", "prefill chunk");
         for i in 0..3 {
-            self.rect("d", LEFT + 292.0 + 9.0 * f64::from(i), y - 10.0, 8.0, 11.0);
+            self.canvas.rect("d", LEFT + 292.0 + 9.0 * f64::from(i), y - 10.0, 8.0, 11.0);
         }
-        self.text("", LEFT + 324.0, y, "start", "decode steps");
-        self.rect("d many", LEFT + 424.0, y - 10.0, 20.0, 11.0);
-        self.text("", LEFT + 450.0, y, "start", "many of them");
+        self.canvas.text("", LEFT + 324.0, y, "start", "decode steps");
+        self.canvas.rect("d many", LEFT + 424.0, y - 10.0, 20.0, 11.0);
+        self.canvas.text("", LEFT + 450.0, y, "start", "many of them");
         self.finish(LEFT + 554.0, y - 4.5, 12.0);
-        self.text("", LEFT + 563.0, y, "start", "has finished");
+        self.canvas.text("", LEFT + 563.0, y, "start", "has finished");
     }
 
     fn arrival(&mut self, x: f64, middle: f64, height: f64) {
         let (half, top) = ((height / 3.0).clamp(1.2, 4.0), middle - height / 2.0);
-        self.add(format_args!(
+        self.canvas.add(format_args!(
             r#"<path class="at" d="M{:.1} {top:.1}L{:.1} {middle:.1}L{:.1} {:.1}z"/>"#,
             x - half,
             x + 0.4,
@@ -130,7 +94,8 @@ impl Drawing {
 
     fn finish(&mut self, x: f64, middle: f64, height: f64) {
         let radius = (height / 4.0).clamp(1.0, 3.2);
-        self.add(format_args!(r#"<circle class="end" cx="{x:.1}" cy="{middle:.1}" r="{radius:.1}"/>"#));
+        self.canvas
+            .add(format_args!(r#"<circle class="end" cx="{x:.1}" cy="{middle:.1}" r="{radius:.1}"/>"#));
     }
 
     /// Times under the lanes, and lines from the lanes through the strips.
@@ -140,9 +105,9 @@ impl Drawing {
         let last = ((self.to + step * 1e-6) / step).floor() as u64;
         for tick in first..=last {
             let (time, x) = (tick as f64 * step, self.x(tick as f64 * step));
-            self.line("grid", x, TOP - 6.0, x, end);
+            self.canvas.line("grid", x, TOP - 6.0, x, end);
             let decimals = if step / divisor < 1.0 { (-(step / divisor).log10()).ceil() as usize } else { 0 };
-            self.text(
+            self.canvas.text(
                 "s m",
                 x.min(RIGHT),
                 bottom + 16.0,
@@ -150,8 +115,8 @@ impl Drawing {
                 &format!("{:.decimals$}", time / divisor),
             );
         }
-        self.line("axis", LEFT, bottom + 3.0, RIGHT, bottom + 3.0);
-        self.text("s m", LEFT - 22.0, bottom + 16.0, "end", &format!("time, {unit}"));
+        self.canvas.line("axis", LEFT, bottom + 3.0, RIGHT, bottom + 3.0);
+        self.canvas.text("s m", LEFT - 22.0, bottom + 16.0, "end", &format!("time, {unit}"));
     }
 
     fn lanes(&mut self, lanes: &[&Lane], pitch: f64) {
@@ -161,7 +126,7 @@ impl Drawing {
             let height = (pitch - (pitch * 0.25).clamp(0.6, 5.0)).max(1.5);
             if i % every == 0 {
                 let name: String = lane.name.chars().take(LABEL).collect();
-                self.text("s", LEFT - 12.0, middle + 4.0, "end", &name);
+                self.canvas.text("s", LEFT - 12.0, middle + 4.0, "end", &name);
             }
             self.lane(lane, middle, height);
         }
@@ -170,11 +135,11 @@ impl Drawing {
     fn lane(&mut self, lane: &Lane, middle: f64, height: f64) {
         let (start, end) = lane.extent();
         let (x0, x1, top) = (self.x(start), self.x(end), middle - height / 2.0);
-        self.line("live", x0, middle, x1, middle);
+        self.canvas.line("live", x0, middle, x1, middle);
         let first = lane.spans.first().map_or(end, |span| span.start);
         if self.x(first) - x0 > 0.5 {
             let thin = height * 0.45;
-            self.rect("wait", x0, middle - thin / 2.0, self.x(first) - x0, thin);
+            self.canvas.rect("wait", x0, middle - thin / 2.0, self.x(first) - x0, thin);
         }
         for (phase, alone, merged) in [(Phase::Decode, "d", "d many"), (Phase::Prefill, "p", "p")] {
             let (many, single): (Vec<_>, Vec<_>) =
@@ -182,8 +147,8 @@ impl Drawing {
             let boxes = |runs: Vec<(f64, f64, bool)>| -> Vec<[f64; 4]> {
                 runs.into_iter().map(|(x, w, _)| [x, top, w, height]).collect()
             };
-            self.boxes(alone, &boxes(single));
-            self.boxes(merged, &boxes(many));
+            self.canvas.boxes(alone, &boxes(single));
+            self.canvas.boxes(merged, &boxes(many));
         }
         self.chunk_sizes(&lane.spans, middle, height);
         if (self.from..=self.to).contains(&start) {
@@ -215,7 +180,7 @@ impl Drawing {
         for span in spans.iter().filter(|s| s.phase == Phase::Prefill && height >= 12.0) {
             let (x0, x1, label) = (self.x(span.start), self.x(span.end), span.tokens.to_string());
             if x1 - x0 > 7.0 * label.len() as f64 + 4.0 {
-                self.text("n", (x0 + x1) / 2.0, middle + 3.6, "middle", &label);
+                self.canvas.text("n", (x0 + x1) / 2.0, middle + 3.6, "middle", &label);
             }
         }
     }
@@ -234,9 +199,9 @@ impl Drawing {
         let label = format!("budget {budget}");
         if let Some(drawn) = drawn {
             let y = top + STRIP * (1.0 - drawn as f64 / scale);
-            self.line("budget", LEFT, y, RIGHT, y);
+            self.canvas.line("budget", LEFT, y, RIGHT, y);
         }
-        self.text("s over", RIGHT, top - 5.0, "end", &label);
+        self.canvas.text("s over", RIGHT, top - 5.0, "end", &label);
     }
 
     /// Tokens that there is room for in the slots that requests hold, and those that are there.
@@ -247,20 +212,20 @@ impl Drawing {
         self.area("r", top, scale, &columns, |s| s.kv_reserved);
         self.area("u", top, scale, &columns, |s| s.kv_used);
         let y = top - 5.0;
-        self.rect("r", RIGHT - 158.0, y - 8.5, 10.0, 10.0);
-        self.text("s m", RIGHT - 144.0, y, "start", "reserved");
-        self.rect("u", RIGHT - 86.0, y - 8.5, 10.0, 10.0);
-        self.text("s m", RIGHT - 72.0, y, "start", "has a token");
+        self.canvas.rect("r", RIGHT - 158.0, y - 8.5, 10.0, 10.0);
+        self.canvas.text("s m", RIGHT - 144.0, y, "start", "reserved");
+        self.canvas.rect("u", RIGHT - 86.0, y - 8.5, 10.0, 10.0);
+        self.canvas.text("s m", RIGHT - 72.0, y, "start", "has a token");
     }
 
     /// A strip's name and its scale.
     fn strip(&mut self, top: f64, name: &[&str], scale: f64) {
         for (i, line) in name.iter().enumerate() {
-            self.text("s", 6.0, top + 24.0 + 13.0 * i as f64, "start", line);
+            self.canvas.text("s", 6.0, top + 24.0 + 13.0 * i as f64, "start", line);
         }
-        self.text("s m", LEFT - 5.0, top + 9.0, "end", &format!("{scale:.0}"));
-        self.text("s m", LEFT - 5.0, top + STRIP, "end", "0");
-        self.line("axis", LEFT, top + STRIP, RIGHT, top + STRIP);
+        self.canvas.text("s m", LEFT - 5.0, top + 9.0, "end", &format!("{scale:.0}"));
+        self.canvas.text("s m", LEFT - 5.0, top + STRIP, "end", "0");
+        self.canvas.line("axis", LEFT, top + STRIP, RIGHT, top + STRIP);
     }
 
     /// What is under a line over the columns of a strip, as one shape: boxes side by side would show their seams.
@@ -282,7 +247,7 @@ impl Drawing {
             let _ = write!(path, "V{:.1}H{at:.1}", bottom - STRIP * of(step) as f64 / scale);
         }
         if !path.is_empty() {
-            self.add(format_args!(r#"<path class="{class}" d="{path}V{bottom:.1}z"/>"#));
+            self.canvas.add(format_args!(r#"<path class="{class}" d="{path}V{bottom:.1}z"/>"#));
         }
     }
 
@@ -311,7 +276,7 @@ impl Drawing {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \
              role=\"img\" aria-labelledby=\"title\">\n<title id=\"title\">{n} requests from {from:.1} to {to:.1} ms: when each waits, \
              prefills and decodes</title>\n<style>{STYLE}</style>\n<defs>{waiting}</defs>\n{}</svg>\n",
-            self.svg
+            self.canvas.svg
         )
     }
 }

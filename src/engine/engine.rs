@@ -275,7 +275,9 @@ impl<W: Worker> Engine<W> {
 
     /// What was recorded.
     pub fn take_trace(&mut self) -> Option<Trace> {
-        self.trace.take()
+        let mut trace = self.trace.take()?;
+        trace.end(&*self.scheduler.kv);
+        Some(trace)
     }
 
     /// Counters since the start.

@@ -11,6 +11,7 @@
 //! - `engine`: the loop;
 //! - `trace`: what ran when; `timeline`, `drawing`: a picture of it.
 
+mod canvas;
 mod drawing;
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
@@ -21,7 +22,7 @@ mod timeline;
 mod trace;
 mod worker;
 
-pub use crate::kv::{BlockCounts, BlockOwners, KvManager, KvUsage, Prefix, RequestId, Slots};
+pub use crate::kv::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, RequestId, Slots};
 pub use engine::{Engine, EngineStats, OnUpdate};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use request::{Event, Finished, OnEvent, Phase, Request, Sharing, Times};

@@ -4,9 +4,12 @@
 //! counters show the queues and the KV cache. The format is Google's *Trace Event Format*: complete events ("X"), counters
 //! ("C"), instants ("i") and metadata ("M"), times in microseconds. `otherData` has the policy and the limits.
 
-use super::{BlockOwners, Chunk, Finished, KvManager, Limits, Phase, Request};
+use super::{BlockSnapshot, Chunk, Finished, KvManager, Limits, Phase, Request};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 /// What ran when.
 pub struct Trace {
@@ -15,8 +18,8 @@ pub struct Trace {
     settings: Value,
     /// Lanes of requests that wait, and their arrival.
     waiting: BTreeMap<u64, f64>,
-    /// Who had which block after the last step.
-    owners: Vec<BlockOwners>,
+    /// Who had which block in the last step.
+    blocks: BlockSnapshot,
 }
 
 impl Trace {
@@ -26,7 +29,13 @@ impl Trace {
         let events = vec![name("process_name", "stairwell"), name("thread_name", "steps")];
         let (sequences, tokens) = (limits.max_num_seqs, limits.max_batched_tokens);
         let settings = json!({"policy": policy, "max_num_seqs": sequences, "max_batched_tokens": tokens});
-        Trace { start: Instant::now(), events, settings, waiting: BTreeMap::new(), owners: Vec::new() }
+        Trace {
+            start: Instant::now(),
+            events,
+            settings,
+            waiting: BTreeMap::new(),
+            blocks: BlockSnapshot::default(),
+        }
     }
 
     /// Microseconds from the start of the trace to a moment.
@@ -68,28 +77,32 @@ impl Trace {
         let usage = kv.usage();
         let unused = usage.reserved - usage.used;
         self.events.push(counter("KV tokens", json!({"used": usage.used, "reserved, unused": unused})));
-        let (counts, owners) = (kv.counts(), kv.owners());
-        if counts.total > 0 {
-            let (held, cached, free) = (counts.held, counts.cached, counts.free);
-            self.events.push(counter("KV blocks", json!({"held": held, "cached": cached, "free": free})));
-            let changes = self.changes(owners);
-            let args = json!({"block_size": counts.block_size, "total": counts.total, "changes": changes});
-            self.events.push(json!({"ph": "i", "s": "p", "pid": 1, "tid": 0, "ts": ts, "name": "blocks", "cat": "blocks", "args": args}));
-        }
+        self.blocks(ts, kv);
     }
 
-    /// The blocks that have other owners than after the step before: `[block, "free" | "cached" | [request, …]]`.
-    fn changes(&mut self, owners: Vec<BlockOwners>) -> Vec<Value> {
-        self.owners.resize(owners.len(), BlockOwners::Free);
-        let value = |owners: &BlockOwners| match owners {
-            BlockOwners::Free => json!("free"),
-            BlockOwners::Cached => json!("cached"),
-            BlockOwners::Held(ids) => ids.iter().map(|id| id.0).collect(),
-        };
-        let changed = owners.iter().zip(&self.owners).enumerate().filter(|(_, (new, old))| new != old);
-        let changes = changed.map(|(block, (owners, _))| json!([block, value(owners)])).collect();
-        self.owners = owners;
-        changes
+    /// After the last step: all that has ended has given its blocks back.
+    pub(super) fn end(&mut self, kv: &dyn KvManager) {
+        self.blocks(self.at(Instant::now()), kv);
+    }
+
+    /// How many blocks are held, and whose tables have changed.
+    fn blocks(&mut self, ts: f64, kv: &dyn KvManager) {
+        let counts = kv.counts();
+        if counts.total == 0 {
+            return;
+        }
+        let args = json!({"held": counts.held, "cached": counts.cached, "free": counts.free});
+        self.events.push(json!({"ph": "C", "pid": 1, "ts": ts, "name": "KV blocks", "args": args}));
+        let now = kv.snapshot();
+        let args = json!({
+            "block_size": counts.block_size,
+            "total": counts.total,
+            "tables": splices(&self.blocks, &now),
+            "cached": now.cached.difference(&self.blocks.cached).collect::<Vec<_>>(),
+            "uncached": self.blocks.cached.difference(&now.cached).collect::<Vec<_>>(),
+        });
+        self.blocks = now;
+        self.events.push(json!({"ph": "i", "s": "p", "pid": 1, "tid": 0, "ts": ts, "name": "blocks", "cat": "blocks", "args": args}));
     }
 
     pub(super) fn finished(&mut self, finished: &Finished) {
@@ -113,4 +126,19 @@ impl Trace {
 fn queued(lane: u64, from: f64, to: f64) -> Value {
     let dur = (to - from).max(0.0);
     json!({"ph": "X", "pid": 1, "tid": lane, "ts": from, "dur": dur, "name": "queued", "cat": "queued"})
+}
+
+/// What makes the new block tables out of the old ones: `[request, at, removed, [added, …]]`.
+fn splices(old: &BlockSnapshot, new: &BlockSnapshot) -> Vec<Value> {
+    let ids: BTreeSet<_> = old.tables.keys().chain(new.tables.keys()).collect();
+    let table = |of: &BlockSnapshot, id| of.tables.get(id).cloned().unwrap_or_default();
+    let splice = |id| {
+        let (old, new) = (table(old, id), table(new, id));
+        let at = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+        let (old, new) = (&old[at..], &new[at..]);
+        let same = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+        let (removed, added) = (old.len() - same, &new[..new.len() - same]);
+        (removed > 0 || !added.is_empty()).then(|| json!([id.0, at, removed, added]))
+    };
+    ids.into_iter().filter_map(splice).collect()
 }

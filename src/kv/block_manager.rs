@@ -5,7 +5,7 @@
 //! preempts somebody.
 
 use super::{
-    BlockCounts, BlockId, BlockOwners, BlockPool, BlockTable, Blocks, KvManager, KvPool, KvUsage,
+    BlockCounts, BlockId, BlockPool, BlockSnapshot, BlockTable, Blocks, KvManager, KvPool, KvUsage,
     ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId,
 };
 use crate::batch::Move;
@@ -288,18 +288,11 @@ impl KvManager for BlockManager {
         }
     }
 
-    fn owners(&self) -> Vec<BlockOwners> {
+    fn snapshot(&self) -> BlockSnapshot {
         let pool = &self.blocks.pool;
-        let idle = |index| if pool.is_idle(BlockId(index)) { BlockOwners::Cached } else { BlockOwners::Free };
-        let mut owners: Vec<BlockOwners> = (0..pool.len() as u32).map(idle).collect();
-        for (id, table) in &self.tables {
-            for block in table.held() {
-                match &mut owners[block.index()] {
-                    BlockOwners::Held(ids) => ids.push(*id),
-                    nobody => *nobody = BlockOwners::Held(vec![*id]),
-                }
-            }
+        BlockSnapshot {
+            tables: self.tables.iter().map(|(id, table)| (*id, table.ids().to_vec())).collect(),
+            cached: (0..pool.len() as u32).filter(|id| pool.is_idle(BlockId(*id))).collect(),
         }
-        owners
     }
 }

@@ -1,7 +1,10 @@
 //! Who has which part of the KV cache: what stands between the scheduler and attention.
 
 use crate::batch::Move;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A request, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,8 +61,8 @@ pub trait KvManager: Send {
         BlockCounts::default()
     }
     /// Who has which block, for a picture.
-    fn owners(&self) -> Vec<BlockOwners> {
-        Vec::new()
+    fn snapshot(&self) -> BlockSnapshot {
+        BlockSnapshot::default()
     }
 }
 
@@ -93,13 +96,13 @@ pub struct BlockCounts {
     pub swapped_in: u64,
 }
 
-/// Who has a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BlockOwners {
-    Free,
-    /// Nobody, and what is in it can be found.
-    Cached,
-    Held(Vec<RequestId>),
+/// Who has which block. A block that is nowhere in it is free.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockSnapshot {
+    /// The block table of each request that has one.
+    pub tables: BTreeMap<RequestId, Vec<u32>>,
+    /// Blocks that nobody holds, and what is in them can be found.
+    pub cached: BTreeSet<u32>,
 }
 
 /// Tokens that there is room for.

@@ -40,7 +40,7 @@ pub use block_table::{BlockTable, Blocks, GONE};
 #[cfg(feature = "step2")]
 pub use contiguous::Contiguous;
 #[cfg(feature = "step3")]
-pub use manager::{BlockCounts, BlockOwners, KvManager, KvUsage, Prefix, RequestId, Slots};
+pub use manager::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, RequestId, Slots};
 pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap, ManagerOptions, Preemption};
 #[cfg(feature = "step4")]
 pub use paged::Paged;
