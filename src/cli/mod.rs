@@ -14,6 +14,8 @@ mod bench_report;
 mod bench_run;
 #[cfg(feature = "step3")]
 mod bench_workload;
+#[cfg(feature = "step4")]
+mod blocks;
 #[cfg(feature = "step3")]
 mod engine_args;
 #[cfg(feature = "step3")]
@@ -84,11 +86,13 @@ enum Command {
     Timeline(timeline::Args),
     #[cfg(feature = "step4")]
     Plan(plan::Args),
+    #[cfg(feature = "step4")]
+    Blocks(blocks::Args),
 }
 
 /// Commands that later steps bring.
 const LATER: &[(&str, &str)] =
-    &[("batch", "step3"), ("bench", "step3"), ("timeline", "step3"), ("plan", "step4")];
+    &[("batch", "step3"), ("bench", "step3"), ("timeline", "step3"), ("plan", "step4"), ("blocks", "step4")];
 
 /// `stairwell` alone: clap shows the help.
 const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -126,6 +130,8 @@ pub fn main() -> ExitCode {
         Command::Timeline(args) => timeline::run(args),
         #[cfg(feature = "step4")]
         Command::Plan(args) => plan::run(args),
+        #[cfg(feature = "step4")]
+        Command::Blocks(args) => blocks::run(args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

@@ -9,8 +9,12 @@
 //! - `scheduler`: the two queues, and the batch of a step;
 //! - `worker`: what carries a batch out;
 //! - `engine`: the loop;
-//! - `trace`: what ran when; `timeline`, `drawing`: a picture of it.
+//! - `trace`: what ran when; `timeline`, `drawing`: a picture of it; `block_history`, `block_drawing`: of the KV blocks (step 4).
 
+#[cfg(feature = "step4")]
+mod block_drawing;
+#[cfg(feature = "step4")]
+mod block_history;
 mod canvas;
 mod drawing;
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
@@ -23,6 +27,8 @@ mod trace;
 mod worker;
 
 pub use crate::kv::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, RequestId, Slots};
+#[cfg(feature = "step4")]
+pub use block_history::{BlockHistory, Owner, PoolState};
 pub use engine::{Engine, EngineStats, OnUpdate};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use request::{Event, Finished, OnEvent, Phase, Request, Sharing, Times};
