@@ -133,6 +133,7 @@ impl Drawing<'_> {
     fn map(&mut self) {
         let columns = self.columns();
         let owners: Vec<Vec<Owner>> = columns.iter().map(|step| self.owners(*step)).collect();
+        let row_of = |row: usize| owners.iter().map(|column| column[row]).collect::<Vec<_>>();
         let edge = |column: usize| columns.get(column).map_or(RIGHT, |step| self.x(*step));
         let edges: Vec<f64> = (0..=columns.len()).map(edge).collect();
         let gap = if self.pitch >= 6.0 { 1.0 } else { 0.0 };
@@ -141,10 +142,8 @@ impl Drawing<'_> {
         let mut labels = Vec::new();
         for row in 0..self.rows.len() {
             let (y, mut from) = (self.y(row), 0);
-            while from < columns.len() {
-                let owner = owners[from][row];
-                let same = |column: &usize| owners[*column][row] == owner;
-                let to = (from..columns.len()).take_while(same).count() + from;
+            for run in row_of(row).chunk_by(|a, b| a == b) {
+                let (owner, to) = (run[0], from + run.len());
                 let (x0, x1) = (edges[from], edges[to]);
                 let width = (x1 - x0 - if x1 - x0 > 4.0 { gap } else { 0.0 }).max(0.5);
                 boxes.entry(class(owner)).or_default().push([x0, y, width, height]);
