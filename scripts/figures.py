@@ -8,11 +8,12 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, kv, loading, scheduling, sources, staircase
+from figures import attention, decoder, kv, loading, paging, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
 CHAPTER_3 = "steps/step3-scheduling/figures"
+CHAPTER_4 = "steps/step4-paged-kv/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -33,6 +34,11 @@ FIGURES = {
     f"{CHAPTER_3}/budget.svg": scheduling.budget,
     f"{CHAPTER_3}/slots.svg": scheduling.slots,
     f"{CHAPTER_3}/measured.svg": scheduling.measured,
+    f"{CHAPTER_4}/slots-and-blocks.svg": paging.slots_and_blocks,
+    f"{CHAPTER_4}/block-table.svg": paging.block_table,
+    f"{CHAPTER_4}/copy-on-write.svg": paging.copy_on_write,
+    f"{CHAPTER_4}/chain.svg": paging.chain,
+    f"{CHAPTER_4}/measured.svg": paging.measured,
 }
 
 

@@ -5,7 +5,9 @@ Counters (requests at a time, blocks, tokens computed) are the same on every mac
 record_step3.py. Standard library only.
 """
 
+import array
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -173,9 +175,53 @@ def preemption(times):
     return {"model": "models/demo", "max_kv_tokens": SMALL_POOL[1], "rows": rows}
 
 
+def stairwell(*args):
+    """Stdout of a command of the release build."""
+    command = [TARGET / "release" / "stairwell", *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+
+
+def kv_errors(dtypes):
+    """What a narrower dtype of K and V does to the logits of every position of a story, against f32."""
+    sampled = ["--prompt", "Once upon a time", "--temperature", 1, "--seed", 4, "--max-tokens", 1000, "--ignore-eos", "--json"]
+    ids = json.loads(stairwell("generate", *sampled))["output_ids"]
+    file = TARGET / "bench" / "logits.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    logits = {}
+    for dtype in dtypes:
+        stairwell("logits", "--prompt-ids", ",".join(map(str, ids)), "--kv-dtype", dtype, "--out", file)
+        content = file.read_bytes()
+        header = int.from_bytes(content[:8], "little")
+        entry = json.loads(content[8 : 8 + header])["logits"]
+        values = array.array("f", content[8 + header :][slice(*entry["data_offsets"])])
+        width = entry["shape"][1]
+        logits[dtype] = [values[at : at + width] for at in range(0, len(values), width)]
+    exact = logits["f32"]
+    result = {}
+    for dtype, rows in logits.items():
+        distances = [abs(x - y) for row, wanted in zip(rows, exact) for x, y in zip(row, wanted)]
+        loss = [surprise(row, token) for row, token in zip(rows, ids[1:])]
+        same = sum(row.index(max(row)) == wanted.index(max(wanted)) for row, wanted in zip(rows, exact))
+        result[dtype] = {
+            "positions": len(rows),
+            "logit_error_mean": significant(statistics.fmean(distances)),
+            "logit_error_max": significant(max(distances)),
+            "same_argmax": same,
+            "nats_per_token": significant(statistics.fmean(loss)),
+        }
+    return result
+
+
+def surprise(row, token):
+    """-ln of the probability of a token, from logits."""
+    most = max(row)
+    return most - row[token] + math.log(sum(math.exp(x - most) for x in row))
+
+
 def kv_dtype(times):
     """Bytes of a token in each dtype, and what they do to a decode step far into the sequences."""
     reports = in_turns({dtype: [*LONG, "--kv-dtype", dtype] for dtype in ["f32", "bf16", "fp8-e4m3"]}, times, "latency")
+    errors = kv_errors(list(reports))
     rows = [
         {
             "kv_dtype": dtype,
@@ -183,7 +229,7 @@ def kv_dtype(times):
             "bytes_per_token": rs[0]["totals"]["kv_bytes_per_token"],
             "tpot_seconds": middle(rs, "latencies", "tpot_seconds", "p50"),
             "decode_tokens_per_second": significant(4 / middle(rs, "latencies", "tpot_seconds", "p50")),
-        }
+        } | errors[dtype]
         for dtype, rs in reports.items()
     ]
     return {"model": "models/demo", "sequences": 4, "tokens": 1900, "rows": rows}
