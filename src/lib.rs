@@ -48,7 +48,8 @@ pub mod tokenizer;
 #[cfg(feature = "step3")]
 pub mod engine;
 
-// Step 4: the KV cache in blocks, prefix cache, preemption (not built yet).
+// Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/paged.rs, kv/prefix_cache.rs, kv/plan.rs and
+// engine/block_*.rs (files of modules above).
 // Step 5: the CUDA backend and PagedAttention (not built yet).
 // Step 6: flash-style prefill (not built yet).
 // Step 7: tensor and pipeline parallelism (not built yet).

@@ -27,7 +27,7 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 256,
           allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_batched_tokens: u32,
-    /// Write the schedule as Chrome trace events, for ui.perfetto.dev and `stairwell timeline`
+    /// Write the schedule as Chrome trace events, for ui.perfetto.dev, `stairwell timeline` and `stairwell blocks`
     #[arg(long, value_name = "FILE", help_heading = "Scheduling")]
     trace: Option<PathBuf>,
 }
