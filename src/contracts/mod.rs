@@ -8,12 +8,16 @@
 #[cfg(feature = "step2")]
 mod cached;
 mod loading;
+#[cfg(feature = "step4")]
+mod paged_story;
 mod scratch;
 pub mod step1;
 #[cfg(feature = "step2")]
 pub mod step2;
 #[cfg(feature = "step3")]
 pub mod step3;
+#[cfg(feature = "step4")]
+pub mod step4;
 mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};
