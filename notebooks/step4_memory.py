@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Step 4: memory, in slots and in blocks
 #
-# Chapter 4 keeps K and V in blocks of a few tokens, which a request gets as it grows. This notebook reads what was recorded, and
-# checks the chapter's claims on it.
+# [Chapter 4](../steps/step4-paged-kv/README.md) keeps K and V in blocks of a few tokens, which a request gets as it grows. This notebook
+# reads what was recorded, and checks the chapter's claims on it.
 #
 # 1. **Waste**: memory that is held and has no token, in slots and in blocks of several sizes.
 # 2. **Concurrency**: requests at a time in the same memory.
