@@ -45,12 +45,12 @@ pub fn half_done(
     growth: Growth,
     copies: &mut Vec<(u32, u32)>,
 ) -> bool {
-    for at in growth.written / growth.block_size..table.len() {
-        if pool.references(table[at]) > 1 {
+    for block in table.iter_mut().skip(growth.written / growth.block_size) {
+        if pool.references(*block) > 1 {
             let Some(mine) = pool.allocate() else { return false };
-            copies.push((table[at], mine));
-            pool.free(table[at]);
-            table[at] = mine;
+            copies.push((*block, mine));
+            pool.free(*block);
+            *block = mine;
         }
     }
     while table.len() < growth.tokens.div_ceil(growth.block_size) {
