@@ -97,7 +97,11 @@ fn hits_are_counted_for_each_request_and_tenants_are_kept_apart() {
             request("d", Value::Null),
         ],
     );
-    rig.batch(&["--max-num-seqs", "1"]).good();
+    let summary = rig.batch(&["--max-num-seqs", "1", "--json"]).json();
+    assert_eq!(summary["cache_hit_rate"], 64.0 / (4 * 33) as f64);
+    // 33 tokens, and one of the two that are written, are two blocks and a part of the third.
+    let unused = summary["kv_unused_tokens_per_request"].as_f64().unwrap();
+    assert!(unused > 13.0 && unused < 16.0, "{unused} places of a block of 16");
     let cached: Vec<Value> = rig.results("cached_tokens").into_values().collect();
     assert_eq!(cached, [0, 0, 32, 32]);
 

@@ -28,7 +28,7 @@ pub fn shared(stats: &EngineStats, counts: &BlockCounts) -> String {
     if counts.total == 0 {
         return String::new();
     }
-    let hit_rate = 100.0 * stats.cached_tokens as f64 / stats.prompt_tokens.max(1) as f64;
+    let hit_rate = 100.0 * stats.cache_hit_rate();
     let BlockCounts { total, held, .. } = counts;
     format!(
         "; {hit_rate:.0} % of the prompts' tokens were cached, {} preemptions; {held} of {total} blocks are held",

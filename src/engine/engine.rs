@@ -66,9 +66,19 @@ impl EngineStats {
         self.kv_used as f64 / self.kv_reserved.max(1) as f64
     }
 
+    /// Tokens that a running request has reserved and does not use, as a mean.
+    pub fn kv_unused_tokens(&self) -> f64 {
+        (self.kv_reserved - self.kv_used) as f64 / self.running.max(1) as f64
+    }
+
     /// Requests that ran at a time, as a mean over the steps.
     pub fn mean_running(&self) -> f64 {
         self.running as f64 / self.steps.max(1) as f64
+    }
+
+    /// The part of the prompts' tokens that was there already.
+    pub fn cache_hit_rate(&self) -> f64 {
+        self.cached_tokens as f64 / self.prompt_tokens.max(1) as f64
     }
 }
 
