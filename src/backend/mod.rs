@@ -8,6 +8,8 @@
 //! memory back to the backend's workspace when it is dropped.
 
 pub mod cpu;
+#[cfg(feature = "step5")]
+pub mod cuda;
 
 use crate::{error::Result, tensor::HostTensor};
 use std::ops::Range;

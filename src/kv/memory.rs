@@ -104,7 +104,7 @@ pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Re
 const UNKNOWN: u64 = 4_000_000_000;
 
 /// Bytes of memory that the system could give: what is available, or what is left of the control group's limit.
-pub(super) fn free_memory() -> u64 {
+pub(crate) fn free_memory() -> u64 {
     let Ok(mut system) = System::new() else { return UNKNOWN };
     system.refresh_memory();
     let left = |group: sysinfo::CGroupLimits| group.total_memory.saturating_sub(group.rss);

@@ -2,7 +2,7 @@
 //!
 //! - [`Recompute`] (step 1): nowhere. The whole sequence is given at every step.
 //! - `Contiguous` (step 2): in one contiguous slot a sequence, reserved at its longest.
-//! - `Paged` (step 4): in blocks of a pool, which a `BlockManager` gives to sequences as they grow.
+//! - `Paged` (step 4): in blocks of a pool, which a `BlockManager` gives to sequences as they grow. `PagedCuda` (step 5): on a device.
 
 #[cfg(feature = "step4")]
 mod block_manager;
@@ -21,6 +21,10 @@ mod memory;
 mod options;
 #[cfg(feature = "step4")]
 mod paged;
+#[cfg(feature = "step5")]
+mod paged_cuda;
+#[cfg(feature = "step4")]
+mod placement;
 #[cfg(feature = "step4")]
 mod plan;
 #[cfg(feature = "step4")]
@@ -44,6 +48,8 @@ pub use manager::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, Reques
 pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap, ManagerOptions, Preemption};
 #[cfg(feature = "step4")]
 pub use paged::Paged;
+#[cfg(feature = "step5")]
+pub use paged_cuda::PagedCuda;
 #[cfg(feature = "step4")]
 pub use plan::{KvPlan, MemoryPlan};
 #[cfg(feature = "step4")]
@@ -51,6 +57,9 @@ pub use prefix_cache::{ChainHash, Link, Parent, PrefixCache};
 pub use recompute::Recompute;
 #[cfg(feature = "step4")]
 pub use sizing::BLOCK_SIZE;
+
+#[cfg(feature = "step5")]
+pub(crate) use memory::free_memory;
 
 pub use crate::model::{KvMemory, KvPool};
 use crate::{

@@ -10,8 +10,8 @@
 use super::{
     KvDtype, KvOptions,
     block_storage::LayerBlocks,
-    block_table::GONE,
     memory::free_memory,
+    placement::Placement,
     sizing::{Pool, plan_pool},
 };
 use crate::{
@@ -22,11 +22,11 @@ use crate::{
             grouped::{Scratch, attend_group},
         },
     },
-    batch::{Batch, Move, Span},
+    batch::{Batch, Move},
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
 };
-use std::{cell::RefCell, collections::TryReserveError, ops::Range};
+use std::{cell::RefCell, collections::TryReserveError};
 
 /// See the module's documentation. A sequence's table is the list of its blocks.
 pub struct Paged {
@@ -36,19 +36,7 @@ pub struct Paged {
     layers: Vec<LayerBlocks>,
     /// Blocks of host memory, by layer.
     host: Vec<LayerBlocks>,
-    sequences: Vec<Sequence>,
-    /// The batch's tables, one after the other.
-    tables: Vec<u32>,
-    /// Where each row's K and V go: block · block_size + place in the block, `[rows]`.
-    slot_mapping: Vec<u32>,
-}
-
-/// One sequence's part of a batch.
-struct Sequence {
-    rows: Range<usize>,
-    table: Range<usize>,
-    /// Position of the first row.
-    start: usize,
+    placement: Placement,
 }
 
 impl Paged {
@@ -66,43 +54,7 @@ impl Paged {
             shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(refused)
         };
         let (layers, host) = (layers(pool.blocks)?, layers(pool.swap_blocks)?);
-        let (sequences, tables, slot_mapping) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Paged { dtype: options.dtype, pool, layers, host, sequences, tables, slot_mapping, shape })
-    }
-
-    /// Checks a sequence's table, and finds the places of its rows.
-    fn place(&mut self, batch: &Batch, span: &Span) -> Result<()> {
-        let Pool { block_size, blocks, .. } = self.pool;
-        let table = &batch.tables[span.table.clone()];
-        let start = batch.positions[span.rows.start] as usize;
-        let end = start + span.rows.len();
-        if end > table.len() * block_size {
-            let room = table.len() * block_size;
-            let message = format!(
-                "a sequence's block table has room for {room} tokens, and it has {end}: its blocks are reserved before it runs"
-            );
-            return Err(Error::Request(message));
-        }
-        // Every layer sees at most this much of the past.
-        let window = self.pool.window.unwrap_or(usize::MAX);
-        let first = (start + 1).saturating_sub(window) / block_size;
-        if let Some(block) = table[first..end.div_ceil(block_size)].iter().find(|b| **b as usize >= blocks) {
-            let message = match *block {
-                GONE => format!("keys that position {start} sees were given back behind the sliding window"),
-                block => format!(
-                    "the KV cache has {blocks} blocks, and a sequence names block {block}; give a larger --kv-memory"
-                ),
-            };
-            return Err(Error::Request(message));
-        }
-        // ANCHOR: slot_mapping
-        let slot = |position: usize| {
-            table[position / block_size] * block_size as u32 + (position % block_size) as u32
-        };
-        self.slot_mapping.extend((start..end).map(slot));
-        // ANCHOR_END: slot_mapping
-        self.sequences.push(Sequence { rows: span.rows.clone(), table: span.table.clone(), start });
-        Ok(())
+        Ok(Paged { dtype: options.dtype, pool, layers, host, placement: Placement::default(), shape })
     }
 
     /// Carries out the copies that a batch begins with.
@@ -117,11 +69,6 @@ impl Paged {
             }
         }
     }
-
-    /// The sequence that a row of the batch belongs to.
-    fn sequence_of(&self, row: usize) -> &Sequence {
-        &self.sequences[self.sequences.partition_point(|s| s.rows.end <= row)]
-    }
 }
 
 thread_local! {
@@ -135,10 +82,7 @@ impl Attention<Cpu> for Paged {
 
     fn begin(&mut self, _: &Cpu, batch: &Batch) -> Result<Option<u64>> {
         self.move_blocks(&batch.moves);
-        self.sequences.clear();
-        self.slot_mapping.clear();
-        self.tables.clone_from(&batch.tables);
-        batch.spans.iter().try_for_each(|span| self.place(batch, span))?;
+        self.placement.place(&self.pool, batch)?;
         Ok(None)
     }
 
@@ -153,7 +97,7 @@ impl Attention<Cpu> for Paged {
     ) -> Result<CpuTensor> {
         let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
         let blocks = &mut self.layers[layer - self.shape.layers.start];
-        for (row, slot) in self.slot_mapping.iter().enumerate() {
+        for (row, slot) in self.placement.slot_mapping.iter().enumerate() {
             blocks.write(*slot as usize, k.row(row), v.row(row));
         }
 
@@ -161,12 +105,11 @@ impl Attention<Cpu> for Paged {
         let (blocks, window) = (&this.layers[layer - this.shape.layers.start], this.shape.windows[layer]);
         let group = heads / kv_heads * head_dim; // the query heads that share a head of K and V
         let mut out = cpu.take(q.rows(), heads * head_dim);
-        let work: usize = self.sequences.iter().map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
+        let sequences = self.placement.sequences.iter();
+        let work: usize = sequences.map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
         cpu.for_each_chunk_of(out.data_mut(), group, work * heads * head_dim, |i, out| {
             let (row, kv_head) = (i / kv_heads, i % kv_heads);
-            let sequence = this.sequence_of(row);
-            let (table, position) =
-                (&this.tables[sequence.table.clone()], sequence.start + row - sequence.rows.start);
+            let (table, position) = this.placement.of_row(row);
             let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
             let segments = blocks.segments(table, seen.clone(), kv_head);
             let q = &q.row(row)[kv_head * group..][..group];

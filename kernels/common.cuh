@@ -1,0 +1,45 @@
+// What every kernel file needs. nvcc and NVRTC compile these files for a GPU; a host compiler compiles the same files against
+// simulator/cuda.h.
+#pragma once
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+// Shared memory is declared by these, since the simulator has to give each block a new one.
+#define SHARED(type, name, dims) __shared__ __align__(16) type name dims
+#define DYNAMIC_SHARED(type, name) extern __shared__ __align__(128) type name[]
+#else
+#include "simulator/cuda.h"
+#endif
+
+typedef __nv_bfloat16 bf16;
+typedef __half f16;
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(f16 x) { return __half2float(x); }
+
+__device__ __forceinline__ void store(float* to, float x) { *to = x; }
+__device__ __forceinline__ void store(bf16* to, float x) { *to = __float2bfloat16(x); }
+__device__ __forceinline__ void store(f16* to, float x) { *to = __float2half(x); }
+
+// Defines a kernel for each dtype that a checkpoint or a cache can have: KERNEL(suffix, type).
+#define FOR_EACH_DTYPE(KERNEL) \
+  KERNEL(f32, float)           \
+  KERNEL(bf16, bf16)           \
+  KERNEL(f16, f16)
+
+// The number of this thread in a one-dimensional grid.
+__device__ __forceinline__ size_t thread_number() { return (size_t)blockIdx.x * blockDim.x + threadIdx.x; }
+
+// The sum over a block of at most 1024 threads, for all of them. `partial` has a place for each thread.
+__device__ __forceinline__ float block_sum(float* partial, float x) {
+  partial[threadIdx.x] = x;
+  __syncthreads();
+  for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {  // blockDim.x is a power of two
+    if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+    __syncthreads();
+  }
+  float sum = partial[0];
+  __syncthreads();  // before anybody uses `partial` again
+  return sum;
+}

@@ -1,0 +1,130 @@
+// A fiber: a stack and a place in a program. Each CUDA thread of a block is one, and a switch between two costs some 40 ns where
+// one between threads of the operating system costs microseconds.
+#pragma once
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#if !defined(SIMULATOR_UCONTEXT) && !defined(__x86_64__)
+#define SIMULATOR_UCONTEXT  // the portable switch, seven times slower
+#endif
+#if defined(SIMULATOR_UCONTEXT)
+#include <ucontext.h>
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(__SANITIZE_THREAD__)
+extern "C" {
+void* __tsan_create_fiber(unsigned);
+void* __tsan_get_current_fiber();
+void __tsan_switch_to_fiber(void*, unsigned);
+void __tsan_acquire(void*);
+void __tsan_release(void*);
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
+}
+#define SIMULATOR_TSAN(...) __VA_ARGS__
+#else
+#define SIMULATOR_TSAN(...)
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#define SIMULATOR_ASAN(...) __VA_ARGS__
+#else
+#define SIMULATOR_ASAN(...)
+#endif
+// The simulator's own functions: a sanitizer looks at kernels, not at them.
+#define SIMULATOR_OWN __attribute__((no_sanitize("thread"), noinline))
+
+namespace simulator {
+
+// While one lives, ThreadSanitizer ignores what this thread reads and writes: it is the simulator's own state.
+struct Unwatched {
+  SIMULATOR_TSAN(Unwatched() { AnnotateIgnoreReadsBegin("", 0); AnnotateIgnoreWritesBegin("", 0); })
+  SIMULATOR_TSAN(~Unwatched() { AnnotateIgnoreWritesEnd("", 0); AnnotateIgnoreReadsEnd("", 0); })
+};
+#if defined(__SANITIZE_THREAD__)
+#define SIMULATOR_UNWATCHED simulator::Unwatched unwatched_;
+#else
+#define SIMULATOR_UNWATCHED
+#endif
+
+#if !defined(SIMULATOR_UCONTEXT)
+// Saves the registers that a function must keep on this stack, and goes on with those of another one.
+extern "C" void simulator_switch(void** save_stack, void* load_stack);
+#if defined(SIMULATOR_MAIN)
+asm(".text\n.globl simulator_switch\n.type simulator_switch,@function\nsimulator_switch:\n"
+    "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+    "mov %rsp,(%rdi)\nmov %rsi,%rsp\n"
+    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
+    ".size simulator_switch,.-simulator_switch\n");
+#endif
+#endif
+
+struct Context {
+  static constexpr size_t kStack = 256 << 10;
+
+#if defined(SIMULATOR_UCONTEXT)
+  ucontext_t ucontext;
+#endif
+  void* stack_pointer = nullptr;
+  char* stack = nullptr;
+  size_t size = 0;
+  SIMULATOR_TSAN(void* tsan = nullptr;)
+  SIMULATOR_ASAN(void* fake_stack = nullptr;)
+
+  Context() = default;
+  Context(const Context&) = delete;
+
+  // A stack of its own; its lowest page can't be touched, so that an overflow ends the program and nothing else.
+  void make_stack() {
+    size = kStack;
+    void* memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) abort();
+    stack = static_cast<char*>(memory);
+    mprotect(stack, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_NONE);
+    SIMULATOR_TSAN(tsan = __tsan_create_fiber(0);)
+  }
+
+  // The next switch to this context calls `entry`, which never returns.
+  void start_at(void (*entry)()) {
+    SIMULATOR_ASAN(ASAN_UNPOISON_MEMORY_REGION(stack + sysconf(_SC_PAGESIZE), kStack - sysconf(_SC_PAGESIZE));)
+#if defined(SIMULATOR_UCONTEXT)
+    getcontext(&ucontext);
+    ucontext.uc_stack.ss_sp = stack;
+    ucontext.uc_stack.ss_size = kStack;
+    ucontext.uc_link = nullptr;
+    makecontext(&ucontext, entry, 0);
+#else
+    void** top = reinterpret_cast<void**>(stack + kStack);
+    *--top = nullptr;  // keeps the stack aligned as after a call
+    *--top = reinterpret_cast<void*>(entry);
+    for (int saved = 0; saved < 6; saved++) *--top = nullptr;
+    stack_pointer = top;
+#endif
+  }
+
+  void free_stack() {
+    if (stack) munmap(stack, kStack);
+  }
+};
+
+// Leaves `from`, for good if it has ended, and goes on with `to`.
+SIMULATOR_OWN inline void switch_context(Context& from, Context& to, [[maybe_unused]] bool ended) {
+  SIMULATOR_TSAN(__tsan_switch_to_fiber(to.tsan, 1);)
+  SIMULATOR_ASAN(__sanitizer_start_switch_fiber(ended ? nullptr : &from.fake_stack, to.stack, to.size);)
+#if defined(SIMULATOR_UCONTEXT)
+  swapcontext(&from.ucontext, &to.ucontext);
+#else
+  simulator_switch(&from.stack_pointer, to.stack_pointer);
+#endif
+  SIMULATOR_ASAN(__sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);)
+}
+
+}  // namespace simulator

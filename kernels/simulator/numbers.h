@@ -1,0 +1,56 @@
+// CUDA's vector types and its numbers of 16 bits.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#define SIMULATOR_VECTOR(T, N)                                              \
+  struct alignas(sizeof(T) * 2) N##2 { T x, y; };                           \
+  struct alignas(sizeof(T) * 4) N##4 { T x, y, z, w; };                     \
+  inline N##2 make_##N##2(T x, T y) { return {x, y}; }                      \
+  inline N##4 make_##N##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+SIMULATOR_VECTOR(float, float)
+SIMULATOR_VECTOR(int, int)
+SIMULATOR_VECTOR(unsigned, uint)
+
+inline unsigned __float_as_uint(float f) {
+  unsigned u;
+  memcpy(&u, &f, 4);
+  return u;
+}
+inline float __uint_as_float(unsigned u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+using std::max;
+using std::min;
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+struct alignas(4) __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
+inline float __bfloat162float(__nv_bfloat16 h) { return __uint_as_float(unsigned(h.bits) << 16); }
+// To the nearest, ties to even; NaN stays one.
+inline __nv_bfloat16 __float2bfloat16(float f) {
+  unsigned u = __float_as_uint(f);
+  if ((u & 0x7fffffff) > 0x7f800000) return {0x7fff};
+  return {uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+}
+inline float2 __bfloat1622float2(__nv_bfloat162 h) { return {__bfloat162float(h.x), __bfloat162float(h.y)}; }
+inline __nv_bfloat162 __floats2bfloat162_rn(float a, float b) { return {__float2bfloat16(a), __float2bfloat16(b)}; }
+
+struct __half {
+  _Float16 value;
+};
+struct alignas(4) __half2 {
+  __half x, y;
+};
+inline float __half2float(__half h) { return float(h.value); }
+inline __half __float2half(float f) { return {_Float16(f)}; }
+inline float2 __half22float2(__half2 h) { return {__half2float(h.x), __half2float(h.y)}; }

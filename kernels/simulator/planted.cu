@@ -1,0 +1,76 @@
+// Kernels with one bug each. The simulator's checkers must find them: tests/simulator.rs.
+#include "../common.cuh"
+
+// No barrier between the write and the read of another thread's number.
+extern "C" __global__ void planted_missing_barrier(float* out) {
+  SHARED(float, numbers, [128]);
+  numbers[threadIdx.x] = threadIdx.x + 128.f * blockIdx.x;
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[(threadIdx.x + 1) % 128];
+}
+
+// The barrier before numbers are overwritten is missing: right in one order of threads, and wrong in another.
+extern "C" __global__ void planted_missing_second_barrier(float* out) {
+  SHARED(float, numbers, [128]);
+  numbers[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  const float next = numbers[(threadIdx.x + 1) % 128];
+  numbers[threadIdx.x] = 2.f * next;
+  __syncthreads();
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
+}
+
+// Half of the block waits at a barrier, and the other half has returned.
+extern "C" __global__ void planted_divergent_barrier(float* out) {
+  if (threadIdx.x < 64) __syncthreads();
+  out[blockIdx.x * 128 + threadIdx.x] = 1.f;
+}
+
+// A shuffle names lanes that never come.
+extern "C" __global__ void planted_wrong_mask(float* out) {
+  float x = threadIdx.x;
+  if (threadIdx.x % 32 < 20) x += __shfl_xor_sync(0xffffffffu, x, 1);
+  out[blockIdx.x * 128 + threadIdx.x] = x;
+}
+
+// Lanes exchange numbers in shared memory, with a shuffle where a __syncwarp belongs.
+extern "C" __global__ void planted_missing_syncwarp(float* out) {
+  SHARED(float, numbers, [128]);
+  numbers[threadIdx.x] = threadIdx.x;
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x ^ 1];
+}
+
+// One thread steps out of its variable, of dynamic shared memory, of a global allocation.
+extern "C" __global__ void planted_outside_static(float* out) {
+  SHARED(float, numbers, [128]);
+  numbers[threadIdx.x + (threadIdx.x == 127)] = 1.f;
+  __syncthreads();
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
+}
+extern "C" __global__ void planted_outside_dynamic(float* out) {
+  DYNAMIC_SHARED(float, numbers);
+  numbers[threadIdx.x + (threadIdx.x == 127)] = 1.f;
+  __syncthreads();
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
+}
+extern "C" __global__ void planted_outside_global(float* out) { out[blockIdx.x * 128 + threadIdx.x + 1] = 1.f; }
+
+// One number of shared memory is never written.
+extern "C" __global__ void planted_unwritten(float* out) {
+  DYNAMIC_SHARED(float, numbers);
+  if (threadIdx.x) numbers[threadIdx.x] = 1.f;
+  __syncthreads();
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x ^ 1];
+}
+
+// Nothing is wrong with this one.
+extern "C" __global__ void planted_nothing(float* out) {
+  SHARED(float, numbers, [128]);
+  numbers[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  float x = numbers[(threadIdx.x + 1) % 128];
+  for (int flip = 16; flip > 0; flip /= 2) x += __shfl_xor_sync(0xffffffffu, x, flip);
+  __syncthreads();
+  numbers[threadIdx.x] = x;
+  __syncwarp();
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x ^ 1];
+}

@@ -1,0 +1,85 @@
+//! Parameters in device memory, in the dtype of the checkpoint.
+
+use super::{
+    device::{Address, Device},
+    memory::Buffer,
+};
+use crate::{
+    backend::{PartShape, Slice},
+    error::Result,
+    tensor::{DType, convert_to_f32},
+};
+use std::{borrow::Cow, sync::Arc};
+
+/// A parameter: a buffer for each of its parts, or, for a vector, all parts widened to f32.
+pub struct CudaWeight {
+    pub(super) parts: Vec<(PartShape, Option<Part>)>,
+    /// The parts of a vector (inputs = 1), one after the other, f32.
+    vector: Option<Buffer>,
+}
+
+/// A matrix as it is stored.
+pub(super) struct Part {
+    pub buffer: Buffer,
+    pub dtype: DType,
+    /// [inputs, outputs] instead of [outputs, inputs].
+    pub transposed: bool,
+}
+
+impl CudaWeight {
+    /// Parts that are not loaded yet.
+    pub fn new(parts: &[PartShape]) -> CudaWeight {
+        CudaWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: None }
+    }
+
+    /// Copies one part to the device, or replaces it.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn load(&mut self, device: &Arc<dyn Device>, part: usize, slice: &Slice) -> Result<()> {
+        let (rows, cols) = (slice.rows.len(), slice.cols.len());
+        let shape = if slice.transposed { (cols, rows) } else { (rows, cols) };
+        let expected = self.parts[part].0;
+        assert_eq!(shape, (expected.outputs, expected.inputs), "{:?}", slice.tensor);
+        let (stored, dtype) = (bytes_of(slice), slice.tensor.dtype);
+        if expected.inputs == 1 {
+            let mut wide = vec![0.0; rows];
+            convert_to_f32(dtype, &stored, &mut wide);
+            let total: usize = self.parts.iter().map(|(shape, _)| shape.outputs).sum();
+            let start: usize = self.parts[..part].iter().map(|(shape, _)| shape.outputs).sum();
+            let vector = match self.vector.take() {
+                Some(vector) => vector,
+                None => Buffer::new(device, 4 * total)?,
+            };
+            let bytes: Vec<u8> = wide.iter().flat_map(|value| value.to_le_bytes()).collect();
+            device.upload(vector.address.offset(4 * start), &bytes)?;
+            self.vector = Some(vector);
+        }
+        self.parts[part].1 =
+            Some(Part { buffer: Buffer::of(device, &stored)?, dtype, transposed: slice.transposed });
+        Ok(())
+    }
+
+    /// A vector's numbers, f32.
+    ///
+    /// # Panics
+    /// If it is not a vector, or was never loaded.
+    pub fn vector(&self) -> Address {
+        self.vector.as_ref().expect("a vector that is loaded").address
+    }
+}
+
+/// The bytes of a slice, one row after the other; in place if its rows are whole.
+fn bytes_of(slice: &Slice) -> Cow<'_, [u8]> {
+    let (size, (_, stride)) = (slice.tensor.dtype.bytes(), slice.tensor.matrix_shape());
+    let row = |row: usize| {
+        let start = (row * stride + slice.cols.start) * size;
+        &slice.tensor.data[start..start + slice.cols.len() * size]
+    };
+    if slice.cols.len() == stride {
+        return Cow::Borrowed(
+            &slice.tensor.data[slice.rows.start * stride * size..slice.rows.end * stride * size],
+        );
+    }
+    Cow::Owned(slice.rows.clone().flat_map(|r| row(r).iter().copied()).collect())
+}

@@ -1,0 +1,165 @@
+//! [`Paged`](super::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
+
+use super::{
+    KvDtype, KvOptions,
+    placement::Placement,
+    sizing::{Pool, plan_pool},
+};
+use crate::{
+    backend::{
+        Shaped,
+        cuda::{Arg, Buffer, Cuda, CudaTensor, Device, Grid, Ids, suffix},
+    },
+    batch::{Batch, Move},
+    error::{Error, Result},
+    model::{Attention, AttentionShape, KvMemory},
+};
+use std::sync::Arc;
+
+/// Keys of a tile, and threads of a block: TILE in kernels/paged_attention.cu.
+const TILE: usize = 64;
+
+/// See the module's documentation.
+pub struct PagedCuda {
+    shape: AttentionShape,
+    dtype: KvDtype,
+    pool: Pool,
+    device: Arc<dyn Device>,
+    /// K and V of each layer, [blocks, kv_heads, block_size, head_dim].
+    layers: Vec<[Buffer; 2]>,
+    /// Blocks that were swapped out: [swap_blocks, layers, 2, a block's bytes].
+    host: Vec<u8>,
+    placement: Placement,
+    tables: Ids,
+    /// For each row: where its table begins in `tables`, its position, and where its K and V go.
+    table_starts: Ids,
+    positions: Ids,
+    slots: Ids,
+}
+
+impl PagedCuda {
+    /// Reserves the pool.
+    ///
+    /// # Errors
+    /// If there is no memory for it, or K and V are to be kept in a dtype for which there is no kernel.
+    pub fn new(device: &Arc<dyn Device>, shape: AttentionShape, options: &KvOptions) -> Result<PagedCuda> {
+        if options.dtype == KvDtype::Fp8 {
+            let message = "--kv-dtype fp8-e4m3: the device's kernels keep K and V in f32 or bf16 so far";
+            return Err(Error::Usage(message.into()));
+        }
+        let pool = plan_pool(&shape, options, device.free_memory())?;
+        let bytes = pool.blocks * block_bytes(&shape, options.dtype, pool.block_size);
+        let layer = |_| Ok([Buffer::new(device, bytes)?, Buffer::new(device, bytes)?]);
+        let layers = shape.layers.clone().map(layer).collect::<Result<Vec<_>>>()?;
+        let host = pool.swap_blocks * 2 * layers.len() * block_bytes(&shape, options.dtype, pool.block_size);
+        let ids = || Ids::new(device, 0);
+        Ok(PagedCuda {
+            dtype: options.dtype,
+            pool,
+            device: device.clone(),
+            layers,
+            host: vec![0; host],
+            placement: Placement::default(),
+            tables: ids()?,
+            table_starts: ids()?,
+            positions: ids()?,
+            slots: ids()?,
+            shape,
+        })
+    }
+
+    /// Carries out the copies that a batch begins with.
+    fn move_blocks(&mut self, moves: &[Move]) -> Result<()> {
+        let bytes = block_bytes(&self.shape, self.dtype, self.pool.block_size);
+        for (number, buffer) in self.layers.iter().flatten().enumerate() {
+            let on_device = |block: u32| buffer.address.offset(block as usize * bytes);
+            let per_block = 2 * self.layers.len() * bytes;
+            let on_host = |block: u32| {
+                let start = block as usize * per_block + number * bytes;
+                start..start + bytes
+            };
+            for step in moves {
+                match *step {
+                    Move::Copy { from, to } => self.device.copy(on_device(from), on_device(to), bytes)?,
+                    Move::SwapOut { block, host } => {
+                        self.device.download(on_device(block), &mut self.host[on_host(host)])?
+                    }
+                    Move::SwapIn { host, block } => {
+                        self.device.upload(on_device(block), &self.host[on_host(host)])?
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of K, or of V, of a block in one layer.
+fn block_bytes(shape: &AttentionShape, dtype: KvDtype, block_size: usize) -> usize {
+    block_size * shape.kv_heads * dtype.vector_bytes(shape.head_dim)
+}
+
+impl Attention<Cuda> for PagedCuda {
+    fn name(&self) -> &'static str {
+        "paged"
+    }
+
+    fn begin(&mut self, _: &Cuda, batch: &Batch) -> Result<Option<u64>> {
+        self.move_blocks(&batch.moves)?;
+        self.placement.place(&self.pool, batch)?;
+        let Placement { sequences, tables, slot_mapping } = &self.placement;
+        let starts = sequences.iter().flat_map(|s| s.rows.clone().map(|_| s.table.start as u32));
+        self.tables.write(tables)?;
+        self.table_starts.write(&starts.collect::<Vec<_>>())?;
+        self.positions.write(&batch.positions)?;
+        self.slots.write(slot_mapping)?;
+        Ok(None)
+    }
+
+    fn attend(
+        &mut self,
+        cuda: &Cuda,
+        layer: usize,
+        q: &CudaTensor,
+        k: &CudaTensor,
+        v: &CudaTensor,
+    ) -> Result<CudaTensor> {
+        let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
+        let [keys, values] = &self.layers[layer - self.shape.layers.start];
+        let [keys, values] = [keys, values].map(|buffer| Arg::At(buffer.address));
+        let dtype = suffix(self.dtype.stored());
+        let sizes = [kv_heads, head_dim, self.pool.block_size].map(|n| Arg::U32(n as u32));
+        let new = [k.address(), v.address(), self.slots.address()].map(Arg::At);
+        let arguments = [&[keys, values], &new[..], &sizes].concat();
+        cuda.launch(&format!("write_kv_{dtype}"), Grid::rows(k.rows(), 128), &arguments)?;
+
+        let out = cuda.take(q.rows(), heads * head_dim)?;
+        let where_ =
+            [self.tables.address(), self.table_starts.address(), self.positions.address()].map(Arg::At);
+        let window = Arg::U32(self.shape.windows[layer].map_or(u32::MAX, |window| window as u32));
+        let ends = [Arg::At(out.address()), Arg::At(q.address()), keys, values];
+        let arguments = [&ends[..], &where_, &sizes, &[window, Arg::F32(scale)]].concat();
+        let grid = Grid {
+            blocks: [heads as u32, q.rows() as u32],
+            threads: TILE as u32,
+            shared_bytes: 4 * (2 * head_dim + TILE),
+        };
+        cuda.launch(&format!("paged_attention_v0_{dtype}"), grid, &arguments)?;
+        Ok(out)
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.pool.max_model_len)
+    }
+
+    fn memory(&self) -> KvMemory {
+        let bytes_per_token = self.shape.bytes_per_token(self.dtype);
+        KvMemory {
+            dtype: Some(self.dtype.stored()),
+            bytes_per_token,
+            slots: usize::MAX,
+            reserved_bytes: (self.pool.blocks * self.pool.block_size) as u64 * bytes_per_token,
+            pool: Some(self.pool.for_manager()),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Step 5: kernels give what the CPU gives, and the engine on a device tells what Hugging Face tells.
+
+mod common;
+
+use common::{Reference, fixture, fixtures};
+use stairwell::{
+    backend::{
+        Backend, PartShape, Rope, Shaped, Slice,
+        cpu::Cpu,
+        cuda::{Cuda, Device, Schedule, Simulated},
+    },
+    checkpoint::Directory,
+    engine::{Continuous, Engine, Event, Limits, LocalWorker, OnEvent, RequestId},
+    generate::GenerateParams,
+    kv::{self, AttentionKind, KvBudget, KvDtype, KvOptions, ManagerOptions, PagedCuda, Preemption},
+    model::{Attention, AttentionShape},
+    runner::{LoadOptions, ModelRunner},
+    sampling::SamplingParams,
+    tensor::{DType, HostTensor},
+};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex},
+};
+
+const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule::Random(5)];
+
+fn cuda(schedule: Schedule) -> Cuda {
+    Cuda::new(Arc::new(Simulated::with_schedule(schedule)))
+}
+
+/// Numbers in [-1, 1).
+fn numbers(n: usize, seed: u32) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(2654435761) | 1;
+    let mut next = || {
+        s ^= s << 13;
+        s ^= s >> 17;
+        s ^= s << 5;
+        (s >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
+    let bytes = values.iter().flat_map(|&v| match dtype {
+        DType::F32 => v.to_le_bytes().to_vec(),
+        DType::BF16 => half::bf16::from_f32(v).to_le_bytes().to_vec(),
+        _ => half::f16::from_f32(v).to_le_bytes().to_vec(),
+    });
+    HostTensor::from_bytes(dtype, shape, bytes.collect())
+}
+
+/// Runs an operation on the CPU and on the device in several orders of threads: near, and with the same bits in each.
+fn same(what: &str, on_cpu: impl Fn(&Cpu) -> Vec<f32>, on_device: impl Fn(&Cuda) -> Vec<f32>) {
+    let want = on_cpu(&Cpu::default());
+    let results = SCHEDULES.map(|schedule| on_device(&cuda(schedule)));
+    for (got, schedule) in results.iter().zip(SCHEDULES) {
+        assert_eq!(got.len(), want.len(), "{what}");
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            let distance = (got - want).abs();
+            assert!(
+                distance <= 2e-5 * (1.0 + want.abs()),
+                "{what}, {schedule:?}: number {i} is {got}, expected {want}"
+            );
+        }
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(
+            bits(got),
+            bits(&results[0]),
+            "{what}: {schedule:?} gives other bits than the forward order"
+        );
+    }
+}
+
+fn weight<B: Backend>(backend: &B, shapes: &[(usize, usize)], dtype: DType, transposed: bool) -> B::Weight {
+    let parts: Vec<PartShape> =
+        shapes.iter().map(|&(outputs, inputs)| PartShape { outputs, inputs }).collect();
+    let mut weight = backend.weight(&parts).unwrap();
+    for (at, &(outputs, inputs)) in shapes.iter().enumerate() {
+        let (rows, cols) = if transposed { (inputs, outputs) } else { (outputs, inputs) };
+        let shape = if inputs == 1 { vec![outputs] } else { vec![rows, cols] };
+        let tensor = stored(dtype, &shape, &numbers(rows * cols, 7 + at as u32));
+        let slice = Slice { tensor, rows: 0..rows, cols: 0..cols, transposed: transposed && inputs > 1 };
+        backend.load(&mut weight, at, &slice).unwrap();
+    }
+    weight
+}
+
+fn rows<B: Backend>(backend: &B, rows: usize, cols: usize) -> B::Tensor {
+    backend.upload(&numbers(rows * cols, 3), rows, cols).unwrap()
+}
+
+fn ids<B: Backend>(backend: &B, values: &[u32]) -> B::Ids {
+    let mut ids = backend.ids(values.len()).unwrap();
+    backend.write(&mut ids, values).unwrap();
+    ids
+}
+
+/// Every operation of the backend, on both.
+#[test]
+fn every_kernel_agrees_with_its_cpu_twin() {
+    fn linear<B: Backend>(b: &B, n: usize, dtype: DType, transposed: bool) -> Vec<f32> {
+        let w = weight(b, &[(70, 33), (5, 33)], dtype, transposed);
+        b.download(&b.matmul(&rows(b, n, 33), &w).unwrap()).unwrap()
+    }
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for (n, transposed) in [(1, false), (3, true), (9, false), (0, false)] {
+            let what = format!("matmul of {n} rows, {dtype}, transposed {transposed}");
+            same(&what, |b| linear(b, n, dtype, transposed), |b| linear(b, n, dtype, transposed));
+        }
+        fn embed<B: Backend>(b: &B, dtype: DType) -> Vec<f32> {
+            let table = weight(b, &[(10, 130)], dtype, false);
+            b.download(&b.embed(&table, 4, &ids(b, &[5, 13, 4, 3, 14, 0])).unwrap()).unwrap()
+        }
+        same("embed", |b| embed(b, dtype), |b| embed(b, dtype));
+    }
+    fn norms<B: Backend>(b: &B) -> Vec<f32> {
+        let (w, bias) = (weight(b, &[(50, 1)], DType::F32, false), weight(b, &[(50, 1)], DType::BF16, false));
+        let x = rows(b, 3, 150);
+        let heads = b.download(&b.rms_norm(&x, &w, 50, 1e-6).unwrap()).unwrap();
+        let x = rows(b, 3, 50);
+        [heads, b.download(&b.layer_norm(&x, &w, &bias, 1e-5).unwrap()).unwrap()].concat()
+    }
+    same("norms", norms, norms);
+    fn elementwise<B: Backend>(b: &B) -> Vec<f32> {
+        let bias = weight(b, &[(40, 1), (60, 1)], DType::F32, false);
+        let x = b.silu_mul(rows(b, 5, 100), &rows(b, 5, 100)).unwrap();
+        let x = b.add_bias(b.add(x, &rows(b, 5, 100)).unwrap(), &bias).unwrap();
+        let x = b.gelu(x).unwrap();
+        let [a, c, d] = b.split(x, [10, 60, 30]).unwrap();
+        let taken = b.take_rows(&c, &ids(b, &[4, 0, 4])).unwrap();
+        assert_eq!((taken.rows(), taken.cols()), (3, 60));
+        [a, taken, d].iter().flat_map(|x| b.download(x).unwrap()).collect()
+    }
+    same("elementwise operations", elementwise, elementwise);
+    fn rope<B: Backend>(b: &B) -> Vec<f32> {
+        let inv_freq = weight(b, &[(6, 1)], DType::F32, false);
+        let rope = Rope { inv_freq, head_dim: 12, scaling: 0.9 };
+        b.download(&b.rope(rows(b, 4, 36), &ids(b, &[0, 1, 700, 3]), &rope).unwrap()).unwrap()
+    }
+    same("rope", rope, rope);
+}
+
+fn load(name: &str, device: Simulated, kv: KvOptions) -> ModelRunner<Cuda> {
+    let device: Arc<dyn Device> = Arc::new(device);
+    let options = LoadOptions { kv, ..LoadOptions::default() };
+    let attention = device.clone();
+    ModelRunner::load_with(Cuda::new(device), &Directory::Disk(fixture(name)), options, |shape, kv| {
+        Ok(Box::new(PagedCuda::new(&attention, shape, kv)?))
+    })
+    .unwrap()
+}
+
+fn greedy_params(max_tokens: usize) -> GenerateParams {
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() }
+}
+
+type Outputs = Arc<Mutex<BTreeMap<RequestId, Vec<u32>>>>;
+
+fn keep(outputs: &Outputs) -> OnEvent {
+    let outputs = outputs.clone();
+    Box::new(move |event| {
+        if let Event::Finished(finished) = event {
+            outputs.lock().unwrap().insert(finished.id, finished.output.clone());
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// The greedy ids of every fixture, alone and among others that begin the same way, in a pool so small that somebody gives way.
+#[test]
+fn the_simulated_device_tells_what_hugging_face_tells() {
+    for name in fixtures().iter().filter(|name| *name != "rope-dynamic-bf16") {
+        let reference = Reference::of(name);
+        let tokens = reference.prompt.len() + reference.greedy.len();
+        for (block_size, preemption) in [(16, Preemption::Recompute), (4, Preemption::Swap)] {
+            let pool_tokens = (2 * tokens).next_multiple_of(block_size);
+            let kv = KvOptions {
+                attention: Some(AttentionKind::Paged),
+                budget: Some(KvBudget::Tokens(pool_tokens)),
+                block_size: Some(block_size),
+                max_num_seqs: Some(4),
+                swap: kv::KvSwap::AsThePool,
+                ..KvOptions::default()
+            };
+            let worker = LocalWorker::new(load(name, Simulated::default(), kv)).unwrap();
+            let options = ManagerOptions { preemption, ..ManagerOptions::default() };
+            let pool = worker.runner.attention.memory();
+            let manager = kv::manager(&pool, worker.runner.max_model_len(), &options);
+            let limits = Limits { max_num_seqs: 4, max_batched_tokens: 13 };
+            let mut engine = Engine::with_kv(worker, manager, Box::new(Continuous), limits);
+            let outputs = Outputs::default();
+            for _ in 0..4 {
+                let params = greedy_params(reference.greedy.len());
+                engine.add(reference.prompt.clone(), params, keep(&outputs)).unwrap();
+            }
+            engine.run().unwrap();
+            for (id, output) in outputs.lock().unwrap().iter() {
+                assert_eq!(*output, reference.greedy, "{name}, {id:?}, blocks of {block_size}");
+            }
+            assert!(engine.worker.runner.backend.launches() > 100, "kernels ran");
+            assert_eq!(engine.blocks().held, 0);
+        }
+    }
+}
+
+/// Logits within 1e-4 of Hugging Face's, whatever the order of threads, with the same bits in each.
+#[test]
+fn logits_on_the_device_are_hugging_faces() {
+    for name in fixtures().iter().filter(|name| *name != "rope-dynamic-bf16") {
+        let reference = Reference::of(name);
+        let mut first = None;
+        for schedule in SCHEDULES {
+            let mut runner = load(name, Simulated::with_schedule(schedule), KvOptions::default());
+            let mut batch = stairwell::batch::Batch::of(&reference.prompt);
+            batch.want_all_logits();
+            let logits = runner.forward(&batch, None).unwrap();
+            let logits = runner.backend.download(&logits).unwrap();
+            let distance = common::distance(&logits, &reference.logits);
+            assert!(distance < 1e-4, "{name}, {schedule:?}: {distance}");
+            assert_eq!(
+                first.get_or_insert_with(|| common::bits(&logits)),
+                &common::bits(&logits),
+                "{name}, {schedule:?}"
+            );
+        }
+    }
+}
+
+/// A pool of blocks, sequences with tables in any order, and their next rows.
+struct Case {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    block_size: usize,
+    window: Option<usize>,
+    dtype: KvDtype,
+    /// Tokens before, and new rows.
+    sequences: &'static [(usize, usize)],
+}
+
+const CASES: &[Case] = &[
+    Case {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 12,
+        block_size: 4,
+        window: None,
+        dtype: KvDtype::F32,
+        sequences: &[(0, 9), (17, 1), (3, 5)],
+    },
+    Case {
+        heads: 3,
+        kv_heads: 3,
+        head_dim: 64,
+        block_size: 16,
+        window: None,
+        dtype: KvDtype::Bf16,
+        sequences: &[(100, 1), (63, 2)],
+    },
+    Case {
+        heads: 8,
+        kv_heads: 1,
+        head_dim: 80,
+        block_size: 1,
+        window: Some(7),
+        dtype: KvDtype::F32,
+        sequences: &[(0, 20), (66, 3)],
+    },
+    Case {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 128,
+        block_size: 32,
+        window: Some(70),
+        dtype: KvDtype::Bf16,
+        sequences: &[(130, 1)],
+    },
+];
+
+/// What attention gives for the new rows of a case.
+fn attend<B: Backend>(backend: &B, case: &Case, attention: &mut dyn Attention<B>) -> Vec<f32> {
+    let Case { heads, kv_heads, head_dim, block_size, sequences, .. } = *case;
+    let longest = sequences.iter().map(|(before, new)| before + new).max().unwrap();
+    let blocks = longest.div_ceil(block_size) as u32;
+    // Block j of sequence i: far from block j − 1, and from those of others.
+    let n = sequences.len() as u32;
+    let table = |i: u32| (0..blocks).rev().map(|j| j * n + i).collect::<Vec<u32>>();
+    let run = |rows: &dyn Fn(usize) -> (usize, usize), seed: u32, attention: &mut dyn Attention<B>| {
+        let mut batch = stairwell::batch::Batch::default();
+        for i in (0..sequences.len()).filter(|i| rows(*i).1 > 0) {
+            let (start, count) = rows(i);
+            batch.push(&vec![0; count], start, &table(i as u32));
+        }
+        let total = batch.tokens.len();
+        let upload =
+            |cols: usize, seed: u32| backend.upload(&numbers(total * cols, seed), total, cols).unwrap();
+        let (q, k, v) = (
+            upload(heads * head_dim, seed),
+            upload(kv_heads * head_dim, seed + 1),
+            upload(kv_heads * head_dim, seed + 2),
+        );
+        attention.begin(backend, &batch).unwrap();
+        backend.download(&attention.attend(backend, 0, &q, &k, &v).unwrap()).unwrap()
+    };
+    run(&|i| (0, sequences[i].0), 11, attention);
+    run(&|i| sequences[i], 21, attention)
+}
+
+#[test]
+fn paged_attention_agrees_with_the_cpus() {
+    for case in CASES {
+        let shape = AttentionShape {
+            layers: 0..1,
+            heads: case.heads,
+            kv_heads: case.kv_heads,
+            head_dim: case.head_dim,
+            scale: 0.3,
+            windows: vec![case.window],
+            context: 200,
+        };
+        let kv = KvOptions {
+            attention: Some(AttentionKind::Paged),
+            dtype: case.dtype,
+            block_size: Some(case.block_size),
+            budget: Some(KvBudget::Tokens(4 * 256)),
+            ..KvOptions::default()
+        };
+        let what = format!(
+            "heads {}/{}, head_dim {}, {} in blocks of {}",
+            case.heads, case.kv_heads, case.head_dim, case.dtype, case.block_size
+        );
+        same(
+            &what,
+            |cpu| attend(cpu, case, &mut *kv::build(shape.clone(), &kv).unwrap()),
+            |cuda| attend(cuda, case, &mut PagedCuda::new(cuda.device(), shape.clone(), &kv).unwrap()),
+        );
+    }
+    let fp8 = KvOptions { dtype: KvDtype::Fp8, ..KvOptions::default() };
+    let shape = AttentionShape {
+        layers: 0..1,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 8,
+        scale: 1.0,
+        windows: vec![None],
+        context: 16,
+    };
+    let refused = PagedCuda::new(cuda(Schedule::Forward).device(), shape, &fp8).err().unwrap().to_string();
+    assert!(refused.contains("--kv-dtype fp8-e4m3"), "{refused}");
+}
