@@ -36,6 +36,7 @@ pub mod demo;
 pub mod error;
 pub mod generate;
 pub mod kv;
+pub mod machine;
 pub mod model;
 pub mod runner;
 pub mod sampling;
@@ -50,6 +51,6 @@ pub mod engine;
 
 // Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/paged.rs, kv/prefix_cache.rs, kv/plan.rs and
 // engine/block_*.rs (files of modules above).
-// Step 5: the CUDA backend and PagedAttention (not built yet).
+// Step 5: the CUDA backend: backend/cuda/ and kernels/, which a simulator runs where there is no GPU; kv/paged_cuda.rs (being built).
 // Step 6: flash-style prefill (not built yet).
 // Step 7: tensor and pipeline parallelism (not built yet).

@@ -6,7 +6,8 @@ use crate::{
     checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
     config::ModelConfig,
     error::{Error, Result},
-    kv::{self, KvOptions},
+    kv::KvOptions,
+    machine::Machine,
     model::{
         self, Attention, AttentionShape, Completeness, Inputs, LoadEvent, Loading, Model, Observer, Pass,
     },
@@ -69,7 +70,20 @@ impl ModelRunner<Cpu> {
     /// # Errors
     /// Whatever is wrong with config.json or the weights.
     pub fn load(directory: &Directory, options: LoadOptions) -> Result<ModelRunner<Cpu>> {
-        ModelRunner::load_with(Cpu::default(), directory, options, kv::build)
+        ModelRunner::load_on(Cpu::default(), directory, options)
+    }
+}
+
+impl<B: Machine> ModelRunner<B> {
+    /// Loads a model for a machine, with the attention that the options ask for.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights, or missing on the machine.
+    pub fn load_on(machine: B, directory: &Directory, options: LoadOptions) -> Result<ModelRunner<B>> {
+        // The attention is made once the weights are there: it gets what memory is left.
+        ModelRunner::load_parts(machine, directory, options, |machine, shape, kv| {
+            machine.attention(shape, kv)
+        })
     }
 }
 
@@ -83,6 +97,15 @@ impl<B: Backend> ModelRunner<B> {
         directory: &Directory,
         options: LoadOptions,
         attention: impl FnOnce(AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
+    ) -> Result<ModelRunner<B>> {
+        ModelRunner::load_parts(backend, directory, options, |_, shape, kv| attention(shape, kv))
+    }
+
+    fn load_parts(
+        backend: B,
+        directory: &Directory,
+        options: LoadOptions,
+        attention: impl FnOnce(&B, AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
         let mut kv = options.kv.clone();
         let mut config = read_config(directory)?;
@@ -102,7 +125,7 @@ impl<B: Backend> ModelRunner<B> {
             }
         };
         kv.weight_bytes = sizes.values().sum();
-        let attention = attention(model.attention_shape(), &kv)?;
+        let attention = attention(&backend, model.attention_shape(), &kv)?;
         let weight_bytes_per_step = bytes_per_step(&*model, &sizes);
         let mut runner = ModelRunner::new(config, backend, model, attention)?;
         runner.weight_bytes_per_step = weight_bytes_per_step;

@@ -4,7 +4,7 @@ use super::{
     Outcome, UpdateArgs,
     batch_request::{BatchRequest, Defaults, read_requests},
     batch_results::Results,
-    engine_args::{CpuEngine, EngineArgs},
+    engine_args::{EngineArgs, LocalEngine},
     engine_stats::{blocks, shared},
     terminal::{print, print_error, print_note},
     text::Text,
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use stairwell::{
     engine::{Continuous, Event, Finished, OnEvent, Sharing},
     error::{Error, Result},
+    machine::Machine,
     tokenizer::Tokenizer,
 };
 use std::{
@@ -61,6 +62,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<Outcome> {
+    on_device!(args.engine.on.device, |machine| run_on(args, machine))
+}
+
+fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     let defaults = Defaults::read(&args.engine.load.model)?;
     let (requests, mut bad) = read_requests(&args.input, &defaults)?;
     let same = fs::canonicalize(&args.input)
@@ -76,7 +81,7 @@ pub fn run(args: Args) -> Result<Outcome> {
     let longest =
         requests.iter().map(|r| r.prompt.len().saturating_add(r.params.max_tokens)).max().unwrap_or(1);
     let mut update = args.update.open()?;
-    let mut engine = args.engine.engine(longest, Box::new(Continuous))?;
+    let mut engine = args.engine.engine(machine, longest, Box::new(Continuous))?;
     args.engine.note(&engine, longest);
 
     let (total, start) = (requests.len(), Instant::now());
@@ -114,8 +119,8 @@ pub fn run(args: Args) -> Result<Outcome> {
 }
 
 /// Adds the n samples of a request; the last one to finish sends the result.
-fn add(
-    engine: &mut CpuEngine,
+fn add<B: Machine>(
+    engine: &mut LocalEngine<B>,
     request: BatchRequest,
     tokenizer: &Option<Arc<Tokenizer>>,
     sender: &Sender<Value>,
@@ -229,7 +234,7 @@ impl Bar {
         self.0.inc(1);
     }
 
-    fn show(&self, engine: &CpuEngine, start: Instant) {
+    fn show<B: Machine>(&self, engine: &LocalEngine<B>, start: Instant) {
         let rate = engine.stats().output_tokens as f64 / start.elapsed().as_secs_f64().max(1e-9);
         let (waiting, running) = engine.queues();
         self.0.set_message(format!("{rate:.1} tok/s, {running} running, {waiting} waiting"));
@@ -242,9 +247,9 @@ impl Drop for Bar {
     }
 }
 
-fn summary(
+fn summary<B: Machine>(
     args: &Args,
-    engine: &CpuEngine,
+    engine: &LocalEngine<B>,
     start: Instant,
     written: usize,
     done: usize,
@@ -252,6 +257,7 @@ fn summary(
 ) -> Result<()> {
     let (stats, seconds) = (engine.stats(), start.elapsed().as_secs_f64());
     let rate = stats.output_tokens as f64 / seconds.max(1e-9);
+    let report = engine.worker.runner.backend.report();
     let summary = json!({
         "results": written,
         "resumed": done,
@@ -267,6 +273,8 @@ fn summary(
         "kv_unused_tokens_per_request": stats.kv_unused_tokens(),
         "kv_reserved_bytes": engine.worker.runner.attention.memory().reserved_bytes,
         "attention": engine.worker.runner.attention.name(),
+        "device": report.device,
+        "kernel_launches": report.kernel_launches,
         "prompt_tokens": stats.prompt_tokens,
         "cached_tokens": stats.cached_tokens,
         "cache_hit_rate": stats.cache_hit_rate(),

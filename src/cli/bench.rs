@@ -5,7 +5,7 @@ use super::{
     bench_report::{latencies, machine, model, outputs_sha256, requests, spread, table, totals},
     bench_run::{Bar, Drawing, Run, serve},
     bench_workload::{LATE_OUTPUT, Lengths, Recipe, Workload},
-    engine_args::{CpuEngine, EngineArgs},
+    engine_args::{EngineArgs, LocalEngine},
     model_args::Format,
     terminal::print,
 };
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use stairwell::{
     engine::{Continuous, Policy, Static},
     error::{Error, Result},
+    machine::Machine,
     runner::read_config,
     sampling::SamplingParams,
 };
@@ -168,12 +169,12 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 
 pub fn run(args: Args) -> Result<Outcome> {
     match args.what {
-        What::Throughput(args) => throughput(*args),
-        What::Latency(args) => latency(*args),
+        What::Throughput(args) => on_device!(args.engine.on.device, |machine| throughput(*args, machine)),
+        What::Latency(args) => on_device!(args.engine.on.device, |machine| latency(*args, machine)),
     }
 }
 
-fn throughput(mut args: Throughput) -> Result<Outcome> {
+fn throughput<B: Machine>(mut args: Throughput, machine: B) -> Result<Outcome> {
     let config = read_config(&args.engine.load.model.directory()?)?;
     let default = match args.preset {
         Some(Preset::NanoVllm) => (256, Lengths::uniform(100, 1024), Lengths::uniform(100, 1024)),
@@ -216,7 +217,7 @@ fn throughput(mut args: Throughput) -> Result<Outcome> {
     if args.policy == PolicyName::OneAtATime {
         args.engine.max_num_seqs = 1;
     }
-    let mut engine = start(&args.engine, workload.longest(), policy, &args.common)?;
+    let mut engine = start(machine, &args.engine, workload.longest(), policy, &args.common)?;
     let bar = Bar::new(workload.all().count());
     let run = serve(&mut engine, &workload, args.common.drawing(), &bar)?;
     drop(bar);
@@ -234,7 +235,7 @@ fn throughput(mut args: Throughput) -> Result<Outcome> {
     report("bench throughput", &args.engine, &args.common, &engine, &[run], settings)
 }
 
-fn latency(mut args: Latency) -> Result<Outcome> {
+fn latency<B: Machine>(mut args: Latency, machine: B) -> Result<Outcome> {
     let config = read_config(&args.engine.load.model.directory()?)?;
     let (input, output) = (args.input_len as usize, args.output_len as usize);
     args.common.check(config.vocab_size)?;
@@ -253,7 +254,7 @@ fn latency(mut args: Latency) -> Result<Outcome> {
         })
     };
     args.engine.max_num_seqs = args.batch_size;
-    let mut engine = start(&args.engine, input + output, Box::new(Continuous), &args.common)?;
+    let mut engine = start(machine, &args.engine, input + output, Box::new(Continuous), &args.common)?;
     let batches = args.warmup as usize + args.iterations as usize;
     let bar = Bar::new(batches * args.batch_size as usize);
     let mut serve = |batch| serve(&mut engine, &workload(batch), args.common.drawing(), &bar);
@@ -302,8 +303,14 @@ fn check_length(
 }
 
 /// The engine, with room for the longest request.
-fn start(args: &EngineArgs, longest: usize, policy: Box<dyn Policy>, common: &Common) -> Result<CpuEngine> {
-    let engine = args.engine(longest, policy)?;
+fn start<B: Machine>(
+    machine: B,
+    args: &EngineArgs,
+    longest: usize,
+    policy: Box<dyn Policy>,
+    common: &Common,
+) -> Result<LocalEngine<B>> {
+    let engine = args.engine(machine, longest, policy)?;
     let room = stairwell::engine::Worker::max_model_len(&engine.worker);
     if room < longest {
         let message =
@@ -317,22 +324,25 @@ fn start(args: &EngineArgs, longest: usize, policy: Box<dyn Policy>, common: &Co
 }
 
 /// Puts the report together, and prints and writes it.
-fn report(
+fn report<B: Machine>(
     command: &str,
     args: &EngineArgs,
     common: &Common,
-    engine: &CpuEngine,
+    engine: &LocalEngine<B>,
     runs: &[Run],
     mut settings: Value,
 ) -> Result<Outcome> {
     let (runner, limits) = (&engine.worker.runner, engine.limits());
+    let ran = runner.backend.report();
     let shared = json!({
         "max_num_seqs": limits.max_running(),
         "max_batched_tokens": limits.max_batched_tokens,
         "max_model_len": runner.max_model_len(),
         "attention": runner.attention.name(),
         "kv_dtype": runner.attention.memory().dtype.map(|dtype| dtype.to_string()),
-        "isa": runner.backend.isa().name(),
+        "device": ran.device,
+        "isa": ran.isa,
+        "kernel_launches": ran.kernel_launches,
         "threads": rayon::current_num_threads(),
         "temperature": common.temperature,
         "seed": common.seed,

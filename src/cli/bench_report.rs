@@ -2,12 +2,12 @@
 
 use super::{
     bench_run::{Run, Served},
-    engine_args::CpuEngine,
+    engine_args::LocalEngine,
     terminal::{human_bytes, peak_memory},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use stairwell::engine::BlockCounts;
+use stairwell::{engine::BlockCounts, machine::Machine};
 use std::{fmt::Write, time::Duration};
 use sysinfo::{CpuRefreshKind, System};
 
@@ -22,7 +22,7 @@ pub fn machine() -> Value {
 }
 
 /// The model's class and sizes.
-pub fn model(engine: &CpuEngine, name: &str, format: &str) -> Value {
+pub fn model<B: Machine>(engine: &LocalEngine<B>, name: &str, format: &str) -> Value {
     let (runner, config) = (&engine.worker.runner, &engine.worker.runner.config);
     json!({
         "name": name,
@@ -37,7 +37,7 @@ pub fn model(engine: &CpuEngine, name: &str, format: &str) -> Value {
 }
 
 /// Sums over one run or several.
-pub fn totals(engine: &CpuEngine, runs: &[Run]) -> Value {
+pub fn totals<B: Machine>(engine: &LocalEngine<B>, runs: &[Run]) -> Value {
     let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
     let requests = sum(|run| run.served.len() as u64);
     let prompt = sum(|run| run.served.iter().map(|s| s.prompt_tokens as u64).sum());

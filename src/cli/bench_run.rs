@@ -2,13 +2,14 @@
 
 use super::{
     bench_workload::{Item, Workload},
-    engine_args::CpuEngine,
+    engine_args::LocalEngine,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stairwell::{
     engine::{BlockCounts, EngineStats, Event, Finished, OnEvent},
     error::{Error, Result},
     generate::GenerateParams,
+    machine::Machine,
     sampling::SamplingParams,
 };
 use std::{
@@ -65,7 +66,12 @@ impl Log {
 ///
 /// # Errors
 /// Those of the engine, and the first of a request.
-pub fn serve(engine: &mut CpuEngine, workload: &Workload, drawing: Drawing, bar: &Bar) -> Result<Run> {
+pub fn serve<B: Machine>(
+    engine: &mut LocalEngine<B>,
+    workload: &Workload,
+    drawing: Drawing,
+    bar: &Bar,
+) -> Result<Run> {
     let (log, before, start) = (Arc::default(), (engine.stats(), engine.blocks()), Instant::now());
     let (mut coming, mut late) = (workload.items.iter().peekable(), workload.late.as_ref());
     let (mut seen, mut index) = (0, 0);
@@ -115,8 +121,8 @@ impl Drop for Bar {
     }
 }
 
-fn add(
-    engine: &mut CpuEngine,
+fn add<B: Machine>(
+    engine: &mut LocalEngine<B>,
     item: &Item,
     drawing: Drawing,
     index: usize,

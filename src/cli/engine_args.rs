@@ -1,13 +1,18 @@
 //! Flags of the engine: who runs when.
 
-use super::{SharedKvArgs, kv_args::KvArgs, model_args::LoadArgs, terminal::print_note};
+use super::{
+    SharedKvArgs,
+    kv_args::KvArgs,
+    model_args::{DeviceArgs, LoadArgs},
+    terminal::print_note,
+};
 use clap::Args;
 use stairwell::{
-    backend::cpu::Cpu,
     config::RopeScaling,
     engine::{Engine, Limits, LocalWorker, Policy, Trace, Worker},
     error::{Error, Result},
     kv::{self, AttentionKind, ManagerOptions},
+    machine::Machine,
     runner::read_config,
 };
 use std::{fs, path::PathBuf};
@@ -17,6 +22,8 @@ use std::{fs, path::PathBuf};
 pub struct EngineArgs {
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub on: DeviceArgs,
     #[command(flatten)]
     kv: SharedKvArgs,
     /// Requests that run at a time
@@ -43,10 +50,10 @@ pub trait ManagerArgs {
 impl ManagerArgs for KvArgs {}
 
 /// After how many finished requests weights are updated, and how.
-pub type Update = (usize, Box<dyn FnOnce(&mut CpuEngine) -> Result<()>>);
+pub type Update<B> = (usize, Box<dyn FnOnce(&mut LocalEngine<B>) -> Result<()>>);
 
 /// The engine that the commands run.
-pub type CpuEngine = Engine<LocalWorker<Cpu>>;
+pub type LocalEngine<B> = Engine<LocalWorker<B>>;
 
 impl EngineArgs {
     /// What a step may hold.
@@ -61,7 +68,12 @@ impl EngineArgs {
     ///
     /// # Errors
     /// Those of loading, and flags that do not go together.
-    pub fn engine(&self, longest: usize, policy: Box<dyn Policy>) -> Result<CpuEngine> {
+    pub fn engine<B: Machine>(
+        &self,
+        machine: B,
+        longest: usize,
+        policy: Box<dyn Policy>,
+    ) -> Result<LocalEngine<B>> {
         let config = read_config(&self.load.model.directory()?)?;
         let limits = self.limits();
         let mut kv = self.kv.options(&config, Some(limits.max_batched_tokens))?;
@@ -78,7 +90,7 @@ impl EngineArgs {
                 "RoPE scaling is dynamic, and its base that of the longest request, {longest} tokens, for all of them"
             ));
         }
-        let worker = LocalWorker::new(self.load.load(Some(longest), kv, |_| ())?)?;
+        let worker = LocalWorker::new(self.load.load(machine, Some(longest), kv, |_| ())?)?;
         let manager = kv::manager(&worker.memory(), worker.max_model_len(), &self.kv.manager());
         let mut engine = Engine::with_kv(worker, manager, policy, limits);
         if self.trace.is_some() {
@@ -88,7 +100,7 @@ impl EngineArgs {
     }
 
     /// Says what was reserved, and where fewer requests run than were asked for.
-    pub fn note(&self, engine: &CpuEngine, longest: usize) {
+    pub fn note<B: Machine>(&self, engine: &LocalEngine<B>, longest: usize) {
         self.kv.note(&engine.worker.runner, Some(longest));
         let (asked, running) = (self.max_num_seqs as usize, engine.limits().max_running());
         if running < asked {
@@ -104,7 +116,7 @@ impl EngineArgs {
     ///
     /// # Errors
     /// If the file can't be written.
-    pub fn write_trace(&self, engine: &mut CpuEngine) -> Result<()> {
+    pub fn write_trace<B: Machine>(&self, engine: &mut LocalEngine<B>) -> Result<()> {
         let (Some(path), Some(trace)) = (&self.trace, engine.take_trace()) else { return Ok(()) };
         let json = Trace::to_json(&trace).to_string();
         fs::write(path, json).map_err(|error| Error::Io { path: path.clone(), error })

@@ -2,7 +2,7 @@
 
 use super::{
     KvArgs, Outcome,
-    model_args::{LoadArgs, TokenIds},
+    model_args::{DeviceArgs, LoadArgs, TokenIds},
     stats::{print_figures, stats},
     terminal::{self, print, print_note},
     text::Text,
@@ -13,6 +13,7 @@ use stairwell::{
     config::generation::{GenerationConfig, Knobs, SamplingDefaults},
     error::{Error, Result},
     generate::{GenerateParams, generate},
+    machine::Machine,
     runner::{check_prompt, read_config},
     sampling::SamplingParams,
     tokenizer::ChatOptions,
@@ -31,6 +32,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    on: DeviceArgs,
     #[command(flatten)]
     kv: KvArgs,
     /// Text to continue
@@ -149,6 +152,10 @@ impl SamplingArgs {
 }
 
 pub fn run(args: Args) -> Result<Outcome> {
+    on_device!(args.on.device, |machine| run_on(args, machine))
+}
+
+fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     let directory = args.load.model.directory()?;
     let config = read_config(&directory)?;
     let generation = match directory.read("generation_config.json")? {
@@ -174,7 +181,7 @@ pub fn run(args: Args) -> Result<Outcome> {
 
     let start = Instant::now();
     let kv = args.kv.options(&config, Some(prompt.len()))?;
-    let mut runner = args.load.load(Some(prompt.len() + params.max_tokens), kv, |_| ())?;
+    let mut runner = args.load.load(machine, Some(prompt.len() + params.max_tokens), kv, |_| ())?;
     runner.check_prompt(&prompt)?;
     let load_seconds = start.elapsed().as_secs_f64();
     if !args.json {

@@ -3,7 +3,7 @@
 use super::terminal::{human_bytes, print_note};
 use clap::{Args, ValueEnum};
 use stairwell::{
-    backend::cpu::Cpu,
+    backend::Backend,
     config::ModelConfig,
     error::{Error, Result},
     kv::{AttentionKind, KvDtype, KvOptions},
@@ -68,7 +68,7 @@ impl KvArgs {
     }
 
     /// Says what was reserved, and where the length comes from; `wanted` is the longest sequence of this run, if it is known.
-    pub fn note(&self, runner: &ModelRunner<Cpu>, wanted: Option<usize>) {
+    pub fn note<B: Backend>(&self, runner: &ModelRunner<B>, wanted: Option<usize>) {
         let (memory, length) = (runner.attention.memory(), runner.max_model_len());
         if memory.reserved_bytes == 0 {
             return;
@@ -79,7 +79,11 @@ impl KvArgs {
         print_note(&format!("KV cache: room for {slots}{length} tokens ({source}), {bytes}"));
     }
     /// Where the longest sequence's length comes from; `wanted` is the longest sequence of this run, if it is known.
-    pub fn source_of_length(&self, runner: &ModelRunner<Cpu>, wanted: Option<usize>) -> &'static str {
+    pub fn source_of_length<B: Backend>(
+        &self,
+        runner: &ModelRunner<B>,
+        wanted: Option<usize>,
+    ) -> &'static str {
         let length = runner.max_model_len();
         match self.max_model_len {
             Some(_) => "--max-model-len",

@@ -6,6 +6,7 @@ use super::{
     terminal::{human_bytes, peak_memory, print},
 };
 use stairwell::{
+    backend::cpu::Cpu,
     checkpoint::{Directory, StateDict},
     error::Result,
     kv::KvOptions,
@@ -47,7 +48,7 @@ pub fn run(args: Args) -> Result<Outcome> {
             trace_event(&mut lines, state_dict, &event);
         }
     };
-    let runner = args.load.load(None, KvOptions::recompute(), events)?;
+    let runner = args.load.load(Cpu::default(), None, KvOptions::recompute(), events)?;
     let memory = peak_memory().map_or("unknown".into(), human_bytes);
     let _ = writeln!(
         lines,

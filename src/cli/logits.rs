@@ -2,7 +2,7 @@
 
 use super::{
     KvArgs, Outcome,
-    model_args::{LoadArgs, TokenIds},
+    model_args::{DeviceArgs, LoadArgs, TokenIds},
     terminal::print,
 };
 use stairwell::{
@@ -10,6 +10,7 @@ use stairwell::{
     batch::Batch,
     checkpoint::write_safetensors,
     error::Result,
+    machine::Machine,
     model::Observer,
     runner::{check_prompt, read_config},
     tensor::HostTensor,
@@ -25,6 +26,8 @@ pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
+    on: DeviceArgs,
+    #[command(flatten)]
     kv: KvArgs,
     /// Token ids, such as 5,17,3
     #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
@@ -38,11 +41,15 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<Outcome> {
+    on_device!(args.on.device, |machine| run_on(args, machine))
+}
+
+fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     let TokenIds(prompt) = &args.prompt_ids;
     let config = read_config(&args.load.model.directory()?)?;
     check_prompt(&config, prompt)?;
     let kv = args.kv.options(&config, Some(prompt.len()))?;
-    let mut runner = args.load.load(Some(prompt.len()), kv, |_| ())?;
+    let mut runner = args.load.load(machine, Some(prompt.len()), kv, |_| ())?;
     runner.check_prompt(prompt)?;
     let mut batch = Batch::of(prompt);
     batch.want_all_logits();

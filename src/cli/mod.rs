@@ -1,5 +1,32 @@
 //! The command line: parse, call, print. Results go to stdout, everything else to stderr.
 
+/// Runs `$run` with the machine that was asked for as `$machine`.
+#[cfg(not(feature = "step5"))]
+macro_rules! on_device {
+    ($asked:expr, |$machine:ident| $run:expr) => {
+        match $asked {
+            None | Some(stairwell::machine::DeviceKind::Cpu) => {
+                let $machine = stairwell::backend::cpu::Cpu::default();
+                $run
+            }
+            Some(other) => Err(other.needs_a_feature()),
+        }
+    };
+}
+/// The same where there are devices.
+#[cfg(feature = "step5")]
+macro_rules! on_device {
+    ($asked:expr, |$machine:ident| $run:expr) => {
+        match stairwell::backend::cuda::open($asked)? {
+            None => {
+                let $machine = stairwell::backend::cpu::Cpu::default();
+                $run
+            }
+            Some($machine) => $run,
+        }
+    };
+}
+
 #[cfg(feature = "step3")]
 mod batch;
 #[cfg(feature = "step3")]

@@ -3,11 +3,11 @@
 use super::terminal::Progress;
 use clap::{Args, ValueEnum};
 use stairwell::{
-    backend::cpu::Cpu,
     checkpoint::{Directory, LoadRules, locate},
     demo,
     error::{Error, Result},
     kv::KvOptions,
+    machine::{DeviceKind, Machine},
     model::LoadEvent,
     runner::{LoadFormat, LoadOptions, ModelRunner},
     tokenizer::{Tokenizer, TokenizerFiles},
@@ -38,6 +38,15 @@ pub struct LoadArgs {
     /// Arithmetic of activations; weights stay as stored
     #[arg(long, value_enum, default_value_t = Arithmetic::Auto)]
     pub dtype: Arithmetic,
+}
+
+/// On what it runs.
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// Where the model runs: cpu, cuda (an NVIDIA GPU), sim (the GPU's kernels on the CPU); the last two from step 5 on [default: cuda
+    /// if there is one, else cpu]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<DeviceKind>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -78,12 +87,13 @@ impl ModelArgs {
 
 impl LoadArgs {
     /// Loads the model. `max_length` is the longest sequence of this run, if it is known; `events` sees every tensor.
-    pub fn load(
+    pub fn load<B: Machine>(
         &self,
+        machine: B,
         max_length: Option<usize>,
         kv: KvOptions,
         mut events: impl FnMut(LoadEvent),
-    ) -> Result<ModelRunner<Cpu>> {
+    ) -> Result<ModelRunner<B>> {
         self.check()?;
         let progress = Progress::new("reading weights");
         let add = |bytes, total| progress.add(bytes, total);
@@ -93,7 +103,7 @@ impl LoadArgs {
         };
         let (events, progress) = (Some(&mut events as &mut dyn FnMut(LoadEvent)), Some(&add as _));
         let options = LoadOptions { format, rules: self.rules(), max_length, kv, events, progress };
-        ModelRunner::load(&self.model.directory()?, options)
+        ModelRunner::load_on(machine, &self.model.directory()?, options)
     }
 
     /// Whether this build can load so.

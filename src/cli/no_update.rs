@@ -2,7 +2,7 @@
 
 use super::engine_args::Update;
 use clap::Args;
-use stairwell::error::Result;
+use stairwell::{error::Result, machine::Machine};
 
 /// Weights can be updated from step 4 on.
 #[derive(Args)]
@@ -13,7 +13,7 @@ impl NoUpdate {
     ///
     /// # Errors
     /// Never.
-    pub fn open(&self) -> Result<Option<Update>> {
+    pub fn open<B: Machine>(&self) -> Result<Option<Update<B>>> {
         Ok(None)
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use clap::{Args, ValueEnum};
 use stairwell::{
-    backend::cpu::Cpu,
+    backend::Backend,
     config::ModelConfig,
     error::{Error, Result},
     kv::{AttentionKind, KvBudget, KvOptions, KvSwap, ManagerOptions, Preemption},
@@ -95,7 +95,7 @@ impl PagedArgs {
     }
 
     /// Says what was reserved.
-    pub fn note(&self, runner: &ModelRunner<Cpu>, wanted: Option<usize>) {
+    pub fn note<B: Backend>(&self, runner: &ModelRunner<B>, wanted: Option<usize>) {
         let memory = runner.attention.memory();
         let Some(pool) = memory.pool else { return self.base.note(runner, wanted) };
         let source = match (self.kv_memory, self.max_kv_tokens) {
@@ -144,7 +144,7 @@ impl SharedArgs {
     }
 
     /// Says what was reserved.
-    pub fn note(&self, runner: &ModelRunner<Cpu>, wanted: Option<usize>) {
+    pub fn note<B: Backend>(&self, runner: &ModelRunner<B>, wanted: Option<usize>) {
         self.pool.note(runner, wanted);
     }
 }

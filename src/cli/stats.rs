@@ -2,11 +2,11 @@
 
 use super::terminal::{human_bytes, peak_memory};
 use serde_json::{Map, Value, json};
-use stairwell::{backend::cpu::Cpu, generate::Generated, runner::ModelRunner};
+use stairwell::{generate::Generated, machine::Machine, runner::ModelRunner};
 
 /// All of them, for `--json`.
-pub fn stats(
-    runner: &ModelRunner<Cpu>,
+pub fn stats<B: Machine>(
+    runner: &ModelRunner<B>,
     prompt_tokens: usize,
     output: &Generated,
     load_seconds: f64,
@@ -14,11 +14,13 @@ pub fn stats(
     let (n, total) = (output.ids.len(), output.total_time.as_secs_f64());
     let first = output.time_to_first_token.as_secs_f64();
     let per_token = (n > 1).then(|| (total - first) / (n - 1) as f64);
+    let report = runner.backend.report();
     let stats = json!({
-        "device": "cpu",
+        "device": report.device,
+        "kernel_launches": report.kernel_launches,
         "attention": runner.attention.name(),
         "dtype": "f32",
-        "isa": runner.backend.isa().name(),
+        "isa": report.isa,
         "threads": rayon::current_num_threads(),
         "model": runner.config.architecture.class_name(),
         "prompt_tokens": prompt_tokens,
@@ -41,8 +43,8 @@ pub fn stats(
 }
 
 /// What is kept, and what a decode step reads: every weight once, and K and V of the tokens before.
-fn memory_traffic(
-    runner: &ModelRunner<Cpu>,
+fn memory_traffic<B: Machine>(
+    runner: &ModelRunner<B>,
     prompt_tokens: usize,
     output_tokens: usize,
     seconds_per_token: Option<f64>,

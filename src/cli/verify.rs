@@ -3,15 +3,15 @@
 use super::{
     KvArgs, Outcome,
     logits::Outputs,
-    model_args::LoadArgs,
+    model_args::{DeviceArgs, LoadArgs},
     terminal::{colours, print, print_note, styled},
 };
 use serde_json::{Value, json};
 use stairwell::{
-    backend::Backend,
     batch::Batch,
     checkpoint::{CheckpointError, Directory, Header},
     error::{Error, Result},
+    machine::Machine,
     runner::{check_prompt, read_config},
     tensor::{Bytes, DType, HostTensor},
 };
@@ -32,6 +32,8 @@ An element agrees if |ours − reference| ≤ atol + rtol · |reference|. The ex
 pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    on: DeviceArgs,
     #[command(flatten)]
     kv: KvArgs,
     /// File of scripts/dump_hf_reference.py
@@ -64,12 +66,16 @@ struct Comparison {
 }
 
 pub fn run(args: Args) -> Result<Outcome> {
+    on_device!(args.on.device, |machine| run_on(args, machine))
+}
+
+fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     let reference = read(&args.reference)?;
     let prompt = prompt_ids(&reference, &args.reference)?;
     let config = read_config(&args.load.model.directory()?)?;
     check_prompt(&config, &prompt)?;
     let kv = args.kv.options(&config, Some(prompt.len()))?;
-    let mut runner = args.load.load(Some(prompt.len()), kv, |_| ())?;
+    let mut runner = args.load.load(machine, Some(prompt.len()), kv, |_| ())?;
     runner.check_prompt(&prompt)?;
     let mut batch = Batch::of(&prompt);
     batch.want_all_logits();

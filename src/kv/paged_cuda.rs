@@ -1,7 +1,7 @@
 //! [`Paged`](super::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
 
 use super::{
-    KvDtype, KvOptions,
+    AttentionKind, KvDtype, KvOptions,
     placement::Placement,
     sizing::{Pool, plan_pool},
 };
@@ -12,6 +12,7 @@ use crate::{
     },
     batch::{Batch, Move},
     error::{Error, Result},
+    machine::{Machine, MachineReport},
     model::{Attention, AttentionShape, KvMemory},
 };
 use std::sync::Arc;
@@ -97,6 +98,26 @@ impl PagedCuda {
 /// Bytes of K, or of V, of a block in one layer.
 fn block_bytes(shape: &AttentionShape, dtype: KvDtype, block_size: usize) -> usize {
     block_size * shape.kv_heads * dtype.vector_bytes(shape.head_dim)
+}
+
+impl Machine for Cuda {
+    fn attention(&self, shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Attention<Cuda>>> {
+        match options.attention {
+            None | Some(AttentionKind::Paged) => Ok(Box::new(PagedCuda::new(self.device(), shape, options)?)),
+            Some(other) => {
+                let (name, device) = (other.name(), self.device().name());
+                let message = format!(
+                    "--attention {name}: on --device {device} K and V are in blocks; leave the flag out"
+                );
+                Err(Error::Usage(message))
+            }
+        }
+    }
+
+    fn report(&self) -> MachineReport {
+        let device = self.device().name().to_owned();
+        MachineReport { device, isa: None, kernel_launches: Some(self.launches()) }
+    }
 }
 
 impl Attention<Cuda> for PagedCuda {

@@ -1,0 +1,87 @@
+//! The machines that run a model: a backend together with the attention that belongs to it.
+
+use crate::{
+    backend::{Backend, cpu::Cpu},
+    error::{Error, Result},
+    kv::{self, KvOptions},
+    model::{Attention, AttentionShape},
+};
+use std::{fmt, str::FromStr};
+
+/// A backend that knows its attention.
+pub trait Machine: Backend {
+    /// The attention that the options ask for, or the best one built so far.
+    ///
+    /// # Errors
+    /// If the machine does not have it, or there is no memory for what it reserves.
+    fn attention(&self, shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Attention<Self>>>;
+
+    /// What ran, for stats.
+    fn report(&self) -> MachineReport;
+}
+
+/// What ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineReport {
+    /// `cpu`, `sim`, `cuda`.
+    pub device: String,
+    /// The instruction set, on a CPU.
+    pub isa: Option<&'static str>,
+    /// Kernels that were launched, on a device.
+    pub kernel_launches: Option<u64>,
+}
+
+impl Machine for Cpu {
+    fn attention(&self, shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Attention<Cpu>>> {
+        kv::build(shape, options)
+    }
+
+    fn report(&self) -> MachineReport {
+        MachineReport { device: "cpu".into(), isa: Some(self.isa().name()), kernel_launches: None }
+    }
+}
+
+/// A kind of machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Step 1.
+    Cpu,
+    /// An NVIDIA GPU. (Step 5.)
+    Cuda,
+    /// CUDA kernels on the CPU. (Step 5.)
+    Sim,
+}
+
+impl DeviceKind {
+    /// All of them, whatever this build has.
+    pub const ALL: [DeviceKind; 3] = [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Sim];
+
+    /// The name on the command line and in stats.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Cuda => "cuda",
+            DeviceKind::Sim => "sim",
+        }
+    }
+
+    /// What to say where it was not built.
+    pub fn needs_a_feature(self) -> Error {
+        let name = self.name();
+        Error::Usage(format!("--device {name}: it is not in this build; build with --features step5"))
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<DeviceKind, String> {
+        let kind = DeviceKind::ALL.into_iter().find(|kind| kind.name() == text);
+        kind.ok_or_else(|| format!("there is no device '{text}'; there are cpu, cuda, sim"))
+    }
+}
