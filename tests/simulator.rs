@@ -76,3 +76,11 @@ fn launches_that_no_device_takes_are_refused() {
     assert!(launch("planted_nothing", [1, 0], 32, 0).contains("a grid has"));
     assert!(launch("planted_nothing", [1, 1], 32, 1 << 20).contains("227 KiB"));
 }
+
+/// Runs the kernel that STAIRWELL_KERNEL names, for scripts/sanitize_kernels.sh: a sanitizer reports on the side.
+#[test]
+#[ignore = "scripts/sanitize_kernels.sh runs it, built for a sanitizer"]
+fn one_kernel() {
+    let kernel = std::env::var("STAIRWELL_KERNEL").expect("STAIRWELL_KERNEL names a planted kernel");
+    let _ = run(&kernel, Schedule::Forward, 4 * THREADS);
+}

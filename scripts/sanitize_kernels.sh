@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Runs the kernels on the simulator under ThreadSanitizer (races, with both lines) and AddressSanitizer (reads and writes outside of shared
+# and global memory), and makes sure that each finds the bugs that were planted for it. Linux with g++; about five minutes.
+#
+#   scripts/sanitize_kernels.sh            both
+#   scripts/sanitize_kernels.sh thread     one of them
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+declare -A planted=(
+    [thread]="planted_missing_barrier planted_missing_second_barrier planted_missing_syncwarp"
+    [address]="planted_outside_static planted_outside_dynamic planted_outside_global"
+)
+declare -A library=([thread]=libtsan.so [address]=libasan.so)
+export ASAN_OPTIONS="detect_leaks=0 detect_stack_use_after_return=0"
+
+# run SANITIZER BINARY ARGUMENTS…: which lines of kernel files a report names, in $found. Rust's own code is not built for a sanitizer,
+# and what is said of it means nothing.
+run() {
+    local preload
+    preload=$(g++ -print-file-name="${library[$1]}")
+    shift
+    set +e
+    output=$(LD_PRELOAD=$preload setarch -R "$@" 2>&1)
+    set -e
+    found=$(grep -E '^ +#[0-9]+ .* [^ ]*kernels/[^ ]*\.cuh?:[0-9]+' <<<"$output" | grep -oE '[a-z_]+\.cuh?:[0-9]+' | sort -u || true)
+}
+
+# The line of the body of a planted kernel: a report must name one within it.
+body() {
+    awk -v kernel="$1(" 'index($0, kernel) { from = NR } from && /^}|} *$/ { print from ":" NR; exit }' kernels/simulator/planted.cu
+}
+
+for sanitizer in "${@:-thread address}"; do
+    for sanitizer in $sanitizer; do
+        echo "== $sanitizer: builds"
+        export STAIRWELL_SANITIZE=$sanitizer CARGO_TARGET_DIR=target/sanitize-$sanitizer
+        cargo test --quiet --features step5 --test simulator --test step5 --no-run
+        binary() { cargo test --quiet --features step5 --test "$1" --no-run --message-format json 2>/dev/null | grep -o '"executable":"[^"]*"' | grep "/deps/$1-" | tail -1 | cut -d'"' -f4; }
+        simulator=$(binary simulator) step5=$(binary step5)
+
+        for kernel in ${planted[$sanitizer]}; do
+            STAIRWELL_KERNEL=$kernel run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1
+            IFS=: read -r from to <<<"$(body "$kernel")"
+            lines=$(grep '^planted.cu:' <<<"$found" | cut -d: -f2 | sort -n | awk -v a="$from" -v b="$to" '$1 >= a && $1 <= b' || true)
+            if [ -z "$lines" ]; then
+                echo "$output"
+                echo "$sanitizer did not find the bug of $kernel (lines $from to $to)" >&2
+                exit 1
+            fi
+            echo "$kernel: found, planted.cu lines" $lines
+        done
+
+        STAIRWELL_KERNEL=planted_nothing run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1
+        [ -z "$found" ] || { echo "$output"; echo "$sanitizer reports a bug in planted_nothing" >&2; exit 1; }
+        run "$sanitizer" "$step5" --test-threads 1 every_kernel paged_attention logits_on_the_device
+        grep -q "test result: ok" <<<"$output" || { echo "$output" | tail -50; echo "the tests failed under $sanitizer" >&2; exit 1; }
+        [ -z "$found" ] || { echo "$output" | head -80; echo "$sanitizer reports:" $found >&2; exit 1; }
+        echo "every kernel of tests/step5.rs: nothing found"
+    done
+done
