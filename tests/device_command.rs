@@ -1,0 +1,57 @@
+//! `--device` on the command line: what ran is in the stats, and what is not there is said.
+
+mod common;
+
+use common::{fixture, run};
+use serde_json::Value;
+use std::fs;
+
+fn generate(more: &[&str]) -> Value {
+    let model = fixture("qwen3-bf16");
+    let args = [
+        "generate",
+        "--model",
+        model.to_str().unwrap(),
+        "--prompt-ids",
+        "3,1,4,1,5",
+        "--max-tokens",
+        "9",
+        "--json",
+    ];
+    run(&[&args[..], &["--temperature", "0", "--ignore-eos"], more].concat()).json()
+}
+
+#[test]
+fn the_simulated_device_is_used_and_says_the_same() {
+    let (cpu, sim) = (generate(&["--device", "cpu"]), generate(&["--device", "sim"]));
+    assert_eq!(cpu["output_ids"], sim["output_ids"]);
+    assert_eq!((&cpu["stats"]["device"], &sim["stats"]["device"]), (&"cpu".into(), &"sim".into()));
+    assert_eq!(cpu["stats"]["kernel_launches"], Value::Null);
+    assert!(sim["stats"]["kernel_launches"].as_u64().unwrap() > 100);
+    assert_eq!(sim["stats"]["attention"], "paged");
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let lines = "{\"id\": 1, \"prompt_ids\": [3, 1, 4, 1, 5], \"max_tokens\": 9, \"temperature\": 0, \"ignore_eos\": true}\n";
+    fs::write(path("in.jsonl"), lines).unwrap();
+    let model = fixture("qwen3-bf16").to_str().unwrap().to_owned();
+    let (input, output) = (path("in.jsonl"), path("out.jsonl"));
+    let args =
+        ["batch", "--model", &model, "--input", &input, "--output", &output, "--device", "sim", "--json"];
+    let summary = run(&args).json();
+    assert_eq!(summary["device"], "sim");
+    let result: Value = serde_json::from_str(fs::read_to_string(&output).unwrap().trim()).unwrap();
+    assert_eq!(result["output_ids"], cpu["output_ids"]);
+}
+
+#[test]
+fn what_is_not_there_is_said_in_one_line() {
+    let refused = |more: &[&str], parts: &[&str]| {
+        let prompt = ["generate", "--prompt", "Once", "--max-tokens", "2"];
+        run(&[&prompt[..], more].concat()).refused(parts);
+    };
+    refused(&["--device", "cuda"], &["--device cuda", "--device sim"]);
+    refused(&["--device", "tpu"], &["there is no device 'tpu'", "cpu, cuda, sim"]);
+    refused(&["--device", "sim", "--attention", "contiguous"], &["--attention contiguous", "in blocks"]);
+    refused(&["--device", "sim", "--kv-dtype", "fp8-e4m3"], &["--kv-dtype fp8-e4m3", "f32 or bf16"]);
+}
