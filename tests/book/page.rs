@@ -18,6 +18,7 @@ pub fn pages() -> Vec<(String, String)> {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "models/demo/README.md",
+        "kernels/README.md",
         "tests/fixtures/README.md",
     ];
     let mut paths: Vec<PathBuf> = fixed.iter().map(|p| root().join(p)).filter(|p| p.is_file()).collect();
