@@ -50,6 +50,12 @@ const WRONG: &[Case] = &[
         Some("did you free it with the first reference?"),
     ),
     ("FreedTwice", || step4::pool(pool::FreedTwice::new), Some("did you check that somebody holds it?")),
+    ("ShareForgotten", || step4::pool(pool::ShareForgotten::new), Some("did you count the second?")),
+    (
+        "ShareForgotten's stories",
+        || step4::tells_the_demo_stories(pool::ShareForgotten::new, my_append, MyIndex::new),
+        Some("is not the one that it is alone"),
+    ),
     (
         "writes_to_shared",
         || step4::append(append::writes_to_shared),
@@ -66,8 +72,24 @@ const WRONG: &[Case] = &[
         Some("did you add one though the last had room?"),
     ),
     ("copies_all", || step4::append(append::copies_all), Some("did you copy what nobody writes to?")),
-    ("half_done", || step4::append(append::half_done), Some("one is free")),
+    (
+        "half_done",
+        || step4::append(append::half_done),
+        Some("did you count all blocks before you took the first?"),
+    ),
+    (
+        "counts_from_written",
+        || step4::append(append::counts_from_written),
+        Some("did you count from what is written?"),
+    ),
+    ("keeps_one_back", || step4::append(append::keeps_one_back), Some("did you keep the last one back?")),
     ("HashOnly", || step4::prefix_index(index::HashOnly::new), Some("did you take the hash for the name?")),
+    (
+        "NoTokens",
+        || step4::prefix_index(index::NoTokens::new),
+        Some("did you compare the tokens, or only the hash?"),
+    ),
+    ("NamedByCount", || step4::prefix_index(index::NamedByCount::new), Some("did you use a name again?")),
     ("NoParent", || step4::prefix_index(index::NoParent::new), Some("did you compare the parent?")),
     (
         "NamedByBlock",

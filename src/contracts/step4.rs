@@ -113,7 +113,11 @@ fn check_against_counts(mut pool: impl ReferenceCounts) {
         let got: Vec<u32> = (0..5).map(|block| pool.references(block)).collect();
         assert_eq!(got, counts, "operation {step}: references to the 5 blocks");
         let free = counts.iter().filter(|n| **n == 0).count();
-        assert_eq!(pool.available(), free, "operation {step}: free blocks");
+        assert_eq!(
+            pool.available(),
+            free,
+            "operation {step}: free blocks: is a block with two references one block?"
+        );
     }
 }
 
@@ -131,11 +135,23 @@ pub fn append(append: Append) {
     let (mut pool, mut table) = (Counted::new(6), Vec::new());
     let plain = (true, Vec::new());
     assert_eq!(grow(&mut pool, &mut table, 0, 5), plain, "5 tokens in an empty pool of 6 blocks of 4");
-    assert_eq!(table.len(), 2, "blocks for 5 tokens, of 4 tokens each");
+    assert_eq!(table.len(), 2, "blocks for 5 tokens, of 4 tokens each: did you round down?");
     assert_eq!(grow(&mut pool, &mut table, 5, 8), plain, "the last block has room for tokens 5 to 7");
     assert_eq!(table.len(), 2, "blocks for 8 tokens: did you add one though the last had room?");
     assert_eq!(grow(&mut pool, &mut table, 8, 9), plain, "the ninth token needs a block, and four are free");
     assert_eq!(table.len(), 3, "blocks for 9 tokens: is the last of 8 full?");
+    for tokens in [9, 8] {
+        assert_eq!(
+            grow(&mut pool, &mut table, 8, tokens),
+            plain,
+            "there is room for {tokens} tokens already"
+        );
+        assert_eq!(
+            table.len(),
+            3,
+            "blocks, and there was room for {tokens} tokens already: did you count from what is written?"
+        );
+    }
     let mut distinct = table.clone();
     distinct.dedup();
     assert_eq!(distinct.len(), 3, "the blocks of a table are different ones; it is {table:?}");
@@ -172,13 +188,15 @@ pub fn append(append: Append) {
     assert_eq!(
         grow(&mut pool, &mut fourth, 6, 9),
         (false, Vec::new()),
-        "two blocks are needed, and one is free"
+        "two blocks are needed, and one is free: did you count all blocks before you took the first?"
     );
     assert_eq!(
-        (fourth, pool.available()),
-        (before, free),
+        (&fourth, pool.available()),
+        (&before, free),
         "a refusal changes nothing: did you count all blocks before you took the first?"
     );
+    let (fits, _) = grow(&mut pool, &mut fourth, 6, 7);
+    assert!(fits, "one block is needed, for a copy, and one is free: did you keep the last one back?");
 }
 
 /// The same blocks for one more table.
@@ -209,7 +227,11 @@ fn check_index(mut index: impl PrefixIndex, hash: &str) {
     let a = index.publish(None, &first, 0);
     let b = index.publish(Some(a), &second, 1);
     assert_ne!(a, b, "two contents have one name{hash}: did you take the hash for the name?");
-    assert_eq!(index.find(None, &first), Some((0, a)), "block 0, which was published{hash}");
+    assert_eq!(
+        index.find(None, &first),
+        Some((0, a)),
+        "block 0, which was published{hash}: did you keep every block of a hash?"
+    );
     assert_eq!(index.find(Some(a), &second), Some((1, b)), "block 1, after block 0{hash}");
     let wrong = index.find(None, &other);
     assert_eq!(wrong, None, "a block of other tokens{hash}: did you compare the tokens, or only the hash?");
@@ -222,7 +244,11 @@ fn check_index(mut index: impl PrefixIndex, hash: &str) {
         None,
         "block 1 follows block 0{hash}: did you compare the parent?"
     );
-    assert_eq!(index.publish(None, &first, 3), a, "the name of what is there already{hash}");
+    assert_eq!(
+        index.publish(None, &first, 3),
+        a,
+        "the name of what is there already{hash}: did you look it up first?"
+    );
     assert_eq!(index.find(None, &first), Some((0, a)), "the block that was there stays{hash}");
 
     index.forget(3);
@@ -235,7 +261,12 @@ fn check_index(mut index: impl PrefixIndex, hash: &str) {
         None,
         "block 0 holds other tokens now, and block 1 is found after them{hash}: did you name a parent by its block?"
     );
-    assert_eq!(index.find(None, &other), Some((2, c)), "nobody touched block 2{hash}");
+    assert!(![a, b, c].contains(&d), "new contents have the name of others{hash}: did you use a name again?");
+    assert_eq!(
+        index.find(None, &other),
+        Some((2, c)),
+        "nobody touched block 2{hash}: did you forget all that have a hash?"
+    );
 }
 
 /// The engine tells stories with the reader's pieces: prompts with a common beginning, and two samples of one of them, in blocks of 4

@@ -59,7 +59,7 @@ fn pool() {
 
 // 2. The table ----------------------------------------------------------------------------------------------------------
 
-/// Makes room for the first `growth.tokens` tokens of a sequence. Those from `growth.written` on will be written: a block of them
+/// Makes room for the first `growth.tokens` tokens of a sequence, if there is not room for them already. Those from `growth.written` on will be written: a block of them
 /// that others hold too is replaced by a new one, and (old, new) is noted in `copies`. If there are not enough blocks: false, and
 /// nothing has changed.
 pub fn my_append(

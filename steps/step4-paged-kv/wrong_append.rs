@@ -59,3 +59,32 @@ pub fn half_done(
     }
     true
 }
+
+/// Counts new blocks from the tokens that are written: room that was made before is made again.
+pub fn counts_from_written(
+    pool: &mut dyn ReferenceCounts,
+    table: &mut Vec<u32>,
+    growth: Growth,
+    copies: &mut Vec<(u32, u32)>,
+) -> bool {
+    let Growth { block_size, written, tokens } = growth;
+    let more = tokens.div_ceil(block_size) - written.div_ceil(block_size);
+    let room = table.len() + more;
+    super::solution::my_append(pool, table, Growth { tokens: room * block_size, ..growth }, copies)
+}
+
+/// Refuses to take the last free block: `>=` where it must be `>`.
+pub fn keeps_one_back(
+    pool: &mut dyn ReferenceCounts,
+    table: &mut Vec<u32>,
+    growth: Growth,
+    copies: &mut Vec<(u32, u32)>,
+) -> bool {
+    let Growth { block_size, written, tokens } = growth;
+    let shared = table.iter().skip(written / block_size).filter(|block| pool.references(**block) > 1).count();
+    let more = tokens.div_ceil(block_size).saturating_sub(table.len());
+    if shared + more >= pool.available() {
+        return false;
+    }
+    super::solution::my_append(pool, table, growth, copies)
+}

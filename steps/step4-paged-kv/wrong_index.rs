@@ -97,3 +97,57 @@ impl PrefixIndex for NeverForgets {
     }
     fn forget(&mut self, _: u32) {}
 }
+
+/// Compares what comes before, and believes the hash about the tokens.
+pub struct NoTokens(Hash, Vec<(Option<u64>, u64, u32, u64)>);
+
+impl NoTokens {
+    pub fn new(hash: Hash) -> NoTokens {
+        NoTokens(hash, Vec::new())
+    }
+}
+
+impl PrefixIndex for NoTokens {
+    fn publish(&mut self, parent: Option<u64>, tokens: &[u32], block: u32) -> u64 {
+        if let Some((_, name)) = self.find(parent, tokens) {
+            return name;
+        }
+        let name = 1 + self.1.iter().map(|entry| entry.3).max().unwrap_or(0);
+        self.1.push((parent, (self.0)(parent.unwrap_or(0), tokens), block, name));
+        name
+    }
+    fn find(&self, parent: Option<u64>, tokens: &[u32]) -> Option<(u32, u64)> {
+        let hash = (self.0)(parent.unwrap_or(0), tokens);
+        let entry = self.1.iter().find(|entry| entry.0 == parent && entry.1 == hash)?;
+        Some((entry.2, entry.3))
+    }
+    fn forget(&mut self, block: u32) {
+        self.1.retain(|entry| entry.2 != block);
+    }
+}
+
+/// Names contents by how many there are: once one is forgotten, the next has the name of another.
+pub struct NamedByCount(Entries);
+
+impl NamedByCount {
+    pub fn new(_: Hash) -> NamedByCount {
+        NamedByCount(Vec::new())
+    }
+}
+
+impl PrefixIndex for NamedByCount {
+    fn publish(&mut self, parent: Option<u64>, tokens: &[u32], block: u32) -> u64 {
+        if let Some((_, name)) = self.find(parent, tokens) {
+            return name;
+        }
+        let name = self.0.len() as u64;
+        self.0.push((parent, tokens.to_vec(), block, name));
+        name
+    }
+    fn find(&self, parent: Option<u64>, tokens: &[u32]) -> Option<(u32, u64)> {
+        self.0.iter().find(|entry| entry.0 == parent && entry.1 == tokens).map(|entry| (entry.2, entry.3))
+    }
+    fn forget(&mut self, block: u32) {
+        self.0.retain(|entry| entry.2 != block);
+    }
+}

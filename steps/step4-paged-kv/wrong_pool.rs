@@ -67,3 +67,28 @@ impl ReferenceCounts for FreedTwice {
         self.1.len()
     }
 }
+
+/// Forgets to count whoever shares a block.
+pub struct ShareForgotten(super::solution::MyPool);
+
+impl ShareForgotten {
+    pub fn new(blocks: usize) -> ShareForgotten {
+        ShareForgotten(super::solution::MyPool::new(blocks))
+    }
+}
+
+impl ReferenceCounts for ShareForgotten {
+    fn allocate(&mut self) -> Option<u32> {
+        self.0.allocate()
+    }
+    fn share(&mut self, _: u32) {}
+    fn free(&mut self, block: u32) {
+        self.0.free(block);
+    }
+    fn references(&self, block: u32) -> u32 {
+        self.0.references(block)
+    }
+    fn available(&self) -> usize {
+        self.0.available()
+    }
+}
