@@ -96,6 +96,16 @@ const WRONG: &[Case] = &[
         || step4::prefix_index(index::NamedByBlock::new),
         Some("did you name a parent by its block?"),
     ),
+    (
+        "NeverFinds",
+        || step4::prefix_index(index::NeverFinds::new),
+        Some("did you keep it, whatever else has its hash?"),
+    ),
+    (
+        "NeverFinds's stories",
+        || step4::tells_the_demo_stories(MyPool::new, my_append, index::NeverFinds::new),
+        Some("is a published block found?"),
+    ),
     ("NeverForgets", || step4::prefix_index(index::NeverForgets::new), Some("did you keep its name?")),
     (
         "NeverForgets's stories",

@@ -230,7 +230,7 @@ fn check_index(mut index: impl PrefixIndex, hash: &str) {
     assert_eq!(
         index.find(None, &first),
         Some((0, a)),
-        "block 0, which was published{hash}: did you keep every block of a hash?"
+        "block 0, which was published{hash}: did you keep it, whatever else has its hash?"
     );
     assert_eq!(index.find(Some(a), &second), Some((1, b)), "block 1, after block 0{hash}");
     let wrong = index.find(None, &other);
