@@ -9,14 +9,11 @@ Medians, in seconds, from criterion's target/criterion/*/*/new/estimates.json. S
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+from recording import ROOT, TARGET, machine, median, significant
+
 PARTS = ["embedding", "norms", "linear", "attention", "head"]
 # Names in step2.json, and criterion's groups.
 STEP2_GROUPS = {
@@ -24,14 +21,6 @@ STEP2_GROUPS = {
 }
 # The outputs whose whole cost is derived, after a prompt of so many tokens.
 PROMPT, GENERATED = 64, [64, 128, 256, 512, 1024]
-
-
-def median(*path):
-    """Seconds of one benchmark."""
-    file = TARGET.joinpath("criterion", *path, "new", "estimates.json")
-    if not file.exists():
-        sys.exit(f"{file} is missing: run cargo bench first")
-    return json.loads(file.read_text())["median"]["point_estimate"] / 1e9
 
 
 def rounds(*path):
@@ -46,20 +35,6 @@ def lengths(group):
     """The lengths that a group was measured for."""
     folders = TARGET.joinpath("criterion", group).iterdir()
     return sorted(int(f.name) for f in folders if f.name.isdigit())
-
-
-def machine():
-    """The processor and its number of cores."""
-    try:
-        model = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
-
-
-def significant(x):
-    """Four digits are more than the measurement is worth."""
-    return float(f"{x:.4g}")
 
 
 def step1():

@@ -31,7 +31,7 @@ import torch
 import transformers
 from demo_stories import story
 from dump_hf_reference import load_model, reference, save_sorted
-from record_bench import machine
+from recording import machine
 from transformers.models.qwen3 import modeling_qwen3
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,9 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from record_bench import ROOT, machine, significant
+from recording import ROOT, machine, significant
 
 OUT = ROOT / "benches" / "results" / "readme.json"
 BINARY = ROOT / "target" / "release" / "stairwell"

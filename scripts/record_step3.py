@@ -9,7 +9,7 @@ import os
 import statistics
 import subprocess
 
-from record_bench import ROOT, TARGET, median, significant
+from recording import MIXED, ROOT, TARGET, bench, in_turns, median, middle, significant
 
 POLICIES = ["one-at-a-time", "static", "continuous"]
 
@@ -21,38 +21,10 @@ QWEN3_0_6B = {
     "rope_theta": 1000000, "hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True,
 }
 
-# Chat: most answers are short, one in eight is long. `equal` has about as many tokens, and all outputs end together.
-MIXED = ["--num-requests", "32", "--max-num-seqs", "8", "--input-len", "8..16", "--output-len", "8..16:7,128..160:1"]
+# As MIXED, about as many tokens, and all outputs end together.
 EQUAL = ["--num-requests", "32", "--max-num-seqs", "8", "--input-len", "12", "--output-len", "28"]
 LATE = ["--num-requests", "7", "--max-num-seqs", "8", "--input-len", "10..20", "--output-len", "60..90", "--late-prompt", "1500"]
 BUDGETS = [64, 256, 4096]
-
-
-def bench(*flags, what="throughput"):
-    """One run's report."""
-    program = TARGET / "release" / "stairwell"
-    command = [program, "bench", what, "--json", *map(str, flags)]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
-
-
-def middle(reports, *path):
-    """The median of one number over reports."""
-
-    def number(report):
-        for key in path:
-            report = report[key]
-        return report
-
-    return significant(statistics.median(number(r) for r in reports))
-
-
-def in_turns(variants, times, what="throughput"):
-    """Reports of each variant (a name and its flags), run in turns."""
-    reports = {name: [] for name in variants}
-    for _ in range(times):
-        for name, flags in variants.items():
-            reports[name].append(bench(*flags, what=what))
-    return reports
 
 
 def policy_row(policy, reports):

@@ -13,8 +13,7 @@ import statistics
 import subprocess
 import sys
 
-from record_bench import ROOT, TARGET, median, significant
-from record_step3 import MIXED, bench, in_turns, middle
+from recording import MIXED, ROOT, TARGET, bench, in_turns, median, middle, significant, stairwell
 
 BLOCK_SIZES = [1, 8, 16, 32, 64]
 WAYS = ["contiguous", "paged_1", "paged_8", "paged_16", "paged_32", "paged_2048"]  # groups of benches/step4.rs: decode_…
@@ -173,12 +172,6 @@ def preemption(times):
         "swap_no_cache": [*swap, "--no-prefix-cache"],
     }, times)
     return {"model": "models/demo", "max_kv_tokens": SMALL_POOL[1], "rows": rows}
-
-
-def stairwell(*args):
-    """Stdout of a command of the release build."""
-    command = [TARGET / "release" / "stairwell", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
 
 
 def kv_errors(dtypes):
