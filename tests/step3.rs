@@ -1,61 +1,18 @@
 //! Step 3: whatever the batch, every request gets what it gets alone; budgets hold, nobody starves, nothing leaks.
 
 mod common;
+mod serving;
 
-use common::{Reference, bits, fixture, fixtures, load_with};
+use common::{Reference, bits, fixtures, greedy_params};
 use proptest::prelude::*;
+use serving::{Ended, Recording, alone, keep, runner};
 use stairwell::{
-    backend::cpu::Cpu,
-    batch::Batch,
-    config::ModelConfig,
-    engine::{
-        Continuous, Engine, Event, Finished, Limits, LocalWorker, OnEvent, Policy, RequestId, Static, Worker,
-    },
-    error::Result,
-    generate::{FinishReason, GenerateParams, generate},
+    engine::{Continuous, Engine, Event, Limits, LocalWorker, OnEvent, Policy, RequestId, Static, Worker},
+    generate::{FinishReason, GenerateParams},
     kv::{AttentionKind, KvOptions},
-    model::KvMemory,
-    runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
-    tensor::HostTensor,
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
-
-fn runner(name: &str, kv: KvOptions) -> ModelRunner<Cpu> {
-    load_with(Cpu::default(), fixture(name), LoadOptions { kv, ..LoadOptions::default() }).unwrap()
-}
-
-/// A worker that keeps the logits of every step.
-struct Recording {
-    inner: LocalWorker<Cpu>,
-    logits: Vec<f32>,
-}
-
-impl Worker for Recording {
-    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        self.logits = self.inner.forward(batch)?;
-        Ok(self.logits.clone())
-    }
-    fn config(&self) -> &ModelConfig {
-        self.inner.config()
-    }
-    fn max_model_len(&self) -> usize {
-        self.inner.max_model_len()
-    }
-    fn memory(&self) -> KvMemory {
-        self.inner.memory()
-    }
-    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
-        self.inner.check_prompt(prompt)
-    }
-    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
-        self.inner.update_weights(tensors)
-    }
-}
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 const LONGEST: usize = 64;
 
@@ -67,26 +24,12 @@ fn engine(name: &str, limits: Limits, policy: Box<dyn Policy>) -> Engine<Recordi
         max_chunk: Some(limits.max_batched_tokens),
         ..KvOptions::default()
     };
-    let inner = LocalWorker::new(runner(name, kv)).unwrap();
-    Engine::new(Recording { inner, logits: Vec::new() }, policy, limits)
+    Engine::new(Recording::new(runner(name, kv)), policy, limits)
 }
 
 /// Who sampled a token in the last step, in the order of the logit rows.
 fn sampled(engine: &Engine<Recording>) -> Vec<RequestId> {
     engine.last_chunks().iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id).collect()
-}
-
-/// What has finished, by id.
-type Ended = Arc<Mutex<BTreeMap<RequestId, Finished>>>;
-
-fn keep(ended: &Ended) -> OnEvent {
-    let ended = ended.clone();
-    Box::new(move |event| {
-        if let Event::Finished(finished) = event {
-            assert!(ended.lock().unwrap().insert(finished.id, finished.clone()).is_none(), "ended twice");
-        }
-        ControlFlow::Continue(())
-    })
 }
 
 /// A request of a property test.
@@ -122,16 +65,6 @@ fn jobs() -> impl Strategy<Value = Vec<Job>> {
         },
     );
     prop::collection::vec(job, 1..20)
-}
-
-/// What a request gives alone, by step 1's way, and the logits of each of its tokens.
-fn alone(runner: &mut ModelRunner<Cpu>, job: &Job) -> (Vec<u32>, FinishReason, Vec<Vec<u32>>) {
-    let output = generate(runner, &job.prompt, &job.params, &mut |_| ControlFlow::Continue(())).unwrap();
-    let tokens = [&job.prompt[..], &output.ids].concat();
-    let rows = common::logits(runner, &tokens[..tokens.len() - 1]);
-    let vocab = runner.config.vocab_size;
-    let rows = rows.chunks(vocab).skip(job.prompt.len() - 1).map(bits).collect();
-    (output.ids, output.finish_reason, rows)
 }
 
 /// Runs the jobs; checks after every step what must hold then, and at the end what each gave.
@@ -177,15 +110,8 @@ fn check(name: &str, jobs: &[Job], limits: Limits, policy: Box<dyn Policy>) {
     let mut work_before = 0;
     for (at, job) in jobs.iter().enumerate() {
         let finished = ended.lock().unwrap()[&ids[at].unwrap()].clone();
-        let (want, reason, rows) = alone(&mut whole, job);
         let got = logits.remove(&finished.id).unwrap_or_default();
-        if finished.reason == FinishReason::Abort {
-            assert_eq!(finished.output, want[..finished.output.len()], "{name}: a beginning");
-        } else {
-            assert_eq!((&finished.output, finished.reason), (&want, reason), "{name}: as alone");
-            assert_eq!(got.len(), rows.len());
-        }
-        assert!(got.iter().zip(&rows).all(|(got, want)| got == want), "{name}: to the bit");
+        alone(&mut whole, &job.prompt, &job.params).check(name, &finished, &got);
         work_before += job.prompt.len() + job.params.max_tokens;
     }
     // The bound on waiting: every step computes a token of each running request, so all that has arrived is done after as many
@@ -216,10 +142,8 @@ fn hugging_faces_ids_from_a_shared_batch() {
         let limits = Limits { max_num_seqs: 4, max_batched_tokens: 9 };
         let mut engine = engine(name, limits, Box::new(Continuous));
         let ended = Ended::default();
-        let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-        let params = GenerateParams { max_tokens: 16, sampling: greedy, eos_token_id: Vec::new() };
         for n in [reference.prompt.len(), 3, reference.prompt.len(), 1, 5] {
-            engine.add(reference.prompt[..n].to_vec(), params.clone(), keep(&ended)).unwrap();
+            engine.add(reference.prompt[..n].to_vec(), greedy_params(16), keep(&ended)).unwrap();
         }
         engine.run().unwrap();
         let ended = ended.lock().unwrap();

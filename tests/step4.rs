@@ -1,79 +1,21 @@
 //! Step 4: blocks change nothing but memory. Whatever is shared, copied, preempted or swapped, every request gets what it gets alone.
 
 mod common;
+mod serving;
 
-use common::{Reference, bits, distance, fixture, fixtures, greedy, load_with};
+use common::{Reference, bits, greedy, greedy_params};
 use proptest::prelude::*;
+use serving::{Ended, Recording, alone, keep, pool, runner};
 use stairwell::{
-    backend::{Backend, cpu::Cpu},
-    batch::Batch,
-    config::ModelConfig,
     demo,
-    engine::{
-        Continuous, Engine, Event, Finished, Limits, LocalWorker, OnEvent, OnUpdate, RequestId, Sharing,
-        Worker,
-    },
-    error::{Error, Result},
-    generate::{FinishReason, GenerateParams, generate},
-    kv::{self, AttentionKind, KvBudget, KvDtype, KvMemory, KvOptions, KvSwap, ManagerOptions, Preemption},
+    engine::{Continuous, Engine, Limits, LocalWorker, OnUpdate, RequestId, Sharing, Worker},
+    generate::{FinishReason, GenerateParams},
+    kv::{self, AttentionKind, KvOptions, KvSwap, ManagerOptions, Preemption},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tensor::HostTensor,
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
-
-/// A pool of so many tokens in blocks of this size.
-fn pool(tokens: usize, block_size: usize) -> KvOptions {
-    KvOptions {
-        attention: Some(AttentionKind::Paged),
-        budget: Some(KvBudget::Tokens(tokens)),
-        block_size: Some(block_size),
-        ..KvOptions::default()
-    }
-}
-
-fn runner(name: &str, kv: KvOptions) -> ModelRunner<Cpu> {
-    load_with(Cpu::default(), fixture(name), LoadOptions { kv, ..LoadOptions::default() }).unwrap()
-}
-
-/// A worker that keeps the logits of every step, and that may fail.
-struct Recording {
-    inner: LocalWorker<Cpu>,
-    logits: Vec<f32>,
-    steps: usize,
-    /// Steps that fail once they have run half.
-    fails: Vec<usize>,
-}
-
-impl Worker for Recording {
-    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        self.steps += 1;
-        if self.fails.contains(&self.steps) {
-            return Err(Error::Request("the machine is gone".into()));
-        }
-        self.logits = self.inner.forward(batch)?;
-        Ok(self.logits.clone())
-    }
-    fn config(&self) -> &ModelConfig {
-        self.inner.config()
-    }
-    fn max_model_len(&self) -> usize {
-        self.inner.max_model_len()
-    }
-    fn memory(&self) -> KvMemory {
-        self.inner.memory()
-    }
-    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
-        self.inner.check_prompt(prompt)
-    }
-    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
-        self.inner.update_weights(tensors)
-    }
-}
+use std::{collections::BTreeMap, sync::Arc};
 
 const LONGEST: usize = 64;
 
@@ -105,28 +47,10 @@ fn engine(name: &str, setup: Setup) -> Engine<Recording> {
     let config = runner(name, kv.clone()).config;
     let elements = config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
     kv.swap = KvSwap::Bytes((2 * elements * 4 * block_size * swap_blocks) as u64);
-    let inner = LocalWorker::new(runner(name, kv)).unwrap();
-    let worker = Recording { inner, logits: Vec::new(), steps: 0, fails: Vec::new() };
+    let worker = Recording::new(runner(name, kv));
     assert_eq!(worker.memory().pool.unwrap().swap_blocks, swap_blocks);
     let manager = kv::manager(&worker.memory(), LONGEST, &options);
     Engine::with_kv(worker, manager, Box::new(Continuous), limits)
-}
-
-type Ended = Arc<Mutex<BTreeMap<RequestId, Finished>>>;
-
-fn keep(ended: &Ended) -> OnEvent {
-    let ended = ended.clone();
-    Box::new(move |event| {
-        if let Event::Finished(finished) = event {
-            assert!(ended.lock().unwrap().insert(finished.id, finished.clone()).is_none(), "ended twice");
-        }
-        ControlFlow::Continue(())
-    })
-}
-
-fn greedy_params(max_tokens: usize) -> GenerateParams {
-    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() }
 }
 
 /// A request of a property test.
@@ -175,15 +99,6 @@ fn jobs() -> impl Strategy<Value = Vec<Job>> {
     })
 }
 
-/// What a request gives alone, by step 1's way, and the logits of each of its tokens.
-fn alone(runner: &mut ModelRunner<Cpu>, job: &Job) -> (Vec<u32>, FinishReason, Vec<Vec<u32>>) {
-    let output = generate(runner, &job.prompt, &job.params, &mut |_| ControlFlow::Continue(())).unwrap();
-    let tokens = [&job.prompt[..], &output.ids].concat();
-    let rows = common::logits(runner, &tokens[..tokens.len() - 1]);
-    let rows = rows.chunks(runner.config.vocab_size).skip(job.prompt.len() - 1).map(bits).collect();
-    (output.ids, output.finish_reason, rows)
-}
-
 /// Runs the jobs, and compares each with what it gives alone. Gives the engine for a look at its counters.
 fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Recording> {
     let mut engine = engine(name, setup);
@@ -230,15 +145,8 @@ fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Re
     let mut tokens = 0;
     for (at, job) in jobs.iter().enumerate() {
         let finished = ended.lock().unwrap()[&ids[at].unwrap()].clone();
-        let (want, reason, rows) = alone(&mut whole, job);
         let got = logits.remove(&finished.id).unwrap_or_default();
-        if finished.reason == FinishReason::Abort {
-            assert_eq!(finished.output, want[..finished.output.len()], "{name}: a beginning");
-        } else {
-            assert_eq!((&finished.output, finished.reason), (&want, reason), "{name}: as alone, {setup:?}");
-            assert_eq!(got.len(), rows.len());
-        }
-        assert!(got.iter().zip(&rows).all(|(got, want)| got == want), "{name}: to the bit, {setup:?}");
+        alone(&mut whole, &job.prompt, &job.params).check(&format!("{name}, {setup:?}"), &finished, &got);
         tokens += job.prompt.len() + job.params.max_tokens;
     }
     // As in step 3: the request that was admitted first is never preempted while another one runs, so every step brings it on.
@@ -283,7 +191,7 @@ fn preemption_is_constant_in_both_ways_and_nothing_changes() {
     let prompt = |i: u32| (0..20).map(|t| (t * 7 + i / 4) % 90).chain([i]).collect();
     let job = |i: u32| Job {
         prompt: prompt(i),
-        params: GenerateParams { max_tokens: 24, ..greedy_params(24) },
+        params: greedy_params(24),
         arrival: i as usize / 2,
         abort: None,
         salt: None,
@@ -304,28 +212,6 @@ fn preemption_is_constant_in_both_ways_and_nothing_changes() {
         assert_eq!(stats.cached_tokens > 100, prefix_cache, "{stats:?}");
         assert_eq!(blocks.swapped_out > 20, preemption == Preemption::Swap, "{blocks:?}");
         assert_eq!(blocks.swapped_out, blocks.swapped_in);
-    }
-}
-
-#[test]
-fn recompute_contiguous_and_paged_give_hugging_faces_ids_and_the_same_bits() {
-    for name in fixtures().iter().filter(|name| *name != "rope-dynamic-bf16") {
-        let reference = Reference::of(name);
-        let kinds = [
-            KvOptions::recompute(),
-            KvOptions { attention: Some(AttentionKind::Contiguous), ..KvOptions::default() },
-            pool(64, 1),
-            pool(64, 8),
-            KvOptions { attention: Some(AttentionKind::Paged), ..KvOptions::default() },
-        ];
-        let mut first: Option<Vec<u32>> = None;
-        for kv in kinds {
-            let mut runner = runner(name, kv.clone());
-            let logits = bits(&common::logits(&mut runner, &reference.prompt));
-            assert_eq!(first.get_or_insert(logits.clone()), &logits, "{name}: {kv:?}");
-            let ids = greedy(&mut runner, &reference.prompt, reference.greedy.len());
-            assert_eq!(ids, reference.greedy, "{name}: {kv:?}");
-        }
     }
 }
 
@@ -410,36 +296,6 @@ fn a_window_in_every_layer_needs_no_more_than_the_window() {
     assert!(held <= 5, "{held} blocks of 4");
     let alone = greedy(&mut runner("mistral-f16", KvOptions::recompute()), &prompt, 64 - prompt.len());
     assert_eq!(ended.lock().unwrap()[&id].output, alone);
-}
-
-#[test]
-fn fp8_is_close_and_chunking_changes_no_bit() {
-    let mut worst = [0.0f32; 2];
-    for name in ["qwen3", "llama3", "gpt2", "qwen2-window"] {
-        let prompt = Reference::of(name).prompt;
-        let logits = |dtype: KvDtype, chunk: usize| {
-            let mut runner = runner(name, KvOptions { dtype, ..pool(64, 4) });
-            let (mut start, mut logits) = (0, Vec::new());
-            for tokens in prompt.chunks(chunk) {
-                let mut batch = Batch::default();
-                batch.push_alone(tokens, start);
-                batch.want_all_logits();
-                let rows = runner.forward(&batch, None).unwrap();
-                logits.extend(runner.backend.download(&rows).unwrap());
-                start += tokens.len();
-            }
-            logits
-        };
-        let exact = logits(KvDtype::F32, 100);
-        for (worst, dtype) in worst.iter_mut().zip([KvDtype::Bf16, KvDtype::Fp8]) {
-            let whole = logits(dtype, 100);
-            assert_eq!(bits(&whole), bits(&logits(dtype, 3)), "{name}, {dtype}: in chunks");
-            *worst = worst.max(distance(&whole, &exact));
-        }
-    }
-    // e4m3 has four bits of mantissa less than bf16: 16 times its error, at most.
-    let [bf16, fp8] = worst;
-    assert!(bf16 > 1e-4 && fp8 > bf16 && fp8 < 16.0 * bf16, "largest distances: bf16 {bf16}, fp8 {fp8}");
 }
 
 #[test]

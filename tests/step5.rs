@@ -1,8 +1,10 @@
 //! Step 5: kernels give what the CPU gives, and the engine on a device tells what Hugging Face tells.
 
 mod common;
+mod serving;
 
-use common::{Reference, fixture, fixtures};
+use common::{Reference, fixture, fixtures, greedy_params};
+use serving::{Ended, keep};
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
@@ -10,19 +12,13 @@ use stairwell::{
         cuda::{Cuda, Device, Schedule, Simulated},
     },
     checkpoint::Directory,
-    engine::{Continuous, Engine, Event, Limits, LocalWorker, OnEvent, RequestId},
-    generate::GenerateParams,
+    engine::{Continuous, Engine, Limits, LocalWorker},
     kv::{self, AttentionKind, KvBudget, KvDtype, KvOptions, ManagerOptions, PagedCuda, Preemption},
     model::{Attention, AttentionShape},
     runner::{LoadOptions, ModelRunner},
-    sampling::SamplingParams,
     tensor::{DType, HostTensor},
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule::Random(5)];
 
@@ -152,23 +148,6 @@ fn load(name: &str, device: Simulated, kv: KvOptions) -> ModelRunner<Cuda> {
     .unwrap()
 }
 
-fn greedy_params(max_tokens: usize) -> GenerateParams {
-    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() }
-}
-
-type Outputs = Arc<Mutex<BTreeMap<RequestId, Vec<u32>>>>;
-
-fn keep(outputs: &Outputs) -> OnEvent {
-    let outputs = outputs.clone();
-    Box::new(move |event| {
-        if let Event::Finished(finished) = event {
-            outputs.lock().unwrap().insert(finished.id, finished.output.clone());
-        }
-        ControlFlow::Continue(())
-    })
-}
-
 /// The greedy ids of every fixture, alone and among others that begin the same way, in a pool so small that somebody gives way.
 #[test]
 fn the_simulated_device_tells_what_hugging_face_tells() {
@@ -191,14 +170,14 @@ fn the_simulated_device_tells_what_hugging_face_tells() {
             let manager = kv::manager(&pool, worker.runner.max_model_len(), &options);
             let limits = Limits { max_num_seqs: 4, max_batched_tokens: 13 };
             let mut engine = Engine::with_kv(worker, manager, Box::new(Continuous), limits);
-            let outputs = Outputs::default();
+            let ended = Ended::default();
             for _ in 0..4 {
                 let params = greedy_params(reference.greedy.len());
-                engine.add(reference.prompt.clone(), params, keep(&outputs)).unwrap();
+                engine.add(reference.prompt.clone(), params, keep(&ended)).unwrap();
             }
             engine.run().unwrap();
-            for (id, output) in outputs.lock().unwrap().iter() {
-                assert_eq!(*output, reference.greedy, "{name}, {id:?}, blocks of {block_size}");
+            for (id, finished) in ended.lock().unwrap().iter() {
+                assert_eq!(finished.output, reference.greedy, "{name}, {id:?}, blocks of {block_size}");
             }
             assert!(engine.worker.runner.backend.launches() > 100, "kernels ran");
             assert_eq!(engine.blocks().held, 0);

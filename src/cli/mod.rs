@@ -17,7 +17,7 @@ macro_rules! on_device {
 #[cfg(feature = "step5")]
 macro_rules! on_device {
     ($asked:expr, |$machine:ident| $run:expr) => {
-        match stairwell::backend::cuda::open($asked)? {
+        match stairwell::machine::open($asked)? {
             None => {
                 let $machine = stairwell::backend::cpu::Cpu::default();
                 $run

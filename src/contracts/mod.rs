@@ -5,6 +5,8 @@
 //! what was expected, and, where it can tell, what the mistake is. The last contract of each exercise puts the piece into the
 //! engine and writes the demo story with it.
 
+#[cfg(feature = "step4")]
+mod blocks;
 #[cfg(feature = "step2")]
 mod cached;
 mod loading;

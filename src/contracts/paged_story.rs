@@ -1,6 +1,6 @@
 //! An engine whose blocks are managed by someone else's pieces, and the stories that it must tell.
 
-use super::step4::{Append, Growth, Hash, PrefixIndex, ReferenceCounts};
+use super::blocks::{Append, Growth, Hash, PrefixIndex, ReferenceCounts};
 use crate::{
     backend::cpu::Cpu,
     batch::Move,

@@ -9,14 +9,14 @@
 
 use super::{
     KvDtype, KvOptions,
-    memory::{Room, free_memory, plan},
+    memory::{Room, plan},
     storage::Storage,
 };
 use crate::{
     backend::{
         Shaped,
         cpu::{
-            Cpu, CpuTensor,
+            Cpu, CpuTensor, free_memory,
             grouped::{Scratch, Segment, attend_group},
         },
     },

@@ -5,7 +5,6 @@ use crate::{
     error::{Error, Result},
     model::AttentionShape,
 };
-use sysinfo::System;
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.
 const SHARE: f64 = 0.9;
@@ -98,17 +97,6 @@ pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Re
             Ok(Room { slots, max_tokens: low })
         }
     }
-}
-
-/// What is assumed where the system does not tell.
-const UNKNOWN: u64 = 4_000_000_000;
-
-/// Bytes of memory that the system could give: what is available, or what is left of the control group's limit.
-pub(crate) fn free_memory() -> u64 {
-    let Ok(mut system) = System::new() else { return UNKNOWN };
-    system.refresh_memory();
-    let left = |group: sysinfo::CGroupLimits| group.total_memory.saturating_sub(group.rss);
-    system.available_memory().min(system.cgroup_limits().map_or(u64::MAX, left))
 }
 
 #[cfg(test)]

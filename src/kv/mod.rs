@@ -58,9 +58,6 @@ pub use recompute::Recompute;
 #[cfg(feature = "step4")]
 pub use sizing::BLOCK_SIZE;
 
-#[cfg(feature = "step5")]
-pub(crate) use memory::free_memory;
-
 pub use crate::model::{KvMemory, KvPool};
 use crate::{
     backend::cpu::Cpu,

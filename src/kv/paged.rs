@@ -10,7 +10,6 @@
 use super::{
     KvDtype, KvOptions,
     block_storage::LayerBlocks,
-    memory::free_memory,
     placement::Placement,
     sizing::{Pool, plan_pool},
 };
@@ -18,7 +17,7 @@ use crate::{
     backend::{
         Shaped,
         cpu::{
-            Cpu, CpuTensor,
+            Cpu, CpuTensor, free_memory,
             grouped::{Scratch, attend_group},
         },
     },
@@ -126,13 +125,6 @@ impl Attention<Cpu> for Paged {
     }
 
     fn memory(&self) -> KvMemory {
-        let bytes_per_token = self.shape.bytes_per_token(self.dtype);
-        KvMemory {
-            dtype: Some(self.dtype.stored()),
-            bytes_per_token,
-            slots: usize::MAX,
-            reserved_bytes: (self.pool.blocks * self.pool.block_size) as u64 * bytes_per_token,
-            pool: Some(self.pool.for_manager()),
-        }
+        self.pool.memory(&self.shape, self.dtype)
     }
 }

@@ -1,7 +1,7 @@
 //! [`Paged`](super::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
 
 use super::{
-    AttentionKind, KvDtype, KvOptions,
+    KvDtype, KvOptions,
     placement::Placement,
     sizing::{Pool, plan_pool},
 };
@@ -12,7 +12,6 @@ use crate::{
     },
     batch::{Batch, Move},
     error::{Error, Result},
-    machine::{Machine, MachineReport},
     model::{Attention, AttentionShape, KvMemory},
 };
 use std::sync::Arc;
@@ -100,26 +99,6 @@ fn block_bytes(shape: &AttentionShape, dtype: KvDtype, block_size: usize) -> usi
     block_size * shape.kv_heads * dtype.vector_bytes(shape.head_dim)
 }
 
-impl Machine for Cuda {
-    fn attention(&self, shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Attention<Cuda>>> {
-        match options.attention {
-            None | Some(AttentionKind::Paged) => Ok(Box::new(PagedCuda::new(self.device(), shape, options)?)),
-            Some(other) => {
-                let (name, device) = (other.name(), self.device().name());
-                let message = format!(
-                    "--attention {name}: on --device {device} K and V are in blocks; leave the flag out"
-                );
-                Err(Error::Usage(message))
-            }
-        }
-    }
-
-    fn report(&self) -> MachineReport {
-        let device = self.device().name().to_owned();
-        MachineReport { device, isa: None, kernel_launches: Some(self.launches()) }
-    }
-}
-
 impl Attention<Cuda> for PagedCuda {
     fn name(&self) -> &'static str {
         "paged"
@@ -174,13 +153,6 @@ impl Attention<Cuda> for PagedCuda {
     }
 
     fn memory(&self) -> KvMemory {
-        let bytes_per_token = self.shape.bytes_per_token(self.dtype);
-        KvMemory {
-            dtype: Some(self.dtype.stored()),
-            bytes_per_token,
-            slots: usize::MAX,
-            reserved_bytes: (self.pool.blocks * self.pool.block_size) as u64 * bytes_per_token,
-            pool: Some(self.pool.for_manager()),
-        }
+        self.pool.memory(&self.shape, self.dtype)
     }
 }

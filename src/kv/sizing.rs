@@ -3,7 +3,7 @@
 use super::{KvBudget, KvDtype, KvOptions, KvSwap};
 use crate::{
     error::{Error, Result},
-    model::{AttentionShape, KvPool},
+    model::{AttentionShape, KvMemory, KvPool},
 };
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.
@@ -26,10 +26,17 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// What the block manager must know of it.
-    pub fn for_manager(&self) -> KvPool {
+    /// What it takes, and what the block manager must know of it.
+    pub fn memory(&self, shape: &AttentionShape, dtype: KvDtype) -> KvMemory {
         let Pool { block_size, blocks, swap_blocks, window, max_chunk, .. } = *self;
-        KvPool { block_size, blocks, swap_blocks, window, max_chunk }
+        let bytes_per_token = shape.bytes_per_token(dtype);
+        KvMemory {
+            dtype: Some(dtype.stored()),
+            bytes_per_token,
+            slots: usize::MAX,
+            reserved_bytes: (blocks * block_size) as u64 * bytes_per_token,
+            pool: Some(KvPool { block_size, blocks, swap_blocks, window, max_chunk }),
+        }
     }
 }
 

@@ -75,9 +75,13 @@ pub fn logits(runner: &mut ModelRunner<Cpu>, prompt: &[u32]) -> Vec<f32> {
 
 /// The ids that greedy decoding gives, EOS ignored.
 pub fn greedy(runner: &mut ModelRunner<Cpu>, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
+    generate(runner, prompt, &greedy_params(max_tokens), &mut |_| ControlFlow::Continue(())).unwrap().ids
+}
+
+/// Greedy decoding, EOS ignored.
+pub fn greedy_params(max_tokens: usize) -> GenerateParams {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    let params = GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() };
-    generate(runner, prompt, &params, &mut |_| ControlFlow::Continue(())).unwrap().ids
+    GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() }
 }
 
 /// The largest distance between two lists of values. A NaN is infinitely far.

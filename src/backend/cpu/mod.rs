@@ -7,10 +7,14 @@ pub mod grouped;
 pub mod isa;
 mod kernels;
 mod matmul;
+#[cfg(feature = "step2")]
+mod memory;
 mod workspace;
 
 pub use isa::Isa;
 pub use kernels::{Kernels, Standard};
+#[cfg(feature = "step2")]
+pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};

@@ -7,13 +7,11 @@
 
 mod device;
 mod memory;
-mod open;
 mod simulated;
 mod weight;
 
 pub use device::{Address, Arg, Device, Grid};
 pub use memory::{Buffer, CudaTensor, Ids, Workspace};
-pub use open::open;
 pub use simulated::{Schedule, Simulated};
 pub use weight::CudaWeight;
 

@@ -148,6 +148,6 @@ impl Device for Simulated {
     }
 
     fn free_memory(&self) -> u64 {
-        crate::kv::free_memory()
+        crate::backend::cpu::free_memory()
     }
 }

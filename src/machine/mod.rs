@@ -1,5 +1,11 @@
 //! The machines that run a model: a backend together with the attention that belongs to it.
 
+#[cfg(feature = "step5")]
+mod cuda;
+
+#[cfg(feature = "step5")]
+pub use cuda::open;
+
 use crate::{
     backend::{Backend, cpu::Cpu},
     error::{Error, Result},
