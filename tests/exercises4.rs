@@ -44,12 +44,8 @@ const SOLUTIONS: &[Case] = &[
 ];
 
 const WRONG: &[Case] = &[
-    (
-        "FreedAtOnce",
-        || step4::pool(pool::FreedAtOnce::new),
-        Some("did you free it with the first reference?"),
-    ),
-    ("FreedTwice", || step4::pool(pool::FreedTwice::new), Some("did you check that somebody holds it?")),
+    ("freed_at_once", || step4::pool(pool::freed_at_once), Some("did you free it with the first reference?")),
+    ("freed_twice", || step4::pool(pool::freed_twice), Some("did you check that somebody holds it?")),
     ("ShareForgotten", || step4::pool(pool::ShareForgotten::new), Some("did you count the second?")),
     (
         "ShareForgotten's stories",

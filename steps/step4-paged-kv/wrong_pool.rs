@@ -2,69 +2,55 @@
 
 use stairwell::contracts::step4::ReferenceCounts;
 
-/// A block is free with the first reference that is given back.
-pub struct FreedAtOnce(Vec<u32>, Vec<u32>);
-
-impl FreedAtOnce {
-    pub fn new(blocks: usize) -> FreedAtOnce {
-        FreedAtOnce(vec![0; blocks], (0..blocks as u32).rev().collect())
-    }
+/// Counts, and a rule that takes a reference away and says whether the block can be allocated again.
+pub struct Counts {
+    references: Vec<u32>,
+    free: Vec<u32>,
+    take_away: fn(&mut u32) -> bool,
 }
 
-impl ReferenceCounts for FreedAtOnce {
-    fn allocate(&mut self) -> Option<u32> {
-        let block = self.1.pop()?;
-        self.0[block as usize] = 1;
-        Some(block)
-    }
-    fn share(&mut self, block: u32) {
-        self.0[block as usize] += 1;
-    }
-    fn free(&mut self, block: u32) {
-        let references = &mut self.0[block as usize];
-        if *references > 0 {
-            *references -= 1;
-            self.1.push(block);
-        }
-    }
-    fn references(&self, block: u32) -> u32 {
-        self.0[block as usize]
-    }
-    fn available(&self) -> usize {
-        self.1.len()
-    }
+/// A block is free with the first reference that is given back.
+pub fn freed_at_once(blocks: usize) -> Counts {
+    Counts::new(blocks, |references| {
+        let held = *references > 0;
+        *references -= u32::from(held);
+        held
+    })
 }
 
 /// A block that nobody holds is given back again.
-pub struct FreedTwice(Vec<u32>, Vec<u32>);
+pub fn freed_twice(blocks: usize) -> Counts {
+    Counts::new(blocks, |references| {
+        *references = references.saturating_sub(1);
+        *references == 0
+    })
+}
 
-impl FreedTwice {
-    pub fn new(blocks: usize) -> FreedTwice {
-        FreedTwice(vec![0; blocks], (0..blocks as u32).rev().collect())
+impl Counts {
+    fn new(blocks: usize, take_away: fn(&mut u32) -> bool) -> Counts {
+        Counts { references: vec![0; blocks], free: (0..blocks as u32).rev().collect(), take_away }
     }
 }
 
-impl ReferenceCounts for FreedTwice {
+impl ReferenceCounts for Counts {
     fn allocate(&mut self) -> Option<u32> {
-        let block = self.1.pop()?;
-        self.0[block as usize] = 1;
+        let block = self.free.pop()?;
+        self.references[block as usize] = 1;
         Some(block)
     }
     fn share(&mut self, block: u32) {
-        self.0[block as usize] += 1;
+        self.references[block as usize] += 1;
     }
     fn free(&mut self, block: u32) {
-        let references = &mut self.0[block as usize];
-        *references = references.saturating_sub(1);
-        if *references == 0 {
-            self.1.push(block);
+        if (self.take_away)(&mut self.references[block as usize]) {
+            self.free.push(block);
         }
     }
     fn references(&self, block: u32) -> u32 {
-        self.0[block as usize]
+        self.references[block as usize]
     }
     fn available(&self) -> usize {
-        self.1.len()
+        self.free.len()
     }
 }
 
