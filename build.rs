@@ -13,6 +13,34 @@ fn simulator() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=STAIRWELL_SANITIZE");
     println!("cargo:rerun-if-env-changed=STAIRWELL_UCONTEXT");
+    let sanitizer = std::env::var("STAIRWELL_SANITIZE").ok();
+
+    // First, so that the simulator's own functions, which both have, are those without calls.
+    let mut build = compiler();
+    if let Some(sanitizer) = &sanitizer {
+        build.flag(format!("-fsanitize={sanitizer}")).define("SIMULATOR_SANITIZED", None);
+        let library = if sanitizer == "thread" { "tsan" } else { "asan" };
+        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+        println!("cargo:rustc-link-arg=-l{library}");
+    }
+    build.file("kernels/simulator/main.cpp").file("kernels/simulator/counters.cpp");
+    compile(&build, "stairwell_simulator");
+
+    // The kernels that tell of each access: ThreadSanitizer's calls, with functions of our own behind them. A sanitizer has those
+    // functions itself.
+    if sanitizer.is_none() {
+        let mut counted = compiler();
+        counted.flag("-fsanitize=thread");
+        if counted.get_compiler().is_like_clang() {
+            counted.flag("-mllvm").flag("-tsan-instrument-read-before-write");
+        }
+        counted.file("kernels/simulator/counted.cpp");
+        compile(&counted, "stairwell_counted");
+    }
+}
+
+#[cfg(feature = "step5")]
+fn compiler() -> cc::Build {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(2).debug(true).warnings(true).extra_warnings(true);
     // Kernels read 16 bytes of smaller numbers through a wider type; the pragmas are nvcc's.
@@ -20,14 +48,12 @@ fn simulator() {
     if std::env::var_os("STAIRWELL_UCONTEXT").is_some() {
         build.define("SIMULATOR_UCONTEXT", None);
     }
-    if let Ok(sanitizer) = std::env::var("STAIRWELL_SANITIZE") {
-        build.flag(format!("-fsanitize={sanitizer}"));
-        let library = if sanitizer == "thread" { "tsan" } else { "asan" };
-        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
-        println!("cargo:rustc-link-arg=-l{library}");
-    }
-    build.file("kernels/simulator/main.cpp");
-    if let Err(error) = build.try_compile("stairwell_simulator") {
+    build
+}
+
+#[cfg(feature = "step5")]
+fn compile(build: &cc::Build, name: &str) {
+    if let Err(error) = build.try_compile(name) {
         panic!(
             "step 5 compiles its kernels with a C++20 compiler, and that failed: {error}\n\
              install g++ 11 or clang 14, or newer (Debian, Ubuntu: apt install g++), or build with --features step4"

@@ -7,6 +7,8 @@
 // Shared memory is declared by these, since the simulator has to give each block a new one.
 #define SHARED(type, name, dims) __shared__ __align__(16) type name dims
 #define DYNAMIC_SHARED(type, name) extern __shared__ __align__(128) type name[]
+// A kernel that a driver finds by its name.
+#define GLOBAL extern "C" __global__
 #else
 #include "simulator/cuda.h"
 #endif

@@ -2,32 +2,32 @@
 #include "common.cuh"
 
 // x += y.
-extern "C" __global__ void add(float* x, const float* y, size_t n) {
+GLOBAL void add(float* x, const float* y, size_t n) {
   const size_t i = thread_number();
   if (i < n) x[i] += y[i];
 }
 
 // x += bias on every row. x: [.., cols].
-extern "C" __global__ void add_bias(float* x, const float* bias, unsigned cols, size_t n) {
+GLOBAL void add_bias(float* x, const float* bias, unsigned cols, size_t n) {
   const size_t i = thread_number();
   if (i < n) x[i] += bias[i % cols];
 }
 
 // gate = silu(gate) * up, silu(x) = x / (1 + e^-x) (Shazeer, arXiv:2002.05202).
-extern "C" __global__ void silu_mul(float* gate, const float* up, size_t n) {
+GLOBAL void silu_mul(float* gate, const float* up, size_t n) {
   const size_t i = thread_number();
   if (i < n) gate[i] = gate[i] / (1.f + expf(-gate[i])) * up[i];
 }
 
 // GELU by tanh (Hendrycks & Gimpel, arXiv:1606.08415).
-extern "C" __global__ void gelu(float* x, size_t n) {
+GLOBAL void gelu(float* x, size_t n) {
   const size_t i = thread_number();
   if (i < n) x[i] = 0.5f * x[i] * (1.f + tanhf(0.7978845608f * (x[i] + 0.044715f * x[i] * x[i] * x[i])));
 }
 
 // Rotates every head to its row's position, halves together (rotate-half; Su et al., arXiv:2104.09864).
 // x: [rows, heads * head_dim]; positions: [rows]; frequencies: [head_dim / 2]. grid: rows.
-extern "C" __global__ void rope(float* x, const unsigned* positions, const float* frequencies, unsigned heads, unsigned head_dim,
+GLOBAL void rope(float* x, const unsigned* positions, const float* frequencies, unsigned heads, unsigned head_dim,
                                 float scaling) {
   const unsigned half = head_dim / 2;
   for (unsigned i = threadIdx.x; i < heads * half; i += blockDim.x) {

@@ -17,7 +17,7 @@ __device__ void write_kv(T* k_cache, T* v_cache, const float* k, const float* v,
   }
 }
 #define WRITE_KV(suffix, T)                                                                                                       \
-  extern "C" __global__ void write_kv_##suffix(T* k_cache, T* v_cache, const float* k, const float* v, const unsigned* slots,     \
+  GLOBAL void write_kv_##suffix(T* k_cache, T* v_cache, const float* k, const float* v, const unsigned* slots,     \
                                                unsigned kv_heads, unsigned head_dim, unsigned block_size) {                       \
     write_kv(k_cache, v_cache, k, v, slots, kv_heads, head_dim, block_size);                                                      \
   }

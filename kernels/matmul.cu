@@ -20,7 +20,7 @@ __device__ void matmul_v0(float* y, const float* x, const T* w, unsigned inputs,
   y[(size_t)blockIdx.y * y_cols + first_col + o] = sum;
 }
 #define MATMUL(suffix, T)                                                                                                  \
-  extern "C" __global__ void matmul_v0_##suffix(float* y, const float* x, const T* w, unsigned inputs, unsigned outputs,   \
+  GLOBAL void matmul_v0_##suffix(float* y, const float* x, const T* w, unsigned inputs, unsigned outputs,   \
                                                 unsigned transposed, unsigned y_cols, unsigned first_col) {                \
     matmul_v0(y, x, w, inputs, outputs, transposed, y_cols, first_col);                                                    \
   }

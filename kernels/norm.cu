@@ -3,7 +3,7 @@
 
 // y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich, arXiv:1910.07467). x, y: [groups, n]; weight: [n].
 // grid: groups; block: a power of two up to 128.
-extern "C" __global__ void __launch_bounds__(128) rms_norm(float* y, const float* x, const float* weight, unsigned n, float eps) {
+GLOBAL void __launch_bounds__(128) rms_norm(float* y, const float* x, const float* weight, unsigned n, float eps) {
   SHARED(float, partial, [128]);
   const size_t start = (size_t)blockIdx.x * n;
   float squares = 0.f;
@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(128) rms_norm(float* y, const float
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias (Ba et al., arXiv:1607.06450). x, y: [rows, n]; weight, bias: [n].
 // grid: rows; block: a power of two up to 128.
-extern "C" __global__ void __launch_bounds__(128)
+GLOBAL void __launch_bounds__(128)
 layer_norm(float* y, const float* x, const float* weight, const float* bias, unsigned n, float eps) {
   SHARED(float, partial, [128]);
   const size_t start = (size_t)blockIdx.x * n;

@@ -64,7 +64,7 @@ __device__ void paged_attention_v0(float* out, const float* q, const T* k_cache,
   for (unsigned d = threadIdx.x; d < head_dim; d += TILE) out[start + d] = sums[d] / total;
 }
 #define PAGED_ATTENTION(suffix, T)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(64) paged_attention_v0_##suffix(                                                    \
+  GLOBAL void __launch_bounds__(64) paged_attention_v0_##suffix(                                                    \
       float* out, const float* q, const T* k_cache, const T* v_cache, const unsigned* tables, const unsigned* table_starts,        \
       const unsigned* positions, unsigned kv_heads, unsigned head_dim, unsigned block_size, unsigned window, float scale) {        \
     paged_attention_v0(out, q, k_cache, v_cache, tables, table_starts, positions, kv_heads, head_dim, block_size, window, scale);  \

@@ -17,7 +17,7 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(SIMULATOR_SANITIZE_THREAD)
 #define SIMULATOR_THREAD_LOCAL  // a sanitizer gets one thread of the operating system
 #else
 #define SIMULATOR_THREAD_LOCAL thread_local
@@ -60,6 +60,7 @@ struct Block {
   dim3 grid, dim;
   uint3 index = {};
   void* dynamic_shared = nullptr;
+  size_t dynamic_bytes = 0;
   Thread* current = nullptr;
   Schedule schedule;
   char error[512] = "";
@@ -164,6 +165,8 @@ struct Block {
              index.x, index.y, index.z, barrier, barrier_line, warp, warp_line, done);
   }
 
+  uint64_t barriers = 0;  // that the block has passed
+
   // __syncthreads.
   SIMULATOR_OWN void barrier(int line) {
     SIMULATOR_UNWATCHED
@@ -179,6 +182,7 @@ struct Block {
         if (other.line != line) fail("line %d: __syncthreads, and thread %u waits at the one of line %d", line, i, other.line);
       }
       at_barrier = 0;
+      barriers++;
       barrier_turn ^= 1;
       wake_all(0, count, 0, true);
     }

@@ -5,6 +5,7 @@
 //   launch.h   a grid of blocks
 //   warp.h     shuffles and votes          atomics.h   atomic operations
 //   numbers.h  vector types, bf16, f16     tensor.h    mma, ldmatrix, cp.async
+//   counters.h what a kernel reads and writes
 //
 // Not simulated: several blocks at a time on one multiprocessor, caches, and races between blocks.
 #pragma once
@@ -14,8 +15,9 @@
 #include "atomics.h"
 #include "tensor.h"
 
-#define __global__
-#define __device__
+// A file's functions are its own: it is compiled twice, to run and to be counted.
+#define GLOBAL static
+#define __device__ static
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))

@@ -18,7 +18,9 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+// counted.cpp is instrumented for ThreadSanitizer, and has its library not behind it.
+#if defined(__SANITIZE_THREAD__) && !defined(SIMULATOR_COUNTED)
+#define SIMULATOR_SANITIZE_THREAD
 extern "C" {
 void* __tsan_create_fiber(unsigned);
 void* __tsan_get_current_fiber();
@@ -49,7 +51,7 @@ struct Unwatched {
   SIMULATOR_TSAN(Unwatched() { AnnotateIgnoreReadsBegin("", 0); AnnotateIgnoreWritesBegin("", 0); })
   SIMULATOR_TSAN(~Unwatched() { AnnotateIgnoreWritesEnd("", 0); AnnotateIgnoreReadsEnd("", 0); })
 };
-#if defined(__SANITIZE_THREAD__)
+#if defined(SIMULATOR_SANITIZE_THREAD)
 #define SIMULATOR_UNWATCHED simulator::Unwatched unwatched_;
 #else
 #define SIMULATOR_UNWATCHED

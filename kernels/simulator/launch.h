@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "block.h"
+#include "counters.h"
 
 namespace simulator {
 
@@ -45,6 +46,7 @@ SIMULATOR_OWN inline std::string run_blocks(unsigned worker, unsigned workers, d
   block.random = schedule.seed * 0x9E3779B97F4A7C15ull + worker + 1;
   if (!block.arena && posix_memalign(reinterpret_cast<void**>(&block.arena), 1024, Block::kArena)) return "no memory";
   block.dynamic_shared = nullptr;
+  block.dynamic_bytes = shared_bytes;
   // Exactly as large as asked for: AddressSanitizer sees the first byte behind it.
   if (shared_bytes && posix_memalign(&block.dynamic_shared, 1024, shared_bytes)) return "no memory";
   unsigned total = grid.x * grid.y * grid.z;
@@ -54,6 +56,7 @@ SIMULATOR_OWN inline std::string run_blocks(unsigned worker, unsigned workers, d
     block.index = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
     poison_shared(shared_bytes);
     block.run();
+    counters::end_block();
     if (block.error[0]) {
       error = block.error;
       block.drop_threads();  // they stand somewhere in the kernel, and are not used again
@@ -130,12 +133,12 @@ int launch(void (*kernel)(A...), dim3 grid, dim3 dim, size_t shared_bytes, void*
   auto body = [&] { call(std::index_sequence_for<A...>{}); };
   auto entry = [](void* body_) { (*static_cast<decltype(body)*>(body_))(); };
   Helpers& helpers = Helpers::get();
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(SIMULATOR_SANITIZE_THREAD)
   std::unique_lock<std::mutex> turn(helpers.busy);
   workers = 1;
 #else
   std::unique_lock<std::mutex> turn(helpers.busy, std::try_to_lock);
-  if (!turn.owns_lock() || blocks < 4) workers = 1;
+  if (!turn.owns_lock() || blocks < 4 || counters::counting) workers = 1;
 #endif
   workers = std::max(1u, std::min(workers, unsigned(std::min(blocks, size_t(Helpers::kMost)))));
   std::vector<std::string> errors(workers);

@@ -1,30 +1,8 @@
-// Every kernel, compiled for the host, found by its name: what cuModuleGetFunction and cuLaunchKernel are on a GPU.
+// The kernels as they run.
 #define SIMULATOR_MAIN
-#include "../embedding.cu"
-#include "../norm.cu"
-#include "../elementwise.cu"
-#include "../matmul.cu"
-#include "../kv_cache.cu"
-#include "../paged_attention.cu"
-#include "planted.cu"
+#include "kernels.h"
 
 extern "C" int simulator_launch(const char* name, const unsigned* grid, const unsigned* dim, size_t shared_bytes, void** arguments,
                                 int order, uint64_t seed, unsigned workers, char* error, size_t error_size) {
-  const simulator::Schedule schedule{simulator::Order(order), seed};
-  const simulator::Error failed{error, error_size};
-#define KERNEL(kernel)                                                                                                    \
-  if (!strcmp(name, #kernel))                                                                                             \
-    return simulator::launch(kernel, {grid[0], grid[1], grid[2]}, {dim[0], dim[1], dim[2]}, shared_bytes, arguments,      \
-                             schedule, workers, failed);
-#define DTYPES(kernel) KERNEL(kernel##_f32) KERNEL(kernel##_bf16) KERNEL(kernel##_f16)
-  DTYPES(embed) KERNEL(take_rows) KERNEL(take_columns)
-  KERNEL(rms_norm) KERNEL(layer_norm)
-  KERNEL(add) KERNEL(add_bias) KERNEL(silu_mul) KERNEL(gelu) KERNEL(rope)
-  DTYPES(matmul_v0)
-  DTYPES(write_kv)
-  DTYPES(paged_attention_v0)
-  KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)
-  KERNEL(planted_wrong_mask) KERNEL(planted_missing_syncwarp) KERNEL(planted_outside_static)
-  KERNEL(planted_outside_dynamic) KERNEL(planted_outside_global) KERNEL(planted_unwritten) KERNEL(planted_nothing)
-  return failed.set("there is no such kernel");
+  return launch_by_name(name, grid, dim, shared_bytes, arguments, order, seed, workers, error, error_size);
 }

@@ -2,14 +2,14 @@
 #include "../common.cuh"
 
 // No barrier between the write and the read of another thread's number.
-extern "C" __global__ void planted_missing_barrier(float* out) {
+GLOBAL void planted_missing_barrier(float* out) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x] = threadIdx.x + 128.f * blockIdx.x;
   out[blockIdx.x * 128 + threadIdx.x] = numbers[(threadIdx.x + 1) % 128];
 }
 
 // The barrier before numbers are overwritten is missing: right in one order of threads, and wrong in another.
-extern "C" __global__ void planted_missing_second_barrier(float* out) {
+GLOBAL void planted_missing_second_barrier(float* out) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x] = threadIdx.x;
   __syncthreads();
@@ -20,42 +20,42 @@ extern "C" __global__ void planted_missing_second_barrier(float* out) {
 }
 
 // Half of the block waits at a barrier, and the other half has returned.
-extern "C" __global__ void planted_divergent_barrier(float* out) {
+GLOBAL void planted_divergent_barrier(float* out) {
   if (threadIdx.x < 64) __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = 1.f;
 }
 
 // A shuffle names lanes that never come.
-extern "C" __global__ void planted_wrong_mask(float* out) {
+GLOBAL void planted_wrong_mask(float* out) {
   float x = threadIdx.x;
   if (threadIdx.x % 32 < 20) x += __shfl_xor_sync(0xffffffffu, x, 1);
   out[blockIdx.x * 128 + threadIdx.x] = x;
 }
 
 // Lanes exchange numbers in shared memory, with a shuffle where a __syncwarp belongs.
-extern "C" __global__ void planted_missing_syncwarp(float* out) {
+GLOBAL void planted_missing_syncwarp(float* out) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x] = threadIdx.x;
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x ^ 1];
 }
 
 // One thread steps out of its variable, of dynamic shared memory, of a global allocation.
-extern "C" __global__ void planted_outside_static(float* out) {
+GLOBAL void planted_outside_static(float* out) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x + (threadIdx.x == 127)] = 1.f;
   __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
 }
-extern "C" __global__ void planted_outside_dynamic(float* out) {
+GLOBAL void planted_outside_dynamic(float* out) {
   DYNAMIC_SHARED(float, numbers);
   numbers[threadIdx.x + (threadIdx.x == 127)] = 1.f;
   __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
 }
-extern "C" __global__ void planted_outside_global(float* out) { out[blockIdx.x * 128 + threadIdx.x + 1] = 1.f; }
+GLOBAL void planted_outside_global(float* out) { out[blockIdx.x * 128 + threadIdx.x + 1] = 1.f; }
 
 // One number of shared memory is never written.
-extern "C" __global__ void planted_unwritten(float* out) {
+GLOBAL void planted_unwritten(float* out) {
   DYNAMIC_SHARED(float, numbers);
   if (threadIdx.x) numbers[threadIdx.x] = 1.f;
   __syncthreads();
@@ -63,7 +63,7 @@ extern "C" __global__ void planted_unwritten(float* out) {
 }
 
 // Nothing is wrong with this one.
-extern "C" __global__ void planted_nothing(float* out) {
+GLOBAL void planted_nothing(float* out) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x] = threadIdx.x;
   __syncthreads();
@@ -73,4 +73,14 @@ extern "C" __global__ void planted_nothing(float* out) {
   numbers[threadIdx.x] = x;
   __syncwarp();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x ^ 1];
+}
+
+// Right, and slow: the lanes of a warp read a column, all from one bank. The second half has a column more, and no conflict.
+GLOBAL void planted_bank_conflict(float* out) {
+  SHARED(float, square, [32][32]);
+  SHARED(float, padded, [32][33]);
+  const unsigned lane = threadIdx.x % 32;
+  for (unsigned row = 0; row < 32; row++) square[row][lane] = padded[row][lane] = row;
+  __syncthreads();
+  out[blockIdx.x * 128 + threadIdx.x] = square[lane][0] + padded[lane][0];
 }

@@ -49,6 +49,8 @@ mod engine_args;
 mod engine_stats;
 mod generate;
 mod inspect;
+#[cfg(feature = "step5")]
+mod kernels;
 mod kv_args;
 mod load;
 mod logits;
@@ -115,11 +117,19 @@ enum Command {
     Plan(plan::Args),
     #[cfg(feature = "step4")]
     Blocks(blocks::Args),
+    #[cfg(feature = "step5")]
+    Kernels(kernels::Args),
 }
 
 /// Commands that later steps bring.
-const LATER: &[(&str, &str)] =
-    &[("batch", "step3"), ("bench", "step3"), ("timeline", "step3"), ("plan", "step4"), ("blocks", "step4")];
+const LATER: &[(&str, &str)] = &[
+    ("batch", "step3"),
+    ("bench", "step3"),
+    ("timeline", "step3"),
+    ("plan", "step4"),
+    ("blocks", "step4"),
+    ("kernels", "step5"),
+];
 
 /// `stairwell` alone: clap shows the help.
 const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -162,6 +172,8 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(args),
         #[cfg(feature = "step4")]
         Command::Blocks(args) => blocks::run(args),
+        #[cfg(feature = "step5")]
+        Command::Kernels(args) => kernels::run(args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

@@ -1,19 +1,24 @@
 //! The CUDA backend: f32 activations and weights as stored, in the memory of a device that runs the files in kernels/.
 //!
 //! - `device`: what a device must do;
-//! - `simulated`: a device on the CPU;
+//! - `simulated`: a device on the CPU; `profile`: what a kernel reads and writes on it;
 //! - `memory`: buffers and activations;
-//! - `weight`: parameters.
+//! - `weight`: parameters;
+//! - `workload`: something to do for a kernel that is profiled.
 
 mod device;
 mod memory;
+mod profile;
 mod simulated;
 mod weight;
+mod workload;
 
 pub use device::{Address, Arg, Device, Grid};
 pub use memory::{Buffer, CudaTensor, Ids, Workspace};
+pub use profile::{Profile, Site};
 pub use simulated::{Schedule, Simulated};
 pub use weight::CudaWeight;
+pub use workload::{KernelShape, PROFILED, profile_kernel};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
 use crate::{error::Result, tensor::DType};

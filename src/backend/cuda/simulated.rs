@@ -50,7 +50,31 @@ unsafe extern "C" {
 impl Simulated {
     /// With another order of threads than the forward one.
     pub fn with_schedule(schedule: Schedule) -> Simulated {
-        Simulated { schedule, ..Simulated::default() }
+        Simulated { schedule, allocations: Mutex::default() }
+    }
+
+    /// Calls the simulator, and makes an error of what it says.
+    pub(super) fn start(
+        &self,
+        kernel: &str,
+        arguments: &[Arg],
+        call: impl FnOnce(&CStr, &mut [*mut c_void], &mut [c_char]) -> c_int,
+    ) -> Result<()> {
+        let failed = |why: String| Error::Request(format!("kernel {kernel} on the simulated device: {why}"));
+        let name = CString::new(kernel).map_err(|e| failed(e.to_string()))?;
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Arg::pointer).collect();
+        let mut error = [0 as c_char; 512];
+        if call(&name, &mut pointers, &mut error) == 0 {
+            return Ok(());
+        }
+        // SAFETY: the simulator has written a C string that fits.
+        Err(failed(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned()))
+    }
+
+    /// Addresses and sizes of what is allocated.
+    pub(super) fn allocations(&self) -> Vec<(Address, u64)> {
+        let allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
+        allocations.iter().map(|(address, layout)| (*address, layout.size() as u64)).collect()
     }
 
     /// Panics unless an allocation holds these bytes: the backend's own copies stay inside.
@@ -114,37 +138,31 @@ impl Device for Simulated {
     }
 
     fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()> {
-        let failed = |why: String| Error::Request(format!("kernel {kernel} on the simulated device: {why}"));
-        let name = CString::new(kernel).map_err(|e| failed(e.to_string()))?;
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Arg::pointer).collect();
         let (order, seed) = match self.schedule {
             Schedule::Forward => (0, 0),
             Schedule::Reverse => (1, 0),
             Schedule::Random(seed) => (2, seed),
         };
         let workers = thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let mut error = [0 as c_char; 512];
-        // SAFETY: the kernel reads its arguments through `pointers`, each of which points to a value in `arguments`; that those are the
-        // kernel's, and its addresses large enough, is what the caller promises, as on a real device.
-        let code = unsafe {
-            simulator_launch(
-                name.as_ptr(),
-                [grid.blocks[0], grid.blocks[1], 1].as_ptr(),
-                [grid.threads, 1, 1].as_ptr(),
-                grid.shared_bytes,
-                pointers.as_mut_ptr(),
-                order,
-                seed,
-                workers,
-                error.as_mut_ptr(),
-                error.len(),
-            )
-        };
-        if code == 0 {
-            return Ok(());
-        }
-        // SAFETY: the simulator has written a C string that fits.
-        Err(failed(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned()))
+        self.start(kernel, arguments, |name, pointers, error| {
+            let (blocks, threads) = ([grid.blocks[0], grid.blocks[1], 1], [grid.threads, 1, 1]);
+            // SAFETY: the kernel reads its arguments through `pointers`, each of which points to a value in `arguments`; that those are
+            // the kernel's, and its addresses large enough, is what the caller promises, as on a real device.
+            unsafe {
+                simulator_launch(
+                    name.as_ptr(),
+                    blocks.as_ptr(),
+                    threads.as_ptr(),
+                    grid.shared_bytes,
+                    pointers.as_mut_ptr(),
+                    order,
+                    seed,
+                    workers,
+                    error.as_mut_ptr(),
+                    error.len(),
+                )
+            }
+        })
     }
 
     fn free_memory(&self) -> u64 {

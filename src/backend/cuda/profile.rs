@@ -1,0 +1,169 @@
+//! What a kernel reads and writes, counted on the simulator: a profiler for those without a GPU.
+
+use super::{
+    device::{Arg, Grid},
+    simulated::Simulated,
+};
+use crate::error::Result;
+use std::{
+    ffi::{c_char, c_int, c_void},
+    sync::{Mutex, PoisonError},
+};
+
+/// The traffic of one launch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Profile {
+    /// Each place of the program that reads or writes, the heaviest first.
+    pub sites: Vec<Site>,
+    /// Bytes of global memory that were read at least once, and written at least once: the least that the kernel could move.
+    pub least_read: u64,
+    pub least_written: u64,
+    /// Barriers that blocks have passed, over all blocks.
+    pub barriers: u64,
+}
+
+/// One place that reads or writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// File and line, if the program has them (a release build has not).
+    pub line: Option<(String, u32)>,
+    pub writes: bool,
+    /// In shared memory instead of global.
+    pub shared: bool,
+    /// Instructions of a whole warp.
+    pub requests: u64,
+    /// Bytes over all lanes.
+    pub bytes: u64,
+    /// Of global memory: sectors of 32 bytes that the requests touch. A warp that reads 32 floats in a row touches 4.
+    pub sectors: u64,
+    /// Of shared memory: turns that the 32 banks need. Without conflicts it is one a request.
+    pub turns: u64,
+}
+
+impl Profile {
+    /// Sectors of 32 bytes of global memory, over all reads or all writes.
+    pub fn sectors(&self, writes: bool) -> u64 {
+        self.sites.iter().filter(|s| !s.shared && s.writes == writes).map(|s| s.sectors).sum()
+    }
+
+    /// Bytes over all lanes of global memory, read or written.
+    pub fn bytes(&self, writes: bool) -> u64 {
+        self.sites.iter().filter(|s| !s.shared && s.writes == writes).map(|s| s.bytes).sum()
+    }
+
+    /// Turns of shared memory beyond one a request.
+    pub fn bank_conflicts(&self) -> u64 {
+        self.sites.iter().filter(|s| s.shared).map(|s| s.turns - s.requests).sum()
+    }
+}
+
+unsafe extern "C" {
+    fn simulator_launch_counted(
+        name: *const c_char,
+        grid: *const u32,
+        threads: *const u32,
+        shared_bytes: usize,
+        arguments: *mut *mut c_void,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> c_int;
+    fn simulator_count_begin(allocations: *const u64, n: usize);
+    fn simulator_count_end(row: extern "C" fn(*mut c_void, *const u64), to: *mut c_void);
+}
+
+/// The counters are one for the process.
+static COUNTERS: Mutex<()> = Mutex::new(());
+
+extern "C" fn keep(to: *mut c_void, numbers: *const u64) {
+    // SAFETY: `profile` gives a vector that lives as long as the call, and the simulator rows of eight numbers.
+    let (rows, numbers) = unsafe { (&mut *to.cast::<Vec<[u64; 8]>>(), &*numbers.cast::<[u64; 8]>()) };
+    rows.push(*numbers);
+}
+
+impl Simulated {
+    /// Runs a kernel, and counts.
+    ///
+    /// # Errors
+    /// As [`launch`](super::Device::launch).
+    pub fn profile(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<Profile> {
+        let _turn = COUNTERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let allocations: Vec<u64> =
+            self.allocations().into_iter().flat_map(|(at, size)| [at.0, size]).collect();
+        // SAFETY: pairs of numbers, n of them.
+        unsafe { simulator_count_begin(allocations.as_ptr(), allocations.len() / 2) };
+        let launched = self.start(kernel, arguments, |name, pointers, error| {
+            let (blocks, threads) = ([grid.blocks[0], grid.blocks[1], 1], [grid.threads, 1, 1]);
+            // SAFETY: as in `launch`.
+            unsafe {
+                simulator_launch_counted(
+                    name.as_ptr(),
+                    blocks.as_ptr(),
+                    threads.as_ptr(),
+                    grid.shared_bytes,
+                    pointers.as_mut_ptr(),
+                    error.as_mut_ptr(),
+                    error.len(),
+                )
+            }
+        });
+        let mut rows: Vec<[u64; 8]> = Vec::new();
+        // SAFETY: `keep` gets this vector.
+        unsafe { simulator_count_end(keep, (&raw mut rows).cast()) };
+        launched?;
+        Ok(Profile::of(rows))
+    }
+}
+
+impl Profile {
+    fn of(rows: Vec<[u64; 8]>) -> Profile {
+        let mut profile = Profile::default();
+        for [place, writes, shared, requests, bytes, sectors, turns, _] in rows {
+            if place == 0 {
+                (profile.least_read, profile.least_written, profile.barriers) = (writes, shared, requests);
+                continue;
+            }
+            let site = Site {
+                line: line_of(place),
+                writes: writes == 1,
+                shared: shared == 1,
+                requests,
+                bytes,
+                sectors,
+                turns,
+            };
+            // A loop that the compiler has unrolled is several places with one line.
+            let same = |other: &&mut Site| {
+                other.line.is_some()
+                    && (&other.line, other.writes, other.shared) == (&site.line, site.writes, site.shared)
+            };
+            match profile.sites.iter_mut().find(same) {
+                Some(other) => {
+                    other.requests += requests;
+                    other.bytes += bytes;
+                    other.sectors += sectors;
+                    other.turns += turns;
+                }
+                None => profile.sites.push(site),
+            }
+        }
+        profile.sites.sort_by_key(|site| std::cmp::Reverse((site.sectors, site.turns, site.bytes)));
+        profile
+    }
+}
+
+/// The line of an address in the program, from its debug information.
+fn line_of(place: u64) -> Option<(String, u32)> {
+    let mut line = None;
+    // The address is that behind the call.
+    backtrace::resolve((place - 1) as *mut c_void, |symbol| {
+        let name = symbol
+            .filename()
+            .and_then(|path| path.file_name())
+            .map(|name| name.to_string_lossy().into_owned());
+        // The innermost function comes first; a helper of common.cuh counts as itself.
+        if line.is_none() {
+            line = name.zip(symbol.lineno());
+        }
+    });
+    line
+}

@@ -1,0 +1,106 @@
+//! The counters of kernels whose traffic can be worked out by hand.
+
+mod common;
+
+use common::run;
+use stairwell::backend::cuda::{
+    Arg, Device, Grid, KernelShape, PROFILED, Profile, Simulated, profile_kernel,
+};
+
+fn profile(kernel: &str, shape: &str) -> Profile {
+    profile_kernel(kernel, &KernelShape::parse(kernel, shape).unwrap()).unwrap()
+}
+
+/// (sectors, bytes) of reads and of writes of global memory.
+fn moved(profile: &Profile) -> [(u64, u64); 2] {
+    [false, true].map(|writes| (profile.sectors(writes), profile.bytes(writes)))
+}
+
+#[test]
+fn rms_norm_reads_its_input_twice() {
+    let (rows, width) = (8, 1024);
+    let profile = profile("rms_norm", "");
+    let number = 4 * rows * width;
+    // x for the squares, x and the weight for the product; whole warps read 32 floats in a row, 4 sectors.
+    assert_eq!(moved(&profile), [(3 * number / 32, 3 * number), (number / 32, number)]);
+    assert_eq!((profile.least_read, profile.least_written), (number + 4 * width, number));
+    // Of a block: one barrier after the numbers are there, seven while they are halved, one at the end.
+    assert_eq!((profile.barriers, profile.bank_conflicts()), (rows * 9, 0));
+}
+
+#[test]
+fn the_plain_matmul_reads_weights_across_the_grain() {
+    for (kernel, bytes) in [("matmul_v0_f32", 4), ("matmul_v0_bf16", 2), ("matmul_v0_f16", 2)] {
+        let (rows, inputs, outputs) = (2, 64, 256);
+        let profile = profile(kernel, "rows=2,inputs=64,outputs=256");
+        let warps = rows * outputs / 32;
+        // At each input, the lanes of a warp read one number of x, and 32 numbers of W that are a row apart: a sector each.
+        let sectors = warps * inputs * (1 + 32);
+        let read = rows * outputs * inputs * (4 + bytes);
+        assert_eq!(
+            moved(&profile),
+            [(sectors, read), (rows * outputs * 4 / 32, 4 * rows * outputs)],
+            "{kernel}"
+        );
+        assert_eq!(profile.least_read, 4 * rows * inputs + bytes * inputs * outputs);
+    }
+}
+
+#[test]
+fn the_plain_attention_reads_k_and_v_once_for_each_query_head() {
+    let (sequences, tokens, heads, kv_heads, head_dim) = (1, 128, 4, 1, 32);
+    let profile = profile(
+        "paged_attention_v0_f32",
+        "sequences=1,tokens=128,heads=4,kv_heads=1,head_dim=32,block_size=16",
+    );
+    let cache = 2 * 4 * sequences * tokens * kv_heads * head_dim;
+    assert!(profile.bytes(false) > 4 * cache, "four query heads share a head of K and V, and each reads it");
+    let least = cache + 4 * heads * head_dim + 4 * (tokens / 16 + 2 * sequences);
+    assert_eq!(profile.least_read, least, "K and V, the queries, the table, its start and the position");
+    assert_eq!(profile.least_written, 4 * heads * head_dim);
+}
+
+#[test]
+fn lanes_that_want_one_bank_take_turns() {
+    let device = Simulated::default();
+    let out = device.allocate(4 * 128).unwrap();
+    let grid = Grid { blocks: [1, 1], threads: 128, shared_bytes: 0 };
+    let profile = device.profile("planted_bank_conflict", grid, &[Arg::At(out)]).unwrap();
+    let reads: Vec<(u64, u64)> =
+        profile.sites.iter().filter(|s| s.shared && !s.writes).map(|s| (s.requests, s.turns)).collect();
+    // Four warps read a column of each square. In the one without padding all 32 lanes take turns.
+    let (requests, turns) = reads.iter().fold((0, 0), |(r, t), (requests, turns)| (r + requests, t + turns));
+    assert_eq!((requests, turns), (8, 4 * 32 + 4));
+    assert_eq!(profile.bank_conflicts(), 4 * 31);
+}
+
+#[test]
+fn every_kernel_of_the_list_can_be_profiled_and_lines_are_known() {
+    for (kernel, _) in PROFILED {
+        let profile = profile(kernel, "");
+        assert!(profile.sectors(false) > 0 && profile.sectors(true) > 0, "{kernel}");
+        let lines: Vec<_> = profile.sites.iter().filter_map(|site| site.line.as_ref()).collect();
+        assert_eq!(lines.len(), profile.sites.len(), "{kernel}: a test build has lines");
+        assert!(
+            lines.iter().all(|(file, _)| file.ends_with(".cu") || file.ends_with(".cuh")),
+            "{kernel}: {lines:?}"
+        );
+    }
+}
+
+#[test]
+fn the_command_prints_the_same_and_refuses_what_it_does_not_know() {
+    let report = run(&["kernels", "profile", "rms_norm", "--shape", "rows=2,width=64", "--json"]).json();
+    assert_eq!(report["shape"], "rows=2,width=64");
+    assert_eq!(report["read"]["least_bytes"], 4 * (2 * 64 + 64));
+    assert_eq!(report["read"]["sectors"], 3 * 4 * 2 * 64 / 32);
+    let text = run(&["kernels", "profile", "rms_norm", "--shape", "rows=2,width=64"]).good();
+    assert!(text.contains("rms_norm, rows=2,width=64") && text.contains("norm.cu:"), "{text}");
+    let refused = |args: &[&str], parts: &[&str]| {
+        run(&[&["kernels", "profile"], args].concat()).refused(parts);
+    };
+    refused(&["nothing"], &["there is no kernel 'nothing'", "rms_norm"]);
+    refused(&["rms_norm", "--shape", "rows=0"], &["'rows=0'", "rows=8,width=1024"]);
+    refused(&["rms_norm", "--shape", "depth=3"], &["'depth=3'"]);
+    refused(&["paged_attention_v0_f32", "--shape", "heads=3,kv_heads=2"], &["heads=3", "kv_heads=2"]);
+}
