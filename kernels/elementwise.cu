@@ -7,6 +7,16 @@ GLOBAL void add(float* x, const float* y, size_t n) {
   if (i < n) x[i] += y[i];
 }
 
+// y = x, rounded to the nearest.
+GLOBAL void cast_bf16(bf16* y, const float* x, size_t n) {
+  const size_t i = thread_number();
+  if (i < n) store(y + i, x[i]);
+}
+GLOBAL void cast_f16(f16* y, const float* x, size_t n) {
+  const size_t i = thread_number();
+  if (i < n) store(y + i, x[i]);
+}
+
 // x += bias on every row. x: [.., cols].
 GLOBAL void add_bias(float* x, const float* bias, unsigned cols, size_t n) {
   const size_t i = thread_number();

@@ -7,21 +7,26 @@
 
 // y[r, o] = sum over k of x[r, k] * W[o, k]. x: [rows, inputs]; W: [outputs, inputs], or [inputs, outputs] if `transposed`;
 // y: [rows, y_cols], whose columns from `first_col` on are written. grid: (ceil(outputs / block), rows).
-template <class T>
-__device__ void matmul_v0(float* y, const float* x, const T* w, unsigned inputs, unsigned outputs, unsigned transposed, unsigned y_cols,
+template <class X, class W>
+__device__ void matmul_v0(float* y, const X* x, const W* w, unsigned inputs, unsigned outputs, unsigned transposed, unsigned y_cols,
                           unsigned first_col) {
   const unsigned o = blockIdx.x * blockDim.x + threadIdx.x;
   if (o >= outputs) return;
-  const float* row = x + (size_t)blockIdx.y * inputs;
-  const T* weights = w + (transposed ? o : (size_t)o * inputs);
+  const X* row = x + (size_t)blockIdx.y * inputs;
+  const W* weights = w + (transposed ? o : (size_t)o * inputs);
   const size_t step = transposed ? outputs : 1;
   float sum = 0.f;
-  for (unsigned k = 0; k < inputs; k++) sum += row[k] * to_float(weights[k * step]);
+  for (unsigned k = 0; k < inputs; k++) sum += to_float(row[k]) * to_float(weights[k * step]);
   y[(size_t)blockIdx.y * y_cols + first_col + o] = sum;
 }
-#define MATMUL(suffix, T)                                                                                                  \
-  GLOBAL void matmul_v0_##suffix(float* y, const float* x, const T* w, unsigned inputs, unsigned outputs,   \
-                                                unsigned transposed, unsigned y_cols, unsigned first_col) {                \
-    matmul_v0(y, x, w, inputs, outputs, transposed, y_cols, first_col);                                                    \
+// f32 activations with weights as stored, and both in one dtype of 16 bits.
+#define MATMUL(suffix, X, W)                                                                                             \
+  GLOBAL void matmul_v0_##suffix(float* y, const X* x, const W* w, unsigned inputs, unsigned outputs,                    \
+                                 unsigned transposed, unsigned y_cols, unsigned first_col) {                             \
+    matmul_v0(y, x, w, inputs, outputs, transposed, y_cols, first_col);                                                  \
   }
-FOR_EACH_DTYPE(MATMUL)
+MATMUL(f32, float, float)
+MATMUL(bf16, float, bf16)
+MATMUL(f16, float, f16)
+MATMUL(bf16_bf16, bf16, bf16)
+MATMUL(f16_f16, f16, f16)

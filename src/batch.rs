@@ -88,6 +88,26 @@ impl Batch {
         self.spans.push(Span { rows: row..self.tokens.len(), table: at..self.tables.len() });
     }
 
+    /// Its sequences, if each of them has one token whose logits are wanted: a decode step.
+    pub fn decode_rows(&self) -> Option<usize> {
+        let (rows, sequences) = (self.tokens.len(), self.spans.len());
+        (sequences == rows - self.padding() && self.logit_rows.len() == rows).then_some(sequences)
+    }
+
+    /// Rows at the end that belong to no sequence: they write no K and V, and nobody wants their logits.
+    pub fn padding(&self) -> usize {
+        self.tokens.len() - self.spans.last().map_or(0, |span| span.rows.end)
+    }
+
+    /// The same with more rows at the end, up to `rows`.
+    pub fn padded(&self, rows: usize) -> Batch {
+        let mut batch = self.clone();
+        batch.tokens.resize(rows, 0);
+        batch.positions.resize(rows, 0);
+        batch.logit_rows.extend(self.tokens.len() as u32..rows as u32);
+        batch
+    }
+
     /// Wants every row's logits.
     pub fn want_all_logits(&mut self) {
         self.logit_rows.clear();

@@ -28,6 +28,9 @@ pub enum Error {
     /// A command line that asks for what does not go together.
     #[error("{0}")]
     Usage(String),
+    /// A device: its driver, its memory, its kernels.
+    #[error("{0}")]
+    Device(String),
     /// A file that could not be read or written.
     #[error("{path}: {error}")]
     Io { path: std::path::PathBuf, error: std::io::Error },

@@ -81,8 +81,8 @@ impl<B: Machine> ModelRunner<B> {
     /// Whatever is wrong with config.json or the weights, or missing on the machine.
     pub fn load_on(machine: B, directory: &Directory, options: LoadOptions) -> Result<ModelRunner<B>> {
         // The attention is made once the weights are there: it gets what memory is left.
-        ModelRunner::load_parts(machine, directory, options, |machine, shape, kv| {
-            machine.attention(shape, kv)
+        ModelRunner::load_parts(machine, directory, options, |machine, model, kv| {
+            machine.attention(model, kv)
         })
     }
 }
@@ -98,14 +98,16 @@ impl<B: Backend> ModelRunner<B> {
         options: LoadOptions,
         attention: impl FnOnce(AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
-        ModelRunner::load_parts(backend, directory, options, |_, shape, kv| attention(shape, kv))
+        ModelRunner::load_parts(backend, directory, options, |_, model, kv| {
+            attention(model.attention_shape(), kv)
+        })
     }
 
     fn load_parts(
         backend: B,
         directory: &Directory,
         options: LoadOptions,
-        attention: impl FnOnce(&B, AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
+        attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
         let mut kv = options.kv.clone();
         let mut config = read_config(directory)?;
@@ -125,7 +127,7 @@ impl<B: Backend> ModelRunner<B> {
             }
         };
         kv.weight_bytes = sizes.values().sum();
-        let attention = attention(&backend, model.attention_shape(), &kv)?;
+        let attention = attention(&backend, &*model, &kv)?;
         let weight_bytes_per_step = bytes_per_step(&*model, &sizes);
         let mut runner = ModelRunner::new(config, backend, model, attention)?;
         runner.weight_bytes_per_step = weight_bytes_per_step;
@@ -158,7 +160,8 @@ impl<B: Backend> ModelRunner<B> {
         })
     }
 
-    /// One forward pass: logits of the batch's logit rows, [rows, vocabulary].
+    /// One forward pass: logits of the batch's logit rows, [rows, vocabulary]. Rows behind those are of no meaning: a backend fills up a
+    /// batch of many sequences (see [`Backend::padded_rows`]).
     ///
     /// # Errors
     /// Those of the backend and of attention.
@@ -168,10 +171,14 @@ impl<B: Backend> ModelRunner<B> {
         mut observer: Option<&mut dyn Observer<B>>,
     ) -> Result<B::Tensor> {
         let ModelRunner { backend, model, attention, inputs, .. } = self;
+        self.tokens_computed += batch.tokens.len() as u64;
+        let more_rows =
+            batch.decode_rows().map(|n| backend.padded_rows(n)).filter(|rows| *rows > batch.tokens.len());
+        let padded = more_rows.map(|rows| batch.padded(rows));
+        let batch = padded.as_ref().unwrap_or(batch);
         backend.write(&mut inputs.tokens, &batch.tokens)?;
         backend.write(&mut inputs.positions, &batch.positions)?;
         backend.write(&mut inputs.logit_rows, &batch.logit_rows)?;
-        self.tokens_computed += batch.tokens.len() as u64;
         // A replay would show an observer nothing.
         let key = attention.begin(backend, batch)?.filter(|_| observer.is_none());
         backend.replay(key, &mut || {
@@ -252,10 +259,16 @@ fn load_state_dict<B: Backend>(
 ) -> Result<Sizes> {
     let (mut used, mut sizes) = (Vec::new(), Sizes::new());
     let mut events = options.events;
+    // What a backend copies is read by then, one tensor after the other; what it uses in place is touched at the end.
+    let copied = options.progress.filter(|_| !backend.in_place());
+    let total = state_dict.total_bytes();
     let mut watch = |event: LoadEvent| {
         if let LoadEvent::Loaded { name, parameter, tensor, .. } = &event {
             used.push((*name).to_owned());
             sizes.insert((*parameter).to_owned(), tensor.data.len() as u64);
+            if let Some(progress) = copied {
+                progress(tensor.data.len() as u64, total);
+            }
         }
         if let Some(events) = &mut events {
             events(event);
@@ -270,7 +283,7 @@ fn load_state_dict<B: Backend>(
         events: &mut watch,
     };
     model::load_weights(backend, model, state_dict.tensors(), loading)?;
-    if let Some(progress) = options.progress {
+    if let Some(progress) = options.progress.filter(|_| backend.in_place()) {
         used.dedup();
         let total = used.iter().filter_map(|n| state_dict.entry(n)).map(|e| e.info.range.len() as u64).sum();
         prefetch(state_dict, used.iter().map(String::as_str), |bytes| progress(bytes, total));

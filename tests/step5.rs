@@ -9,7 +9,7 @@ use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
         cpu::Cpu,
-        cuda::{Cuda, Device, Schedule, Simulated},
+        cuda::{Cuda, Schedule, Simulated},
     },
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits, LocalWorker},
@@ -21,6 +21,9 @@ use stairwell::{
 use std::sync::Arc;
 
 const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule::Random(5)];
+
+/// Bytes for K and V.
+const ROOM: u64 = 1 << 30;
 
 fn cuda(schedule: Schedule) -> Cuda {
     Cuda::new(Arc::new(Simulated::with_schedule(schedule)))
@@ -139,13 +142,8 @@ fn every_kernel_agrees_with_its_cpu_twin() {
 }
 
 fn load(name: &str, device: Simulated, kv: KvOptions) -> ModelRunner<Cuda> {
-    let device: Arc<dyn Device> = Arc::new(device);
     let options = LoadOptions { kv, ..LoadOptions::default() };
-    let attention = device.clone();
-    ModelRunner::load_with(Cuda::new(device), &Directory::Disk(fixture(name)), options, |shape, kv| {
-        Ok(Box::new(PagedCuda::new(&attention, shape, kv)?))
-    })
-    .unwrap()
+    ModelRunner::load_on(Cuda::new(Arc::new(device)), &Directory::Disk(fixture(name)), options).unwrap()
 }
 
 /// The greedy ids of every fixture, alone and among others that begin the same way, in a pool so small that somebody gives way.
@@ -314,7 +312,7 @@ fn paged_attention_agrees_with_the_cpus() {
         same(
             &what,
             |cpu| attend(cpu, case, &mut *kv::build(shape.clone(), &kv).unwrap()),
-            |cuda| attend(cuda, case, &mut PagedCuda::new(cuda.device(), shape.clone(), &kv).unwrap()),
+            |cuda| attend(cuda, case, &mut PagedCuda::new(cuda.device(), shape.clone(), &kv, ROOM).unwrap()),
         );
     }
     let fp8 = KvOptions { dtype: KvDtype::Fp8, ..KvOptions::default() };
@@ -327,6 +325,7 @@ fn paged_attention_agrees_with_the_cpus() {
         windows: vec![None],
         context: 16,
     };
-    let refused = PagedCuda::new(cuda(Schedule::Forward).device(), shape, &fp8).err().unwrap().to_string();
+    let refused =
+        PagedCuda::new(cuda(Schedule::Forward).device(), shape, &fp8, ROOM).err().unwrap().to_string();
     assert!(refused.contains("--kv-dtype fp8-e4m3"), "{refused}");
 }

@@ -114,6 +114,16 @@ pub trait Backend: Sized + Send + 'static {
     /// Some rows of x.
     fn take_rows(&self, x: &Self::Tensor, rows: &Self::Ids) -> Result<Self::Tensor>;
 
+    /// Whether weights are used where the checkpoint is mapped. Otherwise `load` copies them.
+    fn in_place(&self) -> bool {
+        true
+    }
+
+    /// Rows to which a batch of so many sequences, each with one token, is filled up, so that few recorded passes serve them all.
+    fn padded_rows(&self, decode_rows: usize) -> usize {
+        decode_rows
+    }
+
     /// Runs a forward pass, or replays what an earlier one with the same key recorded (a CUDA graph).
     fn replay(
         &self,

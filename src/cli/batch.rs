@@ -62,7 +62,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<Outcome> {
-    on_device!(args.engine.on.device, |machine| run_on(args, machine))
+    on_device!(args.engine.on, args.engine.load, |machine| run_on(args, machine))
 }
 
 fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {

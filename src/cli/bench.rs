@@ -169,8 +169,12 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 
 pub fn run(args: Args) -> Result<Outcome> {
     match args.what {
-        What::Throughput(args) => on_device!(args.engine.on.device, |machine| throughput(*args, machine)),
-        What::Latency(args) => on_device!(args.engine.on.device, |machine| latency(*args, machine)),
+        What::Throughput(args) => {
+            on_device!(args.engine.on, args.engine.load, |machine| throughput(*args, machine))
+        }
+        What::Latency(args) => {
+            on_device!(args.engine.on, args.engine.load, |machine| latency(*args, machine))
+        }
     }
 }
 

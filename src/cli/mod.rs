@@ -1,11 +1,12 @@
 //! The command line: parse, call, print. Results go to stdout, everything else to stderr.
 
-/// Runs `$run` with the machine that was asked for as `$machine`.
+/// Runs `$run` with the machine that `$on` asks for as `$machine`.
 #[cfg(not(feature = "step5"))]
 macro_rules! on_device {
-    ($asked:expr, |$machine:ident| $run:expr) => {
-        match $asked {
+    ($on:expr, $load:expr, |$machine:ident| $run:expr) => {
+        match $on.device {
             None | Some(stairwell::machine::DeviceKind::Cpu) => {
+                $load.check_cpu()?;
                 let $machine = stairwell::backend::cpu::Cpu::default();
                 $run
             }
@@ -16,9 +17,10 @@ macro_rules! on_device {
 /// The same where there are devices.
 #[cfg(feature = "step5")]
 macro_rules! on_device {
-    ($asked:expr, |$machine:ident| $run:expr) => {
-        match stairwell::machine::open($asked)? {
+    ($on:expr, $load:expr, |$machine:ident| $run:expr) => {
+        match stairwell::machine::open($on.device, $on.gpu.options(&$load))? {
             None => {
+                $load.check_cpu()?;
                 let $machine = stairwell::backend::cpu::Cpu::default();
                 $run
             }
@@ -48,6 +50,8 @@ mod engine_args;
 #[cfg(feature = "step3")]
 mod engine_stats;
 mod generate;
+#[cfg(feature = "step5")]
+mod gpu_args;
 mod inspect;
 #[cfg(feature = "step5")]
 mod kernels;
@@ -55,6 +59,8 @@ mod kv_args;
 mod load;
 mod logits;
 mod model_args;
+#[cfg(not(feature = "step5"))]
+mod no_gpu;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 mod no_update;
 #[cfg(feature = "step4")]
@@ -73,10 +79,14 @@ mod update_args;
 mod verify;
 
 // The flags about K and V: each step's flatten those of the step before.
+#[cfg(feature = "step5")]
+use gpu_args::GpuArgs;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 use kv_args::KvArgs as SharedKvArgs;
 #[cfg(not(feature = "step4"))]
 use kv_args::KvArgs;
+#[cfg(not(feature = "step5"))]
+use no_gpu::NoGpu as GpuArgs;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 use no_update::NoUpdate as UpdateArgs;
 #[cfg(feature = "step4")]

@@ -35,7 +35,8 @@ pub struct LoadArgs {
     /// Leave out tensors whose names contain one of these
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub skip_substr: Vec<String>,
-    /// Arithmetic of activations; weights stay as stored
+    /// What linear layers multiply; weights stay as stored on the CPU, where it is always f32 [auto: on a GPU the dtype of the weights,
+    /// else f32]
     #[arg(long, value_enum, default_value_t = Arithmetic::Auto)]
     pub dtype: Arithmetic,
 }
@@ -47,6 +48,8 @@ pub struct DeviceArgs {
     /// if there is one, else cpu]
     #[arg(long, value_name = "NAME")]
     pub device: Option<DeviceKind>,
+    #[command(flatten)]
+    pub gpu: super::GpuArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -60,6 +63,7 @@ pub enum Arithmetic {
     Auto,
     F32,
     Bf16,
+    F16,
 }
 
 impl ModelArgs {
@@ -94,7 +98,6 @@ impl LoadArgs {
         kv: KvOptions,
         mut events: impl FnMut(LoadEvent),
     ) -> Result<ModelRunner<B>> {
-        self.check()?;
         let progress = Progress::new("reading weights");
         let add = |bytes, total| progress.add(bytes, total);
         let format = match self.load_format {
@@ -106,16 +109,19 @@ impl LoadArgs {
         ModelRunner::load_on(machine, &self.model.directory()?, options)
     }
 
-    /// Whether this build can load so.
+    /// Whether the CPU computes so.
     ///
     /// # Errors
     /// For arithmetic that it does not have.
-    pub fn check(&self) -> Result<()> {
-        if self.dtype == Arithmetic::Bf16 {
-            let message = "--dtype bf16: the CPU computes in f32 so far; use --dtype f32 (bf16 weights are used as stored)";
-            return Err(Error::Usage(message.into()));
-        }
-        Ok(())
+    pub fn check_cpu(&self) -> Result<()> {
+        let name = match self.dtype {
+            Arithmetic::Auto | Arithmetic::F32 => return Ok(()),
+            Arithmetic::Bf16 => "bf16",
+            Arithmetic::F16 => "f16",
+        };
+        Err(Error::Usage(format!(
+            "--dtype {name}: the CPU computes in f32 so far; use --dtype f32 (weights of 16 bits are used as stored)"
+        )))
     }
 
     /// The default rules and `--skip-substr`.

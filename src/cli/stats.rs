@@ -18,8 +18,9 @@ pub fn stats<B: Machine>(
     let stats = json!({
         "device": report.device,
         "kernel_launches": report.kernel_launches,
+        "graph_replays": report.graph_replays,
         "attention": runner.attention.name(),
-        "dtype": "f32",
+        "dtype": report.dtype.to_string(),
         "isa": report.isa,
         "threads": rayon::current_num_threads(),
         "model": runner.config.architecture.class_name(),

@@ -66,7 +66,7 @@ struct Comparison {
 }
 
 pub fn run(args: Args) -> Result<Outcome> {
-    on_device!(args.on.device, |machine| run_on(args, machine))
+    on_device!(args.on, args.load, |machine| run_on(args, machine))
 }
 
 fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {

@@ -61,7 +61,9 @@ impl<B: Backend> LocalWorker<B> {
 impl<B: Backend> Worker for LocalWorker<B> {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
         let logits = self.runner.forward(batch, None)?;
-        self.runner.backend.download(&logits)
+        let mut logits = self.runner.backend.download(&logits)?;
+        logits.truncate(batch.logit_rows.len() * self.runner.config.vocab_size);
+        Ok(logits)
     }
 
     fn config(&self) -> &ModelConfig {

@@ -11,7 +11,7 @@ use super::{
     KvDtype, KvOptions,
     block_storage::LayerBlocks,
     placement::Placement,
-    sizing::{Pool, plan_pool},
+    sizing::{Pool, host_room, plan_pool},
 };
 use crate::{
     backend::{
@@ -44,7 +44,7 @@ impl Paged {
     /// # Errors
     /// If there is no memory for it.
     pub fn new(shape: AttentionShape, options: &KvOptions) -> Result<Paged> {
-        let pool = plan_pool(&shape, options, free_memory())?;
+        let pool = plan_pool(&shape, options, host_room(options, free_memory()))?;
         let layers = |blocks: usize| {
             let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
             let refused = |e: TryReserveError| {

@@ -16,6 +16,9 @@ use crate::{
 };
 use std::sync::Arc;
 
+/// The slot of a row that writes nothing: see kernels/kv_cache.cu.
+const NOWHERE: u32 = u32::MAX;
+
 /// Keys of a tile, and threads of a block: TILE in kernels/paged_attention.cu.
 const TILE: usize = 64;
 
@@ -38,16 +41,21 @@ pub struct PagedCuda {
 }
 
 impl PagedCuda {
-    /// Reserves the pool.
+    /// Reserves the pool: what the options ask for, in at most `room` bytes.
     ///
     /// # Errors
     /// If there is no memory for it, or K and V are to be kept in a dtype for which there is no kernel.
-    pub fn new(device: &Arc<dyn Device>, shape: AttentionShape, options: &KvOptions) -> Result<PagedCuda> {
+    pub fn new(
+        device: &Arc<dyn Device>,
+        shape: AttentionShape,
+        options: &KvOptions,
+        room: u64,
+    ) -> Result<PagedCuda> {
         if options.dtype == KvDtype::Fp8 {
             let message = "--kv-dtype fp8-e4m3: the device's kernels keep K and V in f32 or bf16 so far";
             return Err(Error::Usage(message.into()));
         }
-        let pool = plan_pool(&shape, options, device.free_memory())?;
+        let pool = plan_pool(&shape, options, room)?;
         let bytes = pool.blocks * block_bytes(&shape, options.dtype, pool.block_size);
         let layer = |_| Ok([Buffer::new(device, bytes)?, Buffer::new(device, bytes)?]);
         let layers = shape.layers.clone().map(layer).collect::<Result<Vec<_>>>()?;
@@ -107,13 +115,19 @@ impl Attention<Cuda> for PagedCuda {
     fn begin(&mut self, _: &Cuda, batch: &Batch) -> Result<Option<u64>> {
         self.move_blocks(&batch.moves)?;
         self.placement.place(&self.pool, batch)?;
-        let Placement { sequences, tables, slot_mapping } = &self.placement;
-        let starts = sequences.iter().flat_map(|s| s.rows.clone().map(|_| s.table.start as u32));
+        let Placement { sequences, tables, slot_mapping } = &mut self.placement;
+        let mut starts: Vec<u32> =
+            sequences.iter().flat_map(|s| s.rows.clone().map(|_| s.table.start as u32)).collect();
+        // Rows that belong to nobody look at the pool's first block, and write nothing.
+        let rows = batch.tokens.len();
+        starts.resize(rows, tables.len() as u32);
+        slot_mapping.resize(rows, NOWHERE);
+        tables.push(0);
         self.tables.write(tables)?;
-        self.table_starts.write(&starts.collect::<Vec<_>>())?;
+        self.table_starts.write(&starts)?;
         self.positions.write(&batch.positions)?;
         self.slots.write(slot_mapping)?;
-        Ok(None)
+        Ok(batch.decode_rows().map(|_| rows as u64))
     }
 
     fn attend(

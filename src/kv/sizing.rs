@@ -40,12 +40,16 @@ impl Pool {
     }
 }
 
+/// The room for K and V in the host's memory: weights that are mapped are still to be read.
+pub(super) fn host_room(options: &KvOptions, free: u64) -> u64 {
+    (free.saturating_sub(options.weight_bytes) as f64 * SHARE) as u64
+}
+
 /// Plans a pool in `free` bytes: what the options ask for, or what the sequences can use at most.
 ///
 /// # Errors
 /// If what was asked for does not fit, or nothing does.
 pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) -> Result<Pool> {
-    let free = (free.saturating_sub(options.weight_bytes) as f64 * SHARE) as u64;
     let block_size = options.block_size.unwrap_or(BLOCK_SIZE);
     let block_bytes = shape.bytes_per_token(options.dtype) * block_size as u64;
     let fit = (free / block_bytes.max(1)) as usize;
@@ -138,7 +142,7 @@ mod tests {
 
     fn pool(options: KvOptions, free_megabytes: f64) -> Result<Pool, String> {
         let free = (free_megabytes * 1e6 / SHARE) as u64 + 1;
-        plan_pool(&shape([None, Some(8)]), &options, free).map_err(|e| e.to_string())
+        plan_pool(&shape([None, Some(8)]), &options, host_room(&options, free)).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -2,44 +2,107 @@
 
 use super::{DeviceKind, Machine, MachineReport};
 use crate::{
-    backend::cuda::{Cuda, Simulated},
+    backend::{
+        Backend,
+        cuda::{Cuda, CudaOptions, DeviceMemory, Gpu, Simulated},
+    },
+    batch::Batch,
     error::{Error, Result},
-    kv::{AttentionKind, KvOptions, PagedCuda},
-    model::{Attention, AttentionShape},
+    kv::{AttentionKind, KvBudget, KvOptions, PagedCuda},
+    model::{Attention, Inputs, Model, Pass},
+    tensor::DType,
 };
 use std::sync::Arc;
 
-/// The device that is asked for; `None` for the CPU, which is also the default, until there is a driver for GPUs.
+/// The device that is asked for, `None` for the CPU. If nobody asks, it is a GPU if there is one.
 ///
 /// # Errors
 /// If it is not there, with the reason.
-pub fn open(asked: Option<DeviceKind>) -> Result<Option<Cuda>> {
+pub fn open(asked: Option<DeviceKind>, options: CudaOptions) -> Result<Option<Cuda>> {
     match asked {
-        None | Some(DeviceKind::Cpu) => Ok(None),
-        Some(DeviceKind::Sim) => Ok(Some(Cuda::new(Arc::new(Simulated::default())))),
-        Some(DeviceKind::Cuda) => {
-            let message = "--device cuda: this build has no driver for GPUs yet; use --device sim or cpu";
-            Err(Error::Usage(message.into()))
+        Some(DeviceKind::Cpu) => Ok(None),
+        Some(DeviceKind::Sim) => {
+            // Nobody waits for speed there: f32, which is compared with Hugging Face's.
+            let options = CudaOptions { dtype: options.dtype.or(Some(DType::F32)), ..options };
+            Ok(Some(Cuda::with_options(Arc::new(Simulated::default()), options)))
         }
+        Some(DeviceKind::Cuda) => Ok(Some(Cuda::with_options(Arc::new(Gpu::open()?), options))),
+        None if Gpu::is_there() => Ok(Some(Cuda::with_options(Arc::new(Gpu::open()?), options))),
+        None => Ok(None),
     }
 }
 
 impl Machine for Cuda {
-    fn attention(&self, shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Attention<Cuda>>> {
-        match options.attention {
-            None | Some(AttentionKind::Paged) => Ok(Box::new(PagedCuda::new(self.device(), shape, options)?)),
-            Some(other) => {
-                let (name, device) = (other.name(), self.device().name());
-                let message = format!(
-                    "--attention {name}: on --device {device} K and V are in blocks; leave the flag out"
-                );
-                Err(Error::Usage(message))
-            }
+    fn attention(&self, model: &dyn Model<Cuda>, options: &KvOptions) -> Result<Box<dyn Attention<Cuda>>> {
+        if let Some(other) = options.attention.filter(|kind| *kind != AttentionKind::Paged) {
+            let (name, device) = (other.name(), self.device().name());
+            return Err(Error::Usage(format!(
+                "--attention {name}: on --device {device} K and V are in blocks; leave the flag out"
+            )));
         }
+        let activations = profile(self, model, options)?;
+        let room = room(self.device().memory(), self.options().utilization, activations);
+        Ok(Box::new(PagedCuda::new(self.device(), model.attention_shape(), options, room)?))
     }
 
     fn report(&self) -> MachineReport {
-        let device = self.device().name().to_owned();
-        MachineReport { device, isa: None, kernel_launches: Some(self.launches()) }
+        MachineReport {
+            device: self.device().name().to_owned(),
+            dtype: self.dtype(),
+            isa: None,
+            kernel_launches: Some(self.launches()),
+            graph_replays: Some(self.replays()),
+        }
+    }
+}
+
+/// Bytes for K and V: the part of the device that this process may use, less what is in use now (weights, and other processes), less
+/// what a forward pass needs that is not allocated yet.
+fn room(memory: DeviceMemory, utilization: f64, activations: u64) -> u64 {
+    let DeviceMemory { free, total } = memory;
+    let budget = (total as f64 * utilization) as u64;
+    budget.saturating_sub(total - free).saturating_sub(activations).min(free)
+}
+
+/// Goes through the largest step that the options allow, without its launches, so that its activations are allocated. Recorded passes
+/// compute in memory of their own; they are smaller, and as much again is left for them. Returns the bytes of that.
+fn profile(cuda: &Cuda, model: &dyn Model<Cuda>, options: &KvOptions) -> Result<u64> {
+    let shape = model.attention_shape();
+    let rows = options.max_chunk.or(options.max_model_len).unwrap_or(shape.context).min(LARGEST_STEP);
+    let tiny = KvOptions {
+        budget: Some(KvBudget::Tokens(1)),
+        block_size: Some(1),
+        swap: Default::default(),
+        ..options.clone()
+    };
+    let tiny = KvOptions { max_model_len: None, max_num_seqs: Some(1), ..tiny };
+    let mut attention = PagedCuda::new(cuda.device(), shape, &tiny, u64::MAX)?;
+    let mut batch = Batch::default().padded(rows);
+    batch.logit_rows.truncate(options.max_num_seqs.unwrap_or(1));
+    let [mut tokens, mut positions, mut logit_rows] = [cuda.ids(0)?, cuda.ids(0)?, cuda.ids(0)?];
+    cuda.write(&mut tokens, &batch.tokens)?;
+    cuda.write(&mut positions, &batch.positions)?;
+    cuda.write(&mut logit_rows, &batch.logit_rows)?;
+    attention.begin(cuda, &batch)?;
+    let inputs = Inputs { tokens, positions, logit_rows };
+    let pass = &mut Pass { backend: cuda, inputs: &inputs, attention: &mut attention, observer: None };
+    cuda.dry_run(|| model.forward(pass))?;
+    Ok(cuda.activation_bytes())
+}
+
+/// Rows of such a step at most: a single request computes its prompt in one step, and may never come to its context.
+const LARGEST_STEP: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kv_gets_what_is_left_of_the_part_that_may_be_used() {
+        let memory = DeviceMemory { free: 70, total: 100 };
+        assert_eq!(room(memory, 0.9, 10), 50);
+        assert_eq!(room(memory, 1.0, 0), 70);
+        assert_eq!(room(memory, 0.3, 0), 0);
+        assert_eq!(room(memory, 0.9, 1000), 0);
     }
 }

@@ -10,17 +10,18 @@ use crate::{
     backend::{Backend, cpu::Cpu},
     error::{Error, Result},
     kv::{self, KvOptions},
-    model::{Attention, AttentionShape},
+    model::{Attention, Model},
+    tensor::DType,
 };
 use std::{fmt, str::FromStr};
 
 /// A backend that knows its attention.
 pub trait Machine: Backend {
-    /// The attention that the options ask for, or the best one built so far.
+    /// The attention that the options ask for, or the best one built so far, for a model that is loaded.
     ///
     /// # Errors
     /// If the machine does not have it, or there is no memory for what it reserves.
-    fn attention(&self, shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Attention<Self>>>;
+    fn attention(&self, model: &dyn Model<Self>, options: &KvOptions) -> Result<Box<dyn Attention<Self>>>;
 
     /// What ran, for stats.
     fn report(&self) -> MachineReport;
@@ -31,19 +32,24 @@ pub trait Machine: Backend {
 pub struct MachineReport {
     /// `cpu`, `sim`, `cuda`.
     pub device: String,
+    /// What linear layers multiply.
+    pub dtype: DType,
     /// The instruction set, on a CPU.
     pub isa: Option<&'static str>,
     /// Kernels that were launched, on a device.
     pub kernel_launches: Option<u64>,
+    /// Forward passes that were recorded before, and replayed.
+    pub graph_replays: Option<u64>,
 }
 
 impl Machine for Cpu {
-    fn attention(&self, shape: AttentionShape, options: &KvOptions) -> Result<Box<dyn Attention<Cpu>>> {
-        kv::build(shape, options)
+    fn attention(&self, model: &dyn Model<Cpu>, options: &KvOptions) -> Result<Box<dyn Attention<Cpu>>> {
+        kv::build(model.attention_shape(), options)
     }
 
     fn report(&self) -> MachineReport {
-        MachineReport { device: "cpu".into(), isa: Some(self.isa().name()), kernel_launches: None }
+        let (device, dtype, isa) = ("cpu".into(), DType::F32, Some(self.isa().name()));
+        MachineReport { device, dtype, isa, kernel_launches: None, graph_replays: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a device is to the backend: memory with addresses of its own, and kernels that are started by name.
 
-use crate::error::Result;
+use crate::{error::Result, tensor::DType};
 use std::ffi::c_void;
 
 /// An address in a device's memory.
@@ -61,11 +61,45 @@ impl Grid {
     }
 }
 
-/// A device. Implemented by `Simulated`, which runs the kernels on the CPU.
+/// A linear layer for a library of the device: y = x Wᵀ, sums in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Matmul {
+    /// The dtype of x and W.
+    pub dtype: DType,
+    /// [rows, inputs]
+    pub x: Address,
+    /// [outputs, inputs], or [inputs, outputs] if `transposed`.
+    pub w: Address,
+    /// f32, [rows, outputs], each row `y_cols` numbers after the one before.
+    pub y: Address,
+    pub rows: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub y_cols: usize,
+    pub transposed: bool,
+}
+
+/// Bytes of a device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    pub free: u64,
+    pub total: u64,
+}
+
+/// Launches that were recorded, to be done again by one call.
+pub trait Graph: Send + Sync {
+    /// Does them all, in their order, with the arguments that they had.
+    ///
+    /// # Errors
+    /// As [`Device::launch`].
+    fn replay(&self) -> Result<()>;
+}
+
+/// A device. Implemented by [`Simulated`](super::Simulated), which runs the kernels on the CPU, and by [`Gpu`](super::Gpu).
 ///
 /// All operations happen in the order in which they are asked for. A launch may return before its kernel has run; `download` waits.
 pub trait Device: Send + Sync {
-    /// The name in stats.
+    /// The name in stats: `sim`, `cuda`.
     fn name(&self) -> &str;
 
     /// Memory with unspecified contents.
@@ -101,6 +135,40 @@ pub trait Device: Send + Sync {
     /// If there is no such kernel, or the grid is too large; on the simulator also what the kernel did wrong.
     fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()>;
 
-    /// Bytes that are free.
-    fn free_memory(&self) -> u64;
+    /// Waits until all that was asked for is done.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Whether linear layers are a library's (cuBLAS). It wants x and W in one dtype.
+    fn has_matmul(&self) -> bool {
+        false
+    }
+
+    /// A linear layer by the library.
+    ///
+    /// # Errors
+    /// Those of the library.
+    fn matmul(&self, _: &Matmul) -> Result<()> {
+        unreachable!("has_matmul() says that there is no library")
+    }
+
+    /// From now on launches are recorded, and not carried out. Nothing may be allocated or copied meanwhile.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn begin_capture(&self) -> Result<()>;
+
+    /// What was recorded.
+    ///
+    /// # Errors
+    /// Those of the driver, if what happened meanwhile cannot be recorded.
+    fn end_capture(&self) -> Result<Box<dyn Graph>>;
+
+    /// How often memory was given back. A graph that was recorded before may name what is no longer there.
+    fn frees(&self) -> u64;
+
+    /// How much memory there is.
+    fn memory(&self) -> DeviceMemory;
 }

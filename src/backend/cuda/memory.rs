@@ -85,7 +85,7 @@ pub struct Workspace {
 
 /// An activation [rows, cols], row-major f32.
 pub struct CudaTensor {
-    /// `None` only while it is dropped.
+    /// `None` while it is dropped, and in a view.
     buffer: Option<Buffer>,
     address: Address,
     rows: usize,
@@ -94,6 +94,12 @@ pub struct CudaTensor {
 }
 
 impl Workspace {
+    /// Bytes that it holds and nobody uses now.
+    pub fn free_bytes(&self) -> u64 {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.iter().map(|(bytes, buffers)| (bytes * buffers.len()) as u64).sum()
+    }
+
     /// A tensor with unspecified contents.
     ///
     /// # Errors
@@ -118,6 +124,12 @@ impl Drop for CudaTensor {
 }
 
 impl CudaTensor {
+    /// The same numbers. Whoever made the tensor keeps it, and its memory.
+    pub(super) fn view(&self) -> CudaTensor {
+        let CudaTensor { address, rows, cols, ref workspace, .. } = *self;
+        CudaTensor { buffer: None, address, rows, cols, workspace: workspace.clone() }
+    }
+
     /// Where it is.
     pub fn address(&self) -> Address {
         self.address

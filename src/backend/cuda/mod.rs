@@ -1,46 +1,96 @@
 //! The CUDA backend: f32 activations and weights as stored, in the memory of a device that runs the files in kernels/.
 //!
 //! - `device`: what a device must do;
+//! - `gpu`: an NVIDIA GPU;
 //! - `simulated`: a device on the CPU; `profile`: what a kernel reads and writes on it;
 //! - `memory`: buffers and activations;
 //! - `weight`: parameters;
+//! - `graph`: decode steps that are recorded and replayed;
 //! - `workload`: something to do for a kernel that is profiled.
 
 mod device;
+mod gpu;
+mod graph;
 mod memory;
 mod profile;
 mod simulated;
 mod weight;
 mod workload;
 
-pub use device::{Address, Arg, Device, Grid};
+pub use device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Matmul};
+pub use gpu::Gpu;
 pub use memory::{Buffer, CudaTensor, Ids, Workspace};
 pub use profile::{Profile, Site};
 pub use simulated::{Schedule, Simulated};
 pub use weight::CudaWeight;
+use weight::Part;
 pub use workload::{KernelShape, PROFILED, profile_kernel};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
 use crate::{error::Result, tensor::DType};
+use graph::Graphs;
 use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// Threads of a block that works on a row.
 const ROW_THREADS: u32 = 128;
 
+/// How a model runs on a device.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaOptions {
+    /// What linear layers multiply: f32, or bf16 or f16 with sums in f32. Other operations are in f32. `None`: what is stored.
+    pub dtype: Option<DType>,
+    /// The part of the device's memory that this process may use.
+    pub utilization: f64,
+    /// Whether decode steps are recorded and replayed.
+    pub graphs: bool,
+}
+
+impl Default for CudaOptions {
+    fn default() -> CudaOptions {
+        CudaOptions { dtype: Some(DType::F32), utilization: 0.9, graphs: true }
+    }
+}
+
 /// A device and what the model keeps there.
 pub struct Cuda {
     device: Arc<dyn Device>,
+    options: CudaOptions,
     workspace: Arc<Workspace>,
-    launches: Arc<AtomicU64>,
+    /// What recorded passes compute in: nobody else may use it between two replays.
+    graph_workspace: Arc<Workspace>,
+    in_graph: AtomicBool,
+    /// Whether launches are left out.
+    dry: AtomicBool,
+    graphs: Mutex<Graphs>,
+    launches: AtomicU64,
+    replays: AtomicU64,
+    /// The dtype of the first matrix.
+    stored: OnceLock<DType>,
 }
 
 impl Cuda {
-    /// A backend on a device.
+    /// A backend on a device, with f32 arithmetic.
     pub fn new(device: Arc<dyn Device>) -> Cuda {
-        Cuda { device, workspace: Arc::default(), launches: Arc::default() }
+        Cuda::with_options(device, CudaOptions::default())
+    }
+
+    /// A backend on a device.
+    pub fn with_options(device: Arc<dyn Device>, options: CudaOptions) -> Cuda {
+        Cuda {
+            device,
+            options,
+            workspace: Arc::default(),
+            graph_workspace: Arc::default(),
+            in_graph: AtomicBool::new(false),
+            dry: AtomicBool::new(false),
+            graphs: Mutex::default(),
+            launches: AtomicU64::new(0),
+            replays: AtomicU64::new(0),
+            stored: OnceLock::new(),
+        }
     }
 
     /// The device.
@@ -48,9 +98,29 @@ impl Cuda {
         &self.device
     }
 
-    /// Kernels that were launched so far.
+    /// How it runs.
+    pub fn options(&self) -> CudaOptions {
+        self.options
+    }
+
+    /// What linear layers multiply.
+    pub fn dtype(&self) -> DType {
+        self.options.dtype.or(self.stored.get().copied()).unwrap_or(DType::F32)
+    }
+
+    /// Kernels that were launched so far, those of replayed passes included.
     pub fn launches(&self) -> u64 {
         self.launches.load(Ordering::Relaxed)
+    }
+
+    /// Passes that were replayed so far.
+    pub fn replays(&self) -> u64 {
+        self.replays.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of activations that are kept to be used again.
+    pub fn activation_bytes(&self) -> u64 {
+        self.workspace.free_bytes() + self.graph_workspace.free_bytes()
     }
 
     /// An activation with unspecified contents.
@@ -58,7 +128,20 @@ impl Cuda {
     /// # Errors
     /// If there is not enough memory.
     pub fn take(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
-        self.workspace.take(&self.device, rows, cols)
+        let in_graph = self.in_graph.load(Ordering::Relaxed);
+        let workspace = if in_graph { &self.graph_workspace } else { &self.workspace };
+        workspace.take(&self.device, rows, cols)
+    }
+
+    /// Allocates what a pass needs, and launches nothing.
+    ///
+    /// # Errors
+    /// Those of the pass: that there is not enough memory.
+    pub fn dry_run<T>(&self, pass: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.dry.store(true, Ordering::Relaxed);
+        let done = pass();
+        self.dry.store(false, Ordering::Relaxed);
+        done
     }
 
     /// Launches a kernel, unless there is nothing to do.
@@ -66,11 +149,60 @@ impl Cuda {
     /// # Errors
     /// Those of the device.
     pub fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()> {
-        if grid.blocks.contains(&0) {
-            return Ok(()); // a step in which no request samples
+        // No rows: a step in which no request samples.
+        if grid.blocks.contains(&0) || !self.counts() {
+            return Ok(());
         }
-        self.launches.fetch_add(1, Ordering::Relaxed);
         self.device.launch(kernel, grid, arguments)
+    }
+
+    /// Counts a launch, unless it is to be left out.
+    fn counts(&self) -> bool {
+        let real = !self.dry.load(Ordering::Relaxed);
+        self.launches.fetch_add(real.into(), Ordering::Relaxed);
+        real
+    }
+
+    /// One part of a linear layer: columns of y from `first` on.
+    fn linear(&self, y: &CudaTensor, x: Address, x_dtype: DType, part: &Part, first: usize) -> Result<()> {
+        let PartShape { outputs, inputs } = part.shape;
+        if self.device.has_matmul() {
+            assert_eq!(x_dtype, part.dtype, "a library's operands");
+            let (rows, y_cols, transposed) = (y.rows(), y.cols(), part.transposed);
+            let (w, y) = (part.buffer.address, y.address().offset(4 * first));
+            if rows > 0 && self.counts() {
+                self.device.matmul(&Matmul {
+                    dtype: x_dtype,
+                    x,
+                    w,
+                    y,
+                    rows,
+                    inputs,
+                    outputs,
+                    y_cols,
+                    transposed,
+                })?;
+            }
+            return Ok(());
+        }
+        let threads = 128;
+        let blocks = [outputs.div_ceil(threads) as u32, y.rows() as u32];
+        let grid = Grid { blocks, threads: threads as u32, shared_bytes: 0 };
+        let (cols, transposed) = (u32(y.cols()), Arg::U32(part.transposed.into()));
+        let [y, x, w] = [y.address(), x, part.buffer.address].map(Arg::At);
+        let kernel = match x_dtype {
+            DType::F32 => format!("matmul_v0_{}", suffix(part.dtype)),
+            narrow => format!("matmul_v0_{0}_{0}", suffix(narrow)),
+        };
+        self.launch(&kernel, grid, &[y, x, w, u32(inputs), u32(outputs), transposed, cols, u32(first)])
+    }
+
+    /// An activation rounded to 16 bits, in memory of its own.
+    fn cast(&self, x: &CudaTensor, dtype: DType) -> Result<CudaTensor> {
+        let y = self.take(x.rows(), x.cols().div_ceil(2))?;
+        let arguments = [Arg::At(y.address()), Arg::At(x.address()), Arg::Size(x.len() as u64)];
+        self.launch(&format!("cast_{}", suffix(dtype)), Grid::numbers(x.len()), &arguments)?;
+        Ok(y)
     }
 }
 
@@ -98,7 +230,12 @@ impl Backend for Cuda {
     }
 
     fn load(&self, weight: &mut CudaWeight, part: usize, slice: &Slice) -> Result<()> {
-        weight.load(&self.device, part, slice)
+        // The simulator's kernel widens what it reads; a library wants both operands in one dtype.
+        let wanted = self.options.dtype.filter(|dtype| *dtype != DType::F32 || self.device.has_matmul());
+        if weight.is_matrix() {
+            self.stored.get_or_init(|| slice.tensor.dtype);
+        }
+        weight.load(&self.device, part, slice, wanted)
     }
 
     fn ids(&self, capacity: usize) -> Result<Ids> {
@@ -125,11 +262,10 @@ impl Backend for Cuda {
     }
 
     fn embed(&self, table: &CudaWeight, first_row: usize, ids: &Ids) -> Result<CudaTensor> {
-        let (shape, part) = table.parts.first().expect("an embedding has one part");
-        let part = part.as_ref().expect("an embedding that is loaded");
-        let y = self.take(ids.len, shape.inputs)?;
+        let part = table.parts().next().expect("an embedding has one part");
+        let y = self.take(ids.len, part.shape.inputs)?;
         let (out, stored) = (Arg::At(y.address()), Arg::At(part.buffer.address));
-        let sizes = [u32(first_row), u32(shape.outputs), u32(shape.inputs)];
+        let sizes = [u32(first_row), u32(part.shape.outputs), u32(part.shape.inputs)];
         let kernel = format!("embed_{}", suffix(part.dtype));
         let arguments = [out, stored, Arg::At(ids.address()), sizes[0], sizes[1], sizes[2]];
         self.launch(&kernel, Grid::rows(ids.len, ROW_THREADS), &arguments)?;
@@ -137,21 +273,21 @@ impl Backend for Cuda {
     }
 
     fn matmul(&self, x: &CudaTensor, weight: &CudaWeight) -> Result<CudaTensor> {
-        let outputs: usize = weight.parts.iter().map(|(shape, _)| shape.outputs).sum();
-        let y = self.take(x.rows(), outputs)?;
+        let y = self.take(x.rows(), weight.outputs())?;
         let mut first = 0;
-        for (shape, part) in &weight.parts {
-            let part = part.as_ref().unwrap_or_else(|| panic!("{shape:?} was never loaded"));
-            assert_eq!(shape.inputs, x.cols(), "inputs");
-            let threads = 128;
-            let blocks = [shape.outputs.div_ceil(threads) as u32, x.rows() as u32];
-            let grid = Grid { blocks, threads: threads as u32, shared_bytes: 0 };
-            let [y, x, w] = [y.address(), x.address(), part.buffer.address].map(Arg::At);
-            let transposed = Arg::U32(part.transposed.into());
-            let [inputs, outputs, cols, column] = [shape.inputs, shape.outputs, outputs, first].map(u32);
-            let kernel = format!("matmul_v0_{}", suffix(part.dtype));
-            self.launch(&kernel, grid, &[y, x, w, inputs, outputs, transposed, cols, column])?;
-            first += shape.outputs;
+        let mut narrow: Option<(DType, CudaTensor)> = None;
+        for part in weight.parts() {
+            assert_eq!(part.shape.inputs, x.cols(), "inputs");
+            let dtype = self.options.dtype.unwrap_or(part.dtype);
+            if dtype != DType::F32 && narrow.as_ref().is_none_or(|(of, _)| *of != dtype) {
+                narrow = Some((dtype, self.cast(x, dtype)?));
+            }
+            let operand = match &narrow {
+                Some((of, narrow)) if *of == dtype => narrow,
+                _ => x,
+            };
+            self.linear(&y, operand.address(), dtype, part, first)?;
+            first += part.shape.outputs;
         }
         Ok(y)
     }
@@ -234,5 +370,36 @@ impl Backend for Cuda {
         let [out, x, ids] = [y.address(), x.address(), rows.address()].map(Arg::At);
         self.launch("take_rows", Grid::rows(rows.len, ROW_THREADS), &[out, x, ids, u32(y.cols())])?;
         Ok(y)
+    }
+
+    fn in_place(&self) -> bool {
+        false
+    }
+
+    /// Decode steps of up to 256 sequences are filled up to 1, 2, 4 or a multiple of 8 rows, as vLLM does, so that few graphs serve them.
+    fn padded_rows(&self, decode_rows: usize) -> usize {
+        match decode_rows {
+            1..=2 => decode_rows,
+            3..=256 if !self.options.graphs => decode_rows,
+            3..=4 => 4,
+            5..=256 => decode_rows.next_multiple_of(8),
+            _ => decode_rows,
+        }
+    }
+
+    fn replay(
+        &self,
+        key: Option<u64>,
+        forward: &mut dyn FnMut() -> Result<CudaTensor>,
+    ) -> Result<CudaTensor> {
+        let Some(key) = key.filter(|_| self.options.graphs) else { return forward() };
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.in_graph.store(true, Ordering::Relaxed);
+        let replayed = graphs.replay(&*self.device, key, || self.launches(), forward);
+        self.in_graph.store(false, Ordering::Relaxed);
+        let (output, kernels) = replayed?;
+        self.launches.fetch_add(kernels, Ordering::Relaxed);
+        self.replays.fetch_add(1, Ordering::Relaxed);
+        Ok(output)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     device::{Arg, Grid},
-    simulated::Simulated,
+    simulated::{Simulated, call},
 };
 use crate::error::Result;
 use std::{
@@ -91,7 +91,7 @@ impl Simulated {
             self.allocations().into_iter().flat_map(|(at, size)| [at.0, size]).collect();
         // SAFETY: pairs of numbers, n of them.
         unsafe { simulator_count_begin(allocations.as_ptr(), allocations.len() / 2) };
-        let launched = self.start(kernel, arguments, |name, pointers, error| {
+        let launched = call(kernel, arguments, |name, pointers, error| {
             let (blocks, threads) = ([grid.blocks[0], grid.blocks[1], 1], [grid.threads, 1, 1]);
             // SAFETY: as in `launch`.
             unsafe {

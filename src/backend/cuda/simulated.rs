@@ -1,13 +1,19 @@
 //! A device on the CPU: kernels/simulator runs the kernels, one fiber for each CUDA thread.
 
-use super::device::{Address, Arg, Device, Grid};
-use crate::error::{Error, Result};
+use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid};
+use crate::{
+    backend::cpu,
+    error::{Error, Result},
+};
 use std::{
     alloc::{self, Layout},
     collections::HashMap,
     ffi::{CStr, CString, c_char, c_int, c_void},
     slice,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -26,7 +32,24 @@ pub enum Schedule {
 pub struct Simulated {
     /// The order of threads.
     pub schedule: Schedule,
+    /// Bytes of memory; `None` for what the host has.
+    pub capacity: Option<u64>,
     allocations: Mutex<HashMap<Address, Layout>>,
+    /// Launches since `begin_capture`.
+    recording: Mutex<Option<Vec<Launch>>>,
+    frees: AtomicU64,
+}
+
+/// A launch that was recorded.
+struct Launch {
+    kernel: String,
+    grid: Grid,
+    arguments: Vec<Arg>,
+}
+
+struct Recorded {
+    schedule: Schedule,
+    launches: Vec<Launch>,
 }
 
 /// Alignment of CUDA's allocations.
@@ -47,34 +70,93 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+/// Calls the simulator, and makes an error of what it says.
+pub(super) fn call(
+    kernel: &str,
+    arguments: &[Arg],
+    simulator: impl FnOnce(&CStr, &mut [*mut c_void], &mut [c_char]) -> c_int,
+) -> Result<()> {
+    let failed = |why: String| Error::Device(format!("kernel {kernel} on the simulated device: {why}"));
+    let name = CString::new(kernel).map_err(|e| failed(e.to_string()))?;
+    let mut pointers: Vec<*mut c_void> = arguments.iter().map(Arg::pointer).collect();
+    let mut error = [0 as c_char; 512];
+    if simulator(&name, &mut pointers, &mut error) == 0 {
+        return Ok(());
+    }
+    // SAFETY: the simulator has written a C string that fits.
+    Err(failed(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned()))
+}
+
+/// Runs a kernel.
+fn run(schedule: Schedule, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()> {
+    let (order, seed) = match schedule {
+        Schedule::Forward => (0, 0),
+        Schedule::Reverse => (1, 0),
+        Schedule::Random(seed) => (2, seed),
+    };
+    let workers = thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    call(kernel, arguments, |name, pointers, error| {
+        let (blocks, threads) = ([grid.blocks[0], grid.blocks[1], 1], [grid.threads, 1, 1]);
+        // SAFETY: the kernel reads its arguments through `pointers`, each of which points to a value in `arguments`; that those are
+        // the kernel's, and its addresses large enough, is what the caller promises, as on a real device.
+        unsafe {
+            simulator_launch(
+                name.as_ptr(),
+                blocks.as_ptr(),
+                threads.as_ptr(),
+                grid.shared_bytes,
+                pointers.as_mut_ptr(),
+                order,
+                seed,
+                workers,
+                error.as_mut_ptr(),
+                error.len(),
+            )
+        }
+    })
+}
+
+impl Graph for Recorded {
+    fn replay(&self) -> Result<()> {
+        self.launches.iter().try_for_each(|l| run(self.schedule, &l.kernel, l.grid, &l.arguments))
+    }
+}
+
 impl Simulated {
     /// With another order of threads than the forward one.
     pub fn with_schedule(schedule: Schedule) -> Simulated {
-        Simulated { schedule, allocations: Mutex::default() }
+        let mut device = Simulated::default();
+        device.schedule = schedule;
+        device
     }
 
-    /// Calls the simulator, and makes an error of what it says.
-    pub(super) fn start(
-        &self,
-        kernel: &str,
-        arguments: &[Arg],
-        call: impl FnOnce(&CStr, &mut [*mut c_void], &mut [c_char]) -> c_int,
-    ) -> Result<()> {
-        let failed = |why: String| Error::Request(format!("kernel {kernel} on the simulated device: {why}"));
-        let name = CString::new(kernel).map_err(|e| failed(e.to_string()))?;
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Arg::pointer).collect();
-        let mut error = [0 as c_char; 512];
-        if call(&name, &mut pointers, &mut error) == 0 {
-            return Ok(());
+    /// With so many bytes of memory.
+    pub fn with_memory(bytes: u64) -> Simulated {
+        let mut device = Simulated::default();
+        device.capacity = Some(bytes);
+        device
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Vec<Launch>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a GPU cannot do while it records.
+    fn refuse_in_a_capture(&self, what: &str) -> Result<()> {
+        match *self.recording() {
+            None => Ok(()),
+            Some(_) => Err(Error::Device(format!("{what} while launches are recorded for a graph"))),
         }
-        // SAFETY: the simulator has written a C string that fits.
-        Err(failed(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned()))
     }
 
     /// Addresses and sizes of what is allocated.
     pub(super) fn allocations(&self) -> Vec<(Address, u64)> {
         let allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
         allocations.iter().map(|(address, layout)| (*address, layout.size() as u64)).collect()
+    }
+
+    fn used(&self) -> u64 {
+        self.allocations().iter().map(|(_, size)| size).sum()
     }
 
     /// Panics unless an allocation holds these bytes: the backend's own copies stay inside.
@@ -93,10 +175,18 @@ impl Device for Simulated {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT);
-        let no_memory =
-            || Error::Request(format!("the simulated device has no {bytes} bytes; close other programs"));
-        let layout = layout.map_err(|_| no_memory())?;
+        self.refuse_in_a_capture("an allocation")?;
+        let no_memory = || {
+            let DeviceMemory { free, total } = self.memory();
+            let [bytes, free, total] = [bytes as u64, free, total].map(|bytes| bytes as f64 / 1e9);
+            Error::Device(format!(
+                "out of memory on the simulated device: {bytes:.3} GB are wanted, and {free:.3} GB of {total:.3} GB are free"
+            ))
+        };
+        let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| no_memory())?;
+        if self.capacity.is_some_and(|capacity| self.used() + layout.size() as u64 > capacity) {
+            return Err(no_memory());
+        }
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc::alloc_zeroed(layout) };
         if memory.is_null() {
@@ -108,6 +198,7 @@ impl Device for Simulated {
     }
 
     fn free(&self, address: Address) {
+        self.frees.fetch_add(1, Ordering::Relaxed);
         let layout = self.allocations.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
         if let Some(layout) = layout {
             // SAFETY: `allocate` has made it with this layout, and it was still in the map.
@@ -116,6 +207,7 @@ impl Device for Simulated {
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.refuse_in_a_capture("a copy from the host")?;
         self.check(to, bytes.len());
         // SAFETY: inside an allocation, which nobody else uses: operations come one after the other.
         unsafe { slice::from_raw_parts_mut(to.0 as *mut u8, bytes.len()) }.copy_from_slice(bytes);
@@ -123,6 +215,7 @@ impl Device for Simulated {
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.refuse_in_a_capture("a copy to the host")?;
         self.check(from, bytes.len());
         // SAFETY: as in `upload`.
         bytes.copy_from_slice(unsafe { slice::from_raw_parts(from.0 as *const u8, bytes.len()) });
@@ -130,6 +223,7 @@ impl Device for Simulated {
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
+        self.refuse_in_a_capture("a copy")?;
         self.check(from, bytes);
         self.check(to, bytes);
         // SAFETY: both are inside allocations; `copy` allows them to overlap.
@@ -138,34 +232,36 @@ impl Device for Simulated {
     }
 
     fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()> {
-        let (order, seed) = match self.schedule {
-            Schedule::Forward => (0, 0),
-            Schedule::Reverse => (1, 0),
-            Schedule::Random(seed) => (2, seed),
-        };
-        let workers = thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        self.start(kernel, arguments, |name, pointers, error| {
-            let (blocks, threads) = ([grid.blocks[0], grid.blocks[1], 1], [grid.threads, 1, 1]);
-            // SAFETY: the kernel reads its arguments through `pointers`, each of which points to a value in `arguments`; that those are
-            // the kernel's, and its addresses large enough, is what the caller promises, as on a real device.
-            unsafe {
-                simulator_launch(
-                    name.as_ptr(),
-                    blocks.as_ptr(),
-                    threads.as_ptr(),
-                    grid.shared_bytes,
-                    pointers.as_mut_ptr(),
-                    order,
-                    seed,
-                    workers,
-                    error.as_mut_ptr(),
-                    error.len(),
-                )
-            }
-        })
+        if let Some(launches) = &mut *self.recording() {
+            launches.push(Launch { kernel: kernel.into(), grid, arguments: arguments.into() });
+            return Ok(());
+        }
+        run(self.schedule, kernel, grid, arguments)
     }
 
-    fn free_memory(&self) -> u64 {
-        crate::backend::cpu::free_memory()
+    fn synchronize(&self) -> Result<()> {
+        self.refuse_in_a_capture("synchronize")
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        self.refuse_in_a_capture("begin_capture")?;
+        *self.recording() = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+        let launches = self.recording().take();
+        let launches = launches.ok_or_else(|| Error::Device("end_capture without begin_capture".into()))?;
+        Ok(Box::new(Recorded { schedule: self.schedule, launches }))
+    }
+
+    fn frees(&self) -> u64 {
+        self.frees.load(Ordering::Relaxed)
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        let (used, host) = (self.used(), cpu::free_memory());
+        let total = self.capacity.unwrap_or(host.saturating_add(used));
+        DeviceMemory { free: host.min(total.saturating_sub(used)), total }
     }
 }

@@ -13,13 +13,14 @@ use std::{borrow::Cow, sync::Arc};
 
 /// A parameter: a buffer for each of its parts, or, for a vector, all parts widened to f32.
 pub struct CudaWeight {
-    pub(super) parts: Vec<(PartShape, Option<Part>)>,
+    parts: Vec<(PartShape, Option<Part>)>,
     /// The parts of a vector (inputs = 1), one after the other, f32.
     vector: Option<Buffer>,
 }
 
 /// A matrix as it is stored.
 pub(super) struct Part {
+    pub shape: PartShape,
     pub buffer: Buffer,
     pub dtype: DType,
     /// [inputs, outputs] instead of [outputs, inputs].
@@ -32,19 +33,25 @@ impl CudaWeight {
         CudaWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: None }
     }
 
-    /// Copies one part to the device, or replaces it.
+    /// Copies one part to the device, or replaces it. `dtype`: in which a matrix is kept there; `None` for as it is stored.
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn load(&mut self, device: &Arc<dyn Device>, part: usize, slice: &Slice) -> Result<()> {
+    pub fn load(
+        &mut self,
+        device: &Arc<dyn Device>,
+        part: usize,
+        slice: &Slice,
+        dtype: Option<DType>,
+    ) -> Result<()> {
         let (rows, cols) = (slice.rows.len(), slice.cols.len());
         let shape = if slice.transposed { (cols, rows) } else { (rows, cols) };
         let expected = self.parts[part].0;
         assert_eq!(shape, (expected.outputs, expected.inputs), "{:?}", slice.tensor);
-        let (stored, dtype) = (bytes_of(slice), slice.tensor.dtype);
+        let (stored, stored_dtype) = (bytes_of(slice), slice.tensor.dtype);
         if expected.inputs == 1 {
             let mut wide = vec![0.0; rows];
-            convert_to_f32(dtype, &stored, &mut wide);
+            convert_to_f32(stored_dtype, &stored, &mut wide);
             let total: usize = self.parts.iter().map(|(shape, _)| shape.outputs).sum();
             let start: usize = self.parts[..part].iter().map(|(shape, _)| shape.outputs).sum();
             let vector = match self.vector.take() {
@@ -54,10 +61,35 @@ impl CudaWeight {
             let bytes: Vec<u8> = wide.iter().flat_map(|value| value.to_le_bytes()).collect();
             device.upload(vector.address.offset(4 * start), &bytes)?;
             self.vector = Some(vector);
+            return Ok(());
         }
+        let dtype = dtype.unwrap_or(stored_dtype);
+        let bytes = if dtype == stored_dtype { stored } else { convert(stored_dtype, &stored, dtype).into() };
+        let transposed = slice.transposed;
         self.parts[part].1 =
-            Some(Part { buffer: Buffer::of(device, &stored)?, dtype, transposed: slice.transposed });
+            Some(Part { shape: expected, buffer: Buffer::of(device, &bytes)?, dtype, transposed });
         Ok(())
+    }
+
+    /// Whether it is a matrix, and not a vector.
+    pub fn is_matrix(&self) -> bool {
+        self.parts.iter().any(|(shape, _)| shape.inputs > 1)
+    }
+
+    /// Outputs over all parts.
+    pub fn outputs(&self) -> usize {
+        self.parts.iter().map(|(shape, _)| shape.outputs).sum()
+    }
+
+    /// A matrix's parts.
+    ///
+    /// # Panics
+    /// If one was never loaded.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().map(|(shape, part)| match part {
+            Some(part) => part,
+            None => panic!("{shape:?} was never loaded"),
+        })
     }
 
     /// A vector's numbers, f32.
@@ -66,6 +98,17 @@ impl CudaWeight {
     /// If it is not a vector, or was never loaded.
     pub fn vector(&self) -> Address {
         self.vector.as_ref().expect("a vector that is loaded").address
+    }
+}
+
+/// Numbers in another dtype, rounded to the nearest.
+fn convert(from: DType, bytes: &[u8], to: DType) -> Vec<u8> {
+    let mut wide = vec![0.0; bytes.len() / from.bytes()];
+    convert_to_f32(from, bytes, &mut wide);
+    match to {
+        DType::BF16 => wide.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        DType::F16 => wide.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        _ => wide.iter().flat_map(|v| v.to_le_bytes()).collect(),
     }
 }
 
