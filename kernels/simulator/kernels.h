@@ -7,14 +7,10 @@
 #include "../paged_attention.cu"
 #include "planted.cu"
 
-static int launch_by_name(const char* name, const unsigned* grid, const unsigned* dim, size_t shared_bytes, void** arguments,
-                                int order, uint64_t seed, unsigned workers, char* error, size_t error_size) {
-  const simulator::Schedule schedule{simulator::Order(order), seed};
-  const simulator::Error failed{error, error_size};
-#define KERNEL(kernel)                                                                                                    \
-  if (!strcmp(name, #kernel))                                                                                             \
-    return simulator::launch(kernel, {grid[0], grid[1], grid[2]}, {dim[0], dim[1], dim[2]}, shared_bytes, arguments,      \
-                             schedule, workers, failed);
+// Calls f(kernel) with the kernel of this name; `unknown` if there is none.
+template <class F> static auto with_kernel(const char* name, F f, decltype(f(add)) unknown) {
+#define KERNEL(kernel) \
+  if (!strcmp(name, #kernel)) return f(kernel);
 #define DTYPES(kernel) KERNEL(kernel##_f32) KERNEL(kernel##_bf16) KERNEL(kernel##_f16)
   DTYPES(embed) KERNEL(take_rows) KERNEL(take_columns)
   KERNEL(rms_norm) KERNEL(layer_norm)
@@ -26,5 +22,17 @@ static int launch_by_name(const char* name, const unsigned* grid, const unsigned
   KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)
   KERNEL(planted_wrong_mask) KERNEL(planted_missing_syncwarp) KERNEL(planted_outside_static)
   KERNEL(planted_outside_dynamic) KERNEL(planted_outside_global) KERNEL(planted_unwritten) KERNEL(planted_nothing) KERNEL(planted_bank_conflict)
-  return failed.set("there is no such kernel");
+  return unknown;
+}
+
+static int launch_by_name(const char* name, const unsigned* grid, const unsigned* dim, size_t shared_bytes, void** arguments,
+                                int order, uint64_t seed, unsigned workers, char* error, size_t error_size) {
+  const simulator::Schedule schedule{simulator::Order(order), seed};
+  const simulator::Error failed{error, error_size};
+  failed.set("there is no such kernel");
+  auto run = [&](auto* kernel) {
+    return simulator::launch(kernel, {grid[0], grid[1], grid[2]}, {dim[0], dim[1], dim[2]}, shared_bytes, arguments, schedule, workers,
+                             failed);
+  };
+  return with_kernel(name, run, 1);
 }

@@ -20,7 +20,7 @@ pub fn stats<B: Machine>(
         "kernel_launches": report.kernel_launches,
         "graph_replays": report.graph_replays,
         "attention": runner.attention.name(),
-        "dtype": report.dtype.to_string(),
+        "dtype": report.dtype.to_string().to_lowercase(),
         "isa": report.isa,
         "threads": rayon::current_num_threads(),
         "model": runner.config.architecture.class_name(),

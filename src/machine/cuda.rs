@@ -41,7 +41,16 @@ impl Machine for Cuda {
             )));
         }
         let activations = profile(self, model, options)?;
-        let room = room(self.device().memory(), self.options().utilization, activations);
+        let (memory, utilization) = (self.device().memory(), self.options().utilization);
+        let room = room(memory, utilization, activations);
+        if room == 0 {
+            let [used, total] =
+                [memory.total - memory.free + activations, memory.total].map(|b| b as f64 / 1e9);
+            return Err(Error::Device(format!(
+                "there is no memory for K and V: weights, activations and other programs take {used:.3} GB, and \
+                 --gpu-memory-utilization {utilization} of {total:.3} GB may be used; give more, or a smaller --max-batched-tokens"
+            )));
+        }
         Ok(Box::new(PagedCuda::new(self.device(), model.attention_shape(), options, room)?))
     }
 
