@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 declare -A planted=(
     [thread]="planted_missing_barrier planted_missing_second_barrier planted_missing_syncwarp"
-    [address]="planted_outside_static planted_outside_dynamic planted_outside_global"
+    [address]="planted_outside_static planted_outside_dynamic planted_outside_global planted_past_the_table"
 )
 declare -A library=([thread]=libtsan.so [address]=libasan.so)
 export ASAN_OPTIONS="detect_leaks=0 detect_stack_use_after_return=0"

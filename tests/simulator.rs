@@ -11,10 +11,12 @@ fn run(kernel: &str, schedule: Schedule, shared_bytes: usize) -> Result<Vec<u32>
     let bytes = 4 * BLOCKS * THREADS;
     let out = device.allocate(bytes).unwrap(); // exactly as large as it must be
     let grid = Grid { blocks: [BLOCKS as u32, 1], threads: THREADS as u32, shared_bytes };
-    let ran = device.launch(kernel, grid, &[Arg::At(out)]).map_err(|e| e.to_string());
+    let table = device.allocate(8).unwrap(); // two blocks, for the kernel that has a table
+    let ran = device.launch(kernel, grid, &[Arg::At(out), Arg::At(table)]).map_err(|e| e.to_string());
     let mut numbers = vec![0; bytes];
     device.download(out, &mut numbers).unwrap();
     device.free(out);
+    device.free(table);
     ran.map(|()| numbers.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect())
 }
 
@@ -58,6 +60,14 @@ fn what_was_never_written_is_not_a_number() {
         let nan: Vec<usize> =
             (0..THREADS).filter(|i| f32::from_bits(numbers[block * THREADS + i]).is_nan()).collect();
         assert_eq!(nan, [1], "block {block}: thread 1 reads number 0");
+    }
+}
+
+#[test]
+fn a_copy_that_nobody_waits_for_has_not_landed_in_any_block() {
+    for schedule in SCHEDULES {
+        let numbers = run("planted_missing_wait", schedule, 0).unwrap();
+        assert!(numbers.iter().all(|bits| f32::from_bits(*bits).is_nan()), "{schedule:?}");
     }
 }
 

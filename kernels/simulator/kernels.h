@@ -6,6 +6,7 @@
 #include "../kv_cache.cu"
 #include "../paged_attention.cu"
 #include "planted.cu"
+#include "probes.cu"
 
 // Calls f(kernel) with the kernel of this name; `unknown` if there is none.
 template <class F> static auto with_kernel(const char* name, F f, decltype(f(add)) unknown) {
@@ -22,6 +23,9 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)
   KERNEL(planted_wrong_mask) KERNEL(planted_missing_syncwarp) KERNEL(planted_outside_static)
   KERNEL(planted_outside_dynamic) KERNEL(planted_outside_global) KERNEL(planted_unwritten) KERNEL(planted_nothing) KERNEL(planted_bank_conflict)
+  KERNEL(planted_missing_wait) KERNEL(planted_past_the_table)
+  KERNEL(probe_mma_bf16) KERNEL(probe_mma_f16) KERNEL(probe_transpose) KERNEL(probe_cp_async) KERNEL(probe_warp) KERNEL(probe_atomics)
+  KERNEL(probe_bf16) KERNEL(probe_f16)
   return unknown;
 }
 

@@ -1,5 +1,5 @@
 // Kernels with one bug each. The simulator's checkers must find them: tests/simulator.rs.
-#include "../common.cuh"
+#include "../ptx.cuh"
 
 // No barrier between the write and the read of another thread's number.
 GLOBAL void planted_missing_barrier(float* out) {
@@ -83,4 +83,18 @@ GLOBAL void planted_bank_conflict(float* out) {
   for (unsigned row = 0; row < 32; row++) square[row][lane] = padded[row][lane] = row;
   __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = square[lane][0] + padded[lane][0];
+}
+
+// A copy is on its way, and nobody waits for it.
+GLOBAL void planted_missing_wait(float* out) {
+  SHARED(float, numbers, [128 * 4]);
+  cp_async(&numbers[threadIdx.x * 4], out, false);  // zeros
+  cp_async_commit();
+  __syncthreads();
+  out[blockIdx.x * 128 + threadIdx.x] = numbers[(threadIdx.x * 4 + 4) % 512];
+}
+
+// The block table of two blocks is read one entry too far: tables lie one after the other in a buffer that ends there.
+GLOBAL void planted_past_the_table(float* out, const unsigned* table) {
+  out[blockIdx.x * 128 + threadIdx.x] = (float)table[threadIdx.x / 64 + (threadIdx.x == 127)];
 }

@@ -23,7 +23,10 @@ const SOURCES: [(&str, &str); 6] = [
 ];
 
 /// What they include of ours.
-const HEADERS: [(&CStr, &str); 1] = [(c"common.cuh", include_str!("../../../../kernels/common.cuh"))];
+const HEADERS: [(&CStr, &str); 2] = [
+    (c"common.cuh", include_str!("../../../../kernels/common.cuh")),
+    (c"ptx.cuh", include_str!("../../../../kernels/ptx.cuh")),
+];
 
 /// A cubin with all kernels.
 ///
