@@ -16,16 +16,39 @@ fn moved(profile: &Profile) -> [(u64, u64); 2] {
     [false, true].map(|writes| (profile.sectors(writes), profile.bytes(writes)))
 }
 
+/// Requests to global memory, over reads and writes.
+fn requests(profile: &Profile) -> u64 {
+    profile.sites.iter().filter(|site| !site.shared).map(|site| site.requests).sum()
+}
+
 #[test]
-fn rms_norm_reads_its_input_twice() {
+fn each_version_of_rms_norm_does_less() {
     let (rows, width) = (8, 1024);
-    let profile = profile("rms_norm", "");
+    let [v0, v1, v2] = ["rms_norm_v0", "rms_norm_v1", "rms_norm_v2"].map(|kernel| profile(kernel, ""));
     let number = 4 * rows * width;
     // x for the squares, x and the weight for the product; whole warps read 32 floats in a row, 4 sectors.
-    assert_eq!(moved(&profile), [(3 * number / 32, 3 * number), (number / 32, number)]);
-    assert_eq!((profile.least_read, profile.least_written), (number + 4 * width, number));
-    // Of a block: one barrier after the numbers are there, seven while they are halved, one at the end.
-    assert_eq!((profile.barriers, profile.bank_conflicts()), (rows * 9, 0));
+    let twice = [(3 * number / 32, 3 * number), (number / 32, number)];
+    assert_eq!((moved(&v0), moved(&v1)), (twice, twice));
+    assert_eq!((v0.least_read, v0.least_written), (number + 4 * width, number));
+    // x and the weight, 16 bytes a lane.
+    assert_eq!(moved(&v2), [(2 * number / 32, 2 * number), (number / 32, number)]);
+    assert_eq!((requests(&v0), requests(&v1), requests(&v2)), (1024, 1024, 192));
+    // Of a block: one barrier after the numbers are there, seven while they are halved, one at the end; or one before the warps' sums are
+    // read, and one after.
+    assert_eq!([&v0, &v1, &v2].map(|p| p.barriers), [rows * 9, rows * 2, rows * 2]);
+    assert_eq!([&v0, &v1, &v2].map(|p| p.bank_conflicts()), [0; 3]);
+}
+
+#[test]
+fn a_sum_that_is_normalised_at_once_is_read_once_less() {
+    let (rows, width) = (8, 1024);
+    let (fused, added, normed) =
+        (profile("add_rms_norm", ""), profile("add", ""), profile("rms_norm_v1", ""));
+    let number = 4 * rows * width;
+    // x and what is added; then x and the weight.
+    assert_eq!(moved(&fused), [(4 * number / 32, 4 * number), (2 * number / 32, 2 * number)]);
+    assert_eq!(added.sectors(false) + normed.sectors(false), 5 * number / 32);
+    assert_eq!(added.sectors(true) + normed.sectors(true), 2 * number / 32);
 }
 
 #[test]
@@ -90,17 +113,18 @@ fn every_kernel_of_the_list_can_be_profiled_and_lines_are_known() {
 
 #[test]
 fn the_command_prints_the_same_and_refuses_what_it_does_not_know() {
-    let report = run(&["kernels", "profile", "rms_norm", "--shape", "rows=2,width=64", "--json"]).json();
+    let report = run(&["kernels", "profile", "rms_norm_v0", "--shape", "rows=2,width=64", "--json"]).json();
     assert_eq!(report["shape"], "rows=2,width=64");
     assert_eq!(report["read"]["least_bytes"], 4 * (2 * 64 + 64));
     assert_eq!(report["read"]["sectors"], 3 * 4 * 2 * 64 / 32);
-    let text = run(&["kernels", "profile", "rms_norm", "--shape", "rows=2,width=64"]).good();
-    assert!(text.contains("rms_norm, rows=2,width=64") && text.contains("norm.cu:"), "{text}");
+    let text = run(&["kernels", "profile", "rms_norm_v0", "--shape", "rows=2,width=64"]).good();
+    assert!(text.contains("rms_norm_v0, rows=2,width=64") && text.contains("norm.cu:"), "{text}");
     let refused = |args: &[&str], parts: &[&str]| {
         run(&[&["kernels", "profile"], args].concat()).refused(parts);
     };
     refused(&["nothing"], &["there is no kernel 'nothing'", "rms_norm"]);
-    refused(&["rms_norm", "--shape", "rows=0"], &["'rows=0'", "rows=8,width=1024"]);
-    refused(&["rms_norm", "--shape", "depth=3"], &["'depth=3'"]);
+    refused(&["rms_norm_v2", "--shape", "width=6"], &["rms_norm_v2", "a multiple of 4"]);
+    refused(&["rms_norm_v0", "--shape", "rows=0"], &["'rows=0'", "rows=8,width=1024"]);
+    refused(&["rms_norm_v0", "--shape", "depth=3"], &["'depth=3'"]);
     refused(&["paged_attention_v0_f32", "--shape", "heads=3,kv_heads=2"], &["heads=3", "kv_heads=2"]);
 }

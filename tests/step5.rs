@@ -116,10 +116,15 @@ fn every_kernel_agrees_with_its_cpu_twin() {
     }
     fn norms<B: Backend>(b: &B) -> Vec<f32> {
         let (w, bias) = (weight(b, &[(50, 1)], DType::F32, false), weight(b, &[(50, 1)], DType::BF16, false));
-        let x = rows(b, 3, 150);
-        let heads = b.download(&b.rms_norm(&x, &w, 50, 1e-6).unwrap()).unwrap();
-        let x = rows(b, 3, 50);
-        [heads, b.download(&b.layer_norm(&x, &w, &bias, 1e-5).unwrap()).unwrap()].concat()
+        let four = weight(b, &[(52, 1)], DType::F32, false); // whole reads of 16 bytes: another version
+        let heads = b.rms_norm(&rows(b, 3, 150), &w, 50, 1e-6).unwrap();
+        let wide = b.rms_norm(&rows(b, 3, 52), &four, 52, 1e-6).unwrap();
+        let layer = b.layer_norm(&rows(b, 3, 50), &w, &bias, 1e-5).unwrap();
+        let y = rows(b, 4, 50);
+        let (sum, normed) = b.add_rms_norm(rows(b, 4, 50), &y, &w, 1e-6).unwrap();
+        let (also, layered) = b.add_layer_norm(rows(b, 4, 50), &y, &w, &bias, 1e-5).unwrap();
+        let all = [heads, wide, layer, sum, normed, also, layered];
+        all.iter().flat_map(|x| b.download(x).unwrap()).collect()
     }
     same("norms", norms, norms);
     fn elementwise<B: Backend>(b: &B) -> Vec<f32> {

@@ -14,7 +14,7 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   if (!strcmp(name, #kernel)) return f(kernel);
 #define DTYPES(kernel) KERNEL(kernel##_f32) KERNEL(kernel##_bf16) KERNEL(kernel##_f16)
   DTYPES(embed) KERNEL(take_rows) KERNEL(take_columns)
-  KERNEL(rms_norm) KERNEL(layer_norm)
+  KERNEL(rms_norm_v0) KERNEL(rms_norm_v1) KERNEL(rms_norm_v2) KERNEL(add_rms_norm) KERNEL(layer_norm) KERNEL(add_layer_norm)
   KERNEL(cast_bf16) KERNEL(cast_f16)
   KERNEL(add) KERNEL(add_bias) KERNEL(silu_mul) KERNEL(gelu) KERNEL(rope)
   DTYPES(matmul_v0) KERNEL(matmul_v0_bf16_bf16) KERNEL(matmul_v0_f16_f16)

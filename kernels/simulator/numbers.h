@@ -4,10 +4,27 @@
 #include <cstdint>
 #include <cstring>
 
-#define SIMULATOR_VECTOR(T, N)                                              \
-  struct alignas(sizeof(T) * 2) N##2 { T x, y; };                           \
-  struct alignas(sizeof(T) * 4) N##4 { T x, y, z, w; };                     \
-  inline N##2 make_##N##2(T x, T y) { return {x, y}; }                      \
+// A vector is read and written by one access, as on a GPU, and not number by number: whoever counts sees a request of 16 bytes.
+#define SIMULATOR_COPY(Vector, T, n)                                                              \
+  typedef T Whole __attribute__((vector_size(sizeof(T) * n), may_alias));                         \
+  Vector() = default;                                                                             \
+  Vector(const Vector& from) { *this = from; }                                                    \
+  Vector& operator=(const Vector& from) {                                                         \
+    *reinterpret_cast<Whole*>(this) = *reinterpret_cast<const Whole*>(&from);                     \
+    return *this;                                                                                 \
+  }
+#define SIMULATOR_VECTOR(T, N)                                                                    \
+  struct alignas(sizeof(T) * 2) N##2 {                                                            \
+    T x, y;                                                                                       \
+    SIMULATOR_COPY(N##2, T, 2)                                                                    \
+    N##2(T x, T y) : x(x), y(y) {}                                                                \
+  };                                                                                              \
+  struct alignas(sizeof(T) * 4) N##4 {                                                            \
+    T x, y, z, w;                                                                                 \
+    SIMULATOR_COPY(N##4, T, 4)                                                                    \
+    N##4(T x, T y, T z, T w) : x(x), y(y), z(z), w(w) {}                                          \
+  };                                                                                              \
+  inline N##2 make_##N##2(T x, T y) { return {x, y}; }                                            \
   inline N##4 make_##N##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 SIMULATOR_VECTOR(float, float)
 SIMULATOR_VECTOR(int, int)

@@ -111,6 +111,31 @@ pub trait Backend: Sized + Send + 'static {
     fn gelu(&self, x: Self::Tensor) -> Result<Self::Tensor>;
     /// x + y, element by element.
     fn add(&self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+    /// x + y, and its RMSNorm over whole rows.
+    fn add_rms_norm(
+        &self,
+        x: Self::Tensor,
+        y: &Self::Tensor,
+        weight: &Self::Weight,
+        eps: f32,
+    ) -> Result<(Self::Tensor, Self::Tensor)> {
+        let sum = self.add(x, y)?;
+        let normed = self.rms_norm(&sum, weight, sum.cols(), eps)?;
+        Ok((sum, normed))
+    }
+    /// x + y, and its LayerNorm.
+    fn add_layer_norm(
+        &self,
+        x: Self::Tensor,
+        y: &Self::Tensor,
+        weight: &Self::Weight,
+        bias: &Self::Weight,
+        eps: f32,
+    ) -> Result<(Self::Tensor, Self::Tensor)> {
+        let sum = self.add(x, y)?;
+        let normed = self.layer_norm(&sum, weight, bias, eps)?;
+        Ok((sum, normed))
+    }
     /// Some rows of x.
     fn take_rows(&self, x: &Self::Tensor, rows: &Self::Ids) -> Result<Self::Tensor>;
 

@@ -25,13 +25,13 @@ Shared memory has 32 banks; a request takes more than one turn where lanes want 
 Lines are known in builds with debug information: leave --release out.
 
 Example:
-  stairwell kernels profile rms_norm --shape rows=8,width=1024")]
+  stairwell kernels profile rms_norm_v0 --shape rows=8,width=1024")]
     Profile(ProfileArgs),
 }
 
 #[derive(clap::Args)]
 struct ProfileArgs {
-    /// The kernel, such as rms_norm or paged_attention_v0_bf16
+    /// The kernel, such as rms_norm_v0 or paged_attention_v0_bf16
     name: String,
     /// Its shape, such as rows=8,width=1024; numbers that are left out have defaults
     #[arg(long, value_name = "NAME=N,…", default_value = "", hide_default_value = true)]

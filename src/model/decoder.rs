@@ -69,9 +69,8 @@ impl<B: Backend> DecoderLayer<B> {
     fn forward(&self, pass: &mut Pass<B>, rope: &Rope<B>, x: B::Tensor) -> Result<B::Tensor> {
         let h = self.input_layernorm.forward(pass, &x)?;
         let h = self.self_attn.forward(pass, rope, &h)?;
-        let x = pass.backend.add(x, &h)?;
 
-        let h = self.post_attention_layernorm.forward(pass, &x)?;
+        let (x, h) = self.post_attention_layernorm.forward_sum(pass, x, &h)?;
         let h = self.mlp.forward(pass, &h)?;
         let x = pass.backend.add(x, &h)?;
         pass.see(&self.name, &x);

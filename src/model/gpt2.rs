@@ -58,9 +58,8 @@ impl<B: Backend> Block<B> {
         let heads = pass.attention.attend(pass.backend, self.layer, &q, &k, &v)?;
         let h = self.attn.c_proj.forward(pass, &heads)?;
         pass.see(&self.attn.name, &h);
-        let x = pass.backend.add(x, &h)?;
 
-        let h = self.ln_2.forward(pass, &x)?;
+        let (x, h) = self.ln_2.forward_sum(pass, x, &h)?;
         let h = self.mlp.c_fc.forward(pass, &h)?;
         let h = pass.backend.gelu(h)?;
         let h = self.mlp.c_proj.forward(pass, &h)?;

@@ -175,6 +175,18 @@ impl<B: Backend> RmsNorm<B> {
         pass.see(&self.name, &y);
         Ok(y)
     }
+
+    /// x + y, and its norm.
+    pub(super) fn forward_sum(
+        &self,
+        pass: &mut Pass<B>,
+        x: B::Tensor,
+        y: &B::Tensor,
+    ) -> Result<(B::Tensor, B::Tensor)> {
+        let (sum, normed) = pass.backend.add_rms_norm(x, y, &self.weight.weight, self.eps)?;
+        pass.see(&self.name, &normed);
+        Ok((sum, normed))
+    }
 }
 
 /// LayerNorm over rows.
@@ -190,6 +202,19 @@ impl<B: Backend> LayerNorm<B> {
         let y = pass.backend.layer_norm(x, &self.weight.weight, &self.bias.weight, self.eps)?;
         pass.see(&self.name, &y);
         Ok(y)
+    }
+
+    /// x + y, and its norm.
+    pub(super) fn forward_sum(
+        &self,
+        pass: &mut Pass<B>,
+        x: B::Tensor,
+        y: &B::Tensor,
+    ) -> Result<(B::Tensor, B::Tensor)> {
+        let (weight, bias) = (&self.weight.weight, &self.bias.weight);
+        let (sum, normed) = pass.backend.add_layer_norm(x, y, weight, bias, self.eps)?;
+        pass.see(&self.name, &normed);
+        Ok((sum, normed))
     }
 
     pub(super) fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {

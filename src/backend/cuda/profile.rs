@@ -160,8 +160,9 @@ fn line_of(place: u64) -> Option<(String, u32)> {
             .filename()
             .and_then(|path| path.file_name())
             .map(|name| name.to_string_lossy().into_owned());
-        // The innermost function comes first; a helper of common.cuh counts as itself.
-        if line.is_none() {
+        // The innermost function comes first; a helper of common.cuh counts as itself, the simulator's own as whoever calls them.
+        if line.is_none() && name.as_ref().is_some_and(|name| name.ends_with(".cu") || name.ends_with(".cuh"))
+        {
             line = name.zip(symbol.lineno());
         }
     });

@@ -19,13 +19,16 @@ const ATTENTION: Defaults =
 /// Kernels that can be profiled, with the numbers of their shapes.
 pub const PROFILED: &[(&str, Defaults)] = &[
     ("add", ROWS),
+    ("add_rms_norm", ROWS),
     ("matmul_v0_bf16", LINEAR),
     ("matmul_v0_f16", LINEAR),
     ("matmul_v0_f32", LINEAR),
     ("paged_attention_v0_bf16", ATTENTION),
     ("paged_attention_v0_f16", ATTENTION),
     ("paged_attention_v0_f32", ATTENTION),
-    ("rms_norm", ROWS),
+    ("rms_norm_v0", ROWS),
+    ("rms_norm_v1", ROWS),
+    ("rms_norm_v2", ROWS),
     ("silu_mul", ROWS),
 ];
 
@@ -95,9 +98,16 @@ pub fn profile_kernel(kernel: &str, shape: &KernelShape) -> Result<Profile> {
             let arguments = [Arg::At(floats(size)?), Arg::At(floats(size)?), Arg::Size(size as u64)];
             device.profile(kernel, Grid::numbers(size), &arguments)
         }
-        "rms_norm" => {
+        "rms_norm_v2" if width % 4 != 0 || width > 4096 => {
+            let message = format!(
+                "--shape: {kernel} takes a width that is a multiple of 4, up to 4096; {width} is not"
+            );
+            Err(Error::Usage(message))
+        }
+        "rms_norm_v0" | "rms_norm_v1" | "rms_norm_v2" | "add_rms_norm" => {
             let [y, x, weight] = [floats(rows * width)?, floats(rows * width)?, floats(width)?].map(Arg::At);
-            let arguments = [y, x, weight, number("width"), Arg::F32(1e-6)];
+            let added = if kernel == "add_rms_norm" { vec![Arg::At(floats(rows * width)?)] } else { vec![] };
+            let arguments = [&[y, x], &added[..], &[weight, number("width"), Arg::F32(1e-6)]].concat();
             device.profile(kernel, Grid::rows(rows, 128), &arguments)
         }
         _ if kernel.starts_with("matmul") => {
