@@ -13,7 +13,22 @@ fn simulator() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=STAIRWELL_SANITIZE");
     println!("cargo:rerun-if-env-changed=STAIRWELL_UCONTEXT");
+    for file in ["exercise.cu", "solution.cu", "wrong.cu"] {
+        println!("cargo:rerun-if-changed=steps/step5-paged-attention/{file}");
+    }
     let sanitizer = std::env::var("STAIRWELL_SANITIZE").ok();
+
+    // What the compiler says of the reader's exercises becomes warnings, and everything else is built without them.
+    let mut exercise = compiler();
+    exercise.flag("-Wno-unused-function").file("kernels/simulator/exercise.cpp");
+    let broken = exercise.try_compile("stairwell_exercise").is_err();
+    let compiler = || {
+        let mut build = compiler();
+        if broken {
+            build.define("SIMULATOR_EXERCISE_BROKEN", None);
+        }
+        build
+    };
 
     // First, so that the simulator's own functions, which both have, are those without calls.
     let mut build = compiler();

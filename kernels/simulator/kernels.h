@@ -7,6 +7,7 @@
 #include "../paged_attention.cu"
 #include "planted.cu"
 #include "probes.cu"
+#include "exercises.h"
 
 // Calls f(kernel) with the kernel of this name; `unknown` if there is none.
 template <class F> static auto with_kernel(const char* name, F f, decltype(f(add)) unknown) {
@@ -26,6 +27,16 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   KERNEL(planted_missing_wait) KERNEL(planted_past_the_table)
   KERNEL(probe_mma_bf16) KERNEL(probe_mma_f16) KERNEL(probe_transpose) KERNEL(probe_cp_async) KERNEL(probe_warp) KERNEL(probe_atomics)
   KERNEL(probe_bf16) KERNEL(probe_f16)
+#define EXERCISES(space)                                                                                                    \
+  KERNEL(space::warp_sum) KERNEL(space::rms_norm) KERNEL(space::transpose)                                                  \
+  KERNEL(space::turn_round) KERNEL(space::difference) KERNEL(space::sum_of_twenty)
+#if !defined(SIMULATOR_EXERCISE_BROKEN)
+  EXERCISES(exercise)
+#endif
+  EXERCISES(solution)
+  KERNEL(wrong::first_lane_only) KERNEL(wrong::half_a_warp) KERNEL(wrong::through_memory) KERNEL(wrong::rms_norm_of_half)
+  KERNEL(wrong::writes_columns) KERNEL(wrong::one_bank) KERNEL(wrong::no_barrier) KERNEL(wrong::whole_tiles)
+  KERNEL(wrong::barrier_of_a_warp) KERNEL(wrong::last_left_out) KERNEL(wrong::mask_of_twenty)
   return unknown;
 }
 

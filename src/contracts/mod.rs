@@ -20,6 +20,8 @@ pub mod step2;
 pub mod step3;
 #[cfg(feature = "step4")]
 pub mod step4;
+#[cfg(feature = "step5")]
+pub mod step5;
 mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};

@@ -1,7 +1,7 @@
 //! The demo story, written with the engine's own pieces and with someone else's.
 
 use crate::{
-    backend::cpu::Cpu,
+    backend::{Backend, cpu::Cpu},
     demo,
     error::Result,
     generate::{GenerateParams, generate},
@@ -24,14 +24,18 @@ pub(super) const NO_WINDOWS: Windows = [None; 4];
 
 /// Panics unless a runner writes the story that the engine writes, token for token.
 #[track_caller]
-pub(super) fn check_story(mine: Result<ModelRunner<Cpu>>) {
+pub(super) fn check_story<B: Backend>(mine: Result<ModelRunner<B>>) {
     check_story_of(NO_WINDOWS, PROMPT, mine);
 }
 
 /// The same with windows, and after another prompt. The engine writes the story by recomputing.
 /// Gives the tokens of the prompt, and how many went through the reader's model.
 #[track_caller]
-pub(super) fn check_story_of(windows: Windows, prompt: &str, mine: Result<ModelRunner<Cpu>>) -> (u64, u64) {
+pub(super) fn check_story_of<B: Backend>(
+    windows: Windows,
+    prompt: &str,
+    mine: Result<ModelRunner<B>>,
+) -> (u64, u64) {
     let prompt_ids = tokenizer().and_then(|t| Ok(t.encode_prompt(prompt)?)).expect("the demo's tokenizer");
     let ours = recompute(windows).and_then(|mut runner| write(&mut runner, &prompt_ids));
     let ours = ours.expect("the engine's own story");
@@ -85,7 +89,7 @@ fn tokenizer() -> Result<Tokenizer> {
 }
 
 /// The story's ids: greedy, and on past its end.
-fn write(runner: &mut ModelRunner<Cpu>, prompt: &[u32]) -> Result<Vec<u32>> {
+fn write<B: Backend>(runner: &mut ModelRunner<B>, prompt: &[u32]) -> Result<Vec<u32>> {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
     Ok(generate(runner, prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids)

@@ -34,6 +34,8 @@ pub struct Simulated {
     pub schedule: Schedule,
     /// Bytes of memory; `None` for what the host has.
     pub capacity: Option<u64>,
+    /// A kernel, and another one that runs in its place.
+    replaced: Option<(String, String)>,
     allocations: Mutex<HashMap<Address, Layout>>,
     /// Launches since `begin_capture`.
     recording: Mutex<Option<Vec<Launch>>>,
@@ -137,6 +139,13 @@ impl Simulated {
         device
     }
 
+    /// With another kernel in the place of `kernel`: it gets the same arguments.
+    pub fn replacing(kernel: &str, by: &str) -> Simulated {
+        let mut device = Simulated::default();
+        device.replaced = Some((kernel.into(), by.into()));
+        device
+    }
+
     fn recording(&self) -> MutexGuard<'_, Option<Vec<Launch>>> {
         self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -232,6 +241,10 @@ impl Device for Simulated {
     }
 
     fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()> {
+        let kernel = match &self.replaced {
+            Some((replaced, by)) if replaced == kernel => by,
+            _ => kernel,
+        };
         if let Some(launches) = &mut *self.recording() {
             launches.push(Launch { kernel: kernel.into(), grid, arguments: arguments.into() });
             return Ok(());

@@ -1,0 +1,86 @@
+//! The exercises of chapter 5 are honest: see exercises.rs.
+
+#[path = "exercises/rig.rs"]
+mod rig;
+
+use rig::{Case, KEPT};
+use stairwell::contracts::step5::{mended, tells_the_demo_story, transpose, warp_sum};
+use std::process::ExitCode;
+
+const STUBS: &[Case] = &[
+    ("warp_sum", || warp_sum("exercise::warp_sum"), Some("not written yet: add up the numbers of 32 lanes")),
+    ("transpose", || transpose("exercise::transpose"), Some("not written yet: turn a tile of 32 x 32")),
+    (
+        "turn_round",
+        || mended(["exercise::turn_round", "solution::difference", "solution::sum_of_twenty"]),
+        Some("not mended yet: turn_round"),
+    ),
+    (
+        "difference",
+        || mended(["solution::turn_round", "exercise::difference", "solution::sum_of_twenty"]),
+        Some("not mended yet: difference"),
+    ),
+    (
+        "sum_of_twenty",
+        || mended(["solution::turn_round", "solution::difference", "exercise::sum_of_twenty"]),
+        Some("at a warp operation (line "),
+    ),
+    ("the story", || tells_the_demo_story("exercise::rms_norm"), Some("not written yet: add up")),
+];
+
+const SOLUTIONS: &[Case] = &[
+    ("warp_sum", || warp_sum("solution::warp_sum"), KEPT),
+    ("transpose", || transpose("solution::transpose"), KEPT),
+    (
+        "the bugs",
+        || mended(["solution::turn_round", "solution::difference", "solution::sum_of_twenty"]),
+        KEPT,
+    ),
+    ("the story", || tells_the_demo_story("solution::rms_norm"), KEPT),
+];
+
+const WRONG: &[Case] = &[
+    (
+        "first_lane_only",
+        || warp_sum("wrong::first_lane_only"),
+        Some("did you give the sum to the first lane only"),
+    ),
+    ("half_a_warp", || warp_sum("wrong::half_a_warp"), Some("did you add up a part of the warp")),
+    ("through_memory", || warp_sum("wrong::through_memory"), Some("did you mean to use shuffles?")),
+    (
+        "half_a_warp's story",
+        || tells_the_demo_story("wrong::rms_norm_of_half"),
+        Some("the demo story differs at token"),
+    ),
+    (
+        "writes_columns",
+        || transpose("wrong::writes_columns"),
+        Some("did you let the lanes of a warp write along a column?"),
+    ),
+    ("one_bank", || transpose("wrong::one_bank"), Some("did you give a row of the tile a 33rd number?")),
+    (
+        "no_barrier",
+        || transpose("wrong::no_barrier"),
+        Some("did you read the tile before all of it was written?"),
+    ),
+    ("whole_tiles", || transpose("wrong::whole_tiles"), Some("did you leave out the tiles at the edge")),
+    (
+        "barrier_of_a_warp",
+        || mended(["wrong::barrier_of_a_warp", "solution::difference", "solution::sum_of_twenty"]),
+        Some("not mended yet: barrier_of_a_warp"),
+    ),
+    (
+        "last_left_out",
+        || mended(["solution::turn_round", "wrong::last_left_out", "solution::sum_of_twenty"]),
+        Some("not mended yet: last_left_out: number 299 of 300 is NaN, expected 0"),
+    ),
+    (
+        "mask_of_twenty",
+        || mended(["solution::turn_round", "solution::difference", "wrong::mask_of_twenty"]),
+        Some("not mended yet: mask_of_twenty"),
+    ),
+];
+
+fn main() -> ExitCode {
+    rig::run(STUBS, SOLUTIONS, WRONG, include_str!("../steps/step5-paged-attention/exercise.cu"))
+}
