@@ -33,15 +33,20 @@ __device__ __forceinline__ void store(f16* to, float x) { *to = __float2half(x);
 // The number of this thread in a one-dimensional grid.
 __device__ __forceinline__ size_t thread_number() { return (size_t)blockIdx.x * blockDim.x + threadIdx.x; }
 
-// The sum over a block of at most 1024 threads, for all of them. `partial` has a place for each thread.
-__device__ __forceinline__ float block_sum(float* partial, float x) {
+// What f makes of the numbers of a block of at most 1024 threads, two by two in a tree, for all of them. `partial` has a place for each thread.
+template <class T, class F> __device__ __forceinline__ T block_reduce(T* partial, T x, F f) {
   partial[threadIdx.x] = x;
   __syncthreads();
   for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {  // blockDim.x is a power of two
-    if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+    if (threadIdx.x < half) partial[threadIdx.x] = f(partial[threadIdx.x], partial[threadIdx.x + half]);
     __syncthreads();
   }
-  float sum = partial[0];
+  const T all = partial[0];
   __syncthreads();  // before anybody uses `partial` again
-  return sum;
+  return all;
+}
+
+// The sum over a block, for all of them.
+template <class T> __device__ __forceinline__ T block_sum(T* partial, T x) {
+  return block_reduce(partial, x, [](T a, T b) { return a + b; });
 }

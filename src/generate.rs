@@ -101,8 +101,7 @@ pub fn generate<B: Backend>(
             computed = sequence.len();
         }
         // ANCHOR_END: feed
-        let mut logits = runner.backend.download(&logits)?;
-        let sampled = sampler.sample(&mut logits)?;
+        let sampled = runner.sample(&logits, &mut sampler)?;
         sequence.push(sampled.token);
         time_to_first_token.get_or_insert_with(|| start.elapsed());
 

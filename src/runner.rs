@@ -11,6 +11,7 @@ use crate::{
     model::{
         self, Attention, AttentionShape, Completeness, Inputs, LoadEvent, Loading, Model, Observer, Pass,
     },
+    sampling::{Sampled, Sampler},
     tensor::{DType, HostTensor},
 };
 use std::collections::BTreeMap;
@@ -185,6 +186,20 @@ impl<B: Backend> ModelRunner<B> {
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer<B>);
             model.forward(&mut Pass { backend, inputs, attention: &mut **attention, observer })
         })
+    }
+
+    /// The next token after one row of logits.
+    ///
+    /// # Errors
+    /// Those of the backend, and logits that no token can be drawn from.
+    pub fn sample(&self, logits: &B::Tensor, sampler: &mut Sampler) -> Result<Sampled> {
+        if let Some(draw) = sampler.draw()
+            && let Some(drawn) = self.backend.draw(logits, &[draw])?
+        {
+            let token = drawn.into_iter().next().expect("a token for each draw")?;
+            return Ok(sampler.drawn(token));
+        }
+        Ok(sampler.sample(&mut self.backend.download(logits)?)?)
     }
 
     /// The longest sequence in tokens: the model's context, what was asked for, or what there is room for.

@@ -5,6 +5,7 @@
 #include "../matmul.cu"
 #include "../kv_cache.cu"
 #include "../paged_attention.cu"
+#include "../sampling.cu"
 #include "planted.cu"
 #include "probes.cu"
 #include "exercises.h"
@@ -21,6 +22,7 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   DTYPES(matmul_v0) KERNEL(matmul_v0_bf16_bf16) KERNEL(matmul_v0_f16_f16)
   DTYPES(write_kv)
   DTYPES(paged_attention_v0)
+  KERNEL(sample)
   KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)
   KERNEL(planted_wrong_mask) KERNEL(planted_missing_syncwarp) KERNEL(planted_outside_static)
   KERNEL(planted_outside_dynamic) KERNEL(planted_outside_global) KERNEL(planted_unwritten) KERNEL(planted_nothing) KERNEL(planted_bank_conflict)

@@ -40,6 +40,11 @@ inline float __uint_as_float(unsigned u) {
   memcpy(&f, &u, 4);
   return f;
 }
+inline double __longlong_as_double(long long bits) {
+  double d;
+  memcpy(&d, &bits, 8);
+  return d;
+}
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }

@@ -11,7 +11,11 @@ pub mod cpu;
 #[cfg(feature = "step5")]
 pub mod cuda;
 
-use crate::{error::Result, tensor::HostTensor};
+use crate::{
+    error::Result,
+    sampling::{Draw, SamplingError},
+    tensor::HostTensor,
+};
 use std::ops::Range;
 
 /// A part of one checkpoint tensor: the rows and columns that this process holds. Always a view, never a copy.
@@ -138,6 +142,15 @@ pub trait Backend: Sized + Send + 'static {
     }
     /// Some rows of x.
     fn take_rows(&self, x: &Self::Tensor, rows: &Self::Ids) -> Result<Self::Tensor>;
+
+    /// A token for each of the first rows of logits, drawn where they are; `None` if this backend leaves that to the host.
+    fn draw(
+        &self,
+        _logits: &Self::Tensor,
+        _draws: &[Draw],
+    ) -> Result<Option<Vec<Result<u32, SamplingError>>>> {
+        Ok(None)
+    }
 
     /// Whether weights are used where the checkpoint is mapped. Otherwise `load` copies them.
     fn in_place(&self) -> bool {

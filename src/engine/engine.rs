@@ -1,15 +1,15 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Policy, Request, RequestId, Scheduler,
-    Sharing, Trace, Worker,
+    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Output, Policy, Request, RequestId,
+    Scheduler, Sharing, Trace, Worker,
 };
 use crate::{
     batch::Batch,
     error::{Error, Result},
     generate::{FinishReason, GenerateParams},
     kv::{self, ManagerOptions},
-    sampling::{Sampled, SamplingError, Scratch},
+    sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
     tensor::HostTensor,
 };
 use rayon::prelude::*;
@@ -35,6 +35,8 @@ pub struct EngineStats {
     pub tokens_computed: u64,
     /// Tokens that were sampled.
     pub output_tokens: u64,
+    /// Those of them that the worker drew, where the logits are.
+    pub drawn_by_worker: u64,
     /// The most requests in one step.
     pub peak_running: usize,
     /// The most tokens in one step.
@@ -150,8 +152,10 @@ impl<W: Worker> Engine<W> {
             return self.idle();
         }
         self.count(&chunks);
-        let logits = self.worker.forward(&self.batch).inspect_err(|_| self.scheduler.recompute_all())?;
-        let sampled = self.sample(&chunks, logits);
+        let draws = self.draws(&chunks);
+        let output =
+            self.worker.forward(&self.batch, &draws).inspect_err(|_| self.scheduler.recompute_all())?;
+        let sampled = self.sample(&chunks, output);
         if let Some(trace) = &mut self.trace {
             trace.step(started, &chunks, self.scheduler.waiting(), &*self.scheduler.kv);
         }
@@ -160,16 +164,30 @@ impl<W: Worker> Engine<W> {
         Ok(true)
     }
 
+    /// How the worker may draw a token for each chunk that wants one; none if some request wants its logits here.
+    fn draws(&mut self, chunks: &[Chunk]) -> Vec<Draw> {
+        let requests = self.scheduler.running_of(chunks).filter(|(_, chunk)| chunk.samples);
+        requests.map(|(request, _)| request.sampler.draw()).collect::<Option<_>>().unwrap_or_default()
+    }
+
     /// A token for each chunk that wants one, in their order. Each request has a sampler of its own.
-    fn sample(&mut self, chunks: &[Chunk], mut logits: Vec<f32>) -> Vec<Result<Sampled, SamplingError>> {
+    fn sample(&mut self, chunks: &[Chunk], output: Output) -> Vec<Result<Sampled, SamplingError>> {
         let vocab_size = self.worker.config().vocab_size;
         let requests = self.scheduler.running_of(chunks).filter(|(_, chunk)| chunk.samples);
-        let rows = requests.map(|(request, _)| request).zip(logits.chunks_exact_mut(vocab_size));
-        let rows: Vec<_> = rows.collect();
-        let sample = |(request, row): (&mut Request, &mut [f32])| {
-            SCRATCH.with_borrow_mut(|scratch| request.sampler.sample_with(row, scratch))
-        };
-        rows.into_par_iter().map(sample).collect()
+        let samplers = requests.map(|(request, _)| &mut request.sampler);
+        match output {
+            Output::Tokens(tokens) => {
+                self.stats.drawn_by_worker += tokens.len() as u64;
+                samplers.zip(tokens).map(|(sampler, token)| token.map(|token| sampler.drawn(token))).collect()
+            }
+            Output::Logits(mut logits) => {
+                let rows: Vec<_> = samplers.zip(logits.chunks_exact_mut(vocab_size)).collect();
+                let sample = |(sampler, row): (&mut Sampler, &mut [f32])| {
+                    SCRATCH.with_borrow_mut(|scratch| sampler.sample_with(row, scratch))
+                };
+                rows.into_par_iter().map(sample).collect()
+            }
+        }
     }
 
     /// Gives the tokens to their requests, and takes out those that have ended.

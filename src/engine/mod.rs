@@ -35,4 +35,4 @@ pub use request::{Event, Finished, OnEvent, Phase, Request, Sharing, Times};
 pub use scheduler::{Chunk, Scheduler};
 pub use timeline::{Lane, Span, Timeline};
 pub use trace::Trace;
-pub use worker::{LocalWorker, Worker};
+pub use worker::{LocalWorker, Output, Worker};

@@ -7,17 +7,19 @@ use crate::{
     error::{Error, Result},
     model::KvMemory,
     runner::ModelRunner,
+    sampling::{Draw, SamplingError},
     tensor::HostTensor,
 };
 
 // ANCHOR: worker
 /// Runs batches. `LocalWorker` (step 3) has the whole model; later one worker stands for several ranks (7).
 pub trait Worker: Send {
-    /// One forward pass: the logits of the batch's logit rows, [rows, vocabulary], row-major.
+    /// One forward pass: the logits of the batch's logit rows, or their tokens, if there is a draw for each row and the worker draws
+    /// where the logits are.
     ///
     /// # Errors
     /// Those of the backend and of attention.
-    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>>;
+    fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output>;
     /// The model's configuration.
     fn config(&self) -> &ModelConfig;
     /// The longest sequence in tokens.
@@ -36,6 +38,14 @@ pub trait Worker: Send {
     fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()>;
 }
 // ANCHOR_END: worker
+
+/// What a forward pass gives.
+pub enum Output {
+    /// [rows, vocabulary], row-major.
+    Logits(Vec<f32>),
+    /// `[rows]`, or why a row has none.
+    Tokens(Vec<Result<u32, SamplingError>>),
+}
 
 /// One model in this process.
 pub struct LocalWorker<B: Backend> {
@@ -59,11 +69,16 @@ impl<B: Backend> LocalWorker<B> {
 }
 
 impl<B: Backend> Worker for LocalWorker<B> {
-    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let logits = self.runner.forward(batch, None)?;
+    fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output> {
+        let (logits, rows) = (self.runner.forward(batch, None)?, batch.logit_rows.len());
+        if draws.len() == rows
+            && let Some(tokens) = self.runner.backend.draw(&logits, draws)?
+        {
+            return Ok(Output::Tokens(tokens));
+        }
         let mut logits = self.runner.backend.download(&logits)?;
-        logits.truncate(batch.logit_rows.len() * self.runner.config.vocab_size);
-        Ok(logits)
+        logits.truncate(rows * self.runner.config.vocab_size);
+        Ok(Output::Logits(logits))
     }
 
     fn config(&self) -> &ModelConfig {

@@ -74,6 +74,19 @@ pub struct Sampled {
     pub top_logprobs: Vec<(u32, f32)>,
 }
 
+/// What it takes to draw a token from a row of logits elsewhere than in a [`Sampler`]: on the device that has the row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// 0: the largest logit.
+    pub temperature: f32,
+    /// 0: all.
+    pub top_k: usize,
+    pub top_p: f32,
+    pub min_p: f32,
+    /// The random number, in [0, 1).
+    pub u: f64,
+}
+
 /// Working memory for one row of logits. A batch may share one between its samplers ([`Sampler::sample_with`]): at
 /// Qwen3's vocabulary of 151,936 it grows to 3.6 MB.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +103,8 @@ pub struct Sampler {
     vocab_size: usize,
     /// `None` if greedy.
     rng: Option<SeededRng>,
+    /// The next random number, if somebody has asked for it and not drawn with it yet.
+    next: Option<f64>,
     /// `None` if no penalty is on.
     history: Option<History>,
     scratch: Scratch,
@@ -113,7 +128,7 @@ impl Sampler {
         };
         let history = History::new(&params, prompt_ids);
         let scratch = Scratch::default();
-        Ok(Self { params, vocab_size, rng, history, scratch })
+        Ok(Self { params, vocab_size, rng, next: None, history, scratch })
     }
 
     /// The seed in use, given or drawn: a run with `--seed` and this number repeats the tokens. `None` if greedy.
@@ -161,7 +176,8 @@ impl Sampler {
             None => peak.token as u32,
             Some(rng) => {
                 keep(&self.params, logits, peak, scratch);
-                draw(&scratch.candidates, rng.uniform())
+                let u = self.next.take().unwrap_or_else(|| rng.uniform());
+                draw(&scratch.candidates, u)
             }
         };
         if let Some(history) = &mut self.history {
@@ -171,6 +187,27 @@ impl Sampler {
         let logprob = believed.as_ref().map(|&(log_sum, _)| logprob(scratch.raw[token as usize], log_sum));
         let top_logprobs = believed.map_or_else(Vec::new, |(_, top)| top);
         Ok(Sampled { token, logprob, top_logprobs })
+    }
+
+    /// How to draw the next token elsewhere; `None` if its logits are wanted here, for log-probabilities, bias or penalties. Whoever has
+    /// drawn says so by [`drawn`](Self::drawn).
+    pub fn draw(&mut self) -> Option<Draw> {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
+        if self.params.logprobs.is_some() || !self.params.logit_bias.is_empty() || self.history.is_some() {
+            return None;
+        }
+        let u = match &mut self.rng {
+            None => 0.0,
+            Some(rng) => *self.next.get_or_insert_with(|| rng.uniform()),
+        };
+        let temperature = if self.params.is_greedy() { 0.0 } else { temperature };
+        Some(Draw { temperature, top_k, top_p, min_p, u })
+    }
+
+    /// Takes the token that was drawn elsewhere.
+    pub fn drawn(&mut self, token: u32) -> Sampled {
+        self.next = None;
+        Sampled { token, logprob: None, top_logprobs: Vec::new() }
     }
 
     /// The distribution that [`sample`](Self::sample) would draw from: (token, probability), by id, without the

@@ -6,12 +6,13 @@ use stairwell::{
     backend::cpu::Cpu,
     batch::Batch,
     config::ModelConfig,
-    engine::{Event, Finished, LocalWorker, OnEvent, RequestId, Worker},
+    engine::{Event, Finished, LocalWorker, OnEvent, Output, RequestId, Worker},
     error::{Error, Result},
     generate::{FinishReason, GenerateParams, generate},
     kv::{AttentionKind, KvBudget, KvOptions},
     model::KvMemory,
     runner::{LoadOptions, ModelRunner},
+    sampling::Draw,
     tensor::HostTensor,
 };
 use std::{
@@ -53,13 +54,16 @@ impl Recording {
 }
 
 impl Worker for Recording {
-    fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+    fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output> {
         self.steps += 1;
         if self.fails.contains(&self.steps) {
             return Err(Error::Request("the machine is gone".into()));
         }
-        self.logits = self.inner.forward(batch)?;
-        Ok(self.logits.clone())
+        let output = self.inner.forward(batch, draws)?;
+        if let Output::Logits(logits) = &output {
+            self.logits.clone_from(logits);
+        }
+        Ok(output)
     }
     fn config(&self) -> &ModelConfig {
         self.inner.config()

@@ -13,7 +13,7 @@ namespace {
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900, LAUNCH_FAILED = 719 };
 
-bool wrong(const char* what) {
+bool trouble(const char* what) {
   const char* said = getenv("STAND_IN");
   return said && !strcmp(said, what);
 }
@@ -84,8 +84,8 @@ float number(const void* numbers, int type, size_t at) {
 
 #define API extern "C" __attribute__((visibility("default"))) int
 
-API cuInit(unsigned) { return wrong("no-device") ? NO_DEVICE : SUCCESS; }
-API cuDriverGetVersion(int* version) { return *version = wrong("old-driver") ? 11040 : 13000, SUCCESS; }
+API cuInit(unsigned) { return trouble("no-device") ? NO_DEVICE : SUCCESS; }
+API cuDriverGetVersion(int* version) { return *version = trouble("old-driver") ? 11040 : 13000, SUCCESS; }
 API cuGetErrorString(int error, const char** text) {
   return *text = error == OUT_OF_MEMORY ? "out of memory" : error == LAUNCH_FAILED ? "unspecified launch failure" : "an error", SUCCESS;
 }
@@ -184,7 +184,7 @@ API cuGraphLaunch(void* exec, void*) {
 struct Program {
   bool complete;
 };
-API nvrtcVersion(int* major, int* minor) { return *major = wrong("new-nvrtc") ? 14 : 13, *minor = 0, 0; }
+API nvrtcVersion(int* major, int* minor) { return *major = trouble("new-nvrtc") ? 14 : 13, *minor = 0, 0; }
 API nvrtcCreateProgram(void** program, const char* source, const char*, int headers, const char** contents, const char** names) {
   bool complete = headers > 0;
   std::string all = source;
@@ -200,7 +200,7 @@ API nvrtcCreateProgram(void** program, const char* source, const char*, int head
 API nvrtcCompileProgram(void* program, int n, const char* const* options) {
   bool for_this_gpu = false;
   for (int i = 0; i < n; i++) for_this_gpu |= !strcmp(options[i], "--gpu-architecture=sm_90a");
-  return static_cast<Program*>(program)->complete && for_this_gpu && !wrong("does-not-compile") ? 0 : 6;
+  return static_cast<Program*>(program)->complete && for_this_gpu && !trouble("does-not-compile") ? 0 : 6;
 }
 API nvrtcGetCUBINSize(void*, size_t* size) { return *size = 9, 0; }
 API nvrtcGetCUBIN(void*, char* image) { return memcpy(image, "stand-in", 9), 0; }

@@ -4,6 +4,7 @@
 //! - `gpu`: an NVIDIA GPU;
 //! - `simulated`: a device on the CPU; `profile`: what a kernel reads and writes on it;
 //! - `operations`: what a model asks for, and which kernels do it;
+//! - `sampling`: tokens drawn where the logits are;
 //! - `memory`: buffers and activations;
 //! - `weight`: parameters;
 //! - `graph`: decode steps that are recorded and replayed;
@@ -15,6 +16,7 @@ mod graph;
 mod memory;
 mod operations;
 mod profile;
+mod sampling;
 mod simulated;
 mod weight;
 mod workload;

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     backend::{Backend, PartShape, Rope, Shaped, Slice},
     error::Result,
+    sampling::{Draw, SamplingError},
     tensor::DType,
 };
 use std::sync::{PoisonError, atomic::Ordering};
@@ -254,6 +255,10 @@ impl Backend for Cuda {
         let [out, x, ids] = [y.address(), x.address(), rows.address()].map(Arg::At);
         self.launch("take_rows", Grid::rows(rows.len, ROW_THREADS), &[out, x, ids, u32(y.cols())])?;
         Ok(y)
+    }
+
+    fn draw(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Option<Vec<Result<u32, SamplingError>>>> {
+        self.sample(logits, draws).map(Some)
     }
 
     fn in_place(&self) -> bool {

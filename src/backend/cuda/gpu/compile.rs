@@ -13,12 +13,13 @@ use std::{
 const OLDEST: (i32, i32) = (8, 0);
 
 /// The kernel files.
-const SOURCES: [(&str, &str); 6] = [
+const SOURCES: [(&str, &str); 7] = [
     ("embedding.cu", include_str!("../../../../kernels/embedding.cu")),
     ("norm.cu", include_str!("../../../../kernels/norm.cu")),
     ("elementwise.cu", include_str!("../../../../kernels/elementwise.cu")),
     ("matmul.cu", include_str!("../../../../kernels/matmul.cu")),
     ("kv_cache.cu", include_str!("../../../../kernels/kv_cache.cu")),
+    ("sampling.cu", include_str!("../../../../kernels/sampling.cu")),
     ("paged_attention.cu", include_str!("../../../../kernels/paged_attention.cu")),
 ];
 
