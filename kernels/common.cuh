@@ -4,6 +4,9 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#ifdef __CUDACC_RTC__  // NVRTC has no <math.h>
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 // Shared memory is declared by these, since the simulator has to give each block a new one.
 #define SHARED(type, name, dims) __shared__ __align__(16) type name dims
 #define DYNAMIC_SHARED(type, name) extern __shared__ __align__(128) type name[]

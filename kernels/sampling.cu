@@ -158,7 +158,7 @@ __device__ __forceinline__ unsigned draw_by_id(const Row& row, double u) {
 // tokens[r]: what is drawn from row r of `logits`, [rows, vocab], or what is wrong with the row. draws: [rows, 6], the bits of temperature
 // (0: the largest logit), top_p, min_p, then top_k (0: all), and the low and the high half of a double in [0, 1). scratch: [rows, vocab].
 // grid: rows; block: SAMPLERS threads.
-GLOBAL void __launch_bounds__(SAMPLERS)
+GLOBAL void __launch_bounds__(SAMPLERS, 1)
 sample(unsigned* tokens, const float* logits, const unsigned* draws, double* scratch, unsigned vocab) {
   SHARED(double, sums, [SAMPLERS]);
   SHARED(unsigned, counts, [SAMPLERS]);
@@ -168,16 +168,17 @@ sample(unsigned* tokens, const float* logits, const unsigned* draws, double* scr
   float largest;
   unsigned first_nan;
   unsigned token = peak(row, &largest, &first_nan);
-  const double temperature = __uint_as_float(draw[0]), top_p = __uint_as_float(draw[1]), min_p = __uint_as_float(draw[2]);
-  const double u = __longlong_as_double((long long)((unsigned long long)draw[5] << 32 | draw[4]));
+  const float temperature = __uint_as_float(draw[0]);
   if (first_nan != NO_TOKEN) {
     token = NAN_AT | first_nan;
   } else if (largest == -INFINITY) {
     token = NOTHING_LEFT;
   } else if (largest == INFINITY) {
     token |= INFINITE_AT;
-  } else if (temperature > 0.) {
-    weigh(row, largest, temperature, min_p, draw[3]);
+  } else if (temperature > 0.f) {
+    weigh(row, largest, temperature, __uint_as_float(draw[2]), draw[3]);
+    const double top_p = __uint_as_float(draw[1]);
+    const double u = __longlong_as_double((long long)((unsigned long long)draw[5] << 32 | draw[4]));
     token = top_p < 1. ? draw_from_nucleus(row, top_p, u) : draw_by_id(row, u);
   }
   if (threadIdx.x == 0) tokens[blockIdx.x] = token;

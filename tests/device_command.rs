@@ -53,5 +53,5 @@ fn what_is_not_there_is_said_in_one_line() {
     refused(&["--device", "cuda"], &["--device cuda", "--device sim"]);
     refused(&["--device", "tpu"], &["there is no device 'tpu'", "cpu, cuda, sim"]);
     refused(&["--device", "sim", "--attention", "contiguous"], &["--attention contiguous", "in blocks"]);
-    refused(&["--device", "sim", "--kv-dtype", "fp8-e4m3"], &["--kv-dtype fp8-e4m3", "f32 or bf16"]);
+    refused(&["--device", "sim", "--kv-dtype", "fp8-e4m3"], &["--kv-dtype fp8-e4m3", "f32, bf16 or f16"]);
 }

@@ -35,7 +35,7 @@ fn recompute_contiguous_and_paged_give_hugging_faces_ids_and_the_same_bits() {
 
 #[test]
 fn fp8_is_close_and_chunking_changes_no_bit() {
-    let mut worst = [0.0f32; 2];
+    let mut worst = [0.0f32; 3];
     for name in ["qwen3", "llama3", "gpt2", "qwen2-window"] {
         let prompt = Reference::of(name).prompt;
         let logits = |dtype: KvDtype, chunk: usize| {
@@ -52,13 +52,15 @@ fn fp8_is_close_and_chunking_changes_no_bit() {
             logits
         };
         let exact = logits(KvDtype::F32, 100);
-        for (worst, dtype) in worst.iter_mut().zip([KvDtype::Bf16, KvDtype::Fp8]) {
+        for (worst, dtype) in worst.iter_mut().zip([KvDtype::F16, KvDtype::Bf16, KvDtype::Fp8]) {
             let whole = logits(dtype, 100);
             assert_eq!(bits(&whole), bits(&logits(dtype, 3)), "{name}, {dtype}: in chunks");
             *worst = worst.max(distance(&whole, &exact));
         }
     }
     // e4m3 has four bits of mantissa less than bf16: 16 times its error, at most.
-    let [bf16, fp8] = worst;
+    // f16 has three more: an eighth, less what is rounded elsewhere.
+    let [f16, bf16, fp8] = worst;
     assert!(bf16 > 1e-4 && fp8 > bf16 && fp8 < 16.0 * bf16, "largest distances: bf16 {bf16}, fp8 {fp8}");
+    assert!(f16 > 1e-6 && f16 < bf16 / 3.0, "largest distances: f16 {f16}, bf16 {bf16}");
 }

@@ -252,6 +252,15 @@ const CASES: &[Case] = &[
         sequences: &[(0, 20), (66, 3)],
     },
     Case {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 33,
+        block_size: 8,
+        window: None,
+        dtype: KvDtype::F16,
+        sequences: &[(40, 3), (0, 1), (200, 1)],
+    },
+    Case {
         heads: 2,
         kv_heads: 1,
         head_dim: 128,

@@ -29,6 +29,7 @@ pub struct KvArgs {
 pub enum Stored {
     F32,
     Bf16,
+    F16,
     /// fp8 with a scale for each token and head
     #[value(name = "fp8-e4m3", alias = "fp8", alias = "fp8_e4m3")]
     Fp8,
@@ -39,6 +40,7 @@ impl From<Stored> for KvDtype {
         match stored {
             Stored::F32 => KvDtype::F32,
             Stored::Bf16 => KvDtype::Bf16,
+            Stored::F16 => KvDtype::F16,
             Stored::Fp8 => KvDtype::Fp8,
         }
     }

@@ -92,7 +92,7 @@ impl Report {
             step_tokens,
         };
         let (shape, length) = (model.attention_shape(), asked.unwrap_or(context.min(4096)));
-        let kv = KvDtype::ALL.map(|dtype| memory.kv(&shape, dtype, length));
+        let kv = KvDtype::WIDTHS.map(|dtype| memory.kv(&shape, dtype, length));
         Ok(Report { config, shape, weights, memory, logit_rows, length, asked: asked.is_some(), kv })
     }
 

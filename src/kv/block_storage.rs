@@ -93,7 +93,7 @@ impl Storage {
         let d = self.head_dim;
         match &mut self.values {
             Values::F32(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
-            Values::Bf16(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
+            Values::Bf16(kept) | Values::F16(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
             Values::Fp8 { codes, scales } => {
                 codes.copy_within(from * d..(from + n) * d, to * d);
                 scales.copy_within(from..from + n, to);
@@ -108,6 +108,7 @@ impl Storage {
         match (&mut self.values, &other.values) {
             (Values::F32(kept), Values::F32(other)) => kept[here].copy_from_slice(&other[there]),
             (Values::Bf16(kept), Values::Bf16(other)) => kept[here].copy_from_slice(&other[there]),
+            (Values::F16(kept), Values::F16(other)) => kept[here].copy_from_slice(&other[there]),
             (Values::Fp8 { codes, scales }, Values::Fp8 { codes: c, scales: s }) => {
                 codes[here].copy_from_slice(&c[there]);
                 scales[to..to + n].copy_from_slice(&s[from..from + n]);

@@ -110,19 +110,22 @@ pub enum KvDtype {
     F32,
     /// Rounded to bf16: half the memory, and half the bytes to read at every token.
     Bf16,
+    /// Rounded to f16: as much, with three more bits of mantissa and three fewer of exponent (up to 65,504).
+    F16,
     /// Rounded to fp8 (e4m3), with an f32 scale for each token and head: about a quarter.
     Fp8,
 }
 
 impl KvDtype {
-    /// All of them, the widest first.
-    pub const ALL: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
+    /// One of each width, the widest first.
+    pub const WIDTHS: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
 
     /// The same as a tensor's dtype.
     pub fn stored(self) -> DType {
         match self {
             KvDtype::F32 => DType::F32,
             KvDtype::Bf16 => DType::BF16,
+            KvDtype::F16 => DType::F16,
             KvDtype::Fp8 => DType::F8_E4M3,
         }
     }
@@ -139,6 +142,7 @@ impl fmt::Display for KvDtype {
         f.write_str(match self {
             KvDtype::F32 => "f32",
             KvDtype::Bf16 => "bf16",
+            KvDtype::F16 => "f16",
             KvDtype::Fp8 => "fp8-e4m3",
         })
     }

@@ -52,7 +52,7 @@ impl PagedCuda {
         room: u64,
     ) -> Result<PagedCuda> {
         if options.dtype == KvDtype::Fp8 {
-            let message = "--kv-dtype fp8-e4m3: the device's kernels keep K and V in f32 or bf16 so far";
+            let message = "--kv-dtype fp8-e4m3: the device's kernels keep K and V in f32, bf16 or f16 so far";
             return Err(Error::Usage(message.into()));
         }
         let pool = plan_pool(&shape, options, room)?;

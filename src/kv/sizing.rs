@@ -117,7 +117,7 @@ fn longest_sequence(shape: &AttentionShape, options: &KvOptions, room: usize, fr
 fn too_much(flag: &str, bytes: u64, free: u64, dtype: KvDtype) -> Error {
     let narrower = match dtype {
         KvDtype::F32 => " or --kv-dtype bf16",
-        KvDtype::Bf16 => " or --kv-dtype fp8-e4m3",
+        KvDtype::Bf16 | KvDtype::F16 => " or --kv-dtype fp8-e4m3",
         KvDtype::Fp8 => "",
     };
     let (what, way_out) = match flag {

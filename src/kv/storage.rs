@@ -1,9 +1,9 @@
-//! How vectors of K and V are stored: f32, bf16, or fp8 with a scale each.
+//! How vectors of K and V are stored: f32, bf16, f16, or fp8 with a scale each.
 
 use super::KvDtype;
 use crate::backend::cpu::grouped::Kept;
 use float8::F8E4M3;
-use half::{bf16, slice::HalfBitsSliceExt};
+use half::{bf16, f16, slice::HalfBitsSliceExt};
 use std::collections::TryReserveError;
 
 /// Room for many vectors of `head_dim` numbers: one token's K or V of one head each.
@@ -17,6 +17,7 @@ pub(super) enum Values {
     F32(Vec<f32>),
     /// The bits: zeroed u16 cost nothing until they are written.
     Bf16(Vec<u16>),
+    F16(Vec<u16>),
     /// Codes of e4m3 and, for each vector, what they are multiplied with.
     Fp8 {
         codes: Vec<u8>,
@@ -32,6 +33,7 @@ impl Storage {
         let values = match dtype {
             KvDtype::F32 => Values::F32(zeros(elements)?),
             KvDtype::Bf16 => Values::Bf16(zeros(elements)?),
+            KvDtype::F16 => Values::F16(zeros(elements)?),
             KvDtype::Fp8 => Values::Fp8 { codes: zeros(elements)?, scales: zeros(vectors)? },
         };
         Ok(Storage { head_dim, values })
@@ -47,6 +49,11 @@ impl Storage {
                     *kept = bf16::from_f32(*value).to_bits();
                 }
             }
+            Values::F16(kept) => {
+                for (kept, value) in kept[vector * d..][..d].iter_mut().zip(from) {
+                    *kept = f16::from_f32(*value).to_bits();
+                }
+            }
             Values::Fp8 { codes, scales } => {
                 scales[vector] = write_fp8(&mut codes[vector * d..][..d], from);
             }
@@ -59,6 +66,7 @@ impl Storage {
         match &self.values {
             Values::F32(kept) => Kept::F32(&kept[start..]),
             Values::Bf16(kept) => Kept::Bf16(kept[start..].reinterpret_cast()),
+            Values::F16(kept) => Kept::F16(kept[start..].reinterpret_cast()),
             Values::Fp8 { codes, scales } => Kept::Fp8 { codes: &codes[start..], scales: &scales[vector..] },
         }
     }

@@ -9,13 +9,14 @@ use super::{
     attention::{add_scaled, dot, softmax},
     isa::{Isa, Shape, dispatch},
 };
-use half::bf16;
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 /// Vectors of K or V as they are kept, one after the other.
 #[derive(Clone, Copy)]
 pub enum Kept<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
+    F16(&'a [f16]),
     /// Codes of e4m3, and for each vector what they are multiplied with.
     Fp8 {
         codes: &'a [u8],
@@ -132,6 +133,10 @@ impl Kept<'_> {
                 }
                 wide
             }
+            Kept::F16(kept) => {
+                kept[start..][..wide.len()].convert_to_f32_slice(wide);
+                wide
+            }
             Kept::Fp8 { codes, scales } => {
                 let scale = scales[number];
                 for (wide, code) in wide.iter_mut().zip(&codes[start..]) {
@@ -167,7 +172,7 @@ static E4M3: [f32; 256] = {
 mod tests {
     use super::*;
 
-    /// Values in −2..2 that bf16 holds exactly.
+    /// Values in −2..2 that bf16 and f16 hold exactly.
     fn value(i: usize) -> f32 {
         ((i * 37 % 64) as f32 - 31.0) / 16.0
     }
@@ -180,8 +185,9 @@ mod tests {
         let q: Vec<f32> = (0..2 * d).map(value).collect();
         let k: Vec<f32> = (0..n * step).map(|i| value(i + 5)).collect();
         let v: Vec<f32> = (0..n * step).map(|i| value(3 * i + 1)).collect();
-        let narrow = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
-        let (k16, v16) = (narrow(&k), narrow(&v));
+        let bf16s = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+        let f16s = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
+        let (k16, v16, kf16, vf16) = (bf16s(&k), bf16s(&v), f16s(&k), f16s(&v));
 
         let score = |g: usize, t: usize| -> f64 {
             (0..d).map(|i| q[g * d + i] as f64 * k[t * step + i] as f64).sum::<f64>() * scale as f64
@@ -191,12 +197,13 @@ mod tests {
             (0..n).map(|t| score(g, t).exp() / sum * v[t * step + i] as f64).sum()
         };
         for isa in Isa::supported() {
-            let cut = |cuts: &[usize], narrow: bool| {
+            let cut = |cuts: &[usize], kept: &str| {
                 let segments = cuts.windows(2).map(|c| {
                     let (at, len) = (c[0] * step, c[1] - c[0]);
-                    let (k, v) = match narrow {
-                        true => (Kept::Bf16(&k16[at..]), Kept::Bf16(&v16[at..])),
-                        false => (Kept::F32(&k[at..]), Kept::F32(&v[at..])),
+                    let (k, v) = match kept {
+                        "bf16" => (Kept::Bf16(&k16[at..]), Kept::Bf16(&v16[at..])),
+                        "f16" => (Kept::F16(&kf16[at..]), Kept::F16(&vf16[at..])),
+                        _ => (Kept::F32(&k[at..]), Kept::F32(&v[at..])),
                     };
                     Segment { k, v, stride, len }
                 });
@@ -204,13 +211,15 @@ mod tests {
                 attend_group(isa, &q, d, segments, n, scale, &mut Scratch::default(), &mut out);
                 out
             };
-            let whole = cut(&[0, n], false);
+            let whole = cut(&[0, n], "f32");
             for (i, got) in whole.iter().enumerate() {
                 let want = want(i / d, i % d);
                 assert!((*got as f64 - want).abs() < 1e-5, "{isa:?}: {got} for {want}");
             }
-            for (cuts, narrow) in [(&[0, 1, 4, n][..], false), (&[0, n], true), (&[0, 3, n], true)] {
-                assert_eq!(cut(cuts, narrow), whole, "{isa:?}: cut at {cuts:?}, bf16: {narrow}");
+            for (cuts, kept) in
+                [(&[0, 1, 4, n][..], "f32"), (&[0, n], "bf16"), (&[0, 3, n], "bf16"), (&[0, 3, n], "f16")]
+            {
+                assert_eq!(cut(cuts, kept), whole, "{isa:?}: cut at {cuts:?}, {kept}");
             }
         }
     }
