@@ -13,7 +13,7 @@ fn simulator() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=STAIRWELL_SANITIZE");
     println!("cargo:rerun-if-env-changed=STAIRWELL_UCONTEXT");
-    for file in ["exercise.cu", "solution.cu", "wrong.cu"] {
+    for file in ["exercise.cu", "lesson.cu", "solution.cu", "wrong.cu"] {
         println!("cargo:rerun-if-changed=steps/step5-paged-attention/{file}");
     }
     let sanitizer = std::env::var("STAIRWELL_SANITIZE").ok();

@@ -1,4 +1,4 @@
-// The exercises of chapter 5: the reader's kernels, the answers, and answers that are wrong, each in a namespace of its own.
+// Kernels of chapter 5: those that it begins with, the reader's exercises, the answers, and answers that are wrong, each in a namespace of its own.
 #pragma once
 #include "../ptx.cuh"
 
@@ -17,6 +17,9 @@ namespace exercise {
 #pragma GCC diagnostic pop
 #endif
 }  // namespace exercise
+namespace lesson {
+#include "../../steps/step5-paged-attention/lesson.cu"
+}
 namespace solution {
 #include "../../steps/step5-paged-attention/solution.cu"
 }

@@ -36,6 +36,7 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   EXERCISES(exercise)
 #endif
   EXERCISES(solution)
+  KERNEL(lesson::who) KERNEL(lesson::strided) KERNEL(lesson::strided_shared) KERNEL(lesson::race)
   KERNEL(wrong::first_lane_only) KERNEL(wrong::half_a_warp) KERNEL(wrong::through_memory) KERNEL(wrong::rms_norm_of_half)
   KERNEL(wrong::writes_columns) KERNEL(wrong::one_bank) KERNEL(wrong::no_barrier) KERNEL(wrong::whole_tiles)
   KERNEL(wrong::barrier_of_a_warp) KERNEL(wrong::last_left_out) KERNEL(wrong::mask_of_twenty)

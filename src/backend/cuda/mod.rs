@@ -71,6 +71,8 @@ pub struct Cuda {
     replays: AtomicU64,
     /// The dtype of the first matrix.
     stored: OnceLock<DType>,
+    /// What the sampling kernel is told of its rows. It is kept: memory that is given back ends all graphs.
+    draws: Mutex<Option<Ids>>,
 }
 
 impl Cuda {
@@ -92,6 +94,7 @@ impl Cuda {
             launches: AtomicU64::new(0),
             replays: AtomicU64::new(0),
             stored: OnceLock::new(),
+            draws: Mutex::default(),
         }
     }
 

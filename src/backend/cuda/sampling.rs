@@ -6,6 +6,7 @@ use crate::{
     error::Result,
     sampling::{Draw, SamplingError},
 };
+use std::sync::PoisonError;
 
 /// SAMPLERS in the kernel.
 const THREADS: u32 = 256;
@@ -23,7 +24,11 @@ impl Cuda {
     pub fn sample(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Vec<Result<u32, SamplingError>>> {
         let (rows, vocab) = (draws.len(), logits.cols());
         assert!(rows <= logits.rows() && vocab < 1 << 30, "sample");
-        let mut knobs = Ids::new(self.device(), 6 * rows)?;
+        let mut kept = self.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        let knobs = match &mut *kept {
+            Some(knobs) => knobs,
+            none => none.insert(Ids::new(self.device(), 6 * rows)?),
+        };
         knobs.write(&draws.iter().flat_map(words).collect::<Vec<_>>())?;
         let (tokens, scratch) = (self.take(1, rows)?, self.take(rows, 2 * vocab)?);
         let pointers = [tokens.address(), logits.address(), knobs.address(), scratch.address()].map(Arg::At);
