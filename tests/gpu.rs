@@ -144,10 +144,11 @@ fn decode_steps_are_graphs_unless_they_are_not_wanted() {
         (&steps.into(), &0.into())
     );
     assert_eq!(ids(&graphs), ids(&eager));
-    // A pass is recorded once, and not anew at every step: one pass is launched to grow its memory, and one is recorded.
+    // A pass is recorded once, and once more when the buffer of the block table has grown, and not anew at every step: each time one pass
+    // is launched to grow its memory, and one is recorded.
     let launches = |value: &Value| value["stats"]["kernel_launches"].as_u64().unwrap();
     let of_a_pass = launches(&eager) / (steps + 1);
-    assert!(launches(&graphs) <= launches(&eager) + 2 * of_a_pass, "{graphs} {eager}");
+    assert!(launches(&graphs) <= launches(&eager) + 4 * of_a_pass, "{graphs} {eager}");
 }
 
 #[test]
