@@ -67,12 +67,25 @@ inline __nv_bfloat16 __float2bfloat16(float f) {
 inline float2 __bfloat1622float2(__nv_bfloat162 h) { return {__bfloat162float(h.x), __bfloat162float(h.y)}; }
 inline __nv_bfloat162 __floats2bfloat162_rn(float a, float b) { return {__float2bfloat16(a), __float2bfloat16(b)}; }
 
+// By their bits: not every compiler has a type for them.
 struct __half {
-  _Float16 value;
+  uint16_t bits;
 };
 struct alignas(4) __half2 {
   __half x, y;
 };
-inline float __half2float(__half h) { return float(h.value); }
-inline __half __float2half(float f) { return {_Float16(f)}; }
+inline float __half2float(__half h) {
+  const unsigned sign = unsigned(h.bits & 0x8000) << 16, exponent = h.bits >> 10 & 31, mantissa = h.bits & 0x3ff;
+  if (exponent == 31) return __uint_as_float(sign | 0x7f800000 | mantissa << 13);
+  if (exponent == 0) return __uint_as_float(sign | __float_as_uint(float(mantissa) * 0x1p-24f));  // subnormal, or zero
+  return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+// To the nearest, ties to even; from 65,520 on infinity; NaN stays one.
+inline __half __float2half(float f) {
+  const unsigned u = __float_as_uint(f), sign = u >> 16 & 0x8000, size = u & 0x7fffffff;
+  if (size > 0x7f800000) return {uint16_t(sign | 0x7e00)};
+  if (size >= 0x477ff000) return {uint16_t(sign | 0x7c00)};
+  if (size < 0x38800000) return {uint16_t(sign | unsigned(std::lrint(__uint_as_float(size) * 0x1p24f)))};
+  return {uint16_t(sign | ((size + 0xfff + (size >> 13 & 1)) - (112u << 23)) >> 13)};
+}
 inline float2 __half22float2(__half2 h) { return {__half2float(h.x), __half2float(h.y)}; }
