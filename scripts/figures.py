@@ -8,12 +8,13 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, kv, loading, paging, scheduling, sources, staircase
+from figures import attention, decoder, kernels, kv, loading, paging, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
 CHAPTER_3 = "steps/step3-scheduling/figures"
 CHAPTER_4 = "steps/step4-paged-kv/figures"
+CHAPTER_5 = "steps/step5-paged-attention/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -39,6 +40,11 @@ FIGURES = {
     f"{CHAPTER_4}/copy-on-write.svg": paging.copy_on_write,
     f"{CHAPTER_4}/chain.svg": paging.chain,
     f"{CHAPTER_4}/measured.svg": paging.measured,
+    f"{CHAPTER_5}/hierarchy.svg": kernels.hierarchy,
+    f"{CHAPTER_5}/sectors.svg": kernels.sectors,
+    f"{CHAPTER_5}/banks.svg": kernels.banks,
+    f"{CHAPTER_5}/race.svg": kernels.race,
+    f"{CHAPTER_5}/ladder.svg": kernels.ladder,
 }
 
 

@@ -210,6 +210,11 @@ extern "C" void __tsan_vptr_update(void*, void*) {}
   extern "C" int __tsan_atomic##bits##_compare_exchange_weak(uint##bits##_t* at, uint##bits##_t* expected,              \
                                                              uint##bits##_t value, int order, int failed) {             \
     return __tsan_atomic##bits##_compare_exchange_strong(at, expected, value, order, failed);                           \
+  }                                                                                                                     \
+  extern "C" uint##bits##_t __tsan_atomic##bits##_compare_exchange_val(uint##bits##_t* at, uint##bits##_t expected,     \
+                                                                       uint##bits##_t value, int order, int failed) {   \
+    __tsan_atomic##bits##_compare_exchange_strong(at, &expected, value, order, failed);                                 \
+    return expected;                                                                                                    \
   }
 ATOMIC(8)
 ATOMIC(16)
