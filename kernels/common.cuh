@@ -36,6 +36,7 @@ __device__ __forceinline__ void store(f16* to, float x) { *to = __float2half(x);
 // The number of this thread in a one-dimensional grid.
 __device__ __forceinline__ size_t thread_number() { return (size_t)blockIdx.x * blockDim.x + threadIdx.x; }
 
+// ANCHOR: block_reduce
 // What f makes of the numbers of a block of at most 1024 threads, two by two in a tree, for all of them. `partial` has a place for each thread.
 template <class T, class F> __device__ __forceinline__ T block_reduce(T* partial, T x, F f) {
   partial[threadIdx.x] = x;
@@ -48,6 +49,7 @@ template <class T, class F> __device__ __forceinline__ T block_reduce(T* partial
   __syncthreads();  // before anybody uses `partial` again
   return all;
 }
+// ANCHOR_END: block_reduce
 
 // The sum over a block, for all of them.
 template <class T> __device__ __forceinline__ T block_sum(T* partial, T x) {

@@ -10,6 +10,7 @@
 // Counts: tests/profile.rs. Nobody has timed them on a GPU yet.
 #include "common.cuh"
 
+// ANCHOR: by_warps
 // The sum over a block of at most 128 threads, for all of them: by shuffles within warps, and then over the warps in their order.
 // `partial` has a place for each warp.
 __device__ __forceinline__ float block_sum_by_warps(float* partial, float x) {
@@ -21,7 +22,9 @@ __device__ __forceinline__ float block_sum_by_warps(float* partial, float x) {
   __syncthreads();  // before anybody uses `partial` again
   return sum;
 }
+// ANCHOR_END: by_warps
 
+// ANCHOR: v0
 // RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich, arXiv:1910.07467). x, y: [groups, n]; weight: [n].
 // grid: groups; block: 32, 64 or 128 threads.
 GLOBAL void __launch_bounds__(128) rms_norm_v0(float* y, const float* x, const float* weight, unsigned n, float eps) {
@@ -32,6 +35,7 @@ GLOBAL void __launch_bounds__(128) rms_norm_v0(float* y, const float* x, const f
   const float scale = 1.f / sqrtf(block_sum(partial, squares) / n + eps);
   for (unsigned i = threadIdx.x; i < n; i += blockDim.x) y[start + i] = x[start + i] * scale * weight[i];
 }
+// ANCHOR_END: v0
 
 GLOBAL void __launch_bounds__(128) rms_norm_v1(float* y, const float* x, const float* weight, unsigned n, float eps) {
   SHARED(float, partial, [4]);
@@ -42,6 +46,7 @@ GLOBAL void __launch_bounds__(128) rms_norm_v1(float* y, const float* x, const f
   for (unsigned i = threadIdx.x; i < n; i += blockDim.x) y[start + i] = x[start + i] * scale * weight[i];
 }
 
+// ANCHOR: v2
 // n: a multiple of 4, and at most 32 * blockDim.x.
 GLOBAL void __launch_bounds__(128) rms_norm_v2(float* y, const float* x, const float* weight, unsigned n, float eps) {
   SHARED(float, partial, [4]);
@@ -66,6 +71,7 @@ GLOBAL void __launch_bounds__(128) rms_norm_v2(float* y, const float* x, const f
     out[i] = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
   }
 }
+// ANCHOR_END: v2
 
 // The residual with it: x += add, y = rms_norm(x). The sum is not written, read and read again by kernels of its own.
 GLOBAL void __launch_bounds__(128)

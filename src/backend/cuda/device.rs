@@ -129,11 +129,13 @@ pub trait Device: Send + Sync {
     /// Those of the driver.
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()>;
 
+    // ANCHOR: launch
     /// Starts a kernel. Its arguments must be those of its C++ declaration, and point to memory that is large enough.
     ///
     /// # Errors
     /// If there is no such kernel, or the grid is too large; on the simulator also what the kernel did wrong.
     fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()>;
+    // ANCHOR_END: launch
 
     /// Waits until all that was asked for is done.
     ///

@@ -166,6 +166,7 @@ impl Backend for Cuda {
         Ok(parts.try_into().unwrap_or_else(|_| unreachable!("N parts")))
     }
 
+    // ANCHOR: rms_norm
     fn rms_norm(&self, x: &CudaTensor, weight: &CudaWeight, group: usize, eps: f32) -> Result<CudaTensor> {
         assert_eq!(x.cols() % group, 0, "rms_norm");
         let y = self.take(x.rows(), x.cols())?;
@@ -175,6 +176,7 @@ impl Backend for Cuda {
         self.launch(kernel, grid, &[out, x, weight, u32(group), Arg::F32(eps)])?;
         Ok(y)
     }
+    // ANCHOR_END: rms_norm
 
     fn add_rms_norm(
         &self,
