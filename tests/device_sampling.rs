@@ -1,14 +1,16 @@
 //! Tokens that the device draws are those that the host would draw.
 
 mod common;
+mod device;
 mod serving;
 
 use common::{Reference, fixture};
+use device::{device, device_in};
 use serving::{Ended, keep};
 use stairwell::{
     backend::{
         Backend,
-        cuda::{Cuda, Schedule, Simulated},
+        cuda::{Cuda, Schedule},
     },
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits, LocalWorker},
@@ -17,7 +19,6 @@ use stairwell::{
     runner::{LoadOptions, ModelRunner},
     sampling::{Draw, Sampler, SamplingParams},
 };
-use std::sync::Arc;
 
 struct Random(u64);
 
@@ -67,7 +68,7 @@ fn compare(vocab: usize, rows: usize, seed: u64, schedules: &[Schedule]) {
     let wanted: Vec<u32> =
         samplers.iter_mut().zip(&logits).map(|(s, row)| s.sample(&mut row.clone()).unwrap().token).collect();
     for schedule in schedules {
-        let cuda = Cuda::new(Arc::new(Simulated::with_schedule(*schedule)));
+        let cuda = Cuda::new(device_in(*schedule));
         let on_device = cuda.upload(&logits.concat(), rows, vocab).unwrap();
         let drawn = cuda.draw(&on_device, &draws).unwrap().unwrap();
         for (r, (drawn, wanted)) in drawn.into_iter().zip(&wanted).enumerate() {
@@ -100,7 +101,7 @@ fn logits_that_no_token_can_be_drawn_from_are_named_as_on_the_host() {
         let mut samplers: Vec<_> =
             rows.iter().map(|_| Sampler::new(params.clone(), &[], 4).unwrap()).collect();
         let draws: Vec<Draw> = samplers.iter_mut().map(|s| s.draw().unwrap()).collect();
-        let cuda = Cuda::new(Arc::new(Simulated::default()));
+        let cuda = Cuda::new(device());
         let logits = cuda.upload(&rows.concat(), rows.len(), 4).unwrap();
         let drawn = cuda.draw(&logits, &draws).unwrap().unwrap();
         for ((sampler, row), drawn) in samplers.iter_mut().zip(&rows).zip(drawn) {
@@ -134,7 +135,7 @@ fn an_engine_on_the_device_draws_the_same_there_and_on_the_host() {
     let run = |logprobs: Option<usize>| {
         let kv = KvOptions { max_num_seqs: Some(3), ..KvOptions::default() };
         let options = LoadOptions { kv, ..LoadOptions::default() };
-        let cuda = Cuda::new(Arc::new(Simulated::default()));
+        let cuda = Cuda::new(device());
         let runner = ModelRunner::load_on(cuda, &Directory::Disk(fixture("qwen3")), options).unwrap();
         let limits = Limits { max_num_seqs: 3, max_batched_tokens: 16 };
         let mut engine = Engine::new(LocalWorker::new(runner).unwrap(), Box::new(Continuous), limits);

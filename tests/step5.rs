@@ -1,15 +1,17 @@
 //! Step 5: kernels give what the CPU gives, and the engine on a device tells what Hugging Face tells.
 
 mod common;
+mod device;
 mod serving;
 
 use common::{Reference, fixture, fixtures, greedy_params};
+use device::device_in;
 use serving::{Ended, keep};
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
         cpu::Cpu,
-        cuda::{Cuda, Schedule, Simulated},
+        cuda::{Cuda, Schedule},
     },
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits, LocalWorker},
@@ -18,7 +20,6 @@ use stairwell::{
     runner::{LoadOptions, ModelRunner},
     tensor::{DType, HostTensor},
 };
-use std::sync::Arc;
 
 const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule::Random(5)];
 
@@ -26,7 +27,7 @@ const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule
 const ROOM: u64 = 1 << 30;
 
 fn cuda(schedule: Schedule) -> Cuda {
-    Cuda::new(Arc::new(Simulated::with_schedule(schedule)))
+    Cuda::new(device_in(schedule))
 }
 
 /// Numbers in [-1, 1).
@@ -146,9 +147,9 @@ fn every_kernel_agrees_with_its_cpu_twin() {
     same("rope", rope, rope);
 }
 
-fn load(name: &str, device: Simulated, kv: KvOptions) -> ModelRunner<Cuda> {
+fn load(name: &str, schedule: Schedule, kv: KvOptions) -> ModelRunner<Cuda> {
     let options = LoadOptions { kv, ..LoadOptions::default() };
-    ModelRunner::load_on(Cuda::new(Arc::new(device)), &Directory::Disk(fixture(name)), options).unwrap()
+    ModelRunner::load_on(cuda(schedule), &Directory::Disk(fixture(name)), options).unwrap()
 }
 
 /// The greedy ids of every fixture, alone and among others that begin the same way, in a pool so small that somebody gives way.
@@ -167,7 +168,7 @@ fn the_simulated_device_tells_what_hugging_face_tells() {
                 swap: kv::KvSwap::AsThePool,
                 ..KvOptions::default()
             };
-            let worker = LocalWorker::new(load(name, Simulated::default(), kv)).unwrap();
+            let worker = LocalWorker::new(load(name, Schedule::Forward, kv)).unwrap();
             let options = ManagerOptions { preemption, ..ManagerOptions::default() };
             let pool = worker.runner.attention.memory();
             let manager = kv::manager(&pool, worker.runner.max_model_len(), &options);
@@ -195,7 +196,7 @@ fn logits_on_the_device_are_hugging_faces() {
         let reference = Reference::of(name);
         let mut first = None;
         for schedule in SCHEDULES {
-            let mut runner = load(name, Simulated::with_schedule(schedule), KvOptions::default());
+            let mut runner = load(name, schedule, KvOptions::default());
             let mut batch = stairwell::batch::Batch::of(&reference.prompt);
             batch.want_all_logits();
             let logits = runner.forward(&batch, None).unwrap();

@@ -54,6 +54,10 @@ struct Recorded {
     launches: Vec<Launch>,
 }
 
+/// Allocations up to so many bytes are filled with NaN, so that what nobody has written shows. Larger ones (a pool of K and V) would
+/// take memory before they are used.
+const POISONED: usize = 64 << 20;
+
 /// Alignment of CUDA's allocations.
 const ALIGNMENT: usize = 256;
 
@@ -200,6 +204,10 @@ impl Device for Simulated {
         let memory = unsafe { alloc::alloc_zeroed(layout) };
         if memory.is_null() {
             return Err(no_memory());
+        }
+        if layout.size() <= POISONED {
+            // SAFETY: so many bytes were just allocated.
+            unsafe { memory.write_bytes(0xff, layout.size()) };
         }
         let address = Address(memory as u64);
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(address, layout);

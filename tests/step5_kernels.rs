@@ -1,0 +1,323 @@
+//! Every kernel against f64, over random shapes. What nobody has written is NaN on the simulated device, so a kernel that reads it shows.
+
+mod device;
+
+use device::device;
+use stairwell::{
+    backend::{
+        Backend, PartShape, Rope, Shaped, Slice,
+        cuda::{Cuda, CudaOptions, CudaWeight},
+    },
+    batch::Batch,
+    kv::{KvBudget, KvDtype, KvOptions, PagedCuda},
+    model::{Attention, AttentionShape},
+    tensor::{DType, HostTensor},
+};
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+    /// low..=high
+    fn between(&mut self, low: usize, high: usize) -> usize {
+        low + (self.next() * (high - low + 1) as f64) as usize
+    }
+    fn of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.between(0, values.len() - 1)]
+    }
+    fn numbers(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (self.next() * 4.0 - 2.0) as f32).collect()
+    }
+}
+
+const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+/// A number as a dtype holds it.
+fn rounded(dtype: DType, x: f32) -> f32 {
+    match dtype {
+        DType::BF16 => half::bf16::from_f32(x).to_f32(),
+        DType::F16 => half::f16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}
+
+fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
+    let bytes = values.iter().flat_map(|&v| match dtype {
+        DType::F32 => v.to_le_bytes().to_vec(),
+        DType::BF16 => half::bf16::from_f32(v).to_le_bytes().to_vec(),
+        _ => half::f16::from_f32(v).to_le_bytes().to_vec(),
+    });
+    HostTensor::from_bytes(dtype, shape, bytes.collect())
+}
+
+/// A matrix [outputs, inputs], or a vector [outputs] if `inputs` is 1.
+fn weight(
+    cuda: &Cuda,
+    dtype: DType,
+    outputs: usize,
+    inputs: usize,
+    transposed: bool,
+    values: &[f32],
+) -> CudaWeight {
+    let mut weight = cuda.weight(&[PartShape { outputs, inputs }]).unwrap();
+    let (rows, cols) = if transposed { (inputs, outputs) } else { (outputs, inputs) };
+    let shape = if inputs == 1 { vec![outputs] } else { vec![rows, cols] };
+    let tensor = stored(dtype, &shape, values);
+    cuda.load(&mut weight, 0, &Slice { tensor, rows: 0..rows, cols: 0..cols, transposed }).unwrap();
+    weight
+}
+
+/// Panics unless all are near: |got − want| ≤ tolerance · (1 + |want|).
+fn near(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let distance = (f64::from(*got) - want).abs();
+        assert!(distance <= tolerance * (1.0 + want.abs()), "{what}: number {i} is {got}, expected {want}");
+    }
+}
+
+fn download(cuda: &Cuda, x: &<Cuda as Backend>::Tensor) -> Vec<f32> {
+    cuda.download(x).unwrap()
+}
+
+#[test]
+fn linear_layers() {
+    let random = &mut Random(1);
+    for case in 0..60 {
+        let (rows, inputs, outputs) = (random.between(0, 20), random.between(2, 150), random.between(1, 300));
+        let (dtype, transposed) = (random.of(&DTYPES), random.next() < 0.3);
+        // What is multiplied: f32 with weights as stored, or both in 16 bits.
+        let narrow = if dtype != DType::F32 && case % 3 == 0 { dtype } else { DType::F32 };
+        let cuda =
+            Cuda::with_options(device(), CudaOptions { dtype: Some(narrow), ..CudaOptions::default() });
+        let (x, w) = (random.numbers(rows * inputs), random.numbers(outputs * inputs));
+        let at = |o: usize, k: usize| {
+            f64::from(rounded(dtype, w[if transposed { k * outputs + o } else { o * inputs + k }]))
+        };
+        let want: Vec<f64> = (0..rows * outputs)
+            .map(|i| {
+                (0..inputs)
+                    .map(|k| f64::from(rounded(narrow, x[i / outputs * inputs + k])) * at(i % outputs, k))
+                    .sum()
+            })
+            .collect();
+        let w = weight(&cuda, dtype, outputs, inputs, transposed, &w);
+        let y = cuda.matmul(&cuda.upload(&x, rows, inputs).unwrap(), &w).unwrap();
+        let what = format!(
+            "{rows} x {inputs} x {outputs}, {dtype}, multiplied in {narrow}, transposed {transposed}"
+        );
+        near(&what, &download(&cuda, &y), &want, 2e-5);
+    }
+}
+
+#[test]
+fn norms() {
+    let random = &mut Random(2);
+    for _ in 0..60 {
+        let (rows, n, eps) = (random.between(1, 12), random.between(1, 700), random.of(&[1e-5f32, 1e-6]));
+        let n = if random.next() < 0.5 { n.next_multiple_of(4) } else { n };
+        let cuda = Cuda::new(device());
+        let (x, y) = (random.numbers(rows * n), random.numbers(rows * n));
+        let (w, b) = (random.numbers(n), random.numbers(n));
+        let (weight, bias) =
+            (weight(&cuda, DType::F32, n, 1, false, &w), weight(&cuda, DType::F32, n, 1, false, &b));
+        let sum: Vec<f64> = x.iter().zip(&y).map(|(x, y)| f64::from(x + y)).collect();
+        let rms = |x: &[f64]| -> Vec<f64> {
+            let scale = |row: &[f64]| {
+                1.0 / (row.iter().map(|v| v * v).sum::<f64>() / n as f64 + f64::from(eps)).sqrt()
+            };
+            x.chunks(n)
+                .flat_map(|row| {
+                    row.iter().zip(&w).map(|(v, w)| v * scale(row) * f64::from(*w)).collect::<Vec<_>>()
+                })
+                .collect()
+        };
+        let layer = |x: &[f64]| -> Vec<f64> {
+            let normal = |row: &[f64]| {
+                let mean = row.iter().sum::<f64>() / n as f64;
+                let scale = 1.0
+                    / (row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64 + f64::from(eps))
+                        .sqrt();
+                let number = |(i, v): (usize, &f64)| (v - mean) * scale * f64::from(w[i]) + f64::from(b[i]);
+                row.iter().enumerate().map(number).collect::<Vec<_>>()
+            };
+            x.chunks(n).flat_map(normal).collect()
+        };
+        let wide: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+        let up = |v: &[f32]| cuda.upload(v, rows, n).unwrap();
+        let what = format!("{rows} rows of {n}");
+        near(&what, &download(&cuda, &cuda.rms_norm(&up(&x), &weight, n, eps).unwrap()), &rms(&wide), 2e-5);
+        let normed = cuda.layer_norm(&up(&x), &weight, &bias, eps).unwrap();
+        // A variance near 0 makes much of little: one number a row is all of it.
+        let tolerance = if n < 3 { 5e-2 } else { 1e-4 };
+        near(&what, &download(&cuda, &normed), &layer(&wide), tolerance);
+        let (added, normed) = cuda.add_rms_norm(up(&x), &up(&y), &weight, eps).unwrap();
+        near(&what, &download(&cuda, &added), &sum, 1e-6);
+        near(&what, &download(&cuda, &normed), &rms(&sum), 2e-5);
+        let (added, normed) = cuda.add_layer_norm(up(&x), &up(&y), &weight, &bias, eps).unwrap();
+        near(&what, &download(&cuda, &added), &sum, 1e-6);
+        near(&what, &download(&cuda, &normed), &layer(&sum), tolerance);
+    }
+}
+
+#[test]
+fn single_numbers_rows_and_rotations() {
+    let random = &mut Random(3);
+    for _ in 0..40 {
+        let (rows, heads, half) = (random.between(1, 12), random.between(1, 9), random.between(1, 128));
+        let (cols, head_dim, scaling) = (2 * heads * half, 2 * half, random.of(&[1.0f32, 0.8]));
+        let cuda = Cuda::new(device());
+        let (x, y, b) = (random.numbers(rows * cols), random.numbers(rows * cols), random.numbers(cols));
+        let up = |v: &[f32]| cuda.upload(v, rows, cols).unwrap();
+        let map = |f: &dyn Fn(usize) -> f64| (0..rows * cols).map(f).collect::<Vec<f64>>();
+        let (xf, yf) = (|i: usize| f64::from(x[i]), |i: usize| f64::from(y[i]));
+        near("add", &download(&cuda, &cuda.add(up(&x), &up(&y)).unwrap()), &map(&|i| xf(i) + yf(i)), 1e-6);
+        let silu = map(&|i| xf(i) / (1.0 + (-xf(i)).exp()) * yf(i));
+        near("silu_mul", &download(&cuda, &cuda.silu_mul(up(&x), &up(&y)).unwrap()), &silu, 1e-5);
+        let inner = |v: f64| (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v);
+        let gelu = map(&|i| 0.5 * xf(i) * (1.0 + inner(xf(i)).tanh()));
+        near("gelu", &download(&cuda, &cuda.gelu(up(&x)).unwrap()), &gelu, 1e-5);
+        let bias = weight(&cuda, DType::BF16, cols, 1, false, &b);
+        let biased = map(&|i| xf(i) + f64::from(rounded(DType::BF16, b[i % cols])));
+        near("add_bias", &download(&cuda, &cuda.add_bias(up(&x), &bias).unwrap()), &biased, 1e-6);
+
+        let positions: Vec<u32> = (0..rows).map(|_| random.between(0, 5000) as u32).collect();
+        let frequencies: Vec<f32> = (0..half).map(|j| 10_000f32.powf(-(j as f32) / half as f32)).collect();
+        let mut at = cuda.ids(rows).unwrap();
+        cuda.write(&mut at, &positions).unwrap();
+        let rope =
+            Rope { inv_freq: weight(&cuda, DType::F32, half, 1, false, &frequencies), head_dim, scaling };
+        let turned = map(&|i| {
+            let (row, d) = (i / cols, i % head_dim);
+            // As a model computes it, the angle is a product in f32.
+            let angle = f64::from(positions[row] as f32 * frequencies[d % half]);
+            let (c, s) = (angle.cos() * f64::from(scaling), angle.sin() * f64::from(scaling));
+            if d < half { xf(i) * c - xf(i + half) * s } else { xf(i) * c + xf(i - half) * s }
+        });
+        near("rope", &download(&cuda, &cuda.rope(up(&x), &at, &rope).unwrap()), &turned, 1e-5);
+
+        let (vocab, first) = (random.between(1, 50), random.between(0, 9));
+        let (dtype, table) = (random.of(&DTYPES), random.numbers(vocab * cols));
+        let tokens: Vec<u32> = (0..rows).map(|_| random.between(0, vocab + 12) as u32).collect();
+        cuda.write(&mut at, &tokens).unwrap();
+        let embedded = map(&|i| match (tokens[i / cols] as usize).checked_sub(first) {
+            Some(row) if row < vocab => f64::from(rounded(dtype, table[row * cols + i % cols])),
+            _ => 0.0,
+        });
+        let table = weight(&cuda, dtype, vocab, cols, false, &table);
+        near("embed", &download(&cuda, &cuda.embed(&table, first, &at).unwrap()), &embedded, 0.0);
+
+        let picked: Vec<u32> = (0..rows).map(|_| random.between(0, rows - 1) as u32).collect();
+        cuda.write(&mut at, &picked).unwrap();
+        let taken = map(&|i| xf(picked[i / cols] as usize * cols + i % cols));
+        let rows_of = cuda.take_rows(&up(&x), &at).unwrap();
+        assert_eq!((rows_of.rows(), rows_of.cols()), (rows, cols));
+        near("take_rows", &download(&cuda, &rows_of), &taken, 0.0);
+        let [left, right] = cuda.split(up(&x), [half, cols - half]).unwrap();
+        let part = |from: usize, n: usize| {
+            (0..rows * n).map(|i| xf(i / n * cols + from + i % n)).collect::<Vec<f64>>()
+        };
+        near("split", &download(&cuda, &left), &part(0, half), 0.0);
+        near("split", &download(&cuda, &right), &part(half, cols - half), 0.0);
+    }
+}
+
+#[test]
+fn attention_over_blocks() {
+    let random = &mut Random(4);
+    for _ in 0..40 {
+        let (kv_heads, group, head_dim) =
+            (random.between(1, 3), random.of(&[1, 2, 3, 7, 8]), random.between(1, 130));
+        let (block_size, sequences) = (random.of(&[1, 2, 4, 8, 16, 32]), random.between(1, 4));
+        let window = (random.next() < 0.3).then(|| random.between(1, 90));
+        let dtype = random.of(&[KvDtype::F32, KvDtype::Bf16, KvDtype::F16]);
+        let lengths: Vec<(usize, usize)> = (0..sequences)
+            .map(|_| {
+                let many = random.between(0, 250);
+                (random.of(&[0, 1, many]), random.between(1, 9))
+            })
+            .collect();
+        let (heads, scale) = (kv_heads * group, (head_dim as f32).powf(-0.5));
+        let longest = lengths.iter().map(|(before, new)| before + new).max().unwrap();
+        let shape = AttentionShape {
+            layers: 0..1,
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            windows: vec![window],
+            context: longest,
+        };
+        let blocks = longest.div_ceil(block_size);
+        let options = KvOptions {
+            dtype,
+            block_size: Some(block_size),
+            budget: Some(KvBudget::Tokens(sequences * blocks * block_size)),
+            ..KvOptions::default()
+        };
+        let cuda = Cuda::new(device());
+        let mut attention = PagedCuda::new(cuda.device(), shape, &options, 1 << 30).unwrap();
+        // Block j of sequence i, in no order that would be right by accident.
+        let table = |i: usize| (0..blocks).rev().map(|j| (j * sequences + i) as u32).collect::<Vec<u32>>();
+        let width = kv_heads * head_dim;
+        let (mut k, mut v) = (vec![Vec::new(); sequences], vec![Vec::new(); sequences]);
+        let mut step =
+            |rows: &dyn Fn(usize) -> (usize, usize), random: &mut Random| -> (Vec<f32>, Vec<f32>) {
+                let mut batch = Batch::default();
+                let (mut new_k, mut new_v) = (Vec::new(), Vec::new());
+                for i in (0..sequences).filter(|i| rows(*i).1 > 0) {
+                    let (start, n) = rows(i);
+                    batch.push(&vec![0; n], start, &table(i));
+                    let (ki, vi) = (random.numbers(n * width), random.numbers(n * width));
+                    k[i].extend(ki.iter().map(|x| f64::from(rounded(dtype.stored(), *x))));
+                    v[i].extend(vi.iter().map(|x| f64::from(rounded(dtype.stored(), *x))));
+                    new_k.extend(ki);
+                    new_v.extend(vi);
+                }
+                let total = batch.tokens.len();
+                let q = random.numbers(total * heads * head_dim);
+                if total == 0 {
+                    return (q, Vec::new());
+                }
+                attention.begin(&cuda, &batch).unwrap();
+                let up = |x: &[f32], cols: usize| cuda.upload(x, total, cols).unwrap();
+                let out = attention
+                    .attend(&cuda, 0, &up(&q, heads * head_dim), &up(&new_k, width), &up(&new_v, width))
+                    .unwrap();
+                (q, download(&cuda, &out))
+            };
+        step(&|i| (0, lengths[i].0), random);
+        let (q, out) = step(&|i| lengths[i], random);
+        let mut row = 0;
+        for (i, (before, new)) in lengths.iter().enumerate() {
+            for position in *before..before + new {
+                let first = window.map_or(0, |w| (position + 1).saturating_sub(w));
+                for head in 0..heads {
+                    let (at, kv) = ((row * heads + head) * head_dim, head / group * head_dim);
+                    let dot = |t: usize| -> f64 {
+                        (0..head_dim).map(|d| f64::from(q[at + d]) * k[i][t * width + kv + d]).sum::<f64>()
+                            * f64::from(scale)
+                    };
+                    let largest = (first..=position).map(dot).fold(f64::MIN, f64::max);
+                    let weights: Vec<f64> = (first..=position).map(|t| (dot(t) - largest).exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    let want: Vec<f64> = (0..head_dim)
+                        .map(|d| {
+                            (first..=position)
+                                .map(|t| weights[t - first] / total * v[i][t * width + kv + d])
+                                .sum()
+                        })
+                        .collect();
+                    let what = format!(
+                        "sequence {i}, position {position}, head {head} of {heads}/{kv_heads} x {head_dim}, blocks of {block_size}, window {window:?}, {dtype}"
+                    );
+                    near(&what, &out[at..at + head_dim], &want, 2e-5);
+                }
+                row += 1;
+            }
+        }
+    }
+}
