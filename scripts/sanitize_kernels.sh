@@ -40,15 +40,17 @@ for sanitizer in "${@:-thread address}"; do
         simulator=$(binary simulator) step5=$(binary step5)
 
         for kernel in ${planted[$sanitizer]}; do
-            STAIRWELL_KERNEL=$kernel run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1
             IFS=: read -r from to <<<"$(body "$kernel")"
-            lines=$(grep '^planted.cu:' <<<"$found" | cut -d: -f2 | sort -n | awk -v a="$from" -v b="$to" '$1 >= a && $1 <= b' || true)
-            if [ -z "$lines" ]; then
-                echo "$output"
-                echo "$sanitizer did not find the bug of $kernel (lines $from to $to)" >&2
-                exit 1
-            fi
-            echo "$kernel: found, planted.cu lines" $lines
+            for block in 0 1 2; do # a checker that goes blind after the first block would be worth little
+                STAIRWELL_KERNEL=$kernel STAIRWELL_BLOCK=$block run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1
+                lines=$(grep '^planted.cu:' <<<"$found" | cut -d: -f2 | sort -n | awk -v a="$from" -v b="$to" '$1 >= a && $1 <= b' || true)
+                if [ -z "$lines" ]; then
+                    echo "$output"
+                    echo "$sanitizer did not find the bug of $kernel in block $block (lines $from to $to)" >&2
+                    exit 1
+                fi
+            done
+            echo "$kernel: found in each of 3 blocks, planted.cu lines" $lines
         done
 
         STAIRWELL_KERNEL=planted_nothing run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1

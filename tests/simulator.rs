@@ -7,12 +7,24 @@ const THREADS: usize = 128;
 
 /// Runs a planted kernel over three blocks; its output, or what the simulator said.
 fn run(kernel: &str, schedule: Schedule, shared_bytes: usize) -> Result<Vec<u32>, String> {
+    run_with_bug_in(u32::MAX, kernel, schedule, shared_bytes)
+}
+
+/// The same with the bug in one block alone.
+fn run_with_bug_in(
+    block: u32,
+    kernel: &str,
+    schedule: Schedule,
+    shared_bytes: usize,
+) -> Result<Vec<u32>, String> {
     let device = Simulated::with_schedule(schedule);
     let bytes = 4 * BLOCKS * THREADS;
     let out = device.allocate(bytes).unwrap(); // exactly as large as it must be
     let grid = Grid { blocks: [BLOCKS as u32, 1], threads: THREADS as u32, shared_bytes };
     let table = device.allocate(8).unwrap(); // two blocks, for the kernel that has a table
-    let ran = device.launch(kernel, grid, &[Arg::At(out), Arg::At(table)]).map_err(|e| e.to_string());
+    let ran = device
+        .launch(kernel, grid, &[Arg::At(out), Arg::At(table), Arg::U32(block)])
+        .map_err(|e| e.to_string());
     let mut numbers = vec![0; bytes];
     device.download(out, &mut numbers).unwrap();
     device.free(out);
@@ -24,8 +36,8 @@ const SCHEDULES: [Schedule; 4] =
     [Schedule::Forward, Schedule::Reverse, Schedule::Random(1), Schedule::Random(2)];
 
 /// The blocks in which some order of threads gives another result than the forward one.
-fn blocks_that_differ(kernel: &str) -> Vec<usize> {
-    let results = SCHEDULES.map(|schedule| run(kernel, schedule, 512).unwrap());
+fn blocks_that_differ(bug_in: u32, kernel: &str) -> Vec<usize> {
+    let results = SCHEDULES.map(|schedule| run_with_bug_in(bug_in, kernel, schedule, 512).unwrap());
     let block = |result: &[u32], b: usize| result[b * THREADS..][..THREADS].to_vec();
     (0..BLOCKS).filter(|b| results.iter().any(|r| block(r, *b) != block(&results[0], *b))).collect()
 }
@@ -33,9 +45,12 @@ fn blocks_that_differ(kernel: &str) -> Vec<usize> {
 #[test]
 fn a_missing_barrier_changes_the_result_of_another_order_in_every_block() {
     for kernel in ["planted_missing_barrier", "planted_missing_second_barrier", "planted_missing_syncwarp"] {
-        assert_eq!(blocks_that_differ(kernel), [0, 1, 2], "{kernel}");
+        assert_eq!(blocks_that_differ(u32::MAX, kernel), [0, 1, 2], "{kernel}");
+        for block in 0..BLOCKS {
+            assert_eq!(blocks_that_differ(block as u32, kernel), [block], "{kernel}");
+        }
     }
-    assert_eq!(blocks_that_differ("planted_nothing"), [0; 0]);
+    assert_eq!(blocks_that_differ(u32::MAX, "planted_nothing"), [0; 0]);
 }
 
 #[test]
@@ -87,10 +102,11 @@ fn launches_that_no_device_takes_are_refused() {
     assert!(launch("planted_nothing", [1, 1], 32, 1 << 20).contains("227 KiB"));
 }
 
-/// Runs the kernel that STAIRWELL_KERNEL names, for scripts/sanitize_kernels.sh: a sanitizer reports on the side.
+/// Runs the kernel that STAIRWELL_KERNEL names, with its bug in block STAIRWELL_BLOCK, for scripts/sanitize_kernels.sh: a sanitizer reports on the side.
 #[test]
 #[ignore = "scripts/sanitize_kernels.sh runs it, built for a sanitizer"]
 fn one_kernel() {
     let kernel = std::env::var("STAIRWELL_KERNEL").expect("STAIRWELL_KERNEL names a planted kernel");
-    let _ = run(&kernel, Schedule::Forward, 4 * THREADS);
+    let block = std::env::var("STAIRWELL_BLOCK").map_or(u32::MAX, |block| block.parse().expect("a number"));
+    let _ = run_with_bug_in(block, &kernel, Schedule::Forward, 4 * THREADS);
 }

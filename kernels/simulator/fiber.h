@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-#if !defined(SIMULATOR_UCONTEXT) && !defined(__x86_64__)
+#if !defined(SIMULATOR_UCONTEXT) && !defined(__x86_64__) && !defined(__aarch64__)
 #define SIMULATOR_UCONTEXT  // the portable switch, seven times slower
 #endif
 #if defined(SIMULATOR_UCONTEXT)
@@ -61,11 +61,27 @@ struct Unwatched {
 // Saves the registers that a function must keep on this stack, and goes on with those of another one.
 extern "C" void simulator_switch(void** save_stack, void* load_stack);
 #if defined(SIMULATOR_MAIN)
-asm(".text\n.globl simulator_switch\n.type simulator_switch,@function\nsimulator_switch:\n"
+#if defined(__APPLE__)
+#define SIMULATOR_FUNCTION(name) ".text\n.globl _" name "\n_" name ":\n"
+#else
+#define SIMULATOR_FUNCTION(name) ".text\n.globl " name "\n.type " name ",%function\n" name ":\n"
+#endif
+#if defined(__x86_64__)
+asm(SIMULATOR_FUNCTION("simulator_switch")
     "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
     "mov %rsp,(%rdi)\nmov %rsi,%rsp\n"
-    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
-    ".size simulator_switch,.-simulator_switch\n");
+    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
+#else
+asm(SIMULATOR_FUNCTION("simulator_switch")
+    "sub sp,sp,#160\nstp x19,x20,[sp]\nstp x21,x22,[sp,#16]\nstp x23,x24,[sp,#32]\nstp x25,x26,[sp,#48]\n"
+    "stp x27,x28,[sp,#64]\nstp x29,x30,[sp,#80]\n"
+    "stp d8,d9,[sp,#96]\nstp d10,d11,[sp,#112]\nstp d12,d13,[sp,#128]\nstp d14,d15,[sp,#144]\n"
+    "mov x9,sp\nstr x9,[x0]\nmov sp,x1\n"
+    "ldp x19,x20,[sp]\nldp x21,x22,[sp,#16]\nldp x23,x24,[sp,#32]\nldp x25,x26,[sp,#48]\n"
+    "ldp x27,x28,[sp,#64]\nldp x29,x30,[sp,#80]\n"
+    "ldp d8,d9,[sp,#96]\nldp d10,d11,[sp,#112]\nldp d12,d13,[sp,#128]\nldp d14,d15,[sp,#144]\n"
+    "add sp,sp,#160\nret\n");
+#endif
 #endif
 #endif
 
@@ -105,9 +121,14 @@ struct Context {
     makecontext(&ucontext, entry, 0);
 #else
     void** top = reinterpret_cast<void**>(stack + kStack);
+#if defined(__x86_64__)
     *--top = nullptr;  // keeps the stack aligned as after a call
     *--top = reinterpret_cast<void*>(entry);
     for (int saved = 0; saved < 6; saved++) *--top = nullptr;
+#else
+    for (int saved = 0; saved < 20; saved++) *--top = nullptr;
+    top[11] = reinterpret_cast<void*>(entry);  // x30, where `ret` goes
+#endif
     stack_pointer = top;
 #endif
   }

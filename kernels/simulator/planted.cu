@@ -1,19 +1,24 @@
-// Kernels with one bug each. The simulator's checkers must find them: tests/simulator.rs.
+// Kernels with one bug each. The simulator's checkers must find them, in every block: tests/simulator.rs. A kernel that takes `only` has its
+// bug in that block alone, or in all of them if it is the largest number.
 #include "../ptx.cuh"
 
+#define BUGGY (only == ~0u || blockIdx.x == only)
+
 // No barrier between the write and the read of another thread's number.
-GLOBAL void planted_missing_barrier(float* out) {
+GLOBAL void planted_missing_barrier(float* out, const unsigned*, unsigned only) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x] = threadIdx.x + 128.f * blockIdx.x;
+  if (!BUGGY) __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[(threadIdx.x + 1) % 128];
 }
 
 // The barrier before numbers are overwritten is missing: right in one order of threads, and wrong in another.
-GLOBAL void planted_missing_second_barrier(float* out) {
+GLOBAL void planted_missing_second_barrier(float* out, const unsigned*, unsigned only) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x] = threadIdx.x;
   __syncthreads();
   const float next = numbers[(threadIdx.x + 1) % 128];
+  if (!BUGGY) __syncthreads();
   numbers[threadIdx.x] = 2.f * next;
   __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
@@ -33,26 +38,29 @@ GLOBAL void planted_wrong_mask(float* out) {
 }
 
 // Lanes exchange numbers in shared memory, with a shuffle where a __syncwarp belongs.
-GLOBAL void planted_missing_syncwarp(float* out) {
+GLOBAL void planted_missing_syncwarp(float* out, const unsigned*, unsigned only) {
   SHARED(float, numbers, [128]);
   numbers[threadIdx.x] = threadIdx.x;
+  if (!BUGGY) __syncwarp();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x ^ 1];
 }
 
 // One thread steps out of its variable, of dynamic shared memory, of a global allocation.
-GLOBAL void planted_outside_static(float* out) {
+GLOBAL void planted_outside_static(float* out, const unsigned*, unsigned only) {
   SHARED(float, numbers, [128]);
-  numbers[threadIdx.x + (threadIdx.x == 127)] = 1.f;
+  numbers[threadIdx.x + (BUGGY && threadIdx.x == 127)] = 1.f;
   __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
 }
-GLOBAL void planted_outside_dynamic(float* out) {
+GLOBAL void planted_outside_dynamic(float* out, const unsigned*, unsigned only) {
   DYNAMIC_SHARED(float, numbers);
-  numbers[threadIdx.x + (threadIdx.x == 127)] = 1.f;
+  numbers[threadIdx.x + (BUGGY && threadIdx.x == 127)] = 1.f;
   __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[threadIdx.x];
 }
-GLOBAL void planted_outside_global(float* out) { out[blockIdx.x * 128 + threadIdx.x + 1] = 1.f; }
+GLOBAL void planted_outside_global(float* out, const unsigned*, unsigned only) {
+  out[BUGGY && threadIdx.x == 127 ? gridDim.x * 128 : blockIdx.x * 128 + threadIdx.x] = 1.f;
+}
 
 // One number of shared memory is never written.
 GLOBAL void planted_unwritten(float* out) {
@@ -86,15 +94,16 @@ GLOBAL void planted_bank_conflict(float* out) {
 }
 
 // A copy is on its way, and nobody waits for it.
-GLOBAL void planted_missing_wait(float* out) {
+GLOBAL void planted_missing_wait(float* out, const unsigned*, unsigned only) {
   SHARED(float, numbers, [128 * 4]);
   cp_async(&numbers[threadIdx.x * 4], out, false);  // zeros
   cp_async_commit();
+  if (!BUGGY) cp_async_wait<0>();
   __syncthreads();
   out[blockIdx.x * 128 + threadIdx.x] = numbers[(threadIdx.x * 4 + 4) % 512];
 }
 
 // The block table of two blocks is read one entry too far: tables lie one after the other in a buffer that ends there.
-GLOBAL void planted_past_the_table(float* out, const unsigned* table) {
-  out[blockIdx.x * 128 + threadIdx.x] = (float)table[threadIdx.x / 64 + (threadIdx.x == 127)];
+GLOBAL void planted_past_the_table(float* out, const unsigned* table, unsigned only) {
+  out[blockIdx.x * 128 + threadIdx.x] = (float)table[threadIdx.x / 64 + (BUGGY && threadIdx.x == 127)];
 }
