@@ -127,6 +127,12 @@ fn a_gpu_is_used_where_there_is_one_and_computes_in_the_dtype_of_the_weights() {
             "{name}"
         );
     }
+    // Logits and `verify` are compared with f32.
+    let model = fixture("qwen3-bf16");
+    let reference = model.join("reference.safetensors");
+    let [model, reference] = [model, reference].map(|path| path.to_str().unwrap().to_owned());
+    let verified = machine.run(&["verify", "--model", &model, "--reference", &reference]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
     assert_eq!(machine.generate("llama3", &["--device", "cpu"])["stats"]["device"], "cpu");
     // Nothing is wrong with a machine that has no GPU, or half of a toolkit, as long as nobody asks for one.
     assert_eq!(Machine::with(&[]).generate("llama3", &[])["stats"]["device"], "cpu");

@@ -40,7 +40,8 @@ pub struct Args {
     layers: bool,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(mut args: Args) -> Result<Outcome> {
+    args.load.prefer_f32();
     on_device!(args.on, args.load, |machine| run_on(args, machine))
 }
 

@@ -109,6 +109,13 @@ impl LoadArgs {
         ModelRunner::load_on(machine, &self.model.directory()?, options)
     }
 
+    /// For comparisons with f32: that is what is computed, unless something else is asked for.
+    pub fn prefer_f32(&mut self) {
+        if self.dtype == Arithmetic::Auto {
+            self.dtype = Arithmetic::F32;
+        }
+    }
+
     /// Whether the CPU computes so.
     ///
     /// # Errors
