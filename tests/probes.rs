@@ -114,6 +114,7 @@ fn atomic_operations_miss_nobody() {
     let results = SCHEDULES.map(|schedule| {
         let device = Simulated::with_schedule(schedule);
         let y = device.allocate(16).unwrap();
+        device.upload(y, &[0; 16]).unwrap();
         let grid = Grid { blocks: [1, 1], threads: 64, shared_bytes: 0 };
         device.launch("probe_atomics", grid, &[Arg::At(y)]).unwrap();
         let mut bytes = [0; 16];
