@@ -34,7 +34,7 @@ body() {
 for sanitizer in "${@:-thread address}"; do
     for sanitizer in $sanitizer; do
         echo "== $sanitizer: builds"
-        export STAIRWELL_SANITIZE=$sanitizer CARGO_TARGET_DIR=target/sanitize # the dependencies are the same for both
+        export STAIRWELL_SANITIZE=$sanitizer CARGO_TARGET_DIR=${SANITIZE_TARGET:-target/sanitize} # dependencies are built once for both
         cargo test --quiet --features step5 --test simulator --test step5 --no-run
         binary() { cargo test --quiet --features step5 --test "$1" --no-run --message-format json 2>/dev/null | grep -o '"executable":"[^"]*"' | grep "/deps/$1-" | tail -1 | cut -d'"' -f4; }
         simulator=$(binary simulator) step5=$(binary step5)
