@@ -14,7 +14,7 @@
 
 namespace simulator::counters {
 
-bool counting = false;
+thread_local bool counting = false;
 
 namespace {
 
@@ -53,7 +53,7 @@ struct Open {
 };
 std::map<std::pair<Key, unsigned>, Open> open;
 uint64_t barriers = 0;
-bool inside = false;  // what is called from here may be counted itself
+thread_local bool inside = false;  // what is called from here may be counted itself
 
 Region* region_of(uint64_t address) {
   for (Region& region : regions)

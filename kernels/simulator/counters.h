@@ -3,8 +3,8 @@
 
 namespace simulator::counters {
 
-// Whether accesses are counted now.
-extern bool counting;
+// Whether the accesses of this thread of the operating system are counted now. Others may launch kernels at the same time.
+extern thread_local bool counting;
 
 // A block has ended: its accesses are grouped by warp and added up.
 void end_block();
