@@ -20,7 +20,8 @@ fn simulator() {
 
     // What the compiler says of the reader's exercises becomes warnings, and everything else is built without them.
     let mut exercise = compiler();
-    exercise.flag("-Wno-unused-function").file("kernels/simulator/exercise.cpp");
+    exercise.opt_level(0).debug(false).cargo_metadata(false).flag("-Wno-unused-function");
+    exercise.file("kernels/simulator/exercise.cpp");
     let broken = exercise.try_compile("stairwell_exercise").is_err();
     let compiler = || {
         let mut build = compiler();
@@ -30,7 +31,7 @@ fn simulator() {
         build
     };
 
-    // First, so that the simulator's own functions, which both have, are those without calls.
+    // Linked first, so that the simulator's own functions, which both have, are those without calls.
     let mut build = compiler();
     if let Some(sanitizer) = &sanitizer {
         build.flag(format!("-fsanitize={sanitizer}")).define("SIMULATOR_SANITIZED", None);
@@ -39,18 +40,22 @@ fn simulator() {
         println!("cargo:rustc-link-arg=-l{library}");
     }
     build.file("kernels/simulator/main.cpp").file("kernels/simulator/counters.cpp");
-    compile(&build, "stairwell_simulator");
 
     // The kernels that tell of each access: ThreadSanitizer's calls, with functions of our own behind them. A sanitizer has those
     // functions itself.
-    if sanitizer.is_none() {
-        let mut counted = compiler();
-        counted.flag("-fsanitize=thread");
-        if counted.get_compiler().is_like_clang() {
-            counted.flag("-mllvm").flag("-tsan-instrument-read-before-write");
+    let mut counted = compiler();
+    counted.flag("-fsanitize=thread").file("kernels/simulator/counted.cpp").cargo_metadata(false);
+    if counted.get_compiler().is_like_clang() {
+        counted.flag("-mllvm").flag("-tsan-instrument-read-before-write");
+    }
+    std::thread::scope(|both| {
+        if sanitizer.is_none() {
+            both.spawn(|| compile(&counted, "stairwell_counted"));
         }
-        counted.file("kernels/simulator/counted.cpp");
-        compile(&counted, "stairwell_counted");
+        compile(&build, "stairwell_simulator");
+    });
+    if sanitizer.is_none() {
+        println!("cargo:rustc-link-lib=static=stairwell_counted");
     }
 }
 
