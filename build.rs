@@ -74,9 +74,11 @@ fn compiler() -> cc::Build {
 #[cfg(feature = "step5")]
 fn compile(build: &cc::Build, name: &str) {
     if let Err(error) = build.try_compile(name) {
-        panic!(
-            "step 5 compiles its kernels with a C++20 compiler, and that failed: {error}\n\
-             install g++ 11 or clang 14, or newer (Debian, Ubuntu: apt install g++), or build with --features step4"
+        // One line: cargo shows it as an error of this package.
+        println!(
+            "cargo::error=step 5 compiles its kernels with a C++20 compiler, and that failed ({error}); install g++ 11 or clang 14, or newer \
+             (Debian, Ubuntu: apt install g++), or build with --features step4"
         );
+        std::process::exit(1);
     }
 }
