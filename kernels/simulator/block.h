@@ -25,6 +25,7 @@ struct dim3 {
 
 namespace simulator {
 
+// Forward: everybody in turn. Reverse: the last thread first, and each warp as far as it can go. Random: by a seed.
 enum class Order { Forward, Reverse, Random };
 
 // The order of threads and blocks.
@@ -123,9 +124,8 @@ struct Block {
   // Wakes those of `n` threads from `first` on that are in the mask, or all.
   SIMULATOR_OWN void wake_all(unsigned first, unsigned n, unsigned mask, bool all) {
     for (unsigned i = 0; i < n; i++) {
-      unsigned lane = schedule.order == Order::Reverse ? n - 1 - i : i;
-      Thread* thread = threads[first + lane];
-      if (thread->state != State::Done && (all || (mask >> lane & 1))) wake(thread);
+      Thread* thread = threads[first + i];
+      if (thread->state != State::Done && (all || (mask >> i & 1))) wake(thread);
     }
   }
 
@@ -136,6 +136,12 @@ struct Block {
       next_ready = 0;
       if (alive) describe_divergence();
       return &outside;
+    }
+    if (schedule.order == Order::Reverse) {
+      // Who was woken last goes first, so a warp runs as far ahead of the others as barriers let it.
+      Thread* last = ready.back();
+      ready.pop_back();
+      return last;
     }
     if (schedule.order == Order::Random) {
       random ^= random << 13;

@@ -21,7 +21,9 @@ use std::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
     #[default]
+    /// Everybody in turn.
     Forward,
+    /// The last thread first, and each warp as far ahead of the others as barriers let it.
     Reverse,
     /// By a seed.
     Random(u64),
