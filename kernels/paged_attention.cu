@@ -3,7 +3,7 @@
 //   v0   a thread block for each row and query head. Keys in tiles of 64: a thread takes the score of one key, then the numbers of
 //        the output are divided among the threads. Reads K and V once for each query head. Any head_dim, f32, bf16 and f16.
 //   v1   lanes read a key together, 16 bytes each, and every group of lanes has a running softmax of its own; they are merged at the end.
-//        K and V stream by once, coalesced, for each query head. head_dim a multiple of 8 up to 256, bf16 and f16 (v1 to v4).
+//        K and V stream by once, coalesced, for each query head. head_dim a multiple of 8 up to 256 (v1 to v4).
 //   v2   a block for each row and head of K and V: a tile of 32 keys in shared memory serves all query heads of the group. K and V are
 //        read once.
 //   v3   v2 over a part of the context; parts are merged by a second kernel. One long sequence keeps many multiprocessors busy.
@@ -92,17 +92,22 @@ __device__ __forceinline__ size_t place(const Cache<T>& cache, const unsigned* t
   return (head * cache.block_size + t % cache.block_size) * cache.head_dim;
 }
 
-// Eight numbers of 16 bits by one read of 16 bytes.
-__device__ __forceinline__ void widen(float2& to, unsigned bits, const bf16*) {
-  to = make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+// Two numbers that lie side by side, and eight of them, by reads of 16 bytes.
+__device__ __forceinline__ float2 load2(const float* from) { return *reinterpret_cast<const float2*>(from); }
+__device__ __forceinline__ float2 load2(const bf16* from) {
+  const unsigned bits = *reinterpret_cast<const unsigned*>(from);
+  return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
 }
-__device__ __forceinline__ void widen(float2& to, unsigned bits, const f16*) {
-  const __half2 pair = *reinterpret_cast<const __half2*>(&bits);
-  to = __half22float2(pair);
+__device__ __forceinline__ float2 load2(const f16* from) { return __half22float2(*reinterpret_cast<const __half2*>(from)); }
+
+__device__ __forceinline__ void load8(float2 (&to)[4], const float* from) {
+  const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
+  to[0] = make_float2(a.x, a.y), to[1] = make_float2(a.z, a.w), to[2] = make_float2(b.x, b.y), to[3] = make_float2(b.z, b.w);
 }
 template <class T> __device__ __forceinline__ void load8(float2 (&to)[4], const T* from) {
   const uint4 bits = *reinterpret_cast<const uint4*>(from);
-  widen(to[0], bits.x, from), widen(to[1], bits.y, from), widen(to[2], bits.z, from), widen(to[3], bits.w, from);
+  const unsigned each[4] = {bits.x, bits.y, bits.z, bits.w};
+  for (unsigned i = 0; i < 4; i++) to[i] = load2(reinterpret_cast<const T*>(&each[i]));
 }
 
 // e^(x - largest), and 0 for what was never seen, also if nothing was.
@@ -177,21 +182,23 @@ template <class T> __device__ void paged_attention_v1(float* out, const float* q
   }
 }
 
-// v2 to v4. A tile of K and one of V in shared memory, KEYS vectors each. A vector has 8 numbers more than it needs: lanes that read the same
+// v2 to v4. A tile of K and one of V in shared memory, KEYS vectors each. A vector has 16 bytes more than it needs: lanes that read the same
 // piece of 8 vectors meet 8 groups of 4 banks.
 constexpr unsigned KEYS = 32;
 
-template <class T> __device__ __forceinline__ unsigned tile_width(const Cache<T>& cache) { return cache.head_dim + 8; }
+// Numbers in 16 bytes, and from one vector of a tile to the next.
+template <class T> constexpr unsigned PIECE = 16 / sizeof(T);
+template <class T> __device__ __forceinline__ unsigned tile_width(const Cache<T>& cache) { return cache.head_dim + PIECE<T>; }
 
 // Brings a tile, 16 bytes a thread at a time: at once, or on its way. Zeros for keys that the row does not see.
 template <bool ASYNC, class T>
 __device__ __forceinline__ void bring_tile(T* k_tile, T* v_tile, const Cache<T>& cache, const unsigned* table, unsigned kv_head, unsigned tile,
                                            unsigned first, unsigned end) {
-  const unsigned pieces = cache.head_dim / 8;
+  const unsigned pieces = cache.head_dim / PIECE<T>;
   for (unsigned i = threadIdx.x; i < KEYS * pieces; i += blockDim.x) {
-    const unsigned key = i / pieces, t = tile + key, to = key * tile_width(cache) + i % pieces * 8;
+    const unsigned key = i / pieces, t = tile + key, to = key * tile_width(cache) + i % pieces * PIECE<T>;
     const bool seen = first <= t && t < end;
-    const size_t from = seen ? place(cache, table, kv_head, t) + i % pieces * 8 : 0;
+    const size_t from = seen ? place(cache, table, kv_head, t) + i % pieces * PIECE<T> : 0;
     if (ASYNC) {
       cp_async(k_tile + to, cache.k + from, seen);
       cp_async(v_tile + to, cache.v + from, seen);
@@ -232,8 +239,7 @@ __device__ __forceinline__ void meet_tile(float* sums, float* state, float* weig
   for (unsigned d = 2 * lane; d < cache.head_dim; d += 64) {
     float x = sums[d] * correction, y = sums[d + 1] * correction;
     for (unsigned key = 0; key < KEYS; key++) {
-      float2 two;
-      widen(two, *reinterpret_cast<const unsigned*>(v_tile + key * width + d), v_tile);
+      const float2 two = load2(v_tile + key * width + d);
       x += weights[key] * two.x;
       y += weights[key] * two.y;
     }
@@ -344,5 +350,4 @@ GLOBAL void paged_attention_combine(float* out, const float* partial, const unsi
       unsigned heads, float* partial, unsigned part) {                                                                             \
     CACHE(T) paged_attention_tiles<true>(out, partial, q, cache, heads, part);                                                     \
   }
-FASTER(bf16, bf16)
-FASTER(f16, f16)
+FOR_EACH_DTYPE(FASTER)
