@@ -7,7 +7,11 @@ use serde_json::Value;
 use std::fs;
 
 fn generate(more: &[&str]) -> Value {
-    let model = fixture("qwen3-bf16");
+    generate_with("qwen3-bf16", more)
+}
+
+fn generate_with(name: &str, more: &[&str]) -> Value {
+    let model = fixture(name);
     let args = [
         "generate",
         "--model",
@@ -29,6 +33,17 @@ fn the_simulated_device_is_used_and_says_the_same() {
     assert_eq!(cpu["stats"]["kernel_launches"], Value::Null);
     assert!(sim["stats"]["kernel_launches"].as_u64().unwrap() > 100);
     assert_eq!(sim["stats"]["attention"], "paged");
+    // Heads of 8 numbers fit every version; heads of 12 fit the plain one alone.
+    let wide = generate_with("llama3", &["--device", "cpu"]);
+    for version in ["v0", "v1", "v2", "v3", "v4"] {
+        let asked = ["--device", "sim", "--kernel", &format!("paged_attention={version}")];
+        let forced = generate_with("llama3", &asked);
+        assert_eq!(forced["output_ids"], wide["output_ids"], "{version}");
+        assert_eq!(forced["stats"]["attention_kernel"], format!("paged_attention_{version}"));
+        assert_eq!(generate(&asked)["stats"]["attention_kernel"], "paged_attention_v0", "{version}: too narrow");
+    }
+    let default = generate_with("llama3", &["--device", "sim"]);
+    assert_eq!(default["stats"]["attention_kernel"], "paged_attention_v4");
 
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -51,6 +66,8 @@ fn what_is_not_there_is_said_in_one_line() {
         run(&[&prompt[..], more].concat()).refused(parts);
     };
     refused(&["--device", "cuda"], &["--device cuda", "--device sim"]);
+    refused(&["--device", "sim", "--kernel", "paged_attention=v9"], &["no version 'v9'", "v0, v1, v2, v3, v4"]);
+    refused(&["--device", "sim", "--kernel", "matmul"], &["'matmul'", "paged_attention=v2"]);
     refused(&["--device", "tpu"], &["there is no device 'tpu'", "cpu, cuda, sim"]);
     refused(&["--device", "sim", "--attention", "contiguous"], &["--attention contiguous", "in blocks"]);
     refused(&["--device", "sim", "--kv-dtype", "fp8-e4m3"], &["--kv-dtype fp8-e4m3", "f32, bf16 or f16"]);

@@ -19,7 +19,7 @@ fn run(kernel: &str, threads: u32, buffers: &[Vec<u8>], more: &[Arg]) -> Vec<Vec
         let addresses: Vec<Address> = buffers.iter().map(upload).collect();
         let arguments: Vec<Arg> = addresses.iter().map(|a| Arg::At(*a)).chain(more.iter().copied()).collect();
         let n = if let Some(Arg::Size(n)) = more.first() { *n as u32 } else { threads };
-        let grid = Grid { blocks: [n.div_ceil(threads), 1], threads, shared_bytes: 0 };
+        let grid = Grid { blocks: [n.div_ceil(threads), 1, 1], threads, shared_bytes: 0 };
         device.launch(kernel, grid, &arguments).unwrap();
         let download = |(address, bytes): (&Address, &Vec<u8>)| {
             let mut out = vec![0; bytes.len()];
@@ -115,7 +115,7 @@ fn atomic_operations_miss_nobody() {
         let device = Simulated::with_schedule(schedule);
         let y = device.allocate(16).unwrap();
         device.upload(y, &[0; 16]).unwrap();
-        let grid = Grid { blocks: [1, 1], threads: 64, shared_bytes: 0 };
+        let grid = Grid { blocks: [1, 1, 1], threads: 64, shared_bytes: 0 };
         device.launch("probe_atomics", grid, &[Arg::At(y)]).unwrap();
         let mut bytes = [0; 16];
         device.download(y, &mut bytes).unwrap();

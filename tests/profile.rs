@@ -83,11 +83,29 @@ fn the_plain_attention_reads_k_and_v_once_for_each_query_head() {
     assert_eq!(profile.least_written, 4 * heads * head_dim);
 }
 
+/// Llama-3-8B's heads: a head of K and V serves four query heads.
+#[test]
+fn grouped_attention_reads_k_and_v_once() {
+    let shape = "sequences=2,tokens=1024,heads=32,kv_heads=8,head_dim=128,block_size=16";
+    let cache = 2 * 2 * 2 * 1024 * 8 * 128; // K and V, 2 bytes a number, 2 sequences
+    let read = |version: &str| {
+        let profile = profile(&format!("paged_attention_{version}"), shape);
+        (32 * profile.sectors(false)) as f64 / cache as f64
+    };
+    assert!(read("v0") > 4.0, "each of four query heads reads a head of K and V, and lanes read across the grain");
+    let v1 = read("v1");
+    assert!((4.0..4.3).contains(&v1), "coalesced, and still once for each query head: {v1}");
+    for version in ["v2", "v3", "v4"] {
+        let times = read(version);
+        assert!((1.0..1.05).contains(&times), "{version} reads {times} times K and V");
+    }
+}
+
 #[test]
 fn lanes_that_want_one_bank_take_turns() {
     let device = Simulated::default();
     let out = device.allocate(4 * 128).unwrap();
-    let grid = Grid { blocks: [1, 1], threads: 128, shared_bytes: 0 };
+    let grid = Grid { blocks: [1, 1, 1], threads: 128, shared_bytes: 0 };
     let profile = device.profile("planted_bank_conflict", grid, &[Arg::At(out)]).unwrap();
     let reads: Vec<(u64, u64)> =
         profile.sites.iter().filter(|s| s.shared && !s.writes).map(|s| (s.requests, s.turns)).collect();

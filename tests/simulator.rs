@@ -20,7 +20,7 @@ fn run_with_bug_in(
     let device = Simulated::with_schedule(schedule);
     let bytes = 4 * BLOCKS * THREADS;
     let out = device.allocate(bytes).unwrap(); // exactly as large as it must be
-    let grid = Grid { blocks: [BLOCKS as u32, 1], threads: THREADS as u32, shared_bytes };
+    let grid = Grid { blocks: [BLOCKS as u32, 1, 1], threads: THREADS as u32, shared_bytes };
     let table = device.allocate(8).unwrap(); // two blocks, for the kernel that has a table
     let ran = device
         .launch(kernel, grid, &[Arg::At(out), Arg::At(table), Arg::U32(block)])
@@ -89,17 +89,17 @@ fn a_copy_that_nobody_waits_for_has_not_landed_in_any_block() {
 #[test]
 fn launches_that_no_device_takes_are_refused() {
     let device = Simulated::default();
-    let launch = |kernel: &str, blocks: [u32; 2], threads: u32, shared_bytes: usize| {
+    let launch = |kernel: &str, blocks: [u32; 3], threads: u32, shared_bytes: usize| {
         let grid = Grid { blocks, threads, shared_bytes };
         device.launch(kernel, grid, &[Arg::At(Address(0))]).unwrap_err().to_string()
     };
     assert!(
-        launch("nothing", [1, 1], 1, 0)
+        launch("nothing", [1, 1, 1], 1, 0)
             .contains("kernel nothing on the simulated device: there is no such kernel")
     );
-    assert!(launch("planted_nothing", [1, 1], 1025, 0).contains("1 to 1024 threads"));
-    assert!(launch("planted_nothing", [1, 0], 32, 0).contains("a grid has"));
-    assert!(launch("planted_nothing", [1, 1], 32, 1 << 20).contains("227 KiB"));
+    assert!(launch("planted_nothing", [1, 1, 1], 1025, 0).contains("1 to 1024 threads"));
+    assert!(launch("planted_nothing", [1, 0, 1], 32, 0).contains("a grid has"));
+    assert!(launch("planted_nothing", [1, 1, 1], 32, 1 << 20).contains("227 KiB"));
 }
 
 /// Runs the kernel that STAIRWELL_KERNEL names, with its bug in block STAIRWELL_BLOCK, for scripts/sanitize_kernels.sh: a sanitizer reports on the side.

@@ -6,7 +6,7 @@ use device::device;
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
-        cuda::{Cuda, CudaOptions, CudaWeight},
+        cuda::{AttentionVersion, Cuda, CudaOptions, CudaWeight},
     },
     batch::Batch,
     kv::{KvBudget, KvDtype, KvOptions, PagedCuda},
@@ -228,15 +228,16 @@ fn single_numbers_rows_and_rotations() {
 #[test]
 fn attention_over_blocks() {
     let random = &mut Random(4);
-    for _ in 0..40 {
+    for _ in 0..60 {
         let (kv_heads, group, head_dim) =
-            (random.between(1, 3), random.of(&[1, 2, 3, 7, 8]), random.between(1, 130));
+            (random.between(1, 3), random.of(&[1, 2, 3, 7, 8]), random.of(&[1, 33, 64, 80, 96, 128, 256]));
         let (block_size, sequences) = (random.of(&[1, 2, 4, 8, 16, 32]), random.between(1, 4));
         let window = (random.next() < 0.3).then(|| random.between(1, 90));
         let dtype = random.of(&[KvDtype::F32, KvDtype::Bf16, KvDtype::F16]);
         let lengths: Vec<(usize, usize)> = (0..sequences)
             .map(|_| {
-                let many = random.between(0, 250);
+                let most = random.of(&[60, 250, 1300]); // the last: several parts
+                let many = random.between(0, most);
                 (random.of(&[0, 1, many]), random.between(1, 9))
             })
             .collect();
@@ -258,7 +259,9 @@ fn attention_over_blocks() {
             budget: Some(KvBudget::Tokens(sequences * blocks * block_size)),
             ..KvOptions::default()
         };
-        let cuda = Cuda::new(device());
+        let asked = random.of(&AttentionVersion::ALL);
+        let choice = CudaOptions { attention: Some(asked), ..CudaOptions::default() };
+        let cuda = Cuda::with_options(device(), choice);
         let mut attention = PagedCuda::new(cuda.device(), shape, &options, 1 << 30).unwrap();
         // Block j of sequence i, in no order that would be right by accident.
         let table = |i: usize| (0..blocks).rev().map(|j| (j * sequences + i) as u32).collect::<Vec<u32>>();
@@ -312,7 +315,7 @@ fn attention_over_blocks() {
                         })
                         .collect();
                     let what = format!(
-                        "sequence {i}, position {position}, head {head} of {heads}/{kv_heads} x {head_dim}, blocks of {block_size}, window {window:?}, {dtype}"
+                        "sequence {i}, position {position}, head {head} of {heads}/{kv_heads} x {head_dim}, blocks of {block_size}, window {window:?}, {dtype}, {asked:?}"
                     );
                     near(&what, &out[at..at + head_dim], &want, 2e-5);
                 }

@@ -2,7 +2,10 @@
 
 use super::model_args::{Arithmetic, LoadArgs};
 use clap::Args;
-use stairwell::{backend::cuda::CudaOptions, tensor::DType};
+use stairwell::{
+    backend::cuda::{AttentionVersion, CudaOptions},
+    tensor::DType,
+};
 
 /// How it runs on a device.
 #[derive(Args)]
@@ -14,6 +17,16 @@ pub struct GpuArgs {
     /// Launch the kernels of every decode step one by one, instead of recording them once (CUDA graphs)
     #[arg(long)]
     enforce_eager: bool,
+    /// The version of a kernel, such as paged_attention=v2; the plain one runs where its limits don't fit [default: the fastest that fits]
+    #[arg(long, value_name = "NAME=VERSION", value_parser = attention_version)]
+    kernel: Option<AttentionVersion>,
+}
+
+fn attention_version(text: &str) -> Result<AttentionVersion, String> {
+    match text.split_once('=') {
+        Some(("paged_attention", version)) => version.parse(),
+        _ => Err(format!("'{text}': there are versions of paged_attention; write paged_attention=v2")),
+    }
 }
 
 fn fraction(text: &str) -> Result<f64, String> {
@@ -30,6 +43,6 @@ impl GpuArgs {
             Arithmetic::Bf16 => Some(DType::BF16),
             Arithmetic::F16 => Some(DType::F16),
         };
-        CudaOptions { dtype, utilization: self.gpu_memory_utilization, graphs: !self.enforce_eager }
+        CudaOptions { dtype, utilization: self.gpu_memory_utilization, graphs: !self.enforce_eager, attention: self.kernel }
     }
 }

@@ -20,6 +20,7 @@ pub fn stats<B: Machine>(
         "kernel_launches": report.kernel_launches,
         "graph_replays": report.graph_replays,
         "attention": runner.attention.name(),
+        "attention_kernel": runner.attention.kernel(),
         "dtype": report.dtype.to_string().to_lowercase(),
         "isa": report.isa,
         "threads": rayon::current_num_threads(),

@@ -100,7 +100,7 @@ fn explain(error: &str) -> String {
 }
 
 fn grid(blocks: u32, threads: u32) -> Grid {
-    Grid { blocks: [blocks, 1], threads, shared_bytes: 0 }
+    Grid { blocks: [blocks, 1, 1], threads, shared_bytes: 0 }
 }
 
 /// `kernel(y, x)`: each number of y is the sum of the 32 numbers of x that its warp has.
@@ -138,7 +138,7 @@ pub fn warp_sum(kernel: &str) {
 pub fn transpose(kernel: &str) {
     let case = |rows: usize, cols: usize| Case {
         kernel,
-        grid: Grid { blocks: [cols.div_ceil(32) as u32, rows.div_ceil(32) as u32], ..grid(1, 256) },
+        grid: Grid { blocks: [cols.div_ceil(32) as u32, rows.div_ceil(32) as u32, 1], ..grid(1, 256) },
         x: (0..rows * cols).map(|i| i as f32).collect(),
         outputs: rows * cols,
         more: vec![Arg::U32(rows as u32), Arg::U32(cols as u32)],

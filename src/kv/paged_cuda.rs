@@ -8,7 +8,10 @@ use super::{
 use crate::{
     backend::{
         Shaped,
-        cuda::{Arg, Buffer, Cuda, CudaTensor, Device, Grid, Ids, suffix},
+        cuda::{
+            Arg, AttentionVersion, Buffer, Cuda, CudaTensor, Device, Grid, Ids, PagedPlaces, PagedShape, PagedWork,
+            suffix,
+        },
     },
     batch::{Batch, Move},
     error::{Error, Result},
@@ -18,9 +21,6 @@ use std::sync::Arc;
 
 /// The slot of a row that writes nothing: see kernels/kv_cache.cu.
 const NOWHERE: u32 = u32::MAX;
-
-/// Keys of a tile, and threads of a block: TILE in kernels/paged_attention.cu.
-const TILE: usize = 64;
 
 /// See the module's documentation.
 pub struct PagedCuda {
@@ -38,6 +38,9 @@ pub struct PagedCuda {
     table_starts: Ids,
     positions: Ids,
     slots: Ids,
+    /// What runs, and in how many parts of the context.
+    version: AttentionVersion,
+    parts: usize,
 }
 
 impl PagedCuda {
@@ -72,8 +75,15 @@ impl PagedCuda {
             table_starts: ids()?,
             positions: ids()?,
             slots: ids()?,
+            version: AttentionVersion::V0,
+            parts: 1,
             shape,
         })
+    }
+
+    fn paged_shape(&self) -> PagedShape {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        PagedShape { heads, kv_heads, head_dim, block_size: self.pool.block_size, dtype: self.dtype.stored() }
     }
 
     /// Carries out the copies that a batch begins with.
@@ -112,7 +122,11 @@ impl Attention<Cuda> for PagedCuda {
         "paged"
     }
 
-    fn begin(&mut self, _: &Cuda, batch: &Batch) -> Result<Option<u64>> {
+    fn kernel(&self) -> Option<&'static str> {
+        Some(self.version.kernel())
+    }
+
+    fn begin(&mut self, cuda: &Cuda, batch: &Batch) -> Result<Option<u64>> {
         self.move_blocks(&batch.moves)?;
         self.placement.place(&self.pool, batch)?;
         let Placement { sequences, tables, slot_mapping } = &mut self.placement;
@@ -127,7 +141,10 @@ impl Attention<Cuda> for PagedCuda {
         self.table_starts.write(&starts)?;
         self.positions.write(&batch.positions)?;
         self.slots.write(slot_mapping)?;
-        Ok(batch.decode_rows().map(|_| rows as u64))
+        let longest = batch.positions.iter().max().map_or(1, |position| *position as usize + 1);
+        self.version = AttentionVersion::choose(cuda.options().attention, &self.paged_shape());
+        self.parts = self.version.parts(longest);
+        Ok(batch.decode_rows().map(|_| (self.parts as u64) << 32 | rows as u64))
     }
 
     fn attend(
@@ -138,28 +155,31 @@ impl Attention<Cuda> for PagedCuda {
         k: &CudaTensor,
         v: &CudaTensor,
     ) -> Result<CudaTensor> {
-        let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
+        let AttentionShape { kv_heads, head_dim, scale, .. } = self.shape;
         let [keys, values] = &self.layers[layer - self.shape.layers.start];
-        let [keys, values] = [keys, values].map(|buffer| Arg::At(buffer.address));
         let dtype = suffix(self.dtype.stored());
         let sizes = [kv_heads, head_dim, self.pool.block_size].map(|n| Arg::U32(n as u32));
         let new = [k.address(), v.address(), self.slots.address()].map(Arg::At);
-        let arguments = [&[keys, values], &new[..], &sizes].concat();
+        let kept = [keys, values].map(|buffer| Arg::At(buffer.address));
+        let arguments = [&kept[..], &new, &sizes].concat();
         cuda.launch(&format!("write_kv_{dtype}"), Grid::rows(k.rows(), 128), &arguments)?;
 
-        let out = cuda.take(q.rows(), heads * head_dim)?;
-        let where_ =
-            [self.tables.address(), self.table_starts.address(), self.positions.address()].map(Arg::At);
-        let window = Arg::U32(self.shape.windows[layer].map_or(u32::MAX, |window| window as u32));
-        let ends = [Arg::At(out.address()), Arg::At(q.address()), keys, values];
-        let arguments = [&ends[..], &where_, &sizes, &[window, Arg::F32(scale)]].concat();
-        let grid = Grid {
-            blocks: [heads as u32, q.rows() as u32],
-            threads: TILE as u32,
-            shared_bytes: 4 * (2 * head_dim + TILE),
+        let places = PagedPlaces {
+            k: keys.address,
+            v: values.address,
+            tables: self.tables.address(),
+            table_starts: self.table_starts.address(),
+            positions: self.positions.address(),
         };
-        cuda.launch(&format!("paged_attention_v0_{dtype}"), grid, &arguments)?;
-        Ok(out)
+        let work = PagedWork {
+            shape: self.paged_shape(),
+            places,
+            rows: q.rows(),
+            window: self.shape.windows[layer],
+            scale,
+            parts: self.parts,
+        };
+        cuda.paged_attention(self.version, q, &work)
     }
 
     fn max_tokens(&self) -> Option<usize> {

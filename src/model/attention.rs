@@ -65,6 +65,11 @@ pub trait Attention<B: Backend>: Send {
     /// The name in stats, such as `recompute`.
     fn name(&self) -> &'static str;
 
+    /// The kernel that attends, on a device that has several.
+    fn kernel(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Told of the batch once a forward pass. All metadata is uploaded here, none in [`attend`](Attention::attend).
     ///
     /// `Some(key)`: forwards with the same key launch the same kernels on the same addresses, so a device may replay them.

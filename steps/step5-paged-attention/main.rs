@@ -62,7 +62,7 @@ fn main() -> Result<()> {
 }
 
 fn grid(blocks: u32, threads: u32) -> Grid {
-    Grid { blocks: [blocks, 1], threads, shared_bytes: 0 }
+    Grid { blocks: [blocks, 1, 1], threads, shared_bytes: 0 }
 }
 
 // ANCHOR: run

@@ -41,8 +41,8 @@ impl Arg {
 /// How many threads run a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// Blocks in x and y.
-    pub blocks: [u32; 2],
+    /// Blocks in x, y and z.
+    pub blocks: [u32; 3],
     /// Threads of a block.
     pub threads: u32,
     /// Bytes of dynamic shared memory of a block.
@@ -52,12 +52,12 @@ pub struct Grid {
 impl Grid {
     /// A block of `threads` threads for each of `rows` rows.
     pub fn rows(rows: usize, threads: u32) -> Grid {
-        Grid { blocks: [rows as u32, 1], threads, shared_bytes: 0 }
+        Grid { blocks: [rows as u32, 1, 1], threads, shared_bytes: 0 }
     }
 
     /// A thread for each of n numbers, in blocks of 256.
     pub fn numbers(n: usize) -> Grid {
-        Grid { blocks: [n.div_ceil(256) as u32, 1], threads: 256, shared_bytes: 0 }
+        Grid { blocks: [n.div_ceil(256) as u32, 1, 1], threads: 256, shared_bytes: 0 }
     }
 }
 

@@ -4,6 +4,7 @@
 //! - `gpu`: an NVIDIA GPU;
 //! - `simulated`: a device on the CPU; `profile`: what a kernel reads and writes on it;
 //! - `operations`: what a model asks for, and which kernels do it;
+//! - `paged_attention`: the versions of attention;
 //! - `sampling`: tokens drawn where the logits are;
 //! - `memory`: buffers and activations;
 //! - `weight`: parameters;
@@ -15,6 +16,7 @@ mod gpu;
 mod graph;
 mod memory;
 mod operations;
+mod paged_attention;
 mod profile;
 mod sampling;
 mod simulated;
@@ -24,6 +26,7 @@ mod workload;
 pub use device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Matmul};
 pub use gpu::Gpu;
 pub use memory::{Buffer, CudaTensor, Ids, Workspace};
+pub use paged_attention::{AttentionVersion, PART, PagedPlaces, PagedShape, PagedWork};
 pub use profile::{Profile, Site};
 pub use simulated::{Schedule, Simulated};
 pub use weight::CudaWeight;
@@ -48,11 +51,13 @@ pub struct CudaOptions {
     pub utilization: f64,
     /// Whether decode steps are recorded and replayed.
     pub graphs: bool,
+    /// The version of attention, if it is not to be the fastest that fits.
+    pub attention: Option<AttentionVersion>,
 }
 
 impl Default for CudaOptions {
     fn default() -> CudaOptions {
-        CudaOptions { dtype: Some(DType::F32), utilization: 0.9, graphs: true }
+        CudaOptions { dtype: Some(DType::F32), utilization: 0.9, graphs: true, attention: None }
     }
 }
 

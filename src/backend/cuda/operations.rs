@@ -52,7 +52,7 @@ impl Cuda {
             return Ok(());
         }
         let threads = 128;
-        let blocks = [outputs.div_ceil(threads) as u32, y.rows() as u32];
+        let blocks = [outputs.div_ceil(threads) as u32, y.rows() as u32, 1];
         let grid = Grid { blocks, threads: threads as u32, shared_bytes: 0 };
         let (cols, transposed) = (u32(y.cols()), Arg::U32(part.transposed.into()));
         let [y, x, w] = [y.address(), x, part.buffer.address].map(Arg::At);

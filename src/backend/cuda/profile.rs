@@ -92,7 +92,7 @@ impl Simulated {
         // SAFETY: pairs of numbers, n of them.
         unsafe { simulator_count_begin(allocations.as_ptr(), allocations.len() / 2) };
         let launched = call(kernel, arguments, |name, pointers, error| {
-            let (blocks, threads) = ([grid.blocks[0], grid.blocks[1], 1], [grid.threads, 1, 1]);
+            let (blocks, threads) = (grid.blocks, [grid.threads, 1, 1]);
             // SAFETY: as in `launch`.
             unsafe {
                 simulator_launch_counted(

@@ -104,7 +104,7 @@ fn run(schedule: Schedule, kernel: &str, grid: Grid, arguments: &[Arg]) -> Resul
     };
     let workers = thread::available_parallelism().map_or(1, |n| n.get() as u32);
     call(kernel, arguments, |name, pointers, error| {
-        let (blocks, threads) = ([grid.blocks[0], grid.blocks[1], 1], [grid.threads, 1, 1]);
+        let (blocks, threads) = (grid.blocks, [grid.threads, 1, 1]);
         // SAFETY: the kernel reads its arguments through `pointers`, each of which points to a value in `arguments`; that those are
         // the kernel's, and its addresses large enough, is what the caller promises, as on a real device.
         unsafe {

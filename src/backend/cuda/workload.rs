@@ -1,11 +1,15 @@
 //! Work for a kernel of a given shape, to profile it: arguments of the right sizes, filled with ones.
 
 use super::{
+    AttentionVersion, PagedPlaces, PagedShape, PagedWork,
     device::{Address, Arg, Device, Grid},
     profile::Profile,
     simulated::Simulated,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tensor::DType,
+};
 use std::collections::BTreeMap;
 
 /// What the numbers of a shape are called, and what they are if nobody says.
@@ -26,11 +30,29 @@ pub const PROFILED: &[(&str, Defaults)] = &[
     ("paged_attention_v0_bf16", ATTENTION),
     ("paged_attention_v0_f16", ATTENTION),
     ("paged_attention_v0_f32", ATTENTION),
+    ("paged_attention_v1_bf16", ATTENTION),
+    ("paged_attention_v1_f16", ATTENTION),
+    ("paged_attention_v1_f32", ATTENTION),
+    ("paged_attention_v2_bf16", ATTENTION),
+    ("paged_attention_v2_f16", ATTENTION),
+    ("paged_attention_v2_f32", ATTENTION),
+    ("paged_attention_v3_bf16", ATTENTION),
+    ("paged_attention_v3_f16", ATTENTION),
+    ("paged_attention_v3_f32", ATTENTION),
+    ("paged_attention_v4_bf16", ATTENTION),
+    ("paged_attention_v4_f16", ATTENTION),
+    ("paged_attention_v4_f32", ATTENTION),
     ("rms_norm_v0", ROWS),
     ("rms_norm_v1", ROWS),
     ("rms_norm_v2", ROWS),
     ("silu_mul", ROWS),
 ];
+
+/// A kernel's full name: bf16 where the name leaves the dtype out.
+fn full_name(kernel: &str) -> Option<&'static (&'static str, Defaults)> {
+    let known = |name: &str| PROFILED.iter().find(|(known, _)| *known == name);
+    known(kernel).or_else(|| known(&format!("{kernel}_bf16")))
+}
 
 /// The numbers of a kernel's shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +67,7 @@ impl KernelShape {
         let names = || PROFILED.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let unknown =
             || Error::Usage(format!("there is no kernel '{kernel}' to profile; there are {}", names()));
-        let (_, defaults) = PROFILED.iter().find(|(name, _)| *name == kernel).ok_or_else(unknown)?;
+        let (_, defaults) = full_name(kernel).ok_or_else(unknown)?;
         let mut shape: BTreeMap<&'static str, usize> = defaults.iter().copied().collect();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let bad = || {
@@ -81,6 +103,7 @@ impl std::fmt::Display for KernelShape {
 /// For a shape that the kernel does not take.
 pub fn profile_kernel(kernel: &str, shape: &KernelShape) -> Result<Profile> {
     let device = Simulated::default();
+    let kernel = full_name(kernel).map_or(kernel, |(name, _)| name);
     let n = |name: &str| shape.get(name);
     // Bytes of a number that the kernel's suffix names: weights, or K and V.
     let stored = if kernel.ends_with("f16") { 2 } else { 4 };
@@ -117,7 +140,7 @@ pub fn profile_kernel(kernel: &str, shape: &KernelShape) -> Result<Profile> {
             let (input, output) = (number("inputs"), number("outputs"));
             let arguments = [y, x, w, input, output, Arg::U32(0), output, Arg::U32(0)];
             let grid =
-                Grid { blocks: [outputs.div_ceil(128) as u32, rows as u32], threads: 128, shared_bytes: 0 };
+                Grid { blocks: [outputs.div_ceil(128) as u32, rows as u32, 1], threads: 128, shared_bytes: 0 };
             device.profile(kernel, grid, &arguments)
         }
         _ => {
@@ -129,20 +152,31 @@ pub fn profile_kernel(kernel: &str, shape: &KernelShape) -> Result<Profile> {
             }
             let per_sequence = tokens.div_ceil(block_size);
             let cache = sequences * per_sequence * block_size * kv_heads * head_dim;
-            let [out, q] =
-                [floats(sequences * heads * head_dim)?, floats(sequences * heads * head_dim)?].map(Arg::At);
-            let [k, v] = [narrow(cache)?, narrow(cache)?].map(Arg::At);
+            let [out, q] = [floats(sequences * heads * head_dim)?, floats(sequences * heads * head_dim)?];
+            let [k, v] = [narrow(cache)?, narrow(cache)?];
             let tables: Vec<u32> = (0..(sequences * per_sequence) as u32).rev().collect();
             let starts: Vec<u32> = (0..sequences).map(|s| (s * per_sequence) as u32).collect();
             let positions = vec![tokens as u32 - 1; sequences];
             let [tables, starts, positions] = [&tables, &starts, &positions].map(|ids| device.ids(ids));
-            let [tables, starts, positions] = [tables?, starts?, positions?].map(Arg::At);
-            let sizes = [number("kv_heads"), number("head_dim"), number("block_size")];
-            let ends = [Arg::U32(u32::MAX), Arg::F32(0.125)];
-            let arguments = [&[out, q, k, v, tables, starts, positions], &sizes[..], &ends].concat();
-            let shared_bytes = 4 * (2 * head_dim + 64);
-            let grid = Grid { blocks: [heads as u32, sequences as u32], threads: 64, shared_bytes };
-            device.profile(kernel, grid, &arguments)
+            let [tables, starts, positions] = [tables?, starts?, positions?];
+            let places = PagedPlaces { k, v, tables, table_starts: starts, positions };
+            let dtype = match kernel {
+                _ if kernel.ends_with("_bf16") => DType::BF16,
+                _ if kernel.ends_with("_f16") => DType::F16,
+                _ => DType::F32,
+            };
+            let shape = PagedShape { heads, kv_heads, head_dim, block_size, dtype };
+            let version = AttentionVersion::ALL.into_iter().find(|version| kernel.starts_with(version.kernel()));
+            let version = version.expect("a version of the list");
+            if !version.fits(&shape) {
+                let message = format!("--shape: {kernel} takes a head_dim that is a multiple of 8, up to 256");
+                return Err(Error::Usage(message));
+            }
+            let parts = version.parts(tokens);
+            let partial = floats(sequences * heads * parts * (head_dim + 2))?;
+            let work = PagedWork { shape, places, rows: sequences, window: None, scale: 0.125, parts };
+            let (kernel, grid, arguments) = version.launch(&work, out, q, partial);
+            device.profile(&kernel, grid, &arguments)
         }
     }
 }

@@ -192,7 +192,7 @@ impl Device for Gpu {
         self.context.enter()?;
         let function = self.function(kernel, grid.shared_bytes)?;
         let mut pointers: Vec<_> = arguments.iter().map(Arg::pointer).collect();
-        let (blocks, threads) = ((grid.blocks[0], grid.blocks[1], 1), (grid.threads, 1, 1));
+        let (blocks, threads) = (grid.blocks.into(), (grid.threads, 1, 1));
         let shared = grid.shared_bytes as u32;
         // SAFETY: the driver copies the arguments, which live until it returns; that they are the kernel's is what the caller promises.
         unsafe {

@@ -1,0 +1,221 @@
+//! Which version of attention over blocks runs, and how it is launched: kernels/paged_attention.cu.
+
+use super::{
+    Cuda, CudaTensor,
+    device::{Address, Arg, Grid},
+    suffix,
+};
+use crate::{error::Result, tensor::DType};
+use std::{fmt, str::FromStr};
+
+/// A step of the ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionVersion {
+    /// Plainly right, for any shape.
+    V0,
+    /// Lanes read a key together.
+    V1,
+    /// K and V are read once for all query heads of a group.
+    V2,
+    /// The context in parts.
+    V3,
+    /// While a tile is used the next is on its way.
+    V4,
+}
+
+/// Keys of a part. It is the same for every sequence, so that a token's bits don't depend on who else is in the batch, and large, so that
+/// merging costs little: a part's partial result is head_dim + 2 floats a query head, and its K and V 2 · 512 · head_dim numbers.
+pub const PART: usize = 512;
+
+/// Keys of a tile, TILE and KEYS in the kernel file.
+const TILE: usize = 64;
+const KEYS: usize = 32;
+/// Threads of a block of v1.
+const V1_THREADS: usize = 128;
+/// Shared memory that a block may have on every GPU that the kernels are for (sm_86 has the least).
+const SHARED_BYTES: usize = 99 << 10;
+
+/// What decides which version fits.
+#[derive(Clone, Copy, Debug)]
+pub struct PagedShape {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub block_size: usize,
+    pub dtype: DType,
+}
+
+/// Where a launch finds what it reads.
+#[derive(Clone, Copy, Debug)]
+pub struct PagedPlaces {
+    pub k: Address,
+    pub v: Address,
+    pub tables: Address,
+    pub table_starts: Address,
+    pub positions: Address,
+}
+
+impl AttentionVersion {
+    /// All, the plainest first.
+    pub const ALL: [AttentionVersion; 5] = [
+        AttentionVersion::V0,
+        AttentionVersion::V1,
+        AttentionVersion::V2,
+        AttentionVersion::V3,
+        AttentionVersion::V4,
+    ];
+
+    /// The version that is asked for, or the fastest; v0 where that does not fit.
+    pub fn choose(asked: Option<AttentionVersion>, shape: &PagedShape) -> AttentionVersion {
+        let wanted = asked.unwrap_or(AttentionVersion::V4);
+        if wanted.fits(shape) { wanted } else { AttentionVersion::V0 }
+    }
+
+    /// Whether its limits allow a shape.
+    pub fn fits(self, shape: &PagedShape) -> bool {
+        let whole_reads = shape.head_dim.is_multiple_of(8) && shape.head_dim <= 256;
+        self == AttentionVersion::V0 || (whole_reads && self.shared_bytes(shape) <= SHARED_BYTES)
+    }
+
+    /// The kernel's name, without the dtype.
+    pub fn kernel(self) -> &'static str {
+        match self {
+            AttentionVersion::V0 => "paged_attention_v0",
+            AttentionVersion::V1 => "paged_attention_v1",
+            AttentionVersion::V2 => "paged_attention_v2",
+            AttentionVersion::V3 => "paged_attention_v3",
+            AttentionVersion::V4 => "paged_attention_v4",
+        }
+    }
+
+    /// Parts of the context that blocks of their own take, for sequences of at most `longest` tokens: a power of two, so that few graphs serve
+    /// all. One for versions that don't divide it.
+    pub fn parts(self, longest: usize) -> usize {
+        match self {
+            AttentionVersion::V3 | AttentionVersion::V4 => longest.div_ceil(PART).next_power_of_two(),
+            _ => 1,
+        }
+    }
+
+    fn shared_bytes(self, shape: &PagedShape) -> usize {
+        let PagedShape { head_dim, dtype, .. } = *shape;
+        let group = shape.heads / shape.kv_heads;
+        let tile = KEYS * (head_dim * dtype.bytes() + 16);
+        // Queries, sums and states of the group, weights of the warps, all before the tiles at a multiple of 16 bytes.
+        let before = 4 * (2 * group * head_dim + (2 * group).next_multiple_of(4) + 32 * warps(group));
+        match self {
+            AttentionVersion::V0 => 4 * (2 * head_dim + TILE),
+            AttentionVersion::V1 => V1_THREADS / 32 * 4 * (head_dim + 2),
+            AttentionVersion::V2 | AttentionVersion::V3 => before + 2 * tile,
+            AttentionVersion::V4 => before + 4 * tile,
+        }
+    }
+}
+
+/// Warps of a block of v2 to v4.
+fn warps(group: usize) -> usize {
+    group.min(4)
+}
+
+/// What a launch works on: rows of queries, and what they see.
+#[derive(Clone, Copy, Debug)]
+pub struct PagedWork {
+    pub shape: PagedShape,
+    pub places: PagedPlaces,
+    pub rows: usize,
+    pub window: Option<usize>,
+    pub scale: f32,
+    pub parts: usize,
+}
+
+impl AttentionVersion {
+    /// The launch that attends: kernel, grid and arguments. `out`, `q`: [rows, heads · head_dim]; `partial`: [rows, heads, parts,
+    /// head_dim + 2], used if there is more than one part.
+    pub fn launch(self, work: &PagedWork, out: Address, q: Address, partial: Address) -> (String, Grid, Vec<Arg>) {
+        let PagedShape { heads, kv_heads, head_dim, block_size, dtype } = work.shape;
+        let PagedPlaces { k, v, tables, table_starts, positions } = work.places;
+        let pointers = [out, q, k, v, tables, table_starts, positions].map(Arg::At);
+        let sizes = [kv_heads, head_dim, block_size].map(|n| Arg::U32(n as u32));
+        let mut arguments = [&pointers[..], &sizes, &[work.window_argument(), Arg::F32(work.scale)]].concat();
+        let (blocks, threads) = match self {
+            AttentionVersion::V0 => ([heads, work.rows, 1], TILE),
+            AttentionVersion::V1 => ([heads, work.rows, 1], V1_THREADS),
+            _ => ([kv_heads, work.rows, work.parts], 32 * warps(heads / kv_heads)),
+        };
+        if !matches!(self, AttentionVersion::V0 | AttentionVersion::V1) {
+            arguments.push(Arg::U32(heads as u32));
+        }
+        if matches!(self, AttentionVersion::V3 | AttentionVersion::V4) {
+            let part = if work.parts > 1 { PART as u32 } else { 1 << 31 }; // one part takes all keys
+            arguments.extend([Arg::At(partial), Arg::U32(part)]);
+        }
+        let shared_bytes = self.shared_bytes(&work.shape);
+        let grid = Grid { blocks: blocks.map(|n| n as u32), threads: threads as u32, shared_bytes };
+        (format!("{}_{}", self.kernel(), suffix(dtype)), grid, arguments)
+    }
+}
+
+impl PagedWork {
+    fn window_argument(&self) -> Arg {
+        Arg::U32(self.window.map_or(u32::MAX, |window| window as u32))
+    }
+}
+
+impl Cuda {
+    /// Attention of q's rows, [rows, heads · head_dim].
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn paged_attention(&self, version: AttentionVersion, q: &CudaTensor, work: &PagedWork) -> Result<CudaTensor> {
+        let PagedShape { heads, head_dim, .. } = work.shape;
+        let out = self.take(work.rows, heads * head_dim)?;
+        let partial = match work.parts {
+            1 => None,
+            parts => Some(self.take(work.rows * heads * parts, head_dim + 2)?),
+        };
+        let at = partial.as_ref().map_or(out.address(), CudaTensor::address);
+        let (kernel, grid, arguments) = version.launch(work, out.address(), q.address(), at);
+        self.launch(&kernel, grid, &arguments)?;
+        if let Some(partial) = partial {
+            let pointers = [out.address(), partial.address(), work.places.positions].map(Arg::At);
+            let [width, part, parts] = [head_dim, PART, work.parts].map(|n| Arg::U32(n as u32));
+            let arguments = [&pointers[..], &[width, work.window_argument(), part, parts]].concat();
+            let grid = Grid { blocks: [heads as u32, work.rows as u32, 1], threads: 64, shared_bytes: 0 };
+            self.launch("paged_attention_combine", grid, &arguments)?;
+        }
+        Ok(out)
+    }
+}
+
+impl fmt::Display for AttentionVersion {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "v{}", *self as u8)
+    }
+}
+
+impl FromStr for AttentionVersion {
+    type Err = String;
+    fn from_str(text: &str) -> Result<AttentionVersion, String> {
+        let found = AttentionVersion::ALL.into_iter().find(|version| version.to_string() == text);
+        found.ok_or_else(|| format!("paged_attention has no version '{text}'; there are v0, v1, v2, v3, v4"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_version_that_fits_is_chosen_and_long_contexts_are_divided() {
+        let shape = |head_dim, dtype| PagedShape { heads: 32, kv_heads: 8, head_dim, block_size: 16, dtype };
+        let chosen = |asked, head_dim, dtype| AttentionVersion::choose(asked, &shape(head_dim, dtype));
+        assert_eq!(chosen(None, 128, DType::BF16), AttentionVersion::V4);
+        assert_eq!(chosen(Some(AttentionVersion::V2), 128, DType::BF16), AttentionVersion::V2);
+        assert_eq!(chosen(None, 12, DType::BF16), AttentionVersion::V0, "no multiple of 8");
+        assert_eq!(chosen(None, 256, DType::F32), AttentionVersion::V0, "more shared memory than a block has");
+        assert_eq!(AttentionVersion::V4.parts(512), 1);
+        assert_eq!(AttentionVersion::V4.parts(513), 2);
+        assert_eq!(AttentionVersion::V3.parts(2000), 4);
+        assert_eq!(AttentionVersion::V2.parts(2000), 1);
+    }
+}
