@@ -1,126 +1,90 @@
-// Attention over a paged cache: softmax(q K^T * scale) V, with K and V in blocks that a table names.
+// Attention over a paged cache: softmax(q K^T * scale) V for each row and head, with K and V in blocks that a table names.
 //
-//   v0   a thread block for each row and query head. Keys in tiles of 64: a thread takes the score of one key, then the numbers of
-//        the output are divided among the threads. Reads K and V once for each query head. Any head_dim, f32, bf16 and f16.
-//   v1   lanes read a key together, 16 bytes each, and every group of lanes has a running softmax of its own; they are merged at the end.
-//        K and V stream by once, coalesced, for each query head. head_dim a multiple of 8 up to 256 (v1 to v4).
-//   v2   a block for each row and head of K and V: a tile of 32 keys in shared memory serves all query heads of the group. K and V are
-//        read once.
-//   v3   v2 over a part of the context; parts are merged by a second kernel. One long sequence keeps many multiprocessors busy.
-//   v4   v3 with two tiles: while one is used the next is on its way (cp.async).
+//        idea                                       predicted                                where it loses
+//   v0   a thread for each key, then for each       -                                        reads across the grain; K and V once for
+//        number of the output                                                                each query head. Takes any head_dim.
+//   v1   lanes read a key together                  a sector is used whole                   still once for each query head
+//   v2   a warp keeps a tile of keys for all        K and V read once: 1 / (heads / kv_heads)  one long sequence: kv_heads blocks, and a
+//        query heads of the group                   of v1's bytes                            GPU has a hundred multiprocessors
+//   v3   a block for each part of the context;      kv_heads * parts blocks                  short contexts: nothing to divide; parts are
+//        a second kernel merges                                                              written and read again
+//   v4   the next tile is on its way while one is   loads hide behind arithmetic             twice the shared memory: fewer blocks at a
+//        used (cp.async)                                                                     time
 //
-// Rows of a prompt and rows that decode are the same to it: a row sees the keys up to its own position.
+// The counters of each are in benches/results/step5.json, and in the chapter. No version has run on a GPU.
+// v1 to v4: head_dim is a multiple of a piece of 16 bytes (16 in fp8, 8 else), and at most 256.
+//
+// Rows of a prompt and rows that decode are the same to it. A row's result does not depend on who else is in the batch: tiles and parts begin
+// at multiples of their size, and are merged in a fixed order.
+#include "paged_cache.cuh"
 #include "ptx.cuh"
 
+// e^(x - largest), and 0 for what was never seen, also if nothing was.
+__device__ __forceinline__ float weight_of(float x, float largest) { return x == -INFINITY ? 0.f : expf(x - largest); }
+
+// The first key that a position sees.
+__device__ __forceinline__ unsigned first_seen(unsigned position, unsigned window) { return position + 1 > window ? position + 1 - window : 0; }
+
+// q, out: [rows, heads * head_dim]. grid: (heads, rows); block: TILE threads; dynamic shared memory: (2 * head_dim + TILE) floats.
 constexpr unsigned TILE = 64;
 
-// q, out: [rows, heads * head_dim]; caches: [blocks, kv_heads, block_size, head_dim]; row r's block table begins at
-// tables[table_starts[r]]; it sees the `window` keys up to positions[r].
-// grid: (heads, rows); block: TILE threads; dynamic shared memory: (2 * head_dim + TILE) floats.
-template <class T>
-__device__ void paged_attention_v0(float* out, const float* q, const T* k_cache, const T* v_cache, const unsigned* tables,
-                                   const unsigned* table_starts, const unsigned* positions, unsigned kv_heads, unsigned head_dim,
-                                   unsigned block_size, unsigned window, float scale) {
-  DYNAMIC_SHARED(float, shared);
-  float *query = shared, *sums = shared + head_dim, *weights = shared + 2 * head_dim;
-  const unsigned heads = gridDim.x, head = blockIdx.x, row = blockIdx.y, kv_head = head / (heads / kv_heads);
-  const unsigned* table = tables + table_starts[row];
-  const unsigned position = positions[row], first = position + 1 > window ? position + 1 - window : 0;
-  const size_t start = ((size_t)row * heads + head) * head_dim;
-  for (unsigned d = threadIdx.x; d < head_dim; d += TILE) {
+// ANCHOR: v0
+template <class T> __device__ void paged_attention_v0(float* out, const float* q, const Cache<T>& cache) {
+  DYNAMIC_SHARED(float, query);
+  const unsigned D = cache.head_dim, heads = gridDim.x, head = blockIdx.x, row = blockIdx.y, kv_head = head / (heads / cache.kv_heads);
+  float *sums = query + D, *weights = sums + D;
+  const unsigned* table = cache.tables + cache.table_starts[row];
+  const unsigned position = cache.positions[row], first = first_seen(position, cache.window);
+  const size_t start = ((size_t)row * heads + head) * D;
+  for (unsigned d = threadIdx.x; d < D; d += TILE) {
     query[d] = q[start + d];
     sums[d] = 0.f;
   }
   __syncthreads();
 
   // Online softmax (Milakov & Gimelshein, arXiv:1805.02867): `largest` score and `total` weight so far, the same in every thread.
-  // Tiles begin at multiples of TILE whatever the row, so a token's bits depend neither on the batch nor on chunks.
   float largest = -INFINITY, total = 0.f;
   for (unsigned tile = first / TILE * TILE; tile <= position; tile += TILE) {
     const unsigned t = tile + threadIdx.x;
     float score = -INFINITY;
     if (first <= t && t <= position) {
-      const T* key = k_cache + (((size_t)table[t / block_size] * kv_heads + kv_head) * block_size + t % block_size) * head_dim;
+      const T* key = cache.k + place(cache, table, kv_head, t);
       score = 0.f;
-      for (unsigned d = 0; d < head_dim; d++) score += query[d] * to_float(key[d]);
-      score *= scale;
+      for (unsigned d = 0; d < D; d++) score += query[d] * to_float(key[d]);
+      score *= cache.scale * vector_scale(cache.k, cache, table, kv_head, t);
     }
     weights[threadIdx.x] = score;
     __syncthreads();
     float new_largest = largest;
     for (unsigned i = 0; i < TILE; i++) new_largest = fmaxf(new_largest, weights[i]);
-    const float correction = expf(largest - new_largest);
+    const float correction = weight_of(largest, new_largest);
     __syncthreads();
-    weights[threadIdx.x] = expf(score - new_largest);
+    weights[threadIdx.x] = weight_of(score, new_largest);
     __syncthreads();
     total *= correction;
     for (unsigned i = 0; i < TILE; i++) total += weights[i];
     largest = new_largest;
-    for (unsigned d = threadIdx.x; d < head_dim; d += TILE) {
+    for (unsigned d = threadIdx.x; d < D; d += TILE) {
       float sum = sums[d] * correction;
-      for (unsigned i = tile < first ? first - tile : 0; i < TILE && tile + i <= position; i++) {
-        const unsigned u = tile + i;
-        const size_t at = (((size_t)table[u / block_size] * kv_heads + kv_head) * block_size + u % block_size) * head_dim;
-        sum += weights[i] * to_float(v_cache[at + d]);
-      }
+      for (unsigned u = max(tile, first); u < tile + TILE && u <= position; u++)
+        sum += weights[u - tile] * vector_scale(cache.v, cache, table, kv_head, u) * to_float(cache.v[place(cache, table, kv_head, u) + d]);
       sums[d] = sum;
     }
     __syncthreads();
   }
-  for (unsigned d = threadIdx.x; d < head_dim; d += TILE) out[start + d] = sums[d] / total;
+  for (unsigned d = threadIdx.x; d < D; d += TILE) out[start + d] = sums[d] / total;
 }
-#define PAGED_ATTENTION(suffix, T)                                                                                                 \
-  GLOBAL void __launch_bounds__(64) paged_attention_v0_##suffix(                                                    \
-      float* out, const float* q, const T* k_cache, const T* v_cache, const unsigned* tables, const unsigned* table_starts,        \
-      const unsigned* positions, unsigned kv_heads, unsigned head_dim, unsigned block_size, unsigned window, float scale) {        \
-    paged_attention_v0(out, q, k_cache, v_cache, tables, table_starts, positions, kv_heads, head_dim, block_size, window, scale);  \
-  }
-FOR_EACH_DTYPE(PAGED_ATTENTION)
+// ANCHOR_END: v0
 
-// What versions 1 to 4 are told of the cache: see v0.
-template <class T> struct Cache {
-  const T *k, *v;
-  const unsigned *tables, *table_starts, *positions;
-  unsigned kv_heads, head_dim, block_size, window;
-  float scale;
-};
-
-// Where a token's vector of K or V begins.
-template <class T>
-__device__ __forceinline__ size_t place(const Cache<T>& cache, const unsigned* table, unsigned kv_head, unsigned t) {
-  const size_t head = (size_t)table[t / cache.block_size] * cache.kv_heads + kv_head;
-  return (head * cache.block_size + t % cache.block_size) * cache.head_dim;
-}
-
-// Two numbers that lie side by side, and eight of them, by reads of 16 bytes.
-__device__ __forceinline__ float2 load2(const float* from) { return *reinterpret_cast<const float2*>(from); }
-__device__ __forceinline__ float2 load2(const bf16* from) {
-  const unsigned bits = *reinterpret_cast<const unsigned*>(from);
-  return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
-}
-__device__ __forceinline__ float2 load2(const f16* from) { return __half22float2(*reinterpret_cast<const __half2*>(from)); }
-
-__device__ __forceinline__ void load8(float2 (&to)[4], const float* from) {
-  const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
-  to[0] = make_float2(a.x, a.y), to[1] = make_float2(a.z, a.w), to[2] = make_float2(b.x, b.y), to[3] = make_float2(b.z, b.w);
-}
-template <class T> __device__ __forceinline__ void load8(float2 (&to)[4], const T* from) {
-  const uint4 bits = *reinterpret_cast<const uint4*>(from);
-  const unsigned each[4] = {bits.x, bits.y, bits.z, bits.w};
-  for (unsigned i = 0; i < 4; i++) to[i] = load2(reinterpret_cast<const T*>(&each[i]));
-}
-
-// e^(x - largest), and 0 for what was never seen, also if nothing was.
-__device__ __forceinline__ float weight_of(float x, float largest) { return x == -INFINITY ? 0.f : expf(x - largest); }
-
-// v1: head_dim / 8 lanes read a key. grid: (heads, rows); block: V1_THREADS; dynamic shared memory: 4 * (head_dim + 2) floats.
+// v1: head_dim / 8 lanes read a key, 8 numbers each, and every such group of lanes has a softmax of its own; they are merged at the end.
+// grid: (heads, rows); block: V1_THREADS; dynamic shared memory: 4 * (head_dim + 2) floats.
 constexpr unsigned V1_THREADS = 128;
 
 template <class T> __device__ void paged_attention_v1(float* out, const float* q, const Cache<T>& cache) {
   DYNAMIC_SHARED(float, merged);
   const unsigned heads = gridDim.x, head = blockIdx.x, row = blockIdx.y, kv_head = head / (heads / cache.kv_heads);
   const unsigned* table = cache.tables + cache.table_starts[row];
-  const unsigned position = cache.positions[row], first = position + 1 > cache.window ? position + 1 - cache.window : 0;
+  const unsigned position = cache.positions[row], first = first_seen(position, cache.window);
   const unsigned pieces = cache.head_dim / 8, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   unsigned width = 1;  // lanes of a group: a power of two, so that they can add up by shuffles
   while (width < pieces) width *= 2;
@@ -132,10 +96,11 @@ template <class T> __device__ void paged_attention_v1(float* out, const float* q
     sums[i] = 0.f;
   }
   float largest = -INFINITY, total = 0.f;
-  for (unsigned t0 = first; t0 <= position; t0 += groups) {  // as often for every lane: they meet in shuffles
+  // ANCHOR: v1
+  for (unsigned t0 = first / groups * groups; t0 <= position; t0 += groups) {  // as often for every lane: they meet in shuffles
     const unsigned t = t0 + group;
-    const bool reads = t <= position && piece < pieces;
-    const size_t at = reads ? place(cache, table, kv_head, t) + piece * 8 : 0;
+    const bool seen = first <= t && t <= position, reads = seen && piece < pieces;
+    const size_t at = seen ? place(cache, table, kv_head, t) + piece * 8 : 0;
     float score = 0.f;
     float2 eight[4];
     if (reads) {
@@ -143,19 +108,21 @@ template <class T> __device__ void paged_attention_v1(float* out, const float* q
       for (unsigned i = 0; i < 4; i++) score += mine[2 * i] * eight[i].x + mine[2 * i + 1] * eight[i].y;
     }
     for (unsigned flip = width / 2; flip > 0; flip /= 2) score += __shfl_xor_sync(0xffffffffu, score, flip);
-    if (t > position) continue;
-    score *= cache.scale;
+    if (!seen) continue;
+    score *= cache.scale * vector_scale(cache.k, cache, table, kv_head, t);
     const float new_largest = fmaxf(largest, score), correction = weight_of(largest, new_largest);
-    const float weight = expf(score - new_largest);
+    float weight = expf(score - new_largest);
     total = total * correction + weight;
     largest = new_largest;
     if (!reads) continue;
     load8(eight, cache.v + at);
+    weight *= vector_scale(cache.v, cache, table, kv_head, t);
     for (unsigned i = 0; i < 4; i++) {
       sums[2 * i] = sums[2 * i] * correction + weight * eight[i].x;
       sums[2 * i + 1] = sums[2 * i + 1] * correction + weight * eight[i].y;
     }
   }
+  // ANCHOR_END: v1
   // The groups of a warp, then the warps, in a fixed order.
   for (unsigned flip = width; flip < 32; flip *= 2) {
     const float other = __shfl_xor_sync(0xffffffffu, largest, flip), both = fmaxf(largest, other);
@@ -182,172 +149,208 @@ template <class T> __device__ void paged_attention_v1(float* out, const float* q
   }
 }
 
-// v2 to v4. A tile of K and one of V in shared memory, KEYS vectors each. A vector has 16 bytes more than it needs: lanes that read the same
-// piece of 8 vectors meet 8 groups of 4 banks.
-constexpr unsigned KEYS = 32;
+// v2 to v4. Each warp has tiles of its own in shared memory, KEYS vectors of K and as many of V, and takes every blockDim.x / 32 th tile. So
+// warps wait for each other only at the end. A vector has 16 bytes more than it needs: 8 lanes that read the same piece of 8 vectors meet 8
+// groups of 4 banks.
+constexpr unsigned KEYS = 16;
+// Query heads that are served by one read of a tile.
+constexpr unsigned AT_A_TIME = 4;
 
-// Numbers in 16 bytes, and from one vector of a tile to the next.
-template <class T> constexpr unsigned PIECE = 16 / sizeof(T);
+// Numbers from one vector of a tile to the next.
 template <class T> __device__ __forceinline__ unsigned tile_width(const Cache<T>& cache) { return cache.head_dim + PIECE<T>; }
 
-// Brings a tile, 16 bytes a thread at a time: at once, or on its way. Zeros for keys that the row does not see.
+// Brings a tile, 16 bytes a lane at a time: at once, or on its way. Zeros for keys that the row does not see.
+// ANCHOR: bring_tile
 template <bool ASYNC, class T>
 __device__ __forceinline__ void bring_tile(T* k_tile, T* v_tile, const Cache<T>& cache, const unsigned* table, unsigned kv_head, unsigned tile,
                                            unsigned first, unsigned end) {
-  const unsigned pieces = cache.head_dim / PIECE<T>;
-  for (unsigned i = threadIdx.x; i < KEYS * pieces; i += blockDim.x) {
-    const unsigned key = i / pieces, t = tile + key, to = key * tile_width(cache) + i % pieces * PIECE<T>;
+  const unsigned pieces = cache.head_dim / PIECE<T>, lane = threadIdx.x % 32;
+  unsigned lanes = 1;  // of a vector
+  while (lanes < pieces && lanes < 32) lanes *= 2;
+  for (unsigned key = lane / lanes; key < KEYS; key += 32 / lanes) {
+    const unsigned t = tile + key;
     const bool seen = first <= t && t < end;
-    const size_t from = seen ? place(cache, table, kv_head, t) + i % pieces * PIECE<T> : 0;
-    if (ASYNC) {
-      cp_async(k_tile + to, cache.k + from, seen);
-      cp_async(v_tile + to, cache.v + from, seen);
-    } else {
-      const uint4 zero = make_uint4(0, 0, 0, 0);
-      *reinterpret_cast<uint4*>(k_tile + to) = seen ? *reinterpret_cast<const uint4*>(cache.k + from) : zero;
-      *reinterpret_cast<uint4*>(v_tile + to) = seen ? *reinterpret_cast<const uint4*>(cache.v + from) : zero;
+    const size_t from = seen ? place(cache, table, kv_head, t) : 0;
+    for (unsigned piece = lane % lanes; piece < pieces; piece += lanes) {
+      const unsigned to = key * tile_width(cache) + piece * PIECE<T>, at = piece * PIECE<T>;
+      if (ASYNC) {
+        cp_async(k_tile + to, cache.k + from + at, seen);
+        cp_async(v_tile + to, cache.v + from + at, seen);
+      } else {
+        const uint4 zero = make_uint4(0, 0, 0, 0);
+        *reinterpret_cast<uint4*>(k_tile + to) = seen ? *reinterpret_cast<const uint4*>(cache.k + from + at) : zero;
+        *reinterpret_cast<uint4*>(v_tile + to) = seen ? *reinterpret_cast<const uint4*>(cache.v + from + at) : zero;
+      }
     }
   }
 }
+// ANCHOR_END: bring_tile
 
-// One query head against a tile, by one warp: a lane takes a key's score, then two numbers of the output. `state` has the largest score so far
-// and the total weight, `sums` the output.
+// Some query heads against a tile, by one warp: two lanes take the score of a key, then each lane two numbers of the output. Of each head `states`
+// has the largest score so far and the total weight, `sums` the output. `weights`: [KEYS][AT_A_TIME]. seen, k_scale, v_scale: of key lane % KEYS.
 template <class T>
-__device__ __forceinline__ void meet_tile(float* sums, float* state, float* weights, const float* query, const T* k_tile, const T* v_tile,
-                                          const Cache<T>& cache, bool seen) {
-  const unsigned lane = threadIdx.x % 32, width = tile_width(cache);
-  float score = -INFINITY;
-  if (seen) {
-    score = 0.f;
-    for (unsigned d = 0; d < cache.head_dim; d += 8) {
-      float2 eight[4];
-      load8(eight, k_tile + lane * width + d);
-      for (unsigned i = 0; i < 4; i++) score += query[d + 2 * i] * eight[i].x + query[d + 2 * i + 1] * eight[i].y;
+__device__ __forceinline__ void meet_tile(float* sums, float* states, float* weights, const float* queries, unsigned heads, const T* k_tile,
+                                          const T* v_tile, const Cache<T>& cache, bool seen, float k_scale, float v_scale) {
+  const unsigned lane = threadIdx.x % 32, key = lane % KEYS, width = tile_width(cache), D = cache.head_dim;
+  float scores[AT_A_TIME] = {}, correction[AT_A_TIME];
+  // ANCHOR: scores
+  for (unsigned d = lane / KEYS * 8; d < D; d += 16) {
+    float2 eight[4];
+    load8(eight, k_tile + key * width + d);
+#pragma unroll
+    for (unsigned h = 0; h < AT_A_TIME; h++) {
+      if (h >= heads) break;
+      float2 query[4];
+      load8(query, queries + h * D + d);
+      for (unsigned i = 0; i < 4; i++) scores[h] += query[i].x * eight[i].x + query[i].y * eight[i].y;
     }
-    score *= cache.scale;
   }
-  float largest = score;
-  for (int flip = 16; flip > 0; flip /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, flip));
-  const float before = state[0], total = state[1];
-  largest = fmaxf(largest, before);
-  const float correction = weight_of(before, largest), weight = weight_of(score, largest);
-  float sum = weight;
-  for (int flip = 16; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
-  weights[lane] = weight;
+  // ANCHOR_END: scores
+#pragma unroll
+  for (unsigned h = 0; h < AT_A_TIME; h++) {
+    if (h >= heads) break;
+    float score = scores[h] + __shfl_xor_sync(0xffffffffu, scores[h], KEYS);
+    score = seen ? score * cache.scale * k_scale : -INFINITY;
+    float largest = score;
+    for (int flip = KEYS / 2; flip > 0; flip /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, flip));
+    const float before = states[2 * h], total = states[2 * h + 1];
+    largest = fmaxf(largest, before);
+    correction[h] = weight_of(before, largest);
+    const float weight = weight_of(score, largest);
+    float sum = weight;
+    for (int flip = KEYS / 2; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
+    if (lane < KEYS) weights[key * AT_A_TIME + h] = weight * v_scale;
+    if (lane == 0) states[2 * h] = largest, states[2 * h + 1] = total * correction[h] + sum;
+  }
   __syncwarp();
-  if (lane == 0) state[0] = largest, state[1] = total * correction + sum;
-  for (unsigned d = 2 * lane; d < cache.head_dim; d += 64) {
-    float x = sums[d] * correction, y = sums[d + 1] * correction;
-    for (unsigned key = 0; key < KEYS; key++) {
-      const float2 two = load2(v_tile + key * width + d);
-      x += weights[key] * two.x;
-      y += weights[key] * two.y;
+  // ANCHOR: output
+  for (unsigned d = 2 * lane; d < D; d += 64) {
+    float2 sum[AT_A_TIME];
+#pragma unroll
+    for (unsigned h = 0; h < AT_A_TIME; h++)
+      if (h < heads) sum[h] = load2(sums + h * D + d), sum[h].x *= correction[h], sum[h].y *= correction[h];
+    for (unsigned i = 0; i < KEYS; i++) {
+      const float2 two = load2(v_tile + i * width + d);
+#pragma unroll
+      for (unsigned h = 0; h < AT_A_TIME; h++)
+        if (h < heads) sum[h].x += weights[i * AT_A_TIME + h] * two.x, sum[h].y += weights[i * AT_A_TIME + h] * two.y;
     }
-    sums[d] = x, sums[d + 1] = y;
+#pragma unroll
+    for (unsigned h = 0; h < AT_A_TIME; h++)
+      if (h < heads) *reinterpret_cast<float2*>(sums + h * D + d) = sum[h];
   }
-  __syncwarp();  // before the next head's weights
+  // ANCHOR_END: output
+  __syncwarp();  // before the next weights
 }
 
 // All query heads of one head of K and V, over the keys from `part` times blockIdx.z on, `part` of them.
-// grid: (kv_heads, rows, parts); block: a warp for each query head of the group, 4 at most. Dynamic shared memory: of each query head of the group the
-// query, the sums and 2 floats; 32 floats a warp; then 1 (v2, v3) or 2 (v4) times 2 tiles.
+// grid: (kv_heads, rows, parts); block: 1, 2 or 4 warps. Dynamic shared memory: a query for each head of the group; a vector of sums and 2 floats for
+// each head and warp; KEYS * AT_A_TIME floats a warp; then at a multiple of 16 bytes 1 (v2, v3) or 2 (v4) times 2 tiles a warp.
 // With more than one part `partial` gets the sums, the largest score and the total: [rows, heads, parts, head_dim + 2].
 template <bool ASYNC, class T>
 __device__ void paged_attention_tiles(float* out, float* partial, const float* q, const Cache<T>& cache, unsigned heads, unsigned part) {
-  DYNAMIC_SHARED(float, shared);
+  DYNAMIC_SHARED(float, queries);
   const unsigned D = cache.head_dim, kv_head = blockIdx.x, row = blockIdx.y, group = heads / cache.kv_heads;
   const unsigned warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
   const unsigned* table = cache.tables + cache.table_starts[row];
-  const unsigned position = cache.positions[row], seen_from = position + 1 > cache.window ? position + 1 - cache.window : 0;
-  const unsigned first = max(seen_from, blockIdx.z * part), end = min(position + 1, blockIdx.z * part + part);
+  const unsigned position = cache.positions[row];
+  const unsigned first = max(first_seen(position, cache.window), blockIdx.z * part), end = min(position + 1, blockIdx.z * part + part);
   if (first >= end) return;  // the whole block: nothing of this part is seen
-  float *queries = shared, *sums = queries + group * D, *states = sums + group * D, *weights = states + 2 * group;
-  T* tiles = reinterpret_cast<T*>(weights + 32 * warps + (4 - (2 * group) % 4) % 4);  // at a multiple of 16 bytes
-  const unsigned tile_numbers = KEYS * tile_width(cache);
+  float *all_sums = queries + group * D, *all_states = all_sums + warps * group * D, *all_weights = all_states + (2 * warps * group + 3) / 4 * 4;
+  float *sums = all_sums + warp * group * D, *states = all_states + 2 * warp * group, *weights = all_weights + warp * KEYS * AT_A_TIME;
+  const unsigned tile_numbers = KEYS * tile_width(cache), stages = ASYNC ? 2 : 1;
+  T* tiles = reinterpret_cast<T*>(all_weights + warps * KEYS * AT_A_TIME) + warp * stages * 2 * tile_numbers;
   const size_t start = ((size_t)row * heads + (size_t)kv_head * group) * D;
-  for (unsigned i = threadIdx.x; i < group * D; i += blockDim.x) queries[i] = q[start + i], sums[i] = 0.f;
-  for (unsigned i = threadIdx.x; i < group; i += blockDim.x) states[2 * i] = -INFINITY, states[2 * i + 1] = 0.f;
+  for (unsigned i = threadIdx.x; i < group * D; i += blockDim.x) queries[i] = q[start + i];
+  for (unsigned i = lane; i < group * D; i += 32) sums[i] = 0.f;
+  for (unsigned i = lane; i < group; i += 32) states[2 * i] = -INFINITY, states[2 * i + 1] = 0.f;
+  __syncthreads();
 
-  // Tiles begin at multiples of KEYS whatever the row, so a token's bits do not depend on chunks.
-  const unsigned begin = first / KEYS * KEYS;
+  // ANCHOR: tiles
+  const unsigned stride = KEYS * warps, begin = first / stride * stride + warp * KEYS;
   if (ASYNC) {
     bring_tile<true>(tiles, tiles + tile_numbers, cache, table, kv_head, begin, first, end);
     cp_async_commit();
   }
-  for (unsigned tile = begin, turn = 0; tile < end; tile += KEYS, turn ^= ASYNC) {
+  for (unsigned tile = begin, turn = 0; tile < end; tile += stride, turn ^= ASYNC) {
     T* k_tile = tiles + turn * 2 * tile_numbers;
     T* v_tile = k_tile + tile_numbers;
     if (ASYNC) {
-      if (tile + KEYS < end) {
-        T* next = tiles + (turn ^ 1) * 2 * tile_numbers;
-        bring_tile<true>(next, next + tile_numbers, cache, table, kv_head, tile + KEYS, first, end);
-      }
+      T* next = tiles + (turn ^ 1) * 2 * tile_numbers;
+      if (tile + stride < end) bring_tile<true>(next, next + tile_numbers, cache, table, kv_head, tile + stride, first, end);
       cp_async_commit();  // a group for every tile, empty at the end
       cp_async_wait<1>();
     } else {
       bring_tile<false>(k_tile, v_tile, cache, table, kv_head, tile, first, end);
     }
-    __syncthreads();
-    const bool seen = first <= tile + lane && tile + lane < end;
-    for (unsigned h = warp; h < group; h += warps)
-      meet_tile(sums + h * D, states + 2 * h, weights + 32 * warp, queries + h * D, k_tile, v_tile, cache, seen);
-    __syncthreads();  // before the tile is overwritten
+    __syncwarp();
+    const unsigned t = tile + lane % KEYS;
+    const bool seen = first <= t && t < end;
+    const float k_scale = seen ? vector_scale(cache.k, cache, table, kv_head, t) : 0.f;
+    const float v_scale = seen ? vector_scale(cache.v, cache, table, kv_head, t) : 0.f;
+    for (unsigned h = 0; h < group; h += AT_A_TIME)
+      meet_tile(sums + h * D, states + 2 * h, weights, queries + h * D, min(group - h, AT_A_TIME), k_tile, v_tile, cache, seen, k_scale, v_scale);
   }
+  // ANCHOR_END: tiles
+  cp_async_wait<0>();
+  __syncthreads();
+  // The warps' softmaxes into one, in a fixed order.
   for (unsigned i = threadIdx.x; i < group * D; i += blockDim.x) {
     const unsigned h = i / D;
+    float largest = -INFINITY, sum = 0.f, total = 0.f;
+    for (unsigned w = 0; w < warps; w++) largest = fmaxf(largest, all_states[2 * (w * group + h)]);
+    for (unsigned w = 0; w < warps; w++) {
+      const float share = weight_of(all_states[2 * (w * group + h)], largest);
+      sum += share * all_sums[w * group * D + i];
+      total += share * all_states[2 * (w * group + h) + 1];
+    }
     if (gridDim.z == 1) {
-      out[start + i] = sums[i] / states[2 * h + 1];
+      out[start + i] = sum / total;
     } else {
       float* to = partial + (((size_t)row * heads + kv_head * group + h) * gridDim.z + blockIdx.z) * (D + 2);
-      to[i % D] = sums[i];
-      if (i % D == 0) to[D] = states[2 * h], to[D + 1] = states[2 * h + 1];
+      to[i % D] = sum;
+      if (i % D == 0) to[D] = largest, to[D + 1] = total;
     }
   }
 }
 
+// ANCHOR: combine
 // Merges the parts of each row and head. grid: (heads, rows); block: any number of threads.
 GLOBAL void paged_attention_combine(float* out, const float* partial, const unsigned* positions, unsigned head_dim, unsigned window, unsigned part,
                                     unsigned parts) {
   const unsigned heads = gridDim.x, row = blockIdx.y, position = positions[row];
-  const unsigned seen_from = position + 1 > window ? position + 1 - window : 0;
   const size_t at = (size_t)row * heads + blockIdx.x;
   const float* from = partial + at * parts * (head_dim + 2);
+  const unsigned first = first_seen(position, window) / part, last = position / part;
   for (unsigned d = threadIdx.x; d < head_dim; d += blockDim.x) {
-    float all = -INFINITY, sum = 0.f, total = 0.f;
-    for (unsigned p = seen_from / part; p <= position / part; p++) all = fmaxf(all, from[p * (head_dim + 2) + head_dim]);
-    for (unsigned p = seen_from / part; p <= position / part; p++) {
-      const float share = weight_of(from[p * (head_dim + 2) + head_dim], all);
+    float largest = -INFINITY, sum = 0.f, total = 0.f;
+    for (unsigned p = first; p <= last; p++) largest = fmaxf(largest, from[p * (head_dim + 2) + head_dim]);
+    for (unsigned p = first; p <= last; p++) {
+      const float share = weight_of(from[p * (head_dim + 2) + head_dim], largest);
       sum += share * from[p * (head_dim + 2) + d];
       total += share * from[p * (head_dim + 2) + head_dim + 1];
     }
     out[at * head_dim + d] = sum / total;
   }
 }
+// ANCHOR_END: combine
 
-#define CACHE(T) \
-  const Cache<T> cache = {k_cache, v_cache, tables, table_starts, positions, kv_heads, head_dim, block_size, window, scale};
-#define FASTER(suffix, T)                                                                                                          \
-  GLOBAL void __launch_bounds__(128) paged_attention_v1_##suffix(                                                                  \
-      float* out, const float* q, const T* k_cache, const T* v_cache, const unsigned* tables, const unsigned* table_starts,        \
-      const unsigned* positions, unsigned kv_heads, unsigned head_dim, unsigned block_size, unsigned window, float scale) {        \
-    CACHE(T) paged_attention_v1(out, q, cache);                                                                                    \
+#define PAGED_ATTENTION(suffix, T)                                                                                                 \
+  GLOBAL void __launch_bounds__(64) paged_attention_v0_##suffix(float* out, const float* q, CACHE_PARAMETERS(T)) {                 \
+    paged_attention_v0(out, q, CACHE(T));                                                                                          \
   }                                                                                                                                \
-  GLOBAL void __launch_bounds__(128) paged_attention_v2_##suffix(                                                                  \
-      float* out, const float* q, const T* k_cache, const T* v_cache, const unsigned* tables, const unsigned* table_starts,        \
-      const unsigned* positions, unsigned kv_heads, unsigned head_dim, unsigned block_size, unsigned window, float scale,          \
-      unsigned heads) {                                                                                                            \
-    CACHE(T) paged_attention_tiles<false>(out, nullptr, q, cache, heads, 0x80000000u);                                             \
+  GLOBAL void __launch_bounds__(128) paged_attention_v1_##suffix(float* out, const float* q, CACHE_PARAMETERS(T)) {                \
+    paged_attention_v1(out, q, CACHE(T));                                                                                          \
   }                                                                                                                                \
-  GLOBAL void __launch_bounds__(128) paged_attention_v3_##suffix(                                                                  \
-      float* out, const float* q, const T* k_cache, const T* v_cache, const unsigned* tables, const unsigned* table_starts,        \
-      const unsigned* positions, unsigned kv_heads, unsigned head_dim, unsigned block_size, unsigned window, float scale,          \
-      unsigned heads, float* partial, unsigned part) {                                                                             \
-    CACHE(T) paged_attention_tiles<false>(out, partial, q, cache, heads, part);                                                    \
+  GLOBAL void __launch_bounds__(128) paged_attention_v2_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads) {  \
+    paged_attention_tiles<false>(out, nullptr, q, CACHE(T), heads, 0x80000000u);                                                   \
   }                                                                                                                                \
-  GLOBAL void __launch_bounds__(128) paged_attention_v4_##suffix(                                                                  \
-      float* out, const float* q, const T* k_cache, const T* v_cache, const unsigned* tables, const unsigned* table_starts,        \
-      const unsigned* positions, unsigned kv_heads, unsigned head_dim, unsigned block_size, unsigned window, float scale,          \
-      unsigned heads, float* partial, unsigned part) {                                                                             \
-    CACHE(T) paged_attention_tiles<true>(out, partial, q, cache, heads, part);                                                     \
+  GLOBAL void __launch_bounds__(128) paged_attention_v3_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads,  \
+                                                                 float* partial, unsigned part) {                                  \
+    paged_attention_tiles<false>(out, partial, q, CACHE(T), heads, part);                                                          \
+  }                                                                                                                                \
+  GLOBAL void __launch_bounds__(128) paged_attention_v4_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads,  \
+                                                                 float* partial, unsigned part) {                                  \
+    paged_attention_tiles<true>(out, partial, q, CACHE(T), heads, part);                                                           \
   }
-FOR_EACH_DTYPE(FASTER)
+FOR_EACH_KV_DTYPE(PAGED_ATTENTION)

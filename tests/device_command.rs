@@ -40,10 +40,23 @@ fn the_simulated_device_is_used_and_says_the_same() {
         let forced = generate_with("llama3", &asked);
         assert_eq!(forced["output_ids"], wide["output_ids"], "{version}");
         assert_eq!(forced["stats"]["attention_kernel"], format!("paged_attention_{version}"));
-        assert_eq!(generate(&asked)["stats"]["attention_kernel"], "paged_attention_v0", "{version}: too narrow");
+        assert_eq!(
+            generate(&asked)["stats"]["attention_kernel"],
+            "paged_attention_v0",
+            "{version}: too narrow"
+        );
     }
     let default = generate_with("llama3", &["--device", "sim"]);
     assert_eq!(default["stats"]["attention_kernel"], "paged_attention_v4");
+
+    for dtype in ["bf16", "f16", "fp8-e4m3"] {
+        let kept = |device: &str| generate_with("llama3", &["--kv-dtype", dtype, "--device", device]);
+        let (cpu, sim) = (kept("cpu"), kept("sim"));
+        assert_eq!(
+            (&cpu["output_ids"], &cpu["stats"]["kv_dtype"]),
+            (&sim["output_ids"], &sim["stats"]["kv_dtype"])
+        );
+    }
 
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -66,9 +79,11 @@ fn what_is_not_there_is_said_in_one_line() {
         run(&[&prompt[..], more].concat()).refused(parts);
     };
     refused(&["--device", "cuda"], &["--device cuda", "--device sim"]);
-    refused(&["--device", "sim", "--kernel", "paged_attention=v9"], &["no version 'v9'", "v0, v1, v2, v3, v4"]);
+    refused(
+        &["--device", "sim", "--kernel", "paged_attention=v9"],
+        &["no version 'v9'", "v0, v1, v2, v3, v4"],
+    );
     refused(&["--device", "sim", "--kernel", "matmul"], &["'matmul'", "paged_attention=v2"]);
     refused(&["--device", "tpu"], &["there is no device 'tpu'", "cpu, cuda, sim"]);
     refused(&["--device", "sim", "--attention", "contiguous"], &["--attention contiguous", "in blocks"]);
-    refused(&["--device", "sim", "--kv-dtype", "fp8-e4m3"], &["--kv-dtype fp8-e4m3", "f32, bf16 or f16"]);
 }

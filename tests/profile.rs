@@ -92,7 +92,10 @@ fn grouped_attention_reads_k_and_v_once() {
         let profile = profile(&format!("paged_attention_{version}"), shape);
         (32 * profile.sectors(false)) as f64 / cache as f64
     };
-    assert!(read("v0") > 4.0, "each of four query heads reads a head of K and V, and lanes read across the grain");
+    assert!(
+        read("v0") > 4.0,
+        "each of four query heads reads a head of K and V, and lanes read across the grain"
+    );
     let v1 = read("v1");
     assert!((4.0..4.3).contains(&v1), "coalesced, and still once for each query head: {v1}");
     for version in ["v2", "v3", "v4"] {

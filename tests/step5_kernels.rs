@@ -1,48 +1,17 @@
 //! Every kernel against f64, over random shapes. What nobody has written is NaN on the simulated device, so a kernel that reads it shows.
 
 mod device;
+mod random;
 
 use device::device;
+use random::{DTYPES, Random, download, near, rounded};
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
-        cuda::{AttentionVersion, Cuda, CudaOptions, CudaWeight},
+        cuda::{Cuda, CudaOptions, CudaWeight},
     },
-    batch::Batch,
-    kv::{KvBudget, KvDtype, KvOptions, PagedCuda},
-    model::{Attention, AttentionShape},
     tensor::{DType, HostTensor},
 };
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-    /// low..=high
-    fn between(&mut self, low: usize, high: usize) -> usize {
-        low + (self.next() * (high - low + 1) as f64) as usize
-    }
-    fn of<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.between(0, values.len() - 1)]
-    }
-    fn numbers(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| (self.next() * 4.0 - 2.0) as f32).collect()
-    }
-}
-
-const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
-
-/// A number as a dtype holds it.
-fn rounded(dtype: DType, x: f32) -> f32 {
-    match dtype {
-        DType::BF16 => half::bf16::from_f32(x).to_f32(),
-        DType::F16 => half::f16::from_f32(x).to_f32(),
-        _ => x,
-    }
-}
 
 fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
     let bytes = values.iter().flat_map(|&v| match dtype {
@@ -68,19 +37,6 @@ fn weight(
     let tensor = stored(dtype, &shape, values);
     cuda.load(&mut weight, 0, &Slice { tensor, rows: 0..rows, cols: 0..cols, transposed }).unwrap();
     weight
-}
-
-/// Panics unless all are near: |got − want| ≤ tolerance · (1 + |want|).
-fn near(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let distance = (f64::from(*got) - want).abs();
-        assert!(distance <= tolerance * (1.0 + want.abs()), "{what}: number {i} is {got}, expected {want}");
-    }
-}
-
-fn download(cuda: &Cuda, x: &<Cuda as Backend>::Tensor) -> Vec<f32> {
-    cuda.download(x).unwrap()
 }
 
 #[test]
@@ -222,105 +178,5 @@ fn single_numbers_rows_and_rotations() {
         };
         near("split", &download(&cuda, &left), &part(0, half), 0.0);
         near("split", &download(&cuda, &right), &part(half, cols - half), 0.0);
-    }
-}
-
-#[test]
-fn attention_over_blocks() {
-    let random = &mut Random(4);
-    for _ in 0..60 {
-        let (kv_heads, group, head_dim) =
-            (random.between(1, 3), random.of(&[1, 2, 3, 7, 8]), random.of(&[1, 33, 64, 80, 96, 128, 256]));
-        let (block_size, sequences) = (random.of(&[1, 2, 4, 8, 16, 32]), random.between(1, 4));
-        let window = (random.next() < 0.3).then(|| random.between(1, 90));
-        let dtype = random.of(&[KvDtype::F32, KvDtype::Bf16, KvDtype::F16]);
-        let lengths: Vec<(usize, usize)> = (0..sequences)
-            .map(|_| {
-                let most = random.of(&[60, 250, 1300]); // the last: several parts
-                let many = random.between(0, most);
-                (random.of(&[0, 1, many]), random.between(1, 9))
-            })
-            .collect();
-        let (heads, scale) = (kv_heads * group, (head_dim as f32).powf(-0.5));
-        let longest = lengths.iter().map(|(before, new)| before + new).max().unwrap();
-        let shape = AttentionShape {
-            layers: 0..1,
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-            windows: vec![window],
-            context: longest,
-        };
-        let blocks = longest.div_ceil(block_size);
-        let options = KvOptions {
-            dtype,
-            block_size: Some(block_size),
-            budget: Some(KvBudget::Tokens(sequences * blocks * block_size)),
-            ..KvOptions::default()
-        };
-        let asked = random.of(&AttentionVersion::ALL);
-        let choice = CudaOptions { attention: Some(asked), ..CudaOptions::default() };
-        let cuda = Cuda::with_options(device(), choice);
-        let mut attention = PagedCuda::new(cuda.device(), shape, &options, 1 << 30).unwrap();
-        // Block j of sequence i, in no order that would be right by accident.
-        let table = |i: usize| (0..blocks).rev().map(|j| (j * sequences + i) as u32).collect::<Vec<u32>>();
-        let width = kv_heads * head_dim;
-        let (mut k, mut v) = (vec![Vec::new(); sequences], vec![Vec::new(); sequences]);
-        let mut step =
-            |rows: &dyn Fn(usize) -> (usize, usize), random: &mut Random| -> (Vec<f32>, Vec<f32>) {
-                let mut batch = Batch::default();
-                let (mut new_k, mut new_v) = (Vec::new(), Vec::new());
-                for i in (0..sequences).filter(|i| rows(*i).1 > 0) {
-                    let (start, n) = rows(i);
-                    batch.push(&vec![0; n], start, &table(i));
-                    let (ki, vi) = (random.numbers(n * width), random.numbers(n * width));
-                    k[i].extend(ki.iter().map(|x| f64::from(rounded(dtype.stored(), *x))));
-                    v[i].extend(vi.iter().map(|x| f64::from(rounded(dtype.stored(), *x))));
-                    new_k.extend(ki);
-                    new_v.extend(vi);
-                }
-                let total = batch.tokens.len();
-                let q = random.numbers(total * heads * head_dim);
-                if total == 0 {
-                    return (q, Vec::new());
-                }
-                attention.begin(&cuda, &batch).unwrap();
-                let up = |x: &[f32], cols: usize| cuda.upload(x, total, cols).unwrap();
-                let out = attention
-                    .attend(&cuda, 0, &up(&q, heads * head_dim), &up(&new_k, width), &up(&new_v, width))
-                    .unwrap();
-                (q, download(&cuda, &out))
-            };
-        step(&|i| (0, lengths[i].0), random);
-        let (q, out) = step(&|i| lengths[i], random);
-        let mut row = 0;
-        for (i, (before, new)) in lengths.iter().enumerate() {
-            for position in *before..before + new {
-                let first = window.map_or(0, |w| (position + 1).saturating_sub(w));
-                for head in 0..heads {
-                    let (at, kv) = ((row * heads + head) * head_dim, head / group * head_dim);
-                    let dot = |t: usize| -> f64 {
-                        (0..head_dim).map(|d| f64::from(q[at + d]) * k[i][t * width + kv + d]).sum::<f64>()
-                            * f64::from(scale)
-                    };
-                    let largest = (first..=position).map(dot).fold(f64::MIN, f64::max);
-                    let weights: Vec<f64> = (first..=position).map(|t| (dot(t) - largest).exp()).collect();
-                    let total: f64 = weights.iter().sum();
-                    let want: Vec<f64> = (0..head_dim)
-                        .map(|d| {
-                            (first..=position)
-                                .map(|t| weights[t - first] / total * v[i][t * width + kv + d])
-                                .sum()
-                        })
-                        .collect();
-                    let what = format!(
-                        "sequence {i}, position {position}, head {head} of {heads}/{kv_heads} x {head_dim}, blocks of {block_size}, window {window:?}, {dtype}, {asked:?}"
-                    );
-                    near(&what, &out[at..at + head_dim], &want, 2e-5);
-                }
-                row += 1;
-            }
-        }
     }
 }

@@ -25,12 +25,12 @@ struct Region {
 
 struct Access {
   uint64_t address;
-  uint32_t size;
+  uint32_t size, lane;
 };
 
 // All requests of one place in the program.
 struct Site {
-  uint64_t requests = 0, bytes = 0, sectors = 0, turns = 0;
+  uint64_t requests = 0, bytes = 0, sectors = 0, turns = 0, least_turns = 0;
 };
 
 enum Space : uint64_t { Global = 0, Shared = 1 };
@@ -67,16 +67,23 @@ bool is_shared(uint64_t address) {
          (dynamic && dynamic <= address && address < dynamic + block.dynamic_bytes);
 }
 
-// Turns of a request to shared memory: 32 banks of 4 bytes, one word of each at a time; lanes that read the same word share a turn.
-uint64_t turns(const std::vector<Access>& request) {
-  std::vector<uint64_t> words;
-  for (const Access& access : request)
-    for (uint64_t word = access.address / 4; word <= (access.address + access.size - 1) / 4; word++) words.push_back(word);
-  std::sort(words.begin(), words.end());
-  words.erase(std::unique(words.begin(), words.end()), words.end());
-  uint64_t banks[32] = {}, most = 1;
-  for (uint64_t word : words) most = std::max(most, ++banks[word % 32]);
-  return most;
+// Turns of a request to shared memory: 32 banks of 4 bytes, one word of each at a time; lanes that read the same word share a turn. Of requests
+// for 8 (16) bytes a lane half (a quarter) of a warp has its turn at a time. And the least that so many words could take.
+void add_turns(Site& site, const std::vector<Access>& request) {
+  const uint32_t lanes = std::clamp(128 / request[0].size, 8u, 32u);
+  for (uint32_t first = 0; first < 32; first += lanes) {
+    std::vector<uint64_t> words;
+    for (const Access& access : request) {
+      if (access.lane < first || access.lane >= first + lanes) continue;
+      for (uint64_t word = access.address / 4; word <= (access.address + access.size - 1) / 4; word++) words.push_back(word);
+    }
+    std::sort(words.begin(), words.end());
+    words.erase(std::unique(words.begin(), words.end()), words.end());
+    uint64_t banks[32] = {}, most = 0;
+    for (uint64_t word : words) most = std::max(most, ++banks[word % 32]);
+    site.turns += most;
+    site.least_turns += (words.size() + 31) / 32;
+  }
 }
 
 uint64_t sectors(const std::vector<Access>& request) {
@@ -99,7 +106,7 @@ void count_in_kernel(uint64_t address, uint32_t size, bool write, uint64_t place
   Open& requests = open[{Key{place, write, region ? Global : Shared}, warp}];
   uint32_t n = requests.made[lane]++;
   if (requests.requests.size() <= n) requests.requests.resize(n + 1);
-  requests.requests[n].push_back({address, size});
+  requests.requests[n].push_back({address, size, lane});
 }
 
 void count(uint64_t address, uint32_t size, bool write, uint64_t place) {
@@ -120,7 +127,7 @@ void end_block() {
       site.requests++;
       for (const Access& access : request) site.bytes += access.size;
       if (key.first.space == Global) site.sectors += sectors(request);
-      else site.turns += turns(request);
+      else add_turns(site, request);
     }
   }
   open.clear();
@@ -145,11 +152,11 @@ extern "C" void simulator_count_begin(const uint64_t* allocations, size_t n) {
 }
 
 // Ends it. For each place eight numbers: address in the program, 1 if it writes, 1 if it is shared memory, requests, bytes, sectors,
-// turns, 0; then one more row: 0, bytes of global memory read at least once, bytes written at least once, barriers.
+// turns, the least turns; then one more row: 0, bytes of global memory read at least once, bytes written at least once, barriers.
 extern "C" void simulator_count_end(void (*row)(void*, const uint64_t*), void* to) {
   counting = false;
   for (const auto& [key, site] : sites) {
-    const uint64_t numbers[8] = {key.place, key.write, key.space, site.requests, site.bytes, site.sectors, site.turns, 0};
+    const uint64_t numbers[8] = {key.place, key.write, key.space, site.requests, site.bytes, site.sectors, site.turns, site.least_turns};
     row(to, numbers);
   }
   uint64_t read = 0, written = 0;
@@ -162,6 +169,10 @@ extern "C" void simulator_count_end(void (*row)(void*, const uint64_t*), void* t
   const uint64_t numbers[8] = {0, read, written, barriers};
   row(to, numbers);
   regions.clear();
+}
+
+extern "C" void simulator_count(const void* at, unsigned size, bool writes) {
+  count(reinterpret_cast<uint64_t>(at), size, writes, reinterpret_cast<uint64_t>(__builtin_return_address(0)));
 }
 
 #if defined(SIMULATOR_SANITIZED)

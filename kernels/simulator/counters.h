@@ -10,3 +10,12 @@ extern thread_local bool counting;
 void end_block();
 
 }  // namespace simulator::counters
+
+// Counts an access that has no instruction of its own in the simulator, such as that of cp.async. Its place is whoever calls.
+extern "C" void simulator_count(const void* at, unsigned size, bool writes);
+
+#if defined(SIMULATOR_COUNTED)
+#define SIMULATOR_COUNT(at, size, writes) simulator_count(at, size, writes)
+#else
+#define SIMULATOR_COUNT(at, size, writes)
+#endif

@@ -15,14 +15,15 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
 #define KERNEL(kernel) \
   if (!strcmp(name, #kernel)) return f(kernel);
 #define DTYPES(kernel) KERNEL(kernel##_f32) KERNEL(kernel##_bf16) KERNEL(kernel##_f16)
+#define KV_DTYPES(kernel) DTYPES(kernel) KERNEL(kernel##_fp8)
   DTYPES(embed) KERNEL(take_rows) KERNEL(take_columns)
   KERNEL(rms_norm_v0) KERNEL(rms_norm_v1) KERNEL(rms_norm_v2) KERNEL(add_rms_norm) KERNEL(layer_norm) KERNEL(add_layer_norm)
   KERNEL(cast_bf16) KERNEL(cast_f16)
   KERNEL(add) KERNEL(add_bias) KERNEL(silu_mul) KERNEL(gelu) KERNEL(rope)
   DTYPES(matmul_v0) KERNEL(matmul_v0_bf16_bf16) KERNEL(matmul_v0_f16_f16)
-  DTYPES(write_kv)
-  DTYPES(paged_attention_v0)
-  DTYPES(paged_attention_v1) DTYPES(paged_attention_v2) DTYPES(paged_attention_v3) DTYPES(paged_attention_v4)
+  KV_DTYPES(write_kv) KV_DTYPES(rope_write_kv)
+  KV_DTYPES(paged_attention_v0) KV_DTYPES(paged_attention_v1) KV_DTYPES(paged_attention_v2) KV_DTYPES(paged_attention_v3)
+  KV_DTYPES(paged_attention_v4)
   KERNEL(paged_attention_combine)
   KERNEL(sample)
   KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)

@@ -40,6 +40,7 @@ inline float __uint_as_float(unsigned u) {
   memcpy(&f, &u, 4);
   return f;
 }
+inline int __clz(unsigned u) { return u ? __builtin_clz(u) : 32; }
 inline double __longlong_as_double(long long bits) {
   double d;
   memcpy(&d, &bits, 8);

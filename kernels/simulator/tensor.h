@@ -1,5 +1,6 @@
 // Tensor cores and asynchronous copies: what the instructions in ptx.cuh do.
 #pragma once
+#include "counters.h"
 #include "numbers.h"
 #include "warp.h"
 
@@ -49,17 +50,32 @@ template <bool F16> void mma_m16n8k16(float* c, const uint32_t* a, const uint32_
   });
 }
 
+// Whose place in the program is the kernel's line.
+#define SIMULATOR_INLINED inline __attribute__((always_inline))
+
 struct LoadMatrix {
   uint16_t row[8];
   uint32_t* to;
 };
 
+#if defined(SIMULATOR_COUNTED)
+#define SIMULATOR_UNCOUNTED SIMULATOR_OWN
+#else
+#define SIMULATOR_UNCOUNTED inline
+#endif
+
+// This lane's own read of a row: for ThreadSanitizer it is one.
+SIMULATOR_UNCOUNTED static void read_row(uint16_t* to, const void* row) {
+  for (int i = 0; i < 8; i++) to[i] = static_cast<const volatile uint16_t*>(row)[i];
+}
+
 // Four matrices of 8 × 8: lane 8 j + i gives the address of row i of matrix j.
-template <bool TRANSPOSED> void ldmatrix_x4(uint32_t* to, const void* row, SIMULATOR_LINE) {
+template <bool TRANSPOSED> SIMULATOR_INLINED void ldmatrix_x4(uint32_t* to, const void* row, SIMULATOR_LINE) {
   if (reinterpret_cast<uintptr_t>(row) % 16) block.fail("line %d: a row of ldmatrix is not aligned to 16 bytes", line);
+  SIMULATOR_COUNT(row, 16, false);
   LoadMatrix mine;
   mine.to = to;
-  for (int i = 0; i < 8; i++) mine.row[i] = static_cast<const volatile uint16_t*>(row)[i];  // this lane's own read
+  read_row(mine.row, row);
   block.meet(~0u, line, &mine, false, [](void** each, unsigned) {
     auto at = [&](int matrix, int row, int col) { return uint32_t(static_cast<LoadMatrix*>(each[matrix * 8 + row])->row[col]); };
     for (int lane = 0; lane < 32; lane++) {
@@ -73,13 +89,15 @@ template <bool TRANSPOSED> void ldmatrix_x4(uint32_t* to, const void* row, SIMUL
 }
 
 // A copy lands as late as it may, at the wait: a kernel that forgets to wait reads NaN.
-inline void cp_async16(void* to, const void* from, bool real, SIMULATOR_LINE) {
+SIMULATOR_INLINED void cp_async16(void* to, const void* from, bool real, SIMULATOR_LINE) {
+  if (real) { SIMULATOR_COUNT(from, 16, false); }
+  SIMULATOR_COUNT(to, 16, true);
   if ((reinterpret_cast<uintptr_t>(to) | (real ? reinterpret_cast<uintptr_t>(from) : 0)) % 16)
     block.fail("line %d: an address of cp.async is not aligned to 16 bytes", line);
   block.current->copies.push_back({to, from, !real});
 }
 inline void cp_async_commit() { block.current->groups.push_back(block.current->copies.size()); }
-inline void cp_async_wait(int keep) {
+SIMULATOR_UNCOUNTED void cp_async_wait(int keep) {
   Thread& me = *block.current;
   long done = static_cast<long>(me.groups.size()) - keep;
   if (done <= 0) return;

@@ -43,6 +43,11 @@ impl GpuArgs {
             Arithmetic::Bf16 => Some(DType::BF16),
             Arithmetic::F16 => Some(DType::F16),
         };
-        CudaOptions { dtype, utilization: self.gpu_memory_utilization, graphs: !self.enforce_eager, attention: self.kernel }
+        CudaOptions {
+            dtype,
+            utilization: self.gpu_memory_utilization,
+            graphs: !self.enforce_eager,
+            attention: self.kernel,
+        }
     }
 }

@@ -7,20 +7,23 @@ use super::{
 };
 use crate::{
     backend::{
-        Shaped,
+        Rope, Shaped,
         cuda::{
-            Arg, AttentionVersion, Buffer, Cuda, CudaTensor, Device, Grid, Ids, PagedPlaces, PagedShape, PagedWork,
-            suffix,
+            Arg, AttentionVersion, Buffer, Cuda, CudaTensor, Device, Grid, Ids, PagedPlaces, PagedShape,
+            PagedWork, suffix,
         },
     },
     batch::{Batch, Move},
-    error::{Error, Result},
+    error::Result,
     model::{Attention, AttentionShape, KvMemory},
 };
 use std::sync::Arc;
 
 /// The slot of a row that writes nothing: see kernels/kv_cache.cu.
 const NOWHERE: u32 = u32::MAX;
+
+/// Threads of a block that writes a row's K and V.
+const WRITE_THREADS: u32 = 128;
 
 /// See the module's documentation.
 pub struct PagedCuda {
@@ -47,17 +50,13 @@ impl PagedCuda {
     /// Reserves the pool: what the options ask for, in at most `room` bytes.
     ///
     /// # Errors
-    /// If there is no memory for it, or K and V are to be kept in a dtype for which there is no kernel.
+    /// If there is no memory for it.
     pub fn new(
         device: &Arc<dyn Device>,
         shape: AttentionShape,
         options: &KvOptions,
         room: u64,
     ) -> Result<PagedCuda> {
-        if options.dtype == KvDtype::Fp8 {
-            let message = "--kv-dtype fp8-e4m3: the device's kernels keep K and V in f32, bf16 or f16 so far";
-            return Err(Error::Usage(message.into()));
-        }
         let pool = plan_pool(&shape, options, room)?;
         let bytes = pool.blocks * block_bytes(&shape, options.dtype, pool.block_size);
         let layer = |_| Ok([Buffer::new(device, bytes)?, Buffer::new(device, bytes)?]);
@@ -86,6 +85,50 @@ impl PagedCuda {
         PagedShape { heads, kv_heads, head_dim, block_size: self.pool.block_size, dtype: self.dtype.stored() }
     }
 
+    /// K and V of a layer.
+    fn kept(&self, layer: usize) -> [Arg; 2] {
+        let [keys, values] = &self.layers[layer - self.shape.layers.start];
+        [keys, values].map(|buffer| Arg::At(buffer.address))
+    }
+
+    /// kv_heads, head_dim, block_size.
+    fn sizes(&self) -> [u32; 3] {
+        [self.shape.kv_heads, self.shape.head_dim, self.pool.block_size].map(|n| n as u32)
+    }
+
+    /// Writes the K and V of the batch's rows to their slots, and attends to nothing.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn write(&self, cuda: &Cuda, layer: usize, k: &CudaTensor, v: &CudaTensor) -> Result<()> {
+        let new = [k.address(), v.address(), self.slots.address()].map(Arg::At);
+        let sizes = self.sizes().map(Arg::U32);
+        let arguments = [&self.kept(layer)[..], &new, &sizes].concat();
+        let kernel = format!("write_kv_{}", suffix(self.dtype.stored()));
+        cuda.launch(&kernel, Grid::rows(k.rows(), WRITE_THREADS), &arguments)
+    }
+
+    /// Attention of rotated queries over what is in the cache, the batch's own K and V included.
+    fn attend_to_kept(&self, cuda: &Cuda, layer: usize, q: &CudaTensor) -> Result<CudaTensor> {
+        let [keys, values] = &self.layers[layer - self.shape.layers.start];
+        let places = PagedPlaces {
+            k: keys.address,
+            v: values.address,
+            tables: self.tables.address(),
+            table_starts: self.table_starts.address(),
+            positions: self.positions.address(),
+        };
+        let work = PagedWork {
+            shape: self.paged_shape(),
+            places,
+            rows: q.rows(),
+            window: self.shape.windows[layer],
+            scale: self.shape.scale,
+            parts: self.parts,
+        };
+        cuda.paged_attention(self.version, q, &work)
+    }
+
     /// Carries out the copies that a batch begins with.
     fn move_blocks(&mut self, moves: &[Move]) -> Result<()> {
         let bytes = block_bytes(&self.shape, self.dtype, self.pool.block_size);
@@ -112,9 +155,15 @@ impl PagedCuda {
     }
 }
 
-/// Bytes of K, or of V, of a block in one layer.
+/// Bytes of K, or of V, of a block in one layer. In fp8 the scales lie behind the numbers, and both begin at whole pieces of 16 bytes:
+/// `block_numbers` in kernels/paged_cache.cuh.
 fn block_bytes(shape: &AttentionShape, dtype: KvDtype, block_size: usize) -> usize {
-    block_size * shape.kv_heads * dtype.vector_bytes(shape.head_dim)
+    let vectors = block_size * shape.kv_heads;
+    let numbers = vectors * shape.head_dim * dtype.stored().bytes();
+    match dtype {
+        KvDtype::Fp8 => (numbers.next_multiple_of(4) + size_of::<f32>() * vectors).next_multiple_of(16),
+        _ => numbers,
+    }
 }
 
 impl Attention<Cuda> for PagedCuda {
@@ -155,31 +204,31 @@ impl Attention<Cuda> for PagedCuda {
         k: &CudaTensor,
         v: &CudaTensor,
     ) -> Result<CudaTensor> {
-        let AttentionShape { kv_heads, head_dim, scale, .. } = self.shape;
-        let [keys, values] = &self.layers[layer - self.shape.layers.start];
-        let dtype = suffix(self.dtype.stored());
-        let sizes = [kv_heads, head_dim, self.pool.block_size].map(|n| Arg::U32(n as u32));
-        let new = [k.address(), v.address(), self.slots.address()].map(Arg::At);
-        let kept = [keys, values].map(|buffer| Arg::At(buffer.address));
-        let arguments = [&kept[..], &new, &sizes].concat();
-        cuda.launch(&format!("write_kv_{dtype}"), Grid::rows(k.rows(), 128), &arguments)?;
+        self.write(cuda, layer, k, v)?;
+        self.attend_to_kept(cuda, layer, q)
+    }
 
-        let places = PagedPlaces {
-            k: keys.address,
-            v: values.address,
-            tables: self.tables.address(),
-            table_starts: self.table_starts.address(),
-            positions: self.positions.address(),
-        };
-        let work = PagedWork {
-            shape: self.paged_shape(),
-            places,
-            rows: q.rows(),
-            window: self.shape.windows[layer],
-            scale,
-            parts: self.parts,
-        };
-        cuda.paged_attention(self.version, q, &work)
+    /// One kernel instead of three: k is rotated on its way into the cache.
+    fn rotate_and_attend(
+        &mut self,
+        cuda: &Cuda,
+        layer: usize,
+        rope: &Rope<Cuda>,
+        positions: &Ids,
+        q: CudaTensor,
+        k: CudaTensor,
+        v: &CudaTensor,
+    ) -> Result<CudaTensor> {
+        let new = [q.address(), k.address(), v.address(), self.slots.address()].map(Arg::At);
+        let at = [positions.address(), rope.inv_freq.vector()].map(Arg::At);
+        let sizes = [&[self.shape.heads as u32][..], &self.sizes()].concat();
+        let sizes: Vec<Arg> = sizes.into_iter().map(Arg::U32).collect();
+        let arguments = [&self.kept(layer)[..], &new, &at, &[Arg::F32(rope.scaling)], &sizes].concat();
+        let kernel = format!("rope_write_kv_{}", suffix(self.dtype.stored()));
+        let angles = self.shape.head_dim * size_of::<f32>();
+        let grid = Grid { shared_bytes: angles, ..Grid::rows(k.rows(), WRITE_THREADS) };
+        cuda.launch(&kernel, grid, &arguments)?;
+        self.attend_to_kept(cuda, layer, &q)
     }
 
     fn max_tokens(&self) -> Option<usize> {

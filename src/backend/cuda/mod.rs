@@ -179,6 +179,7 @@ pub(crate) fn suffix(dtype: DType) -> &'static str {
     match dtype {
         DType::BF16 => "bf16",
         DType::F16 => "f16",
+        DType::F8_E4M3 => "fp8",
         _ => "f32",
     }
 }

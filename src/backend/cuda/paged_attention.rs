@@ -27,9 +27,10 @@ pub enum AttentionVersion {
 /// merging costs little: a part's partial result is head_dim + 2 floats a query head, and its K and V 2 · 512 · head_dim numbers.
 pub const PART: usize = 512;
 
-/// Keys of a tile, TILE and KEYS in the kernel file.
+/// Keys of a tile of v0, and of v2 to v4; query heads that one read of a tile serves: TILE, KEYS and AT_A_TIME in the kernel file.
 const TILE: usize = 64;
-const KEYS: usize = 32;
+const KEYS: usize = 16;
+const AT_A_TIME: usize = 4;
 /// Threads of a block of v1.
 const V1_THREADS: usize = 128;
 /// Shared memory that a block may have on every GPU that the kernels are for (sm_86 has the least).
@@ -73,8 +74,10 @@ impl AttentionVersion {
 
     /// Whether its limits allow a shape.
     pub fn fits(self, shape: &PagedShape) -> bool {
-        let whole_reads = shape.head_dim.is_multiple_of(8) && shape.head_dim <= 256;
-        self == AttentionVersion::V0 || (whole_reads && self.shared_bytes(shape) <= SHARED_BYTES)
+        let whole_pieces = shape.head_dim.is_multiple_of(if shape.dtype == DType::F8_E4M3 { 16 } else { 8 });
+        let registers = shape.head_dim <= 256;
+        self == AttentionVersion::V0
+            || (whole_pieces && registers && self.shared_bytes(shape, self.warps(shape)) <= SHARED_BYTES)
     }
 
     /// The kernel's name, without the dtype.
@@ -97,24 +100,25 @@ impl AttentionVersion {
         }
     }
 
-    fn shared_bytes(self, shape: &PagedShape) -> usize {
+    /// Warps of a block of v2 to v4: four, or fewer where shared memory is too small for them.
+    fn warps(self, shape: &PagedShape) -> usize {
+        [4, 2].into_iter().find(|warps| self.shared_bytes(shape, *warps) <= SHARED_BYTES).unwrap_or(1)
+    }
+
+    fn shared_bytes(self, shape: &PagedShape, warps: usize) -> usize {
         let PagedShape { head_dim, dtype, .. } = *shape;
         let group = shape.heads / shape.kv_heads;
-        let tile = KEYS * (head_dim * dtype.bytes() + 16);
-        // Queries, sums and states of the group, weights of the warps, all before the tiles at a multiple of 16 bytes.
-        let before = 4 * (2 * group * head_dim + (2 * group).next_multiple_of(4) + 32 * warps(group));
+        let tiles = 2 * KEYS * (head_dim * dtype.bytes() + 16);
+        // Queries; sums and states of each warp, and weights, all before the tiles at a multiple of 16 bytes.
+        let states = (2 * warps * group).next_multiple_of(4);
+        let before = 4 * ((1 + warps) * group * head_dim + states + warps * KEYS * AT_A_TIME);
         match self {
             AttentionVersion::V0 => 4 * (2 * head_dim + TILE),
             AttentionVersion::V1 => V1_THREADS / 32 * 4 * (head_dim + 2),
-            AttentionVersion::V2 | AttentionVersion::V3 => before + 2 * tile,
-            AttentionVersion::V4 => before + 4 * tile,
+            AttentionVersion::V2 | AttentionVersion::V3 => before + warps * tiles,
+            AttentionVersion::V4 => before + warps * 2 * tiles,
         }
     }
-}
-
-/// Warps of a block of v2 to v4.
-fn warps(group: usize) -> usize {
-    group.min(4)
 }
 
 /// What a launch works on: rows of queries, and what they see.
@@ -131,7 +135,13 @@ pub struct PagedWork {
 impl AttentionVersion {
     /// The launch that attends: kernel, grid and arguments. `out`, `q`: [rows, heads · head_dim]; `partial`: [rows, heads, parts,
     /// head_dim + 2], used if there is more than one part.
-    pub fn launch(self, work: &PagedWork, out: Address, q: Address, partial: Address) -> (String, Grid, Vec<Arg>) {
+    pub fn launch(
+        self,
+        work: &PagedWork,
+        out: Address,
+        q: Address,
+        partial: Address,
+    ) -> (String, Grid, Vec<Arg>) {
         let PagedShape { heads, kv_heads, head_dim, block_size, dtype } = work.shape;
         let PagedPlaces { k, v, tables, table_starts, positions } = work.places;
         let pointers = [out, q, k, v, tables, table_starts, positions].map(Arg::At);
@@ -140,7 +150,7 @@ impl AttentionVersion {
         let (blocks, threads) = match self {
             AttentionVersion::V0 => ([heads, work.rows, 1], TILE),
             AttentionVersion::V1 => ([heads, work.rows, 1], V1_THREADS),
-            _ => ([kv_heads, work.rows, work.parts], 32 * warps(heads / kv_heads)),
+            _ => ([kv_heads, work.rows, work.parts], 32 * self.warps(&work.shape)),
         };
         if !matches!(self, AttentionVersion::V0 | AttentionVersion::V1) {
             arguments.push(Arg::U32(heads as u32));
@@ -149,7 +159,7 @@ impl AttentionVersion {
             let part = if work.parts > 1 { PART as u32 } else { 1 << 31 }; // one part takes all keys
             arguments.extend([Arg::At(partial), Arg::U32(part)]);
         }
-        let shared_bytes = self.shared_bytes(&work.shape);
+        let shared_bytes = self.shared_bytes(&work.shape, self.warps(&work.shape));
         let grid = Grid { blocks: blocks.map(|n| n as u32), threads: threads as u32, shared_bytes };
         (format!("{}_{}", self.kernel(), suffix(dtype)), grid, arguments)
     }
@@ -166,7 +176,12 @@ impl Cuda {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn paged_attention(&self, version: AttentionVersion, q: &CudaTensor, work: &PagedWork) -> Result<CudaTensor> {
+    pub fn paged_attention(
+        &self,
+        version: AttentionVersion,
+        q: &CudaTensor,
+        work: &PagedWork,
+    ) -> Result<CudaTensor> {
         let PagedShape { heads, head_dim, .. } = work.shape;
         let out = self.take(work.rows, heads * head_dim)?;
         let partial = match work.parts {
@@ -212,7 +227,18 @@ mod tests {
         assert_eq!(chosen(None, 128, DType::BF16), AttentionVersion::V4);
         assert_eq!(chosen(Some(AttentionVersion::V2), 128, DType::BF16), AttentionVersion::V2);
         assert_eq!(chosen(None, 12, DType::BF16), AttentionVersion::V0, "no multiple of 8");
-        assert_eq!(chosen(None, 256, DType::F32), AttentionVersion::V0, "more shared memory than a block has");
+        assert_eq!(
+            chosen(None, 24, DType::F8_E4M3),
+            AttentionVersion::V0,
+            "no multiple of 16, whole pieces of fp8"
+        );
+        assert_eq!(chosen(None, 264, DType::BF16), AttentionVersion::V0, "more than 256");
+        let wide = PagedShape { heads: 64, kv_heads: 1, ..shape(256, DType::F32) };
+        assert_eq!(
+            AttentionVersion::choose(None, &wide),
+            AttentionVersion::V0,
+            "more shared memory than a block has"
+        );
         assert_eq!(AttentionVersion::V4.parts(512), 1);
         assert_eq!(AttentionVersion::V4.parts(513), 2);
         assert_eq!(AttentionVersion::V3.parts(2000), 4);

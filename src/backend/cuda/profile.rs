@@ -36,8 +36,9 @@ pub struct Site {
     pub bytes: u64,
     /// Of global memory: sectors of 32 bytes that the requests touch. A warp that reads 32 floats in a row touches 4.
     pub sectors: u64,
-    /// Of shared memory: turns that the 32 banks need. Without conflicts it is one a request.
+    /// Of shared memory: turns that the 32 banks need, and the least that so many different words could take.
     pub turns: u64,
+    pub least_turns: u64,
 }
 
 impl Profile {
@@ -51,9 +52,9 @@ impl Profile {
         self.sites.iter().filter(|s| !s.shared && s.writes == writes).map(|s| s.bytes).sum()
     }
 
-    /// Turns of shared memory beyond one a request.
+    /// Turns of shared memory beyond the least.
     pub fn bank_conflicts(&self) -> u64 {
-        self.sites.iter().filter(|s| s.shared).map(|s| s.turns - s.requests).sum()
+        self.sites.iter().filter(|s| s.shared).map(|s| s.turns - s.least_turns).sum()
     }
 }
 
@@ -117,7 +118,7 @@ impl Simulated {
 impl Profile {
     fn of(rows: Vec<[u64; 8]>) -> Profile {
         let mut profile = Profile::default();
-        for [place, writes, shared, requests, bytes, sectors, turns, _] in rows {
+        for [place, writes, shared, requests, bytes, sectors, turns, least_turns] in rows {
             if place == 0 {
                 (profile.least_read, profile.least_written, profile.barriers) = (writes, shared, requests);
                 continue;
@@ -130,6 +131,7 @@ impl Profile {
                 bytes,
                 sectors,
                 turns,
+                least_turns,
             };
             // A loop that the compiler has unrolled is several places with one line.
             let same = |other: &&mut Site| {
@@ -142,6 +144,7 @@ impl Profile {
                     other.bytes += bytes;
                     other.sectors += sectors;
                     other.turns += turns;
+                    other.least_turns += least_turns;
                 }
                 None => profile.sites.push(site),
             }
@@ -160,9 +163,11 @@ fn line_of(place: u64) -> Option<(String, u32)> {
             .filename()
             .and_then(|path| path.file_name())
             .map(|name| name.to_string_lossy().into_owned());
-        // The innermost function comes first; a helper of common.cuh counts as itself, the simulator's own as whoever calls them.
-        if line.is_none() && name.as_ref().is_some_and(|name| name.ends_with(".cu") || name.ends_with(".cuh"))
-        {
+        // The innermost function comes first; a helper of common.cuh counts as itself, the simulator's own and instructions (ptx.cuh) as
+        // whoever calls them.
+        let a_kernels =
+            |name: &String| name != "ptx.cuh" && (name.ends_with(".cu") || name.ends_with(".cuh"));
+        if line.is_none() && name.as_ref().is_some_and(a_kernels) {
             line = name.zip(symbol.lineno());
         }
     });

@@ -139,8 +139,11 @@ pub fn profile_kernel(kernel: &str, shape: &KernelShape) -> Result<Profile> {
             let w = Arg::At(narrow(outputs * inputs)?);
             let (input, output) = (number("inputs"), number("outputs"));
             let arguments = [y, x, w, input, output, Arg::U32(0), output, Arg::U32(0)];
-            let grid =
-                Grid { blocks: [outputs.div_ceil(128) as u32, rows as u32, 1], threads: 128, shared_bytes: 0 };
+            let grid = Grid {
+                blocks: [outputs.div_ceil(128) as u32, rows as u32, 1],
+                threads: 128,
+                shared_bytes: 0,
+            };
             device.profile(kernel, grid, &arguments)
         }
         _ => {
@@ -166,10 +169,12 @@ pub fn profile_kernel(kernel: &str, shape: &KernelShape) -> Result<Profile> {
                 _ => DType::F32,
             };
             let shape = PagedShape { heads, kv_heads, head_dim, block_size, dtype };
-            let version = AttentionVersion::ALL.into_iter().find(|version| kernel.starts_with(version.kernel()));
+            let version =
+                AttentionVersion::ALL.into_iter().find(|version| kernel.starts_with(version.kernel()));
             let version = version.expect("a version of the list");
             if !version.fits(&shape) {
-                let message = format!("--shape: {kernel} takes a head_dim that is a multiple of 8, up to 256");
+                let message =
+                    format!("--shape: {kernel} takes a head_dim that is a multiple of 8, up to 256");
                 return Err(Error::Usage(message));
             }
             let parts = version.parts(tokens);

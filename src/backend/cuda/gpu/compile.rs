@@ -24,8 +24,9 @@ const SOURCES: [(&str, &str); 7] = [
 ];
 
 /// What they include of ours.
-const HEADERS: [(&CStr, &str); 2] = [
+const HEADERS: [(&CStr, &str); 3] = [
     (c"common.cuh", include_str!("../../../../kernels/common.cuh")),
+    (c"paged_cache.cuh", include_str!("../../../../kernels/paged_cache.cuh")),
     (c"ptx.cuh", include_str!("../../../../kernels/ptx.cuh")),
 ];
 
