@@ -25,14 +25,15 @@ __device__ __forceinline__ float weight_of(float x, float largest) { return x ==
 // The first key that a position sees.
 __device__ __forceinline__ unsigned first_seen(unsigned position, unsigned window) { return position + 1 > window ? position + 1 - window : 0; }
 
-// q, out: [rows, heads * head_dim]. grid: (heads, rows); block: TILE threads; dynamic shared memory: (2 * head_dim + TILE) floats.
+// q, out: [rows, heads * head_dim]. grid: (heads, rows); block: TILE threads; dynamic shared memory: (2 * head_dim + 2 * TILE) floats.
 constexpr unsigned TILE = 64;
 
 // ANCHOR: v0
 template <class T> __device__ void paged_attention_v0(float* out, const float* q, const Cache<T>& cache) {
   DYNAMIC_SHARED(float, query);
   const unsigned D = cache.head_dim, heads = gridDim.x, head = blockIdx.x, row = blockIdx.y, kv_head = head / (heads / cache.kv_heads);
-  float *sums = query + D, *weights = sums + D;
+  SHARED(size_t, places, [TILE]);
+  float *sums = query + D, *weights = sums + D, *v_scales = weights + TILE;
   const unsigned* table = cache.tables + cache.table_starts[row];
   const unsigned position = cache.positions[row], first = first_seen(position, cache.window);
   const size_t start = ((size_t)row * heads + head) * D;
@@ -48,10 +49,13 @@ template <class T> __device__ void paged_attention_v0(float* out, const float* q
     const unsigned t = tile + threadIdx.x;
     float score = -INFINITY;
     if (first <= t && t <= position) {
-      const T* key = cache.k + place(cache, table, kv_head, t);
+      const size_t at = place(cache, table, kv_head, t);
+      const float2 scales = vector_scales(cache, table, kv_head, t);
       score = 0.f;
-      for (unsigned d = 0; d < D; d++) score += query[d] * to_float(key[d]);
-      score *= cache.scale * vector_scale(cache.k, cache, table, kv_head, t);
+      for (unsigned d = 0; d < D; d++) score += query[d] * to_float(cache.k[at + d]);
+      score *= cache.scale * scales.x;
+      places[threadIdx.x] = at;
+      v_scales[threadIdx.x] = scales.y;
     }
     weights[threadIdx.x] = score;
     __syncthreads();
@@ -66,8 +70,8 @@ template <class T> __device__ void paged_attention_v0(float* out, const float* q
     largest = new_largest;
     for (unsigned d = threadIdx.x; d < D; d += TILE) {
       float sum = sums[d] * correction;
-      for (unsigned u = max(tile, first); u < tile + TILE && u <= position; u++)
-        sum += weights[u - tile] * vector_scale(cache.v, cache, table, kv_head, u) * to_float(cache.v[place(cache, table, kv_head, u) + d]);
+      for (unsigned i = max(tile, first) - tile; i < TILE && tile + i <= position; i++)
+        sum += weights[i] * v_scales[i] * to_float(cache.v[places[i] + d]);
       sums[d] = sum;
     }
     __syncthreads();
@@ -109,14 +113,15 @@ template <class T> __device__ void paged_attention_v1(float* out, const float* q
     }
     for (unsigned flip = width / 2; flip > 0; flip /= 2) score += __shfl_xor_sync(0xffffffffu, score, flip);
     if (!seen) continue;
-    score *= cache.scale * vector_scale(cache.k, cache, table, kv_head, t);
+    const float2 scales = vector_scales(cache, table, kv_head, t);
+    score *= cache.scale * scales.x;
     const float new_largest = fmaxf(largest, score), correction = weight_of(largest, new_largest);
     float weight = expf(score - new_largest);
     total = total * correction + weight;
     largest = new_largest;
     if (!reads) continue;
     load8(eight, cache.v + at);
-    weight *= vector_scale(cache.v, cache, table, kv_head, t);
+    weight *= scales.y;
     for (unsigned i = 0; i < 4; i++) {
       sums[2 * i] = sums[2 * i] * correction + weight * eight[i].x;
       sums[2 * i + 1] = sums[2 * i + 1] * correction + weight * eight[i].y;
@@ -167,10 +172,13 @@ __device__ __forceinline__ void bring_tile(T* k_tile, T* v_tile, const Cache<T>&
   const unsigned pieces = cache.head_dim / PIECE<T>, lane = threadIdx.x % 32;
   unsigned lanes = 1;  // of a vector
   while (lanes < pieces && lanes < 32) lanes *= 2;
+  const bool one_block = cache.block_size >= KEYS && max(tile, first) < min(tile + KEYS, end);  // then the table is asked once
+  const size_t begin = one_block ? place(cache, table, kv_head, tile) : 0;
+#pragma unroll 2
   for (unsigned key = lane / lanes; key < KEYS; key += 32 / lanes) {
     const unsigned t = tile + key;
     const bool seen = first <= t && t < end;
-    const size_t from = seen ? place(cache, table, kv_head, t) : 0;
+    const size_t from = !seen ? 0 : one_block ? begin + (size_t)key * cache.head_dim : place(cache, table, kv_head, t);
     for (unsigned piece = lane % lanes; piece < pieces; piece += lanes) {
       const unsigned to = key * tile_width(cache) + piece * PIECE<T>, at = piece * PIECE<T>;
       if (ASYNC) {
@@ -187,13 +195,14 @@ __device__ __forceinline__ void bring_tile(T* k_tile, T* v_tile, const Cache<T>&
 // ANCHOR_END: bring_tile
 
 // Some query heads against a tile, by one warp: two lanes take the score of a key, then each lane two numbers of the output. Of each head `states`
-// has the largest score so far and the total weight, `sums` the output. `weights`: [KEYS][AT_A_TIME]. seen, k_scale, v_scale: of key lane % KEYS.
+// has the largest score so far and the total weight, `sums` the output. `weights`: [KEYS][AT_A_TIME]. seen, scales: of key lane % KEYS.
 template <class T>
 __device__ __forceinline__ void meet_tile(float* sums, float* states, float* weights, const float* queries, unsigned heads, const T* k_tile,
-                                          const T* v_tile, const Cache<T>& cache, bool seen, float k_scale, float v_scale) {
+                                          const T* v_tile, const Cache<T>& cache, bool seen, float2 scales) {
   const unsigned lane = threadIdx.x % 32, key = lane % KEYS, width = tile_width(cache), D = cache.head_dim;
   float scores[AT_A_TIME] = {}, correction[AT_A_TIME];
   // ANCHOR: scores
+#pragma unroll 2
   for (unsigned d = lane / KEYS * 8; d < D; d += 16) {
     float2 eight[4];
     load8(eight, k_tile + key * width + d);
@@ -210,7 +219,7 @@ __device__ __forceinline__ void meet_tile(float* sums, float* states, float* wei
   for (unsigned h = 0; h < AT_A_TIME; h++) {
     if (h >= heads) break;
     float score = scores[h] + __shfl_xor_sync(0xffffffffu, scores[h], KEYS);
-    score = seen ? score * cache.scale * k_scale : -INFINITY;
+    score = seen ? score * cache.scale * scales.x : -INFINITY;
     float largest = score;
     for (int flip = KEYS / 2; flip > 0; flip /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, flip));
     const float before = states[2 * h], total = states[2 * h + 1];
@@ -219,7 +228,7 @@ __device__ __forceinline__ void meet_tile(float* sums, float* states, float* wei
     const float weight = weight_of(score, largest);
     float sum = weight;
     for (int flip = KEYS / 2; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
-    if (lane < KEYS) weights[key * AT_A_TIME + h] = weight * v_scale;
+    if (lane < KEYS) weights[key * AT_A_TIME + h] = weight * scales.y;
     if (lane == 0) states[2 * h] = largest, states[2 * h + 1] = total * correction[h] + sum;
   }
   __syncwarp();
@@ -229,6 +238,7 @@ __device__ __forceinline__ void meet_tile(float* sums, float* states, float* wei
 #pragma unroll
     for (unsigned h = 0; h < AT_A_TIME; h++)
       if (h < heads) sum[h] = load2(sums + h * D + d), sum[h].x *= correction[h], sum[h].y *= correction[h];
+#pragma unroll 4
     for (unsigned i = 0; i < KEYS; i++) {
       const float2 two = load2(v_tile + i * width + d);
 #pragma unroll
@@ -246,7 +256,7 @@ __device__ __forceinline__ void meet_tile(float* sums, float* states, float* wei
 // All query heads of one head of K and V, over the keys from `part` times blockIdx.z on, `part` of them.
 // grid: (kv_heads, rows, parts); block: 1, 2 or 4 warps. Dynamic shared memory: a query for each head of the group; a vector of sums and 2 floats for
 // each head and warp; KEYS * AT_A_TIME floats a warp; then at a multiple of 16 bytes 1 (v2, v3) or 2 (v4) times 2 tiles a warp.
-// With more than one part `partial` gets the sums, the largest score and the total: [rows, heads, parts, head_dim + 2].
+// With more than one part `partial` gets the sums, [rows, heads, parts, head_dim], then the largest scores and the totals, [rows, heads, parts, 2].
 template <bool ASYNC, class T>
 __device__ void paged_attention_tiles(float* out, float* partial, const float* q, const Cache<T>& cache, unsigned heads, unsigned part) {
   DYNAMIC_SHARED(float, queries);
@@ -286,10 +296,9 @@ __device__ void paged_attention_tiles(float* out, float* partial, const float* q
     __syncwarp();
     const unsigned t = tile + lane % KEYS;
     const bool seen = first <= t && t < end;
-    const float k_scale = seen ? vector_scale(cache.k, cache, table, kv_head, t) : 0.f;
-    const float v_scale = seen ? vector_scale(cache.v, cache, table, kv_head, t) : 0.f;
+    const float2 scales = seen ? vector_scales(cache, table, kv_head, t) : make_float2(0.f, 0.f);
     for (unsigned h = 0; h < group; h += AT_A_TIME)
-      meet_tile(sums + h * D, states + 2 * h, weights, queries + h * D, min(group - h, AT_A_TIME), k_tile, v_tile, cache, seen, k_scale, v_scale);
+      meet_tile(sums + h * D, states + 2 * h, weights, queries + h * D, min(group - h, AT_A_TIME), k_tile, v_tile, cache, seen, scales);
   }
   // ANCHOR_END: tiles
   cp_async_wait<0>();
@@ -307,9 +316,10 @@ __device__ void paged_attention_tiles(float* out, float* partial, const float* q
     if (gridDim.z == 1) {
       out[start + i] = sum / total;
     } else {
-      float* to = partial + (((size_t)row * heads + kv_head * group + h) * gridDim.z + blockIdx.z) * (D + 2);
-      to[i % D] = sum;
-      if (i % D == 0) to[D] = largest, to[D + 1] = total;
+      const size_t at = ((size_t)row * heads + kv_head * group + h) * gridDim.z + blockIdx.z;
+      partial[at * D + i % D] = sum;
+      float2* states = reinterpret_cast<float2*>(partial + (size_t)gridDim.y * heads * gridDim.z * D);
+      if (i % D == 0) states[at] = make_float2(largest, total);
     }
   }
 }
@@ -320,15 +330,17 @@ GLOBAL void paged_attention_combine(float* out, const float* partial, const unsi
                                     unsigned parts) {
   const unsigned heads = gridDim.x, row = blockIdx.y, position = positions[row];
   const size_t at = (size_t)row * heads + blockIdx.x;
-  const float* from = partial + at * parts * (head_dim + 2);
+  const float* sums = partial + at * parts * head_dim;
+  const float2* states = reinterpret_cast<const float2*>(partial + (size_t)gridDim.y * heads * parts * head_dim) + at * parts;
   const unsigned first = first_seen(position, window) / part, last = position / part;
   for (unsigned d = threadIdx.x; d < head_dim; d += blockDim.x) {
     float largest = -INFINITY, sum = 0.f, total = 0.f;
-    for (unsigned p = first; p <= last; p++) largest = fmaxf(largest, from[p * (head_dim + 2) + head_dim]);
+    for (unsigned p = first; p <= last; p++) largest = fmaxf(largest, states[p].x);
     for (unsigned p = first; p <= last; p++) {
-      const float share = weight_of(from[p * (head_dim + 2) + head_dim], largest);
-      sum += share * from[p * (head_dim + 2) + d];
-      total += share * from[p * (head_dim + 2) + head_dim + 1];
+      const float2 state = states[p];
+      const float share = weight_of(state.x, largest);
+      sum += share * sums[p * head_dim + d];
+      total += share * state.y;
     }
     out[at * head_dim + d] = sum / total;
   }
@@ -342,14 +354,14 @@ GLOBAL void paged_attention_combine(float* out, const float* partial, const unsi
   GLOBAL void __launch_bounds__(128) paged_attention_v1_##suffix(float* out, const float* q, CACHE_PARAMETERS(T)) {                \
     paged_attention_v1(out, q, CACHE(T));                                                                                          \
   }                                                                                                                                \
-  GLOBAL void __launch_bounds__(128) paged_attention_v2_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads) {  \
+  GLOBAL void __launch_bounds__(128, 4) paged_attention_v2_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads) {  \
     paged_attention_tiles<false>(out, nullptr, q, CACHE(T), heads, 0x80000000u);                                                   \
   }                                                                                                                                \
-  GLOBAL void __launch_bounds__(128) paged_attention_v3_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads,  \
+  GLOBAL void __launch_bounds__(128, 4) paged_attention_v3_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads,  \
                                                                  float* partial, unsigned part) {                                  \
     paged_attention_tiles<false>(out, partial, q, CACHE(T), heads, part);                                                          \
   }                                                                                                                                \
-  GLOBAL void __launch_bounds__(128) paged_attention_v4_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads,  \
+  GLOBAL void __launch_bounds__(128, 4) paged_attention_v4_##suffix(float* out, const float* q, CACHE_PARAMETERS(T), unsigned heads,  \
                                                                  float* partial, unsigned part) {                                  \
     paged_attention_tiles<true>(out, partial, q, CACHE(T), heads, part);                                                           \
   }

@@ -51,22 +51,22 @@ __device__ __forceinline__ size_t block_numbers(fp8, unsigned kv_heads, unsigned
   return (block_scales(kv_heads, block_size, head_dim) + (size_t)4 * kv_heads * block_size + 15) / 16 * 16;
 }
 
-// Where token t's vector of a head begins, and what its numbers are multiplied with.
+// Where token t's vector of a head begins.
 template <class T>
 __device__ __forceinline__ size_t place(const Cache<T>& c, const unsigned* table, unsigned kv_head, unsigned t) {
   const unsigned shift = 31 - __clz(c.block_size);  // t / block_size without a division
   return table[t >> shift] * block_numbers(T(), c.kv_heads, c.block_size, c.head_dim) +
          ((size_t)kv_head * c.block_size + (t & (c.block_size - 1))) * c.head_dim;
 }
-template <class T>
-__device__ __forceinline__ float vector_scale(const T*, const Cache<T>&, const unsigned*, unsigned, unsigned) {
-  return 1.f;
+// What the numbers of token t's vectors are multiplied with, of K (x) and of V (y).
+template <class T> __device__ __forceinline__ float2 vector_scales(const Cache<T>&, const unsigned*, unsigned, unsigned) {
+  return make_float2(1.f, 1.f);
 }
-__device__ __forceinline__ float vector_scale(const fp8* kept, const Cache<fp8>& c, const unsigned* table, unsigned kv_head, unsigned t) {
+__device__ __forceinline__ float2 vector_scales(const Cache<fp8>& c, const unsigned* table, unsigned kv_head, unsigned t) {
   const unsigned shift = 31 - __clz(c.block_size);
-  const fp8* block = kept + table[t >> shift] * block_numbers(fp8(), c.kv_heads, c.block_size, c.head_dim);
-  const fp8* scales = block + block_scales(c.kv_heads, c.block_size, c.head_dim);
-  return reinterpret_cast<const float*>(scales)[kv_head * c.block_size + (t & (c.block_size - 1))];
+  const size_t at = table[t >> shift] * block_numbers(fp8(), c.kv_heads, c.block_size, c.head_dim) +
+                    block_scales(c.kv_heads, c.block_size, c.head_dim) + 4 * (kv_head * c.block_size + (t & (c.block_size - 1)));
+  return make_float2(*reinterpret_cast<const float*>(c.k + at), *reinterpret_cast<const float*>(c.v + at));
 }
 
 // Numbers in a piece of 16 bytes.

@@ -4,7 +4,7 @@ mod common;
 
 use common::run;
 use stairwell::backend::cuda::{
-    Arg, Device, Grid, KernelShape, PROFILED, Profile, Simulated, profile_kernel,
+    Arg, Device, Grid, KernelShape, Profile, Simulated, profile_kernel, profiled,
 };
 
 fn profile(kernel: &str, shape: &str) -> Profile {
@@ -69,6 +69,56 @@ fn the_plain_matmul_reads_weights_across_the_grain() {
     }
 }
 
+/// Rows and outputs that fill tiles: each version reads x once for so many outputs, and W once for so many rows.
+#[test]
+fn tiles_of_the_matmul_ladder_save_reads() {
+    let (rows, inputs, outputs) = (64, 128, 128);
+    let read = |kernel: &str| profile(kernel, "rows=64,inputs=128,outputs=128").bytes(false);
+    let [v0, v1, v2] = ["v0", "v1", "v2"].map(|version| read(&format!("matmul_{version}_bf16_bf16")));
+    let both = 2 * 2 * rows * inputs * outputs; // x and W, 2 bytes, for every product
+    assert_eq!(v0, both);
+    assert_eq!(v1, both / 32);
+    assert_eq!(v2, both / 64);
+    assert_eq!(read("matmul_v3_bf16_bf16"), v2, "the same tiles");
+    assert_eq!(read("matmul_v3_unswizzled_bf16_bf16"), v2);
+}
+
+/// ldmatrix reads a piece of 16 bytes of 8 rows of a tile. Unswizzled they lie in the same 4 banks: 8 turns where 1 would do.
+#[test]
+fn a_swizzle_takes_the_bank_conflicts_away() {
+    let turns = |kernel: &str| {
+        let profile = profile(kernel, "rows=64,inputs=128,outputs=64");
+        let reads = profile.sites.iter().filter(|site| site.shared && !site.writes);
+        let sum = reads.fold((0, 0), |(turns, least), site| (turns + site.turns, least + site.least_turns));
+        (sum, profile.bank_conflicts())
+    };
+    let (swizzled, unswizzled) = (turns("matmul_v3_bf16_bf16"), turns("matmul_v3_unswizzled_bf16_bf16"));
+    // Two tiles along k, four steps of 16 in each, four warps, four ldmatrix a step, of four phases each.
+    let least = 2 * 4 * 4 * 4 * 4;
+    assert_eq!(swizzled, ((least, least), 0));
+    assert_eq!(unswizzled.0, (8 * least, least));
+    // cp.async writes a row of pieces after the other, and meets all banks either way.
+    assert_eq!(unswizzled.1, 7 * least);
+}
+
+/// What rotation and writing need together, and as three kernels.
+#[test]
+fn rotation_fused_with_writing_moves_less() {
+    let shape = "rows=4,heads=8,kv_heads=2,head_dim=64,block_size=16";
+    let [fused, write, rope] =
+        ["rope_write_kv_bf16", "write_kv_bf16", "rope"].map(|kernel| profile(kernel, shape));
+    let k = 4 * 4 * 2 * 64 / 32; // sectors of 4 rows of K in f32
+    assert_eq!(
+        fused.sectors(true),
+        write.sectors(true) + rope.sectors(true) - k,
+        "rotated K is not written apart"
+    );
+    assert!(fused.sectors(false) + k <= write.sectors(false) + rope.sectors(false), "and not read again");
+    let requests =
+        |profile: &Profile| profile.sites.iter().filter(|s| !s.shared).map(|s| s.requests).sum::<u64>();
+    assert!(requests(&fused) < requests(&write) + requests(&rope));
+}
+
 #[test]
 fn the_plain_attention_reads_k_and_v_once_for_each_query_head() {
     let (sequences, tokens, heads, kv_heads, head_dim) = (1, 128, 4, 1, 32);
@@ -86,8 +136,8 @@ fn the_plain_attention_reads_k_and_v_once_for_each_query_head() {
 /// Llama-3-8B's heads: a head of K and V serves four query heads.
 #[test]
 fn grouped_attention_reads_k_and_v_once() {
-    let shape = "sequences=2,tokens=1024,heads=32,kv_heads=8,head_dim=128,block_size=16";
-    let cache = 2 * 2 * 2 * 1024 * 8 * 128; // K and V, 2 bytes a number, 2 sequences
+    let shape = "sequences=1,tokens=1024,heads=8,kv_heads=2,head_dim=128,block_size=16";
+    let cache = 2 * 2 * 1024 * 2 * 128; // K and V, 2 bytes a number
     let read = |version: &str| {
         let profile = profile(&format!("paged_attention_{version}"), shape);
         (32 * profile.sectors(false)) as f64 / cache as f64
@@ -102,6 +152,23 @@ fn grouped_attention_reads_k_and_v_once() {
         let times = read(version);
         assert!((1.0..1.05).contains(&times), "{version} reads {times} times K and V");
     }
+    // In fp8 a scale for each vector, and half the bytes: of the least with queries and tables.
+    let profile = profile("paged_attention_v4_fp8", shape);
+    let times = (32 * profile.sectors(false)) as f64 / profile.least_read as f64;
+    assert!((1.0..1.05).contains(&times), "fp8: {times} times K, V, their scales, queries and tables");
+}
+
+/// What lanes ask for, whatever the sectors: v0 and v1 read a head of K and V for each of the four query heads that share it.
+#[test]
+fn redundant_reads_show_in_what_lanes_ask_for() {
+    let shape = "sequences=1,tokens=256,heads=32,kv_heads=8,head_dim=128,block_size=16";
+    let times = |version: &str| {
+        let profile = profile(&format!("paged_attention_{version}"), shape);
+        profile.bytes(false) as f64 / profile.least_read as f64
+    };
+    assert!((3.9..4.4).contains(&times("v0")), "{}", times("v0"));
+    assert!((3.9..4.7).contains(&times("v1")), "each lane asks the table, too: {}", times("v1"));
+    assert!((1.0..1.2).contains(&times("v2")), "{}", times("v2"));
 }
 
 #[test]
@@ -120,7 +187,7 @@ fn lanes_that_want_one_bank_take_turns() {
 
 #[test]
 fn every_kernel_of_the_list_can_be_profiled_and_lines_are_known() {
-    for (kernel, _) in PROFILED {
+    for kernel in profiled() {
         let profile = profile(kernel, "");
         assert!(profile.sectors(false) > 0 && profile.sectors(true) > 0, "{kernel}");
         let lines: Vec<_> = profile.sites.iter().filter_map(|site| site.line.as_ref()).collect();

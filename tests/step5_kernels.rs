@@ -8,18 +8,22 @@ use random::{DTYPES, Random, download, near, rounded};
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
-        cuda::{Cuda, CudaOptions, CudaWeight},
+        cuda::{Arg, Cuda, CudaOptions, CudaWeight, Grid},
     },
     tensor::{DType, HostTensor},
 };
 
-fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
+fn bytes_of(dtype: DType, values: &[f32]) -> Vec<u8> {
     let bytes = values.iter().flat_map(|&v| match dtype {
         DType::F32 => v.to_le_bytes().to_vec(),
         DType::BF16 => half::bf16::from_f32(v).to_le_bytes().to_vec(),
         _ => half::f16::from_f32(v).to_le_bytes().to_vec(),
     });
-    HostTensor::from_bytes(dtype, shape, bytes.collect())
+    bytes.collect()
+}
+
+fn stored(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
+    HostTensor::from_bytes(dtype, shape, bytes_of(dtype, values))
 }
 
 /// A matrix [outputs, inputs], or a vector [outputs] if `inputs` is 1.
@@ -66,6 +70,77 @@ fn linear_layers() {
             "{rows} x {inputs} x {outputs}, {dtype}, multiplied in {narrow}, transposed {transposed}"
         );
         near(&what, &download(&cuda, &y), &want, 2e-5);
+    }
+}
+
+/// Every version of the matrix product, launched as it is, over shapes that fill no tile.
+#[test]
+fn every_version_of_the_matrix_product() {
+    let random = &mut Random(7);
+    for (turn, version) in ["v0", "v1", "v2", "v3", "v3_unswizzled"].into_iter().cycle().take(60).enumerate()
+    {
+        let sixteen = version.starts_with("v3");
+        let dtype = if version == "v3_unswizzled" {
+            DType::BF16
+        } else {
+            random.of(if sixteen { &DTYPES[1..] } else { &DTYPES })
+        };
+        let x_dtype = if sixteen || (dtype != DType::F32 && turn % 2 == 0) { dtype } else { DType::F32 };
+        let inputs = if sixteen { 8 * random.between(1, 25) } else { random.between(1, 150) };
+        let (rows, outputs) = (random.between(1, 90), random.between(1, 150));
+        let transposed = !sixteen && random.next() < 0.3;
+        let (x, w) = (random.numbers(rows * inputs), random.numbers(outputs * inputs));
+        let (first, cols) = (random.between(0, 3), outputs + 5);
+
+        let device = device();
+        let put = |dtype: DType, values: &[f32]| {
+            let bytes = bytes_of(dtype, values);
+            let address = device.allocate(bytes.len()).unwrap();
+            device.upload(address, &bytes).unwrap();
+            Arg::At(address)
+        };
+        let y = put(DType::F32, &vec![0.5; rows * cols]);
+        let pointers = [y, put(x_dtype, &x), put(dtype, &w)];
+        let mut sizes = vec![inputs, outputs];
+        sizes.extend((!sixteen).then_some(usize::from(transposed)));
+        sizes.extend([cols, first]);
+        sizes.extend((version != "v0").then_some(rows));
+        let arguments: Vec<Arg> =
+            pointers.into_iter().chain(sizes.into_iter().map(|n| Arg::U32(n as u32))).collect();
+        let name = |dtype: DType| match dtype {
+            DType::BF16 => "bf16",
+            DType::F16 => "f16",
+            _ => "f32",
+        };
+        let operands =
+            if x_dtype == DType::F32 { name(dtype).into() } else { format!("{0}_{0}", name(dtype)) };
+        let (tile, threads) = match version {
+            "v0" => ([128, 1], 128),
+            "v1" => ([32, 32], 256),
+            "v2" => ([64, 64], 256),
+            _ => ([64, 64], 128),
+        };
+        let blocks = [outputs.div_ceil(tile[0]) as u32, rows.div_ceil(tile[1]) as u32, 1];
+        let kernel = format!("matmul_{version}_{operands}");
+        device.launch(&kernel, Grid { blocks, threads, shared_bytes: 0 }, &arguments).unwrap();
+        let mut bytes = vec![0; 4 * rows * cols];
+        let Arg::At(y) = y else { unreachable!() };
+        device.download(y, &mut bytes).unwrap();
+        let got: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+
+        let at = |o: usize, k: usize| if transposed { w[k * outputs + o] } else { w[o * inputs + k] };
+        let number = |i: usize| {
+            let (row, Some(o)) = (i / cols, (i % cols).checked_sub(first).filter(|o| *o < outputs)) else {
+                return 0.5;
+            };
+            let product = |k: usize| {
+                f64::from(rounded(x_dtype, x[row * inputs + k])) * f64::from(rounded(dtype, at(o, k)))
+            };
+            (0..inputs).map(product).sum()
+        };
+        let want: Vec<f64> = (0..rows * cols).map(number).collect();
+        let what = format!("{kernel}, {rows} rows, {inputs} to {outputs}, transposed {transposed}");
+        near(&what, &got, &want, 2e-5);
     }
 }
 

@@ -20,8 +20,11 @@ namespace {
 
 struct Region {
   uint64_t start, size;
-  std::vector<uint8_t> touched;  // of each byte: 1 read, 2 written
+  std::vector<uint8_t> touched;  // of each byte: see below
 };
+
+// What happened to a byte. One that an earlier launch has written and a later one reads is neither work's input nor its result.
+enum Touched : uint8_t { Read = 1, Written = 2, WrittenBefore = 4, Between = 8 };
 
 struct Access {
   uint64_t address;
@@ -100,7 +103,10 @@ void count_in_kernel(uint64_t address, uint32_t size, bool write, uint64_t place
   if (!region && !is_shared(address)) return;  // a stack, or the simulator's own
   if (region) {
     uint64_t at = address - region->start;
-    for (uint64_t i = at; i < std::min(at + size, region->size); i++) region->touched[i] |= write ? 2 : 1;
+    for (uint64_t i = at; i < std::min(at + size, region->size); i++) {
+      uint8_t& touched = region->touched[i];
+      touched |= write ? Written : (touched & (Read | WrittenBefore)) == WrittenBefore ? Between : Read;
+    }
   }
   unsigned warp = block.current->number / 32, lane = block.current->number % 32;
   Open& requests = open[{Key{place, write, region ? Global : Shared}, warp}];
@@ -151,8 +157,15 @@ extern "C" void simulator_count_begin(const uint64_t* allocations, size_t n) {
   counting = true;
 }
 
+// Tells that another launch follows.
+extern "C" void simulator_count_launch() {
+  for (Region& region : regions)
+    for (uint8_t& touched : region.touched)
+      if (touched & Written) touched |= WrittenBefore;
+}
+
 // Ends it. For each place eight numbers: address in the program, 1 if it writes, 1 if it is shared memory, requests, bytes, sectors,
-// turns, the least turns; then one more row: 0, bytes of global memory read at least once, bytes written at least once, barriers.
+// turns, the least turns; then one more row: 0, bytes of global memory that are input, bytes that are results, barriers.
 extern "C" void simulator_count_end(void (*row)(void*, const uint64_t*), void* to) {
   counting = false;
   for (const auto& [key, site] : sites) {
@@ -162,8 +175,8 @@ extern "C" void simulator_count_end(void (*row)(void*, const uint64_t*), void* t
   uint64_t read = 0, written = 0;
   for (const Region& region : regions) {
     for (uint8_t touched : region.touched) {
-      read += touched & 1;
-      written += touched >> 1;
+      read += (touched & Read) != 0;
+      written += (touched & (Written | Between)) == Written;
     }
   }
   const uint64_t numbers[8] = {0, read, written, barriers};

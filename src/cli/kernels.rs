@@ -82,9 +82,10 @@ fn table(name: &str, shape: &KernelShape, profile: &Profile) -> String {
     {
         let moved = 32 * profile.sectors(writes);
         let times = moved as f64 / least.max(1) as f64;
+        let asked = profile.bytes(writes) as f64 / least.max(1) as f64;
         let _ = writeln!(
             text,
-            "global memory {what}: {moved} bytes in sectors, {times:.2} times the {least} bytes that it must"
+            "global memory {what}: {moved} bytes in sectors, {times:.2} times the {least} bytes that it must; lanes asked for {asked:.2} times"
         );
     }
     let _ = writeln!(

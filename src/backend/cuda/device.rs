@@ -61,6 +61,14 @@ impl Grid {
     }
 }
 
+/// A kernel that is to be started, with what it is to work on.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub kernel: String,
+    pub grid: Grid,
+    pub arguments: Vec<Arg>,
+}
+
 /// A linear layer for a library of the device: y = x Wᵀ, sums in f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Matmul {

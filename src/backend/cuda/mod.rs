@@ -9,7 +9,7 @@
 //! - `memory`: buffers and activations;
 //! - `weight`: parameters;
 //! - `graph`: decode steps that are recorded and replayed;
-//! - `workload`: something to do for a kernel that is profiled.
+//! - `workload`: something to do for a kernel that is counted or timed.
 
 mod device;
 mod gpu;
@@ -23,14 +23,14 @@ mod simulated;
 mod weight;
 mod workload;
 
-pub use device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Matmul};
+pub use device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Launch, Matmul};
 pub use gpu::Gpu;
 pub use memory::{Buffer, CudaTensor, Ids, Workspace};
 pub use paged_attention::{AttentionVersion, PART, PagedPlaces, PagedShape, PagedWork};
 pub use profile::{Profile, Site};
 pub use simulated::{Schedule, Simulated};
 pub use weight::CudaWeight;
-pub use workload::{KernelShape, PROFILED, profile_kernel};
+pub use workload::{KernelShape, profile_kernel, profiled, with_workload};
 
 use crate::{error::Result, tensor::DType};
 use graph::Graphs;

@@ -2,7 +2,7 @@
 
 use super::{
     Cuda, CudaTensor,
-    device::{Address, Arg, Grid},
+    device::{Address, Arg, Grid, Launch},
     suffix,
 };
 use crate::{error::Result, tensor::DType};
@@ -113,7 +113,7 @@ impl AttentionVersion {
         let states = (2 * warps * group).next_multiple_of(4);
         let before = 4 * ((1 + warps) * group * head_dim + states + warps * KEYS * AT_A_TIME);
         match self {
-            AttentionVersion::V0 => 4 * (2 * head_dim + TILE),
+            AttentionVersion::V0 => 4 * (2 * head_dim + 2 * TILE),
             AttentionVersion::V1 => V1_THREADS / 32 * 4 * (head_dim + 2),
             AttentionVersion::V2 | AttentionVersion::V3 => before + warps * tiles,
             AttentionVersion::V4 => before + warps * 2 * tiles,
@@ -133,19 +133,13 @@ pub struct PagedWork {
 }
 
 impl AttentionVersion {
-    /// The launch that attends: kernel, grid and arguments. `out`, `q`: [rows, heads · head_dim]; `partial`: [rows, heads, parts,
-    /// head_dim + 2], used if there is more than one part.
-    pub fn launch(
-        self,
-        work: &PagedWork,
-        out: Address,
-        q: Address,
-        partial: Address,
-    ) -> (String, Grid, Vec<Arg>) {
+    /// The launches that attend: one, and with more than one part another that merges them. `out`, `q`: [rows, heads · head_dim]; `partial`:
+    /// rows · heads · parts · (head_dim + 2) numbers, used if there is more than one part.
+    pub fn launches(self, work: &PagedWork, out: Address, q: Address, partial: Address) -> Vec<Launch> {
         let PagedShape { heads, kv_heads, head_dim, block_size, dtype } = work.shape;
         let PagedPlaces { k, v, tables, table_starts, positions } = work.places;
         let pointers = [out, q, k, v, tables, table_starts, positions].map(Arg::At);
-        let sizes = [kv_heads, head_dim, block_size].map(|n| Arg::U32(n as u32));
+        let sizes = [kv_heads, head_dim, block_size].map(u32);
         let mut arguments = [&pointers[..], &sizes, &[work.window_argument(), Arg::F32(work.scale)]].concat();
         let (blocks, threads) = match self {
             AttentionVersion::V0 => ([heads, work.rows, 1], TILE),
@@ -153,7 +147,7 @@ impl AttentionVersion {
             _ => ([kv_heads, work.rows, work.parts], 32 * self.warps(&work.shape)),
         };
         if !matches!(self, AttentionVersion::V0 | AttentionVersion::V1) {
-            arguments.push(Arg::U32(heads as u32));
+            arguments.push(u32(heads));
         }
         if matches!(self, AttentionVersion::V3 | AttentionVersion::V4) {
             let part = if work.parts > 1 { PART as u32 } else { 1 << 31 }; // one part takes all keys
@@ -161,8 +155,20 @@ impl AttentionVersion {
         }
         let shared_bytes = self.shared_bytes(&work.shape, self.warps(&work.shape));
         let grid = Grid { blocks: blocks.map(|n| n as u32), threads: threads as u32, shared_bytes };
-        (format!("{}_{}", self.kernel(), suffix(dtype)), grid, arguments)
+        let attend = Launch { kernel: format!("{}_{}", self.kernel(), suffix(dtype)), grid, arguments };
+        if work.parts == 1 {
+            return vec![attend];
+        }
+        let pointers = [out, partial, positions].map(Arg::At);
+        let sizes = [u32(head_dim), work.window_argument(), u32(PART), u32(work.parts)];
+        let grid = Grid { blocks: [heads as u32, work.rows as u32, 1], threads: 64, shared_bytes: 0 };
+        let arguments = [&pointers[..], &sizes].concat();
+        vec![attend, Launch { kernel: "paged_attention_combine".into(), grid, arguments }]
     }
+}
+
+fn u32(n: usize) -> Arg {
+    Arg::U32(n as u32)
 }
 
 impl PagedWork {
@@ -189,14 +195,8 @@ impl Cuda {
             parts => Some(self.take(work.rows * heads * parts, head_dim + 2)?),
         };
         let at = partial.as_ref().map_or(out.address(), CudaTensor::address);
-        let (kernel, grid, arguments) = version.launch(work, out.address(), q.address(), at);
-        self.launch(&kernel, grid, &arguments)?;
-        if let Some(partial) = partial {
-            let pointers = [out.address(), partial.address(), work.places.positions].map(Arg::At);
-            let [width, part, parts] = [head_dim, PART, work.parts].map(|n| Arg::U32(n as u32));
-            let arguments = [&pointers[..], &[width, work.window_argument(), part, parts]].concat();
-            let grid = Grid { blocks: [heads as u32, work.rows as u32, 1], threads: 64, shared_bytes: 0 };
-            self.launch("paged_attention_combine", grid, &arguments)?;
+        for Launch { kernel, grid, arguments } in version.launches(work, out.address(), q.address(), at) {
+            self.launch(&kernel, grid, &arguments)?;
         }
         Ok(out)
     }

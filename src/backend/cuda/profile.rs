@@ -1,7 +1,7 @@
 //! What a kernel reads and writes, counted on the simulator: a profiler for those without a GPU.
 
 use super::{
-    device::{Arg, Grid},
+    device::{Arg, Grid, Launch},
     simulated::{Simulated, call},
 };
 use crate::error::Result;
@@ -10,12 +10,13 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// The traffic of one launch.
+/// The traffic of one launch, or of several that follow one another.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
     /// Each place of the program that reads or writes, the heaviest first.
     pub sites: Vec<Site>,
-    /// Bytes of global memory that were read at least once, and written at least once: the least that the kernel could move.
+    /// Bytes of global memory that were read at least once, and written at least once: the least that could move. What one launch writes and
+    /// the next one reads is not among them.
     pub least_read: u64,
     pub least_written: u64,
     /// Barriers that blocks have passed, over all blocks.
@@ -69,6 +70,7 @@ unsafe extern "C" {
         error_size: usize,
     ) -> c_int;
     fn simulator_count_begin(allocations: *const u64, n: usize);
+    fn simulator_count_launch();
     fn simulator_count_end(row: extern "C" fn(*mut c_void, *const u64), to: *mut c_void);
 }
 
@@ -87,25 +89,23 @@ impl Simulated {
     /// # Errors
     /// As [`launch`](super::Device::launch).
     pub fn profile(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<Profile> {
+        self.profile_all(&[Launch { kernel: kernel.into(), grid, arguments: arguments.into() }])
+    }
+
+    /// Runs kernels one after the other, and counts over all.
+    ///
+    /// # Errors
+    /// As [`launch`](super::Device::launch).
+    pub fn profile_all(&self, launches: &[Launch]) -> Result<Profile> {
         let _turn = COUNTERS.lock().unwrap_or_else(PoisonError::into_inner);
         let allocations: Vec<u64> =
             self.allocations().into_iter().flat_map(|(at, size)| [at.0, size]).collect();
         // SAFETY: pairs of numbers, n of them.
         unsafe { simulator_count_begin(allocations.as_ptr(), allocations.len() / 2) };
-        let launched = call(kernel, arguments, |name, pointers, error| {
-            let (blocks, threads) = (grid.blocks, [grid.threads, 1, 1]);
-            // SAFETY: as in `launch`.
-            unsafe {
-                simulator_launch_counted(
-                    name.as_ptr(),
-                    blocks.as_ptr(),
-                    threads.as_ptr(),
-                    grid.shared_bytes,
-                    pointers.as_mut_ptr(),
-                    error.as_mut_ptr(),
-                    error.len(),
-                )
-            }
+        let launched = launches.iter().try_for_each(|launch| {
+            // SAFETY: it was begun.
+            unsafe { simulator_count_launch() };
+            counted(launch)
         });
         let mut rows: Vec<[u64; 8]> = Vec::new();
         // SAFETY: `keep` gets this vector.
@@ -113,6 +113,24 @@ impl Simulated {
         launched?;
         Ok(Profile::of(rows))
     }
+}
+
+fn counted(Launch { kernel, grid, arguments }: &Launch) -> Result<()> {
+    call(kernel, arguments, |name, pointers, error| {
+        let (blocks, threads) = (grid.blocks, [grid.threads, 1, 1]);
+        // SAFETY: as in `launch`.
+        unsafe {
+            simulator_launch_counted(
+                name.as_ptr(),
+                blocks.as_ptr(),
+                threads.as_ptr(),
+                grid.shared_bytes,
+                pointers.as_mut_ptr(),
+                error.as_mut_ptr(),
+                error.len(),
+            )
+        }
+    })
 }
 
 impl Profile {

@@ -1,6 +1,6 @@
 //! A device on the CPU: kernels/simulator runs the kernels, one fiber for each CUDA thread.
 
-use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid};
+use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Launch};
 use crate::{
     backend::cpu,
     error::{Error, Result},
@@ -42,13 +42,6 @@ pub struct Simulated {
     /// Launches since `begin_capture`.
     recording: Mutex<Option<Vec<Launch>>>,
     frees: AtomicU64,
-}
-
-/// A launch that was recorded.
-struct Launch {
-    kernel: String,
-    grid: Grid,
-    arguments: Vec<Arg>,
 }
 
 struct Recorded {
