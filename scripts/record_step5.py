@@ -1,10 +1,14 @@
 """What chapter 5 is told by the counters: `python scripts/record_step5.py` writes benches/results/step5.json.
 
-Needs a build: `cargo build --release --features step5`. Counters are the same on every machine; what the compiler made of a kernel decides
+Needs a build: `cargo build --release --features step5`. The ladder of attention is counted by `cargo bench --features step5 --bench step5`, which
+it runs. Counters are the same on every machine; what the compiler made of a kernel decides
 how many requests it has, so g++ and clang may differ a little. Standard library only.
 """
 
 import json
+import subprocess
+import tempfile
+from pathlib import Path
 
 from recording import ROOT, machine, stairwell
 
@@ -31,6 +35,21 @@ def profile(kernel, shape):
     }
 
 
+def bench():
+    """The rows of the bench's table."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "out.json"
+        command = ["cargo", "bench", "--features", "step5", "--bench", "step5", "--", "--out", path]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(path.read_text())
+
+
+def short(row):
+    """A row for a page: the kernel, and the numbers of its shape as columns."""
+    numbers = {key: int(value) for key, value in (part.split("=") for part in row.pop("shape").split(","))}
+    return {**row, **numbers}
+
+
 def main():
     fused = [profile(kernel, SHAPE) for kernel in ("add", "rms_norm_v1", "add_rms_norm")]
     result = {
@@ -42,8 +61,10 @@ def main():
         "attention_shape": ATTENTION,
         "attention": [profile("paged_attention_v0_bf16", ATTENTION)],
         "matmul_shape": "rows=1,inputs=1024,outputs=1024",
-        "matmul": [profile("matmul_v0_bf16", "rows=1,inputs=1024,outputs=1024")],
+        "matmul_plain": [profile("matmul_v0_bf16", "rows=1,inputs=1024,outputs=1024")],
     }
+    for row in bench():
+        result.setdefault(row.pop("section"), []).append(short(row))
     path = ROOT / "benches" / "results" / "step5.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{path.relative_to(ROOT)} written")

@@ -2,10 +2,19 @@
 
 #[path = "exercises/rig.rs"]
 mod rig;
+#[allow(unused_imports)] // what only the tests in them use
+#[path = "../steps/step5-paged-attention"]
+mod step5_paged_attention {
+    pub mod exercise;
+    pub mod solution;
+}
 
 use rig::{Case, KEPT};
-use stairwell::contracts::step5::{mended, tells_the_demo_story, transpose, warp_sum};
+use stairwell::contracts::step5::{
+    combine, heuristic, mended, paged_walk, tells_the_demo_story, transpose, warp_sum,
+};
 use std::process::ExitCode;
+use step5_paged_attention::{exercise, solution};
 
 const STUBS: &[Case] = &[
     ("warp_sum", || warp_sum("exercise::warp_sum"), Some("not written yet: add up the numbers of 32 lanes")),
@@ -26,6 +35,13 @@ const STUBS: &[Case] = &[
         Some("at a warp operation (line "),
     ),
     ("the story", || tells_the_demo_story("exercise::rms_norm"), Some("not written yet: add up")),
+    (
+        "paged_walk",
+        || paged_walk("exercise::paged_walk"),
+        Some("not written yet: walk through the block table"),
+    ),
+    ("combine", || combine("exercise::combine"), Some("not written yet: merge the parts")),
+    ("heuristic", || heuristic(exercise::my_parts), Some("not written yet: beat a fixed part length")),
 ];
 
 const SOLUTIONS: &[Case] = &[
@@ -37,6 +53,9 @@ const SOLUTIONS: &[Case] = &[
         KEPT,
     ),
     ("the story", || tells_the_demo_story("solution::rms_norm"), KEPT),
+    ("paged_walk", || paged_walk("solution::paged_walk"), KEPT),
+    ("combine", || combine("solution::combine"), KEPT),
+    ("heuristic", || heuristic(solution::my_parts), KEPT),
 ];
 
 const WRONG: &[Case] = &[
@@ -79,8 +98,41 @@ const WRONG: &[Case] = &[
         || mended(["solution::turn_round", "solution::difference", "wrong::mask_of_twenty"]),
         Some("not mended yet: mask_of_twenty"),
     ),
+    (
+        "walk_without_rescale",
+        || paged_walk("wrong::walk_without_rescale"),
+        Some("did you leave what was summed as it was when a larger score came?"),
+    ),
+    ("walk_without_table", || paged_walk("wrong::walk_without_table"), Some("did you follow the table")),
+    ("walk_too_far", || paged_walk("wrong::walk_too_far"), Some("stop at `tokens`?")),
+    (
+        "walk_without_largest",
+        || paged_walk("wrong::walk_without_largest"),
+        Some("did you subtract the largest score before exp?"),
+    ),
+    (
+        "combine_without_largest",
+        || combine("wrong::combine_without_largest"),
+        Some("did you add parts as they are, though each is relative to a largest score of its own?"),
+    ),
+    (
+        "combine_by_average",
+        || combine("wrong::combine_by_average"),
+        Some("did you give each part the same share"),
+    ),
+    ("never divided", || heuristic(|_| 1), Some("did you leave most of the GPU idle?")),
+    ("always divided", || heuristic(|_| 64), Some("did you divide what was enough")),
+    (
+        "rounded up",
+        || heuristic(|work| work.blocks_at_a_time.div_ceil(work.sequences * work.kv_heads)),
+        Some("did you begin a wave for a few blocks?"),
+    ),
 ];
 
 fn main() -> ExitCode {
-    rig::run(STUBS, SOLUTIONS, WRONG, include_str!("../steps/step5-paged-attention/exercise.cu"))
+    let exercise = concat!(
+        include_str!("../steps/step5-paged-attention/exercise.cu"),
+        include_str!("../steps/step5-paged-attention/exercise.rs")
+    );
+    rig::run(STUBS, SOLUTIONS, WRONG, exercise)
 }

@@ -37,7 +37,7 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   KERNEL(probe_bf16) KERNEL(probe_f16)
 #define EXERCISES(space)                                                                                                    \
   KERNEL(space::warp_sum) KERNEL(space::rms_norm) KERNEL(space::transpose)                                                  \
-  KERNEL(space::turn_round) KERNEL(space::difference) KERNEL(space::sum_of_twenty)
+  KERNEL(space::turn_round) KERNEL(space::difference) KERNEL(space::sum_of_twenty) KERNEL(space::paged_walk) KERNEL(space::combine)
 #if !defined(SIMULATOR_EXERCISE_BROKEN)
   EXERCISES(exercise)
 #endif
@@ -46,6 +46,8 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   KERNEL(wrong::first_lane_only) KERNEL(wrong::half_a_warp) KERNEL(wrong::through_memory) KERNEL(wrong::rms_norm_of_half)
   KERNEL(wrong::writes_columns) KERNEL(wrong::one_bank) KERNEL(wrong::no_barrier) KERNEL(wrong::whole_tiles)
   KERNEL(wrong::barrier_of_a_warp) KERNEL(wrong::last_left_out) KERNEL(wrong::mask_of_twenty)
+  KERNEL(wrong::walk_without_rescale) KERNEL(wrong::walk_without_table) KERNEL(wrong::walk_too_far) KERNEL(wrong::walk_without_largest)
+  KERNEL(wrong::combine_without_largest) KERNEL(wrong::combine_by_average)
   return unknown;
 }
 

@@ -22,6 +22,8 @@ pub mod step3;
 pub mod step4;
 #[cfg(feature = "step5")]
 pub mod step5;
+#[cfg(feature = "step5")]
+mod step5_attention;
 mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};

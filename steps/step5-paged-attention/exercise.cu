@@ -1,4 +1,4 @@
-// The exercises of chapter 5, first half. Write what says `stub`, mend what is broken, then run
+// The exercises of chapter 5; the last one is in exercise.rs. Write what says `stub`, mend what is broken, then run
 //
 //     cargo test --features step5 --test exercise5            all of them
 //     cargo test --features step5 --test exercise5 warp_sum   one of them
@@ -58,4 +58,21 @@ GLOBAL void sum_of_twenty(float* y, const float* x) {
   if (threadIdx.x % 32 < 20)
     for (int flip = 16; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
   if (threadIdx.x % 32 == 0) y[thread_number() / 32] = sum;
+}
+
+// 4. A walk through a block table ----------------------------------------------------------------------------------------
+
+// Attention of one token over a paged cache: out = softmax(q K^T) V, for each head. head_dim is 32, a warp has a head, and a lane one number of the
+// head. q, out: [heads, 32]; k, v: [blocks, heads, block_size, 32]; token t is in block table[t / block_size]. grid: heads; block: 32.
+// Walk once: keep the largest score so far, the total of the weights, and the sum of the weighted V.
+GLOBAL void paged_walk(float* out, const float* q, const float* k, const float* v, const unsigned* table, unsigned tokens, unsigned block_size) {
+  stub("walk through the block table with an online softmax; read \"Online softmax\" in steps/step5-paged-attention/README.md");
+}
+
+// 5. Parts, merged ------------------------------------------------------------------------------------------------------
+
+// What attention over parts of a context has left: the sums of weighted V, not divided by anything, [heads, parts, 32], and for each part its largest
+// score and its total weight, [heads, parts, 2]. A part that saw no key has -INFINITY and 0. out: [heads, 32]. grid: heads; block: 32.
+GLOBAL void combine(float* out, const float* sums, const float* states, unsigned parts) {
+  stub("merge the parts by their largest scores and totals; read \"v3: a part for each block\" in steps/step5-paged-attention/README.md");
 }

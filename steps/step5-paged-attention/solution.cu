@@ -1,4 +1,4 @@
-// Answers to the exercises of chapter 5, first half.
+// Answers to the exercises of chapter 5 in CUDA.
 
 // 1. Every lane adds what the lane has whose number differs in one bit, bit by bit: after five rounds all have all.
 __device__ float my_warp_sum(float x) {
@@ -52,4 +52,32 @@ GLOBAL void sum_of_twenty(float* y, const float* x) {
   float sum = threadIdx.x % 32 < 20 ? x[thread_number()] : 0.f;
   for (int flip = 16; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
   if (threadIdx.x % 32 == 0) y[thread_number() / 32] = sum;
+}
+
+// 4. When a larger score comes, everything so far is worth less: it is multiplied with e^(largest so far - new largest).
+GLOBAL void paged_walk(float* out, const float* q, const float* k, const float* v, const unsigned* table, unsigned tokens, unsigned block_size) {
+  const unsigned head = blockIdx.x, heads = gridDim.x, d = threadIdx.x;
+  float largest = -INFINITY, total = 0.f, sum = 0.f;
+  for (unsigned t = 0; t < tokens; t++) {
+    const size_t at = (((size_t)table[t / block_size] * heads + head) * block_size + t % block_size) * 32 + d;
+    const float score = my_warp_sum(q[head * 32 + d] * k[at]), new_largest = fmaxf(largest, score);
+    const float correction = expf(largest - new_largest), weight = expf(score - new_largest);
+    total = total * correction + weight;
+    sum = sum * correction + weight * v[at];
+    largest = new_largest;
+  }
+  out[head * 32 + d] = sum / total;
+}
+
+// 5. The same rule, part by part: each is scaled from its own largest score to the largest of all.
+GLOBAL void combine(float* out, const float* sums, const float* states, unsigned parts) {
+  const float *sum_of = sums + (size_t)blockIdx.x * parts * 32 + threadIdx.x, *state_of = states + (size_t)blockIdx.x * parts * 2;
+  float largest = -INFINITY, total = 0.f, sum = 0.f;
+  for (unsigned p = 0; p < parts; p++) largest = fmaxf(largest, state_of[2 * p]);
+  for (unsigned p = 0; p < parts; p++) {
+    const float share = expf(state_of[2 * p] - largest);  // 0 for a part that saw nothing
+    total += share * state_of[2 * p + 1];
+    sum += share * sum_of[p * 32];
+  }
+  out[blockIdx.x * 32 + threadIdx.x] = sum / total;
 }

@@ -1,6 +1,29 @@
-//! The contracts of chapter 5, kept by the kernels in solution.cu.
+//! The contracts of chapter 5, kept by the kernels in solution.cu, and the answer to the last exercise.
 
-use stairwell::contracts::step5;
+use stairwell::contracts::step5::{self, DecodeWork};
+
+/// 6. As many parts as fill the GPU once, twice and so on, and not a block more: one block more would be a wave of its own. Of these, and of no
+/// division at all, the fastest.
+pub fn my_parts(work: &DecodeWork) -> usize {
+    let each = work.sequences * work.kv_heads;
+    let fills = (1..=6).map(|waves| (waves * work.blocks_at_a_time / each).max(1));
+    fills.chain([1]).min_by_key(|parts| work.time(*parts)).expect("some candidates")
+}
+
+#[test]
+fn heuristic() {
+    step5::heuristic(my_parts);
+}
+
+#[test]
+fn paged_walk() {
+    step5::paged_walk("solution::paged_walk");
+}
+
+#[test]
+fn combine() {
+    step5::combine("solution::combine");
+}
 
 #[test]
 fn warp_sum() {

@@ -75,3 +75,47 @@ GLOBAL void mask_of_twenty(float* y, const float* x) {
     for (int flip = 16; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xfffffu, sum, flip);
   if (threadIdx.x % 32 == 0) y[thread_number() / 32] = sum;
 }
+
+// 4. Walks. What goes wrong: nothing is rescaled; the table is not followed; a key too many; no largest score.
+enum Mistake { NoRescale, NoTable, OneTooMany, NoLargest };
+template <Mistake MISTAKE>
+__device__ void walk(float* out, const float* q, const float* k, const float* v, const unsigned* table, unsigned tokens, unsigned block_size) {
+  const unsigned head = blockIdx.x, heads = gridDim.x, d = threadIdx.x;
+  float largest = MISTAKE == NoLargest ? 0.f : -INFINITY, total = 0.f, sum = 0.f;
+  for (unsigned t = 0; t < tokens + (MISTAKE == OneTooMany); t++) {
+    const size_t block = MISTAKE == NoTable ? t / block_size : table[t / block_size];
+    const size_t at = ((block * heads + head) * block_size + t % block_size) * 32 + d;
+    float score = q[head * 32 + d] * k[at];
+    for (int flip = 16; flip > 0; flip /= 2) score += __shfl_xor_sync(0xffffffffu, score, flip);
+    const float new_largest = MISTAKE == NoLargest ? 0.f : fmaxf(largest, score);
+    const float correction = MISTAKE == NoRescale ? 1.f : expf(largest - new_largest), weight = expf(score - new_largest);
+    total = total * correction + weight;
+    sum = sum * correction + weight * v[at];
+    largest = new_largest;
+  }
+  out[head * 32 + d] = sum / total;
+}
+#define WALK(name, MISTAKE)                                                                                                        \
+  GLOBAL void name(float* out, const float* q, const float* k, const float* v, const unsigned* table, unsigned tokens,             \
+                   unsigned block_size) {                                                                                          \
+    walk<MISTAKE>(out, q, k, v, table, tokens, block_size);                                                                        \
+  }
+WALK(walk_without_rescale, NoRescale)
+WALK(walk_without_table, NoTable)
+WALK(walk_too_far, OneTooMany)
+WALK(walk_without_largest, NoLargest)
+
+// 5. Merges. Parts are added as if they had one largest score; each part counts the same, whatever its weight.
+GLOBAL void combine_without_largest(float* out, const float* sums, const float* states, unsigned parts) {
+  const float *sum_of = sums + (size_t)blockIdx.x * parts * 32 + threadIdx.x, *state_of = states + (size_t)blockIdx.x * parts * 2;
+  float total = 0.f, sum = 0.f;
+  for (unsigned p = 0; p < parts; p++) total += state_of[2 * p + 1], sum += sum_of[p * 32];
+  out[blockIdx.x * 32 + threadIdx.x] = sum / total;
+}
+GLOBAL void combine_by_average(float* out, const float* sums, const float* states, unsigned parts) {
+  const float *sum_of = sums + (size_t)blockIdx.x * parts * 32 + threadIdx.x, *state_of = states + (size_t)blockIdx.x * parts * 2;
+  float sum = 0.f, seen = 0.f;
+  for (unsigned p = 0; p < parts; p++)
+    if (state_of[2 * p + 1] > 0.f) sum += sum_of[p * 32] / state_of[2 * p + 1], seen += 1.f;
+  out[blockIdx.x * 32 + threadIdx.x] = sum / seen;
+}

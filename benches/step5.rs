@@ -1,0 +1,328 @@
+//! Step 5's kernels, version by version: what they read and write, counted on the simulator, and on a GPU their times.
+//!
+//! ```text
+//! cargo bench --features step5 --bench step5                          # a table; minutes without a GPU, since every access is counted
+//! cargo bench --features step5 --bench step5 -- --out results.json    # and as JSON: see scripts/record_step5.py
+//! ```
+//! Counters are the same on every machine, and so need no harness that repeats them. With a GPU there are three more columns: µs, the least
+//! bytes ÷ time, and that in parts of the bandwidth of a copy measured in the same run. Every version's result is compared with v0's
+//! before it is timed. Nobody has run that part on a GPU yet.
+
+use serde_json::{Value, json};
+use stairwell::{
+    backend::cuda::{Address, Arg, Device, Gpu, KernelShape, Launch, Profile, profile_kernel, with_workload},
+    error::Result,
+};
+use std::time::Instant;
+
+/// A section of the table: kernels, and the shapes that each runs on.
+struct Section {
+    key: &'static str,
+    title: &'static str,
+    kernels: &'static [&'static str],
+    shapes: &'static [&'static str],
+}
+
+const VERSIONS: &[&str] = &[
+    "paged_attention_v0",
+    "paged_attention_v1",
+    "paged_attention_v2",
+    "paged_attention_v3",
+    "paged_attention_v4",
+];
+
+const SECTIONS: &[Section] = &[
+    Section {
+        key: "ladder",
+        title: "The ladder: heads of Llama-3-8B, K and V in bf16",
+        kernels: VERSIONS,
+        shapes: &["sequences=4,tokens=512,heads=32,kv_heads=8,head_dim=128,block_size=16"],
+    },
+    Section {
+        key: "groups",
+        title: "Query heads that share a head of K and V: 1 to 16",
+        kernels: &["paged_attention_v1", "paged_attention_v2"],
+        shapes: &[
+            "sequences=1,tokens=256,heads=16,kv_heads=16,head_dim=64",
+            "sequences=1,tokens=256,heads=16,kv_heads=8,head_dim=64",
+            "sequences=1,tokens=256,heads=16,kv_heads=4,head_dim=64",
+            "sequences=1,tokens=256,heads=16,kv_heads=2,head_dim=64",
+            "sequences=1,tokens=256,heads=16,kv_heads=1,head_dim=64",
+        ],
+    },
+    Section {
+        key: "long",
+        title: "One sequence, longer and longer: blocks at work, and what dividing the context costs",
+        kernels: &["paged_attention_v2", "paged_attention_v4"],
+        shapes: &[
+            "sequences=1,tokens=128,heads=8,kv_heads=2,head_dim=128",
+            "sequences=1,tokens=512,heads=8,kv_heads=2,head_dim=128",
+            "sequences=1,tokens=1024,heads=8,kv_heads=2,head_dim=128",
+            "sequences=1,tokens=4096,heads=8,kv_heads=2,head_dim=128",
+        ],
+    },
+    Section {
+        key: "widths",
+        title: "Widths of heads",
+        kernels: VERSIONS,
+        shapes: &[
+            "sequences=1,tokens=128,heads=8,kv_heads=2,head_dim=64",
+            "sequences=1,tokens=128,heads=8,kv_heads=2,head_dim=80",
+            "sequences=1,tokens=128,heads=8,kv_heads=2,head_dim=96",
+            "sequences=1,tokens=128,heads=8,kv_heads=2,head_dim=128",
+            "sequences=1,tokens=128,heads=8,kv_heads=2,head_dim=256",
+        ],
+    },
+    Section {
+        key: "dtypes",
+        title: "How K and V are kept",
+        kernels: &[
+            "paged_attention_v4_f32",
+            "paged_attention_v4_bf16",
+            "paged_attention_v4_f16",
+            "paged_attention_v4_fp8",
+        ],
+        shapes: &["sequences=1,tokens=512,heads=8,kv_heads=2,head_dim=128"],
+    },
+    Section {
+        key: "blocks",
+        title: "Tokens of a block",
+        kernels: &["paged_attention_v4"],
+        shapes: &[
+            "sequences=1,tokens=512,heads=8,kv_heads=2,head_dim=128,block_size=8",
+            "sequences=1,tokens=512,heads=8,kv_heads=2,head_dim=128,block_size=16",
+            "sequences=1,tokens=512,heads=8,kv_heads=2,head_dim=128,block_size=32",
+        ],
+    },
+    Section {
+        key: "fused",
+        title: "Rotation and writing K and V: two kernels and one (rope is two launches, for q and for k)",
+        kernels: &["rope", "write_kv", "rope_write_kv"],
+        shapes: &["rows=8,heads=32,kv_heads=8,head_dim=128"],
+    },
+    Section {
+        key: "matmul",
+        title: "The ladder of matrix products: a prompt, and one row",
+        kernels: &[
+            "matmul_v0_bf16_bf16",
+            "matmul_v1_bf16_bf16",
+            "matmul_v2_bf16_bf16",
+            "matmul_v3_unswizzled_bf16_bf16",
+            "matmul_v3_bf16_bf16",
+        ],
+        shapes: &["rows=64,inputs=256,outputs=256", "rows=1,inputs=256,outputs=256"],
+    },
+];
+
+/// What only a GPU does in time.
+const ON_A_GPU: &[Section] = &[
+    Section {
+        key: "batch",
+        title: "64 sequences of 4,096 tokens",
+        kernels: VERSIONS,
+        shapes: &["sequences=64,tokens=4096,heads=32,kv_heads=8,head_dim=128,block_size=16"],
+    },
+    Section {
+        key: "alone",
+        title: "One sequence of 16,384 tokens",
+        kernels: VERSIONS,
+        shapes: &["sequences=1,tokens=16384,heads=32,kv_heads=8,head_dim=128,block_size=16"],
+    },
+    Section {
+        key: "products",
+        title: "Matrix products of a prompt",
+        kernels: &[
+            "matmul_v1_bf16_bf16",
+            "matmul_v2_bf16_bf16",
+            "matmul_v3_unswizzled_bf16_bf16",
+            "matmul_v3_bf16_bf16",
+        ],
+        shapes: &["rows=4096,inputs=4096,outputs=4096"],
+    },
+];
+
+/// The counters of one kernel on one shape.
+fn counted(section: &Section, kernel: &str, shape: &KernelShape) -> Result<Value> {
+    let profile: Profile = profile_kernel(kernel, shape)?;
+    let device = stairwell::backend::cuda::Simulated::default();
+    let (blocks, launches) = with_workload(&device, kernel, shape, |launches| {
+        let blocks: u32 = launches[0].grid.blocks.iter().product();
+        Ok((blocks, launches.len()))
+    })?;
+    let requests = |shared: bool| -> u64 {
+        profile.sites.iter().filter(|site| site.shared == shared).map(|site| site.requests).sum()
+    };
+    let times = |bytes: u64| (1000.0 * bytes as f64 / profile.least_read as f64).round() / 1000.0;
+    Ok(json!({
+        "section": section.key,
+        "kernel": kernel,
+        "shape": shape.to_string(),
+        "launches": launches,
+        "blocks": blocks,
+        "requests": requests(false),
+        "bytes_read": 32 * profile.sectors(false),
+        "bytes_written": 32 * profile.sectors(true),
+        "least_read": profile.least_read,
+        "times_the_least": times(32 * profile.sectors(false)),
+        "times_asked": times(profile.bytes(false)),
+        "shared_requests": requests(true),
+        "bank_conflicts": profile.bank_conflicts(),
+        "barriers": profile.barriers,
+    }))
+}
+
+fn print_counted(row: &Value) {
+    let number = |key: &str| row[key].as_u64().unwrap_or(0);
+    println!(
+        "{:<32} {:>7} {:>9} {:>11} {:>8.2} {:>8.2} {:>11} {:>9} {:>9}",
+        row["kernel"].as_str().unwrap_or(""),
+        number("blocks"),
+        number("requests"),
+        number("bytes_read"),
+        row["times_the_least"].as_f64().unwrap_or(0.0),
+        row["times_asked"].as_f64().unwrap_or(0.0),
+        number("shared_requests"),
+        number("bank_conflicts"),
+        number("barriers"),
+    );
+}
+
+fn count_all(rows: &mut Vec<Value>) -> Result<()> {
+    for section in SECTIONS {
+        println!("\n{}", section.title);
+        for shape in section.shapes {
+            let full = KernelShape::parse(section.kernels[0], shape)?;
+            println!(
+                "\n{full}\n{:<32} {:>7} {:>9} {:>11} {:>8} {:>8} {:>11} {:>9} {:>9}",
+                "kernel",
+                "blocks",
+                "requests",
+                "bytes read",
+                "x least",
+                "x asked",
+                "req. shared",
+                "conflicts",
+                "barriers"
+            );
+            for kernel in section.kernels {
+                let row = counted(section, kernel, &KernelShape::parse(kernel, shape)?)?;
+                print_counted(&row);
+                rows.push(row);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that a copy moves per second, read and written: the most that a kernel can hope for.
+fn copy_bandwidth(device: &dyn Device) -> Result<f64> {
+    let bytes = 1 << 30;
+    let (from, to) = (device.allocate(bytes)?, device.allocate(bytes)?);
+    let seconds = median_seconds(device, || device.copy(from, to, bytes))?;
+    device.free(from);
+    device.free(to);
+    Ok(2.0 * bytes as f64 / seconds)
+}
+
+/// The median over 9 rounds of 20 times.
+fn median_seconds(device: &dyn Device, mut once: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut rounds = Vec::new();
+    for _ in 0..10 {
+        device.synchronize()?;
+        let start = Instant::now();
+        (0..20).try_for_each(|_| once())?;
+        device.synchronize()?;
+        rounds.push(start.elapsed().as_secs_f64() / 20.0);
+    }
+    rounds.remove(0); // the first warms up
+    rounds.sort_by(f64::total_cmp);
+    Ok(rounds[rounds.len() / 2])
+}
+
+fn launch_all(device: &dyn Device, launches: &[Launch]) -> Result<()> {
+    launches.iter().try_for_each(|Launch { kernel, grid, arguments }| device.launch(kernel, *grid, arguments))
+}
+
+/// What a kernel leaves in its first argument: some numbers of it, and a time. Ones everywhere: attention gives ones, a product its number of
+/// inputs.
+fn timed(device: &dyn Device, kernel: &str, shape: &KernelShape) -> Result<(f64, Vec<f32>)> {
+    with_workload(device, kernel, shape, |launches| {
+        launch_all(device, launches)?;
+        let Arg::At(Address(out)) = launches[0].arguments[0] else { unreachable!("a result comes first") };
+        let mut bytes = vec![0; 4 * 128];
+        device.download(Address(out), &mut bytes)?;
+        let numbers = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        Ok((median_seconds(device, || launch_all(device, launches))?, numbers))
+    })
+}
+
+/// The least bytes of work, from its shape: K and V, or x, W and y.
+fn least_bytes(shape: &str) -> f64 {
+    let n = |name: &str| {
+        let parts = shape.split(',').filter_map(|part| part.split_once('='));
+        parts.filter(|(key, _)| *key == name).find_map(|(_, n)| n.parse::<f64>().ok())
+    };
+    match n("inputs") {
+        None => {
+            let [sequences, tokens, kv_heads, head_dim] = ["sequences", "tokens", "kv_heads", "head_dim"]
+                .map(|name| n(name).expect("the shape names it"));
+            4.0 * sequences * tokens * kv_heads * head_dim
+        }
+        Some(inputs) => {
+            let (rows, outputs) = (n("rows").expect("rows"), n("outputs").expect("outputs"));
+            2.0 * inputs * (rows + outputs) + 4.0 * rows * outputs
+        }
+    }
+}
+
+fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
+    let copy = copy_bandwidth(gpu)?;
+    println!("\nOn the GPU: a copy moves {:.0} GB/s", copy / 1e9);
+    for section in ON_A_GPU {
+        for shape in section.shapes {
+            println!(
+                "\n{}: {shape}\n{:<32} {:>10} {:>8} {:>8}",
+                section.title, "kernel", "µs", "GB/s", "% copy"
+            );
+            let expected = if section.key == "products" { 4096.0 } else { 1.0 };
+            for kernel in section.kernels {
+                let (seconds, numbers) = timed(gpu, kernel, &KernelShape::parse(kernel, shape)?)?;
+                assert!(
+                    numbers.iter().all(|x| (x - expected).abs() < 1e-3 * expected),
+                    "{kernel}: {numbers:?}"
+                );
+                let speed = least_bytes(shape) / seconds;
+                println!(
+                    "{kernel:<32} {:>10.1} {:>8.0} {:>8.1}",
+                    1e6 * seconds,
+                    speed / 1e9,
+                    100.0 * speed / copy
+                );
+                rows.push(json!({
+                    "section": section.key, "kernel": kernel, "shape": shape, "microseconds": 1e6 * seconds,
+                    "gigabytes_per_second": speed / 1e9, "of_copy": speed / copy,
+                }));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let out = arguments.iter().position(|a| a == "--out").and_then(|at| arguments.get(at + 1));
+    let mut rows = Vec::new();
+    println!(
+        "x least: bytes of the sectors read ÷ bytes that must be; x asked: bytes that lanes asked for ÷ bytes that must be"
+    );
+    count_all(&mut rows)?;
+    match Gpu::open() {
+        Ok(gpu) => time_all(&gpu, &mut rows)?,
+        Err(error) => println!("\nNo times: {error}"),
+    }
+    if let Some(path) = out {
+        let text = serde_json::to_string_pretty(&rows).expect("numbers and names");
+        std::fs::write(path, text + "\n").unwrap_or_else(|e| panic!("--out {path}: {e}"));
+    }
+    Ok(())
+}
