@@ -201,6 +201,7 @@ __device__ __forceinline__ void meet_tile(float* sums, float* states, float* wei
                                           const T* v_tile, const Cache<T>& cache, bool seen, float2 scales) {
   const unsigned lane = threadIdx.x % 32, key = lane % KEYS, width = tile_width(cache), D = cache.head_dim;
   float scores[AT_A_TIME] = {}, correction[AT_A_TIME];
+  float2 after[AT_A_TIME];
   // ANCHOR: scores
 #pragma unroll 2
   for (unsigned d = lane / KEYS * 8; d < D; d += 16) {
@@ -222,16 +223,19 @@ __device__ __forceinline__ void meet_tile(float* sums, float* states, float* wei
     score = seen ? score * cache.scale * scales.x : -INFINITY;
     float largest = score;
     for (int flip = KEYS / 2; flip > 0; flip /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, flip));
-    const float before = states[2 * h], total = states[2 * h + 1];
-    largest = fmaxf(largest, before);
-    correction[h] = weight_of(before, largest);
+    const float2 before = load2(states + 2 * h);
+    largest = fmaxf(largest, before.x);
+    correction[h] = weight_of(before.x, largest);
     const float weight = weight_of(score, largest);
     float sum = weight;
     for (int flip = KEYS / 2; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, flip);
     if (lane < KEYS) weights[key * AT_A_TIME + h] = weight * scales.y;
-    if (lane == 0) states[2 * h] = largest, states[2 * h + 1] = total * correction[h] + sum;
+    after[h] = make_float2(largest, before.y * correction[h] + sum);
   }
-  __syncwarp();
+  __syncwarp();  // all have read the states, and the weights are there
+#pragma unroll
+  for (unsigned h = 0; h < AT_A_TIME; h++)
+    if (h < heads && lane == 0) *reinterpret_cast<float2*>(states + 2 * h) = after[h];
   // ANCHOR: output
   for (unsigned d = 2 * lane; d < D; d += 64) {
     float2 sum[AT_A_TIME];
@@ -250,7 +254,7 @@ __device__ __forceinline__ void meet_tile(float* sums, float* states, float* wei
       if (h < heads) *reinterpret_cast<float2*>(sums + h * D + d) = sum[h];
   }
   // ANCHOR_END: output
-  __syncwarp();  // before the next weights
+  __syncwarp();  // before the next tile, states and weights
 }
 
 // All query heads of one head of K and V, over the keys from `part` times blockIdx.z on, `part` of them.

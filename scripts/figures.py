@@ -8,7 +8,7 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, kernels, kv, loading, paging, scheduling, sources, staircase
+from figures import attention, decoder, kernels, kv, loading, paged_attention, paging, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
@@ -45,6 +45,10 @@ FIGURES = {
     f"{CHAPTER_5}/banks.svg": kernels.banks,
     f"{CHAPTER_5}/race.svg": kernels.race,
     f"{CHAPTER_5}/ladder.svg": kernels.ladder,
+    f"{CHAPTER_5}/online_softmax.svg": paged_attention.online_softmax,
+    f"{CHAPTER_5}/group.svg": paged_attention.group,
+    f"{CHAPTER_5}/parts.svg": paged_attention.parts,
+    f"{CHAPTER_5}/attention_ladder.svg": paged_attention.counters,
 }
 
 

@@ -11,7 +11,7 @@ use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
         cpu::Cpu,
-        cuda::{Cuda, Schedule},
+        cuda::{AttentionVersion, Cuda, CudaOptions, Schedule},
     },
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits, LocalWorker},
@@ -255,7 +255,7 @@ const CASES: &[Case] = &[
     Case {
         heads: 6,
         kv_heads: 2,
-        head_dim: 33,
+        head_dim: 48,
         block_size: 8,
         window: None,
         dtype: KvDtype::Fp8,
@@ -324,10 +324,17 @@ fn paged_attention_agrees_with_the_cpus() {
             "heads {}/{}, head_dim {}, {} in blocks of {}",
             case.heads, case.kv_heads, case.head_dim, case.dtype, case.block_size
         );
-        same(
-            &what,
-            |cpu| attend(cpu, case, &mut *kv::build(shape.clone(), &kv).unwrap()),
-            |cuda| attend(cuda, case, &mut PagedCuda::new(cuda.device(), shape.clone(), &kv, ROOM).unwrap()),
-        );
+        for version in AttentionVersion::ALL {
+            let on_device = |device: &Cuda| {
+                let options = CudaOptions { attention: Some(version), ..CudaOptions::default() };
+                let cuda = Cuda::with_options(device.device().clone(), options);
+                attend(&cuda, case, &mut PagedCuda::new(cuda.device(), shape.clone(), &kv, ROOM).unwrap())
+            };
+            same(
+                &format!("{what}, {version}"),
+                |cpu| attend(cpu, case, &mut *kv::build(shape.clone(), &kv).unwrap()),
+                on_device,
+            );
+        }
     }
 }
