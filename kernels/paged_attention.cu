@@ -1,17 +1,22 @@
 // Attention over a paged cache: softmax(q K^T * scale) V for each row and head, with K and V in blocks that a table names.
 //
-//        idea                                       predicted                                where it loses
-//   v0   a thread for each key, then for each       -                                        reads across the grain; K and V once for
-//        number of the output                                                                each query head. Takes any head_dim.
-//   v1   lanes read a key together                  a sector is used whole                   still once for each query head
-//   v2   a warp keeps a tile of keys for all        K and V read once: 1 / (heads / kv_heads)  one long sequence: kv_heads blocks, and a
-//        query heads of the group                   of v1's bytes                            GPU has a hundred multiprocessors
-//   v3   a block for each part of the context;      kv_heads * parts blocks                  short contexts: nothing to divide; parts are
-//        a second kernel merges                                                              written and read again
-//   v4   the next tile is on its way while one is   loads hide behind arithmetic             twice the shared memory: fewer blocks at a
-//        used (cp.async)                                                                     time
+//   v0   a thread for each key, then for each number of the output. Any head_dim.
+//          counted: 33.8 times the bytes of K and V in sectors; lanes ask for 4 times
+//   v1   lanes read a key together, 16 bytes each
+//          predicted: sectors used whole, so that what is left are 4 reads of K and V for 4 query heads. Counted: 4.3
+//          loses: with one query head to a head of K and V it is the best that can be; with more it reads as often as v0
+//   v2   a warp keeps a tile of keys for all query heads of the group
+//          predicted: K and V once. Counted: 1.00
+//          loses: one long sequence is kv_heads blocks, and a GPU has a hundred multiprocessors
+//   v3   a block for each part of 512 keys, and a second kernel that merges
+//          predicted: blocks times parts, for 0.8 % more bytes. Counted: 1.7 %, since each part reads its queries, too
+//          loses: short contexts, where there is nothing to divide
+//   v4   the next tile is on its way while one is used (cp.async)
+//          predicted: the same bytes, and loads behind arithmetic. Counted: the same bytes; time was not measured
+//          loses: twice the shared memory, so fewer blocks at a time, where other blocks hide the latency already
 //
-// The counters of each are in benches/results/step5.json, and in the chapter. No version has run on a GPU.
+// Counted on 4 sequences of 512 tokens (v3: one of 1,024), 4 query heads to a head of K and V, head_dim 128, bf16: benches/results/step5.json. No
+// version has run on a GPU.
 // v1 to v4: head_dim is a multiple of a piece of 16 bytes (16 in fp8, 8 else), and at most 256.
 //
 // Rows of a prompt and rows that decode are the same to it. A row's result does not depend on who else is in the batch: tiles and parts begin
