@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The book's exercises as a reader meets them: every test of a stub fails with its sentence, every solution passes.
+# The book's exercises as a reader meets them: every test of a stub fails with its sentence, every solution passes. Each with the feature of its
+# step, or with the one named in FEATURES, which is faster where that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,9 +8,10 @@ for file in steps/step*/exercise.rs; do
     step=$(basename "$(dirname "$file")")
     n=${step#step}
     n=${n%%-*}
+    features=${FEATURES:-step$n}
     tests=$(grep -c '^#\[test\]' "$file")
 
-    if output=$(RUST_BACKTRACE=0 cargo test --features "step$n" --test "exercise$n" 2>&1); then
+    if output=$(RUST_BACKTRACE=0 cargo test --features "$features" --test "exercise$n" 2>&1); then
         echo "$file passes: an exercise is committed without its stub" >&2
         exit 1
     fi
@@ -21,5 +23,5 @@ for file in steps/step*/exercise.rs; do
         exit 1
     fi
     echo "$file: $tests tests, each says what to write"
-    cargo test --quiet --features "step$n" --test "solution$n"
+    cargo test --quiet --features "$features" --test "solution$n"
 done

@@ -2,7 +2,7 @@
 
 use stairwell::contracts::step5::{self, DecodeWork};
 
-/// 6. As many parts as fill the GPU once, twice and so on, and not a block more: one block more would be a wave of its own. Of these, and of no
+/// The sixth. As many parts as fill the GPU once, twice and so on, and not a block more, which would be a wave of its own. Of these, and of no
 /// division at all, the fastest.
 pub fn my_parts(work: &DecodeWork) -> usize {
     let each = work.sequences * work.kv_heads;

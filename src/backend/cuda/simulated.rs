@@ -281,3 +281,9 @@ impl Device for Simulated {
         DeviceMemory { free: host.min(total.saturating_sub(used)), total }
     }
 }
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        self.allocations().into_iter().for_each(|(address, _)| self.free(address));
+    }
+}
