@@ -5,13 +5,16 @@
 //! cargo bench --features step5 --bench step5 -- --out results.json    # and as JSON: see scripts/record_step5.py
 //! ```
 //! Counters are the same on every machine, and so need no harness that repeats them. With a GPU there are three more columns: µs, the least
-//! bytes ÷ time, and that in parts of the bandwidth of a copy measured in the same run. Every version's result is compared with v0's
-//! before it is timed. Nobody has run that part on a GPU yet.
+//! bytes ÷ time, and that in parts of the bandwidth of a copy measured in the same run; matrix products have cuBLAS beside them. All numbers of
+//! the work are ones, so a result is known, and it is checked before it is timed. Nobody has run that part on a GPU yet.
 
 use serde_json::{Value, json};
 use stairwell::{
-    backend::cuda::{Address, Arg, Device, Gpu, KernelShape, Launch, Profile, profile_kernel, with_workload},
+    backend::cuda::{
+        Address, Arg, Device, Gpu, KernelShape, Launch, Matmul, Profile, profile_kernel, with_workload,
+    },
     error::Result,
+    tensor::DType,
 };
 use std::time::Instant;
 
@@ -256,23 +259,44 @@ fn timed(device: &dyn Device, kernel: &str, shape: &KernelShape) -> Result<(f64,
     })
 }
 
+/// cuBLAS on the operands of a matrix product of ours: seconds.
+fn cublas(device: &dyn Device, shape: &str) -> Result<f64> {
+    const KERNEL: &str = "matmul_v3_bf16_bf16";
+    let [rows, inputs, outputs] =
+        ["rows", "inputs", "outputs"].map(|name| extent(shape, name).expect("a product's shape"));
+    with_workload(device, KERNEL, &KernelShape::parse(KERNEL, shape)?, |launches| {
+        let [Arg::At(y), Arg::At(x), Arg::At(w), ..] = launches[0].arguments[..] else {
+            unreachable!("y, x and W come first")
+        };
+        let dtype = DType::BF16;
+        let product = Matmul { dtype, x, w, y, rows, inputs, outputs, y_cols: outputs, transposed: false };
+        median_seconds(device, || device.matmul(&product))
+    })
+}
+
+/// A number of a shape.
+fn extent(shape: &str, name: &str) -> Option<usize> {
+    let parts = shape.split(',').filter_map(|part| part.split_once('='));
+    parts.filter(|(key, _)| *key == name).find_map(|(_, n)| n.parse().ok())
+}
+
 /// The least bytes of work, from its shape: K and V, or x, W and y.
 fn least_bytes(shape: &str) -> f64 {
-    let n = |name: &str| {
-        let parts = shape.split(',').filter_map(|part| part.split_once('='));
-        parts.filter(|(key, _)| *key == name).find_map(|(_, n)| n.parse::<f64>().ok())
-    };
-    match n("inputs") {
-        None => {
-            let [sequences, tokens, kv_heads, head_dim] = ["sequences", "tokens", "kv_heads", "head_dim"]
-                .map(|name| n(name).expect("the shape names it"));
-            4.0 * sequences * tokens * kv_heads * head_dim
-        }
-        Some(inputs) => {
-            let (rows, outputs) = (n("rows").expect("rows"), n("outputs").expect("outputs"));
-            2.0 * inputs * (rows + outputs) + 4.0 * rows * outputs
-        }
+    let n = |name: &str| extent(shape, name).expect("the shape names it") as f64;
+    match extent(shape, "inputs") {
+        None => 4.0 * n("sequences") * n("tokens") * n("kv_heads") * n("head_dim"),
+        Some(_) => 2.0 * n("inputs") * (n("rows") + n("outputs")) + 4.0 * n("rows") * n("outputs"),
     }
+}
+
+/// Prints a line and gives it as JSON; `copy`: a copy's bytes per second.
+fn print_timed(section: &Section, kernel: &str, shape: &str, seconds: f64, copy: f64) -> Value {
+    let speed = least_bytes(shape) / seconds;
+    println!("{kernel:<32} {:>10.1} {:>8.0} {:>8.1}", 1e6 * seconds, speed / 1e9, 100.0 * speed / copy);
+    json!({
+        "section": section.key, "kernel": kernel, "shape": shape, "microseconds": 1e6 * seconds,
+        "gigabytes_per_second": speed / 1e9, "of_copy": speed / copy,
+    })
 }
 
 fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
@@ -291,17 +315,10 @@ fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
                     numbers.iter().all(|x| (x - expected).abs() < 1e-3 * expected),
                     "{kernel}: {numbers:?}"
                 );
-                let speed = least_bytes(shape) / seconds;
-                println!(
-                    "{kernel:<32} {:>10.1} {:>8.0} {:>8.1}",
-                    1e6 * seconds,
-                    speed / 1e9,
-                    100.0 * speed / copy
-                );
-                rows.push(json!({
-                    "section": section.key, "kernel": kernel, "shape": shape, "microseconds": 1e6 * seconds,
-                    "gigabytes_per_second": speed / 1e9, "of_copy": speed / copy,
-                }));
+                rows.push(print_timed(section, kernel, shape, seconds, copy));
+            }
+            if section.key == "products" {
+                rows.push(print_timed(section, "cuBLAS", shape, cublas(gpu, shape)?, copy));
             }
         }
     }
