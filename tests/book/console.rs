@@ -174,7 +174,7 @@ pub fn shell() -> impl FnMut(&str) -> Ran {
     move |command| {
         let run = || {
             let mut bash = Command::new("bash");
-            bash.args(["-c", command]).current_dir(root()).stdin(Stdio::null());
+            bash.args(["-c", &as_full(command)]).current_dir(root()).stdin(Stdio::null());
             let own = ["CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS"];
             let set_by_cargo = |v: &String| v.starts_with("CARGO") && !own.contains(&v.as_str());
             for variable in env::vars().map(|(v, _)| v).filter(set_by_cargo) {
@@ -192,6 +192,16 @@ pub fn shell() -> impl FnMut(&str) -> Ran {
         };
         known.entry(command.to_owned()).or_insert_with(run).clone()
     }
+}
+
+/// The command on the build of everything, for the steps that BOOK_AS_FULL names: `step4,step5`. Features are cumulative, and these steps show the
+/// same in it; `.ci/run` has no time to build the program once more for each.
+fn as_full(command: &str) -> String {
+    let steps = env::var("BOOK_AS_FULL").unwrap_or_default();
+    let asked = steps.split(',').filter(|step| !step.is_empty());
+    asked.fold(command.to_owned(), |command, step| {
+        command.replace(&format!("--features {step} "), "--features full ")
+    })
 }
 
 #[cfg(test)]
