@@ -65,6 +65,9 @@ fn compiler() -> cc::Build {
     build.cpp(true).std("c++20").opt_level(2).debug(true).warnings(true).extra_warnings(true);
     // Kernels read 16 bytes of smaller numbers through a wider type; the pragmas are nvcc's.
     build.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas").flag("-pthread");
+    if cfg!(feature = "step6") {
+        build.define("STAIRWELL_STEP6", None);
+    }
     if std::env::var_os("STAIRWELL_UCONTEXT").is_some() {
         build.define("SIMULATOR_UCONTEXT", None);
     }

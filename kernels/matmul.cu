@@ -116,9 +116,6 @@ __device__ __forceinline__ void bring_operand(T* tile, const T* from, unsigned r
   }
 }
 
-__device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], bf16) { mma_bf16(c, a, b); }
-__device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], f16) { mma_f16(c, a, b); }
-
 // ANCHOR: v3
 // x and W in 16 bits; inputs: a multiple of 8; W not transposed. grid: (ceil(outputs / 64), ceil(rows / 64)); block: 4 warps, each with 32 x 32
 // numbers of y.

@@ -24,12 +24,6 @@
 #include "paged_cache.cuh"
 #include "ptx.cuh"
 
-// e^(x - largest), and 0 for what was never seen, also if nothing was.
-__device__ __forceinline__ float weight_of(float x, float largest) { return x == -INFINITY ? 0.f : expf(x - largest); }
-
-// The first key that a position sees.
-__device__ __forceinline__ unsigned first_seen(unsigned position, unsigned window) { return position + 1 > window ? position + 1 - window : 0; }
-
 // q, out: [rows, heads * head_dim]. grid: (heads, rows); block: TILE threads; dynamic shared memory: (2 * head_dim + 2 * TILE) floats.
 constexpr unsigned TILE = 64;
 

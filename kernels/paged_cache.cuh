@@ -72,7 +72,7 @@ __device__ __forceinline__ float2 vector_scales(const Cache<fp8>& c, const unsig
 // Numbers in a piece of 16 bytes.
 template <class T> constexpr unsigned PIECE = 16 / sizeof(T);
 
-// Two numbers side by side, and eight.
+// Two numbers side by side, four, and eight.
 __device__ __forceinline__ float2 load2(const float* from) { return *reinterpret_cast<const float2*>(from); }
 __device__ __forceinline__ float2 load2(const bf16* from) {
   const unsigned bits = *reinterpret_cast<const unsigned*>(from);
@@ -82,6 +82,18 @@ __device__ __forceinline__ float2 load2(const f16* from) { return __half22float2
 __device__ __forceinline__ float2 load2(const fp8* from) {
   const unsigned short bits = *reinterpret_cast<const unsigned short*>(from);
   return make_float2(to_float(fp8{(unsigned char)bits}), to_float(fp8{(unsigned char)(bits >> 8)}));
+}
+
+__device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
+template <class T> __device__ __forceinline__ float4 load4(const T* from) {
+  const uint2 bits = *reinterpret_cast<const uint2*>(from);
+  const float2 a = load2(reinterpret_cast<const T*>(&bits.x)), b = load2(reinterpret_cast<const T*>(&bits.y));
+  return make_float4(a.x, a.y, b.x, b.y);
+}
+__device__ __forceinline__ float4 load4(const fp8* from) {
+  const unsigned bits = *reinterpret_cast<const unsigned*>(from);
+  return make_float4(to_float(fp8{(unsigned char)bits}), to_float(fp8{(unsigned char)(bits >> 8)}), to_float(fp8{(unsigned char)(bits >> 16)}),
+                     to_float(fp8{(unsigned char)(bits >> 24)}));
 }
 
 __device__ __forceinline__ void load8(float2 (&to)[4], const float* from) {
@@ -98,6 +110,12 @@ __device__ __forceinline__ void load8(float2 (&to)[4], const fp8* from) {
   const unsigned short each[4] = {(unsigned short)bits.x, (unsigned short)(bits.x >> 16), (unsigned short)bits.y, (unsigned short)(bits.y >> 16)};
   for (unsigned i = 0; i < 4; i++) to[i] = load2(reinterpret_cast<const fp8*>(&each[i]));
 }
+
+// e^(x - largest), and 0 for what was never seen, also if nothing was.
+__device__ __forceinline__ float weight_of(float x, float largest) { return x == -INFINITY ? 0.f : expf(x - largest); }
+
+// The first key that a position sees.
+__device__ __forceinline__ unsigned first_seen(unsigned position, unsigned window) { return position + 1 > window ? position + 1 - window : 0; }
 
 // A kernel for each dtype that K and V can be kept in.
 #define FOR_EACH_KV_DTYPE(KERNEL) FOR_EACH_DTYPE(KERNEL) KERNEL(fp8, fp8)

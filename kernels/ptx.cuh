@@ -30,6 +30,10 @@ __device__ __forceinline__ void mma_f16(float (&c)[4], const unsigned (&a)[4], c
 #endif
 }
 
+// By the dtype of a and b.
+__device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], bf16) { mma_bf16(c, a, b); }
+__device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], f16) { mma_f16(c, a, b); }
+
 // Four matrices of 8 x 8 numbers of 16 bits from shared memory: lane 8 j + i gives the address of row i of matrix j, 16 bytes, and gets of
 // matrix j the numbers (lane / 4, lane % 4 * 2) and the one after it, as mma wants them. PTX ISA, "ldmatrix".
 __device__ __forceinline__ void ldmatrix(unsigned (&to)[4], const void* row) {

@@ -35,8 +35,8 @@ for sanitizer in "${@:-thread address}"; do
     for sanitizer in $sanitizer; do
         echo "== $sanitizer: builds"
         export STAIRWELL_SANITIZE=$sanitizer CARGO_TARGET_DIR=${SANITIZE_TARGET:-target/sanitize} # dependencies are built once for both
-        cargo test --quiet --features step5 --test simulator --test step5 --test step5_kernels --no-run
-        binary() { cargo test --quiet --features step5 --test "$1" --no-run --message-format json 2>/dev/null | grep -o '"executable":"[^"]*"' | grep "/deps/$1-" | tail -1 | cut -d'"' -f4; }
+        cargo test --quiet --features step6 --test simulator --test step5 --test step5_kernels --test step6 --no-run
+        binary() { cargo test --quiet --features step6 --test "$1" --no-run --message-format json 2>/dev/null | grep -o '"executable":"[^"]*"' | grep "/deps/$1-" | tail -1 | cut -d'"' -f4; }
         simulator=$(binary simulator)
 
         for kernel in ${planted[$sanitizer]}; do
@@ -55,13 +55,13 @@ for sanitizer in "${@:-thread address}"; do
 
         STAIRWELL_KERNEL=planted_nothing run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1
         [ -z "$found" ] || { echo "$output"; echo "$sanitizer reports a bug in planted_nothing" >&2; exit 1; }
-        for tests in "step5 every_kernel paged_attention logits_on_the_device" "step5_kernels every_version_of_the_matrix_product"; do
+        for tests in "step5 every_kernel paged_attention logits_on_the_device" "step5_kernels every_version_of_the_matrix_product" "step6 every_version mixed_batches"; do
             read -r file names <<<"$tests"
             # shellcheck disable=SC2086
             run "$sanitizer" "$(binary "$file")" --test-threads 1 $names
             grep -q "test result: ok" <<<"$output" || { echo "$output" | tail -50; echo "the tests failed under $sanitizer" >&2; exit 1; }
             [ -z "$found" ] || { echo "$output" | head -80; echo "$sanitizer reports:" $found >&2; exit 1; }
         done
-        echo "every kernel, every version of attention and of the matrix product: nothing found"
+        echo "every kernel, and every version of attention and of the matrix product: nothing found"
     done
 done

@@ -93,6 +93,7 @@ pub fn generate<B: Backend>(
     let mut finish_reason = FinishReason::Length;
 
     while sequence.len() < prompt.len() + params.max_tokens && sequence.len() <= longest {
+        computed = runner.forward_chunks(&sequence, computed)?;
         // ANCHOR: feed
         let mut batch = Batch::default();
         batch.push_alone(&sequence[computed..], computed);

@@ -51,6 +51,8 @@ pub struct ModelRunner<B: Backend> {
     /// Bytes of weights that a step with one token reads; 0 if they were not loaded here.
     pub weight_bytes_per_step: u64,
     max_model_len: usize,
+    /// The most tokens of one pass; a longer prompt goes in chunks.
+    max_chunk: usize,
     inputs: Inputs<B>,
     tokens_computed: u64,
 }
@@ -133,6 +135,7 @@ impl<B: Backend> ModelRunner<B> {
         let mut runner = ModelRunner::new(config, backend, model, attention)?;
         runner.weight_bytes_per_step = weight_bytes_per_step;
         runner.max_model_len = runner.max_model_len.min(kv.max_model_len.unwrap_or(usize::MAX));
+        runner.max_chunk = kv.max_chunk.unwrap_or(usize::MAX).max(1);
         Ok(runner)
     }
 
@@ -156,6 +159,7 @@ impl<B: Backend> ModelRunner<B> {
             attention,
             weight_bytes_per_step: 0,
             max_model_len,
+            max_chunk: usize::MAX,
             inputs,
             tokens_computed: 0,
         })
@@ -186,6 +190,22 @@ impl<B: Backend> ModelRunner<B> {
             let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer<B>);
             model.forward(&mut Pass { backend, inputs, attention: &mut **attention, observer })
         })
+    }
+
+    /// Computes what is not `computed` of one sequence that has the cache to itself, all but the last chunk: how much is computed then. Nothing, if the
+    /// attention remembers nothing.
+    ///
+    /// # Errors
+    /// As [`forward`](ModelRunner::forward).
+    pub fn forward_chunks(&mut self, sequence: &[u32], mut computed: usize) -> Result<usize> {
+        while self.attention.remembers() && sequence.len() - computed > self.max_chunk {
+            let mut batch = Batch::default();
+            batch.push_alone(&sequence[computed..computed + self.max_chunk], computed);
+            batch.logit_rows.clear(); // there is more of the prompt to come
+            self.forward(&batch, None)?;
+            computed += self.max_chunk;
+        }
+        Ok(computed)
     }
 
     /// The next token after one row of logits.

@@ -6,6 +6,9 @@
 #include "../kv_cache.cu"
 #include "../paged_attention.cu"
 #include "../sampling.cu"
+#if defined(STAIRWELL_STEP6)
+#include "../flash_attention.cu"
+#endif
 #include "planted.cu"
 #include "probes.cu"
 #include "exercises.h"
@@ -29,6 +32,14 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   KV_DTYPES(paged_attention_v4)
   KERNEL(paged_attention_combine)
   KERNEL(sample)
+#if defined(STAIRWELL_STEP6)
+#define WIDTHS(kernel, dtype) \
+  KERNEL(kernel##_d64_##dtype) KERNEL(kernel##_d80_##dtype) KERNEL(kernel##_d96_##dtype) KERNEL(kernel##_d128_##dtype) KERNEL(kernel##_d256_##dtype)
+  KV_DTYPES(flash_attention_v0_scores) KV_DTYPES(flash_attention_v0_softmax) KV_DTYPES(flash_attention_v0_output)
+  KV_DTYPES(flash_attention_v1)
+  WIDTHS(flash_attention_v2, bf16) WIDTHS(flash_attention_v2, f16) WIDTHS(flash_attention_v3, bf16) WIDTHS(flash_attention_v3, f16)
+  KERNEL(flash_attention_v2_unswizzled_d64_bf16) KERNEL(flash_attention_v2_unswizzled_d128_bf16)
+#endif
   KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)
   KERNEL(planted_wrong_mask) KERNEL(planted_missing_syncwarp) KERNEL(planted_outside_static)
   KERNEL(planted_outside_dynamic) KERNEL(planted_outside_global) KERNEL(planted_unwritten) KERNEL(planted_nothing) KERNEL(planted_bank_conflict)

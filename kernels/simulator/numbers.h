@@ -89,4 +89,5 @@ inline __half __float2half(float f) {
   if (size < 0x38800000) return {uint16_t(sign | unsigned(std::lrint(__uint_as_float(size) * 0x1p24f)))};
   return {uint16_t(sign | ((size + 0xfff + (size >> 13 & 1)) - (112u << 23)) >> 13)};
 }
+inline __half2 __floats2half2_rn(float a, float b) { return {__float2half(a), __float2half(b)}; }
 inline float2 __half22float2(__half2 h) { return {__half2float(h.x), __half2float(h.y)}; }

@@ -51,6 +51,9 @@ pub struct Args {
     /// The longest output in tokens [default: generation_config.json, or 256]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
+    /// Tokens of one pass; a longer prompt is computed in chunks [default: the whole prompt]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    max_batched_tokens: Option<u32>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Print one JSON object instead of streaming text
@@ -180,9 +183,15 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     check_prompt(&config, &prompt)?;
 
     let start = Instant::now();
-    let kv = args.kv.options(&config, Some(prompt.len()))?;
+    let chunk = args.max_batched_tokens.map_or(prompt.len(), |n| prompt.len().min(n as usize));
+    let kv = args.kv.options(&config, Some(chunk))?;
     let mut runner = args.load.load(machine, Some(prompt.len() + params.max_tokens), kv, |_| ())?;
     runner.check_prompt(&prompt)?;
+    if args.max_batched_tokens.is_some() && !runner.attention.remembers() {
+        let message = "--max-batched-tokens: attention 'recompute' keeps no K and V, so every pass has the whole sequence; leave the flag out, or take \
+                       --attention contiguous (--features step2)";
+        return Err(Error::Usage(message.into()));
+    }
     let load_seconds = start.elapsed().as_secs_f64();
     if !args.json {
         args.kv.note(&runner, None);

@@ -3,7 +3,7 @@
 use super::model_args::{Arithmetic, LoadArgs};
 use clap::Args;
 use stairwell::{
-    backend::cuda::{AttentionVersion, CudaOptions},
+    backend::cuda::{AttentionVersion, CudaOptions, VERSIONS},
     tensor::DType,
 };
 
@@ -17,16 +17,24 @@ pub struct GpuArgs {
     /// Launch the kernels of every decode step one by one, instead of recording them once (CUDA graphs)
     #[arg(long)]
     enforce_eager: bool,
-    /// The version of a kernel, such as paged_attention=v2; the plain one runs where its limits don't fit [default: the fastest that fits]
-    #[arg(long, value_name = "NAME=VERSION", value_parser = attention_version)]
-    kernel: Option<AttentionVersion>,
+    /// The version of a kernel, such as paged_attention=v2; a plain one runs where its limits don't fit. Once for each kernel [default: the
+    /// fastest that fits]
+    #[arg(long, value_name = "NAME=VERSION", value_parser = kernel_version)]
+    kernel: Vec<(&'static str, usize)>,
 }
 
-fn attention_version(text: &str) -> Result<AttentionVersion, String> {
-    match text.split_once('=') {
-        Some(("paged_attention", version)) => version.parse(),
-        _ => Err(format!("'{text}': there are versions of paged_attention; write paged_attention=v2")),
-    }
+/// A kernel and the number of its version.
+fn kernel_version(text: &str) -> Result<(&'static str, usize), String> {
+    let names: Vec<&str> = VERSIONS.iter().map(|(name, _)| *name).collect();
+    let unknown =
+        || format!("'{text}': there are versions of {}; write {}=v1", names.join(" and of "), names[0]);
+    let (name, version) = text.split_once('=').ok_or_else(unknown)?;
+    let (name, count) = VERSIONS.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?;
+    let number = (0..*count).find(|number| version == format!("v{number}"));
+    let all: Vec<String> = (0..*count).map(|number| format!("v{number}")).collect();
+    let number =
+        number.ok_or_else(|| format!("{name} has no version '{version}'; there are {}", all.join(", ")))?;
+    Ok((name, number))
 }
 
 fn fraction(text: &str) -> Result<f64, String> {
@@ -35,6 +43,11 @@ fn fraction(text: &str) -> Result<f64, String> {
 }
 
 impl GpuArgs {
+    /// The number of the version that is asked for; the last one counts.
+    fn version(&self, kernel: &str) -> Option<usize> {
+        self.kernel.iter().rev().find(|(name, _)| *name == kernel).map(|(_, number)| *number)
+    }
+
     /// The flags as options.
     pub fn options(&self, load: &LoadArgs) -> CudaOptions {
         let dtype = match load.dtype {
@@ -47,7 +60,8 @@ impl GpuArgs {
             dtype,
             utilization: self.gpu_memory_utilization,
             graphs: !self.enforce_eager,
-            attention: self.kernel,
+            attention: self.version("paged_attention").map(|number| AttentionVersion::ALL[number]),
+            prefill: self.version("flash_attention"),
         }
     }
 }

@@ -21,6 +21,7 @@ pub fn stats<B: Machine>(
         "graph_replays": report.graph_replays,
         "attention": runner.attention.name(),
         "attention_kernel": runner.attention.kernel(),
+        "prefill_kernel": runner.attention.prefill_kernel(),
         "dtype": report.dtype.to_string().to_lowercase(),
         "isa": report.isa,
         "threads": rayon::current_num_threads(),

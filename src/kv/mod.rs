@@ -3,6 +3,7 @@
 //! - [`Recompute`] (step 1): nowhere. The whole sequence is given at every step.
 //! - `Contiguous` (step 2): in one contiguous slot a sequence, reserved at its longest.
 //! - `Paged` (step 4): in blocks of a pool, which a `BlockManager` gives to sequences as they grow. `PagedCuda` (step 5): on a device.
+//!   `FlashCuda` (step 6): the same, with kernels of their own for prompts.
 
 #[cfg(feature = "step4")]
 mod block_manager;
@@ -14,6 +15,8 @@ mod block_storage;
 mod block_table;
 #[cfg(feature = "step2")]
 mod contiguous;
+#[cfg(feature = "step6")]
+mod flash_cuda;
 #[cfg(feature = "step3")]
 mod manager;
 #[cfg(feature = "step2")]
@@ -35,6 +38,11 @@ mod sizing;
 #[cfg(feature = "step2")]
 mod storage;
 
+#[cfg(feature = "step6")]
+pub use FlashCuda as OnDevice;
+/// The best attention on a device so far.
+#[cfg(all(feature = "step5", not(feature = "step6")))]
+pub use PagedCuda as OnDevice;
 #[cfg(feature = "step4")]
 pub use block_manager::BlockManager;
 #[cfg(feature = "step4")]
@@ -43,6 +51,8 @@ pub use block_pool::{Block, BlockId, BlockPool};
 pub use block_table::{BlockTable, Blocks, GONE};
 #[cfg(feature = "step2")]
 pub use contiguous::Contiguous;
+#[cfg(feature = "step6")]
+pub use flash_cuda::{FLASH_ROWS, FlashCuda};
 #[cfg(feature = "step3")]
 pub use manager::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, RequestId, Slots};
 pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap, ManagerOptions, Preemption};
@@ -50,6 +60,7 @@ pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap, ManagerOp
 pub use paged::Paged;
 #[cfg(feature = "step5")]
 pub use paged_cuda::PagedCuda;
+
 #[cfg(feature = "step4")]
 pub use plan::{KvPlan, MemoryPlan};
 #[cfg(feature = "step4")]

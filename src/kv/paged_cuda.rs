@@ -17,7 +17,7 @@ use crate::{
     error::Result,
     model::{Attention, AttentionShape, KvMemory},
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// The slot of a row that writes nothing: see kernels/kv_cache.cu.
 const NOWHERE: u32 = u32::MAX;
@@ -80,7 +80,7 @@ impl PagedCuda {
         })
     }
 
-    fn paged_shape(&self) -> PagedShape {
+    pub(super) fn paged_shape(&self) -> PagedShape {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         PagedShape { heads, kv_heads, head_dim, block_size: self.pool.block_size, dtype: self.dtype.stored() }
     }
@@ -108,25 +108,71 @@ impl PagedCuda {
         cuda.launch(&kernel, Grid::rows(k.rows(), WRITE_THREADS), &arguments)
     }
 
-    /// Attention of rotated queries over what is in the cache, the batch's own K and V included.
-    fn attend_to_kept(&self, cuda: &Cuda, layer: usize, q: &CudaTensor) -> Result<CudaTensor> {
+    /// Where kernels find what a layer has kept, and what the batch's rows see of it.
+    pub(super) fn places(&self, layer: usize) -> PagedPlaces {
         let [keys, values] = &self.layers[layer - self.shape.layers.start];
-        let places = PagedPlaces {
+        PagedPlaces {
             k: keys.address,
             v: values.address,
             tables: self.tables.address(),
             table_starts: self.table_starts.address(),
             positions: self.positions.address(),
-        };
+        }
+    }
+
+    /// Room for what attention gives for so many rows.
+    pub(super) fn output(&self, cuda: &Cuda, rows: usize) -> Result<CudaTensor> {
+        cuda.take(rows, self.shape.heads * self.shape.head_dim)
+    }
+
+    /// Attention of some rows of rotated queries over what is in the cache, the batch's own K and V included, to the same rows of `out`.
+    pub(super) fn attend_rows(
+        &self,
+        cuda: &Cuda,
+        layer: usize,
+        q: &CudaTensor,
+        out: &CudaTensor,
+        rows: Range<usize>,
+    ) -> Result<()> {
+        let mut places = self.places(layer);
+        places.table_starts = places.table_starts.offset(size_of::<u32>() * rows.start);
+        places.positions = places.positions.offset(size_of::<u32>() * rows.start);
         let work = PagedWork {
             shape: self.paged_shape(),
             places,
-            rows: q.rows(),
+            rows: rows.len(),
             window: self.shape.windows[layer],
             scale: self.shape.scale,
             parts: self.parts,
         };
-        cuda.paged_attention(self.version, q, &work)
+        let skipped = size_of::<f32>() * rows.start * self.shape.heads * self.shape.head_dim;
+        cuda.paged_attention(self.version, &work, out.address().offset(skipped), q.address().offset(skipped))
+    }
+
+    fn attend_to_kept(&self, cuda: &Cuda, layer: usize, q: &CudaTensor) -> Result<CudaTensor> {
+        let out = self.output(cuda, q.rows())?;
+        self.attend_rows(cuda, layer, q, &out, 0..q.rows())?;
+        Ok(out)
+    }
+
+    /// Rotates q and k and writes K and V to their slots, by one kernel: k is rotated on its way into the cache.
+    pub(super) fn rotate_and_write(
+        &self,
+        cuda: &Cuda,
+        layer: usize,
+        rope: &Rope<Cuda>,
+        positions: &Ids,
+        [q, k, v]: [&CudaTensor; 3],
+    ) -> Result<()> {
+        let new = [q.address(), k.address(), v.address(), self.slots.address()].map(Arg::At);
+        let at = [positions.address(), rope.inv_freq.vector()].map(Arg::At);
+        let sizes = [&[self.shape.heads as u32][..], &self.sizes()].concat();
+        let sizes: Vec<Arg> = sizes.into_iter().map(Arg::U32).collect();
+        let arguments = [&self.kept(layer)[..], &new, &at, &[Arg::F32(rope.scaling)], &sizes].concat();
+        let kernel = format!("rope_write_kv_{}", suffix(self.dtype.stored()));
+        let angles = self.shape.head_dim * size_of::<f32>();
+        let grid = Grid { shared_bytes: angles, ..Grid::rows(k.rows(), WRITE_THREADS) };
+        cuda.launch(&kernel, grid, &arguments)
     }
 
     /// Carries out the copies that a batch begins with.
@@ -208,7 +254,7 @@ impl Attention<Cuda> for PagedCuda {
         self.attend_to_kept(cuda, layer, q)
     }
 
-    /// One kernel instead of three: k is rotated on its way into the cache.
+    /// Two kernels fewer.
     fn rotate_and_attend(
         &mut self,
         cuda: &Cuda,
@@ -219,15 +265,7 @@ impl Attention<Cuda> for PagedCuda {
         k: CudaTensor,
         v: &CudaTensor,
     ) -> Result<CudaTensor> {
-        let new = [q.address(), k.address(), v.address(), self.slots.address()].map(Arg::At);
-        let at = [positions.address(), rope.inv_freq.vector()].map(Arg::At);
-        let sizes = [&[self.shape.heads as u32][..], &self.sizes()].concat();
-        let sizes: Vec<Arg> = sizes.into_iter().map(Arg::U32).collect();
-        let arguments = [&self.kept(layer)[..], &new, &at, &[Arg::F32(rope.scaling)], &sizes].concat();
-        let kernel = format!("rope_write_kv_{}", suffix(self.dtype.stored()));
-        let angles = self.shape.head_dim * size_of::<f32>();
-        let grid = Grid { shared_bytes: angles, ..Grid::rows(k.rows(), WRITE_THREADS) };
-        cuda.launch(&kernel, grid, &arguments)?;
+        self.rotate_and_write(cuda, layer, rope, positions, [&q, &k, v])?;
         self.attend_to_kept(cuda, layer, &q)
     }
 

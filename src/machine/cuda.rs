@@ -8,7 +8,7 @@ use crate::{
     },
     batch::Batch,
     error::{Error, Result},
-    kv::{AttentionKind, KvBudget, KvOptions, PagedCuda},
+    kv::{AttentionKind, KvBudget, KvOptions, OnDevice},
     model::{Attention, Inputs, Model, Pass},
     tensor::DType,
 };
@@ -51,7 +51,7 @@ impl Machine for Cuda {
                  --gpu-memory-utilization {utilization} of {total:.3} GB may be used; give more, or a smaller --max-batched-tokens"
             )));
         }
-        Ok(Box::new(PagedCuda::new(self.device(), model.attention_shape(), options, room)?))
+        Ok(Box::new(OnDevice::new(self.device(), model.attention_shape(), options, room)?))
     }
 
     fn report(&self) -> MachineReport {
@@ -85,7 +85,7 @@ fn profile(cuda: &Cuda, model: &dyn Model<Cuda>, options: &KvOptions) -> Result<
         ..options.clone()
     };
     let tiny = KvOptions { max_model_len: None, max_num_seqs: Some(1), ..tiny };
-    let mut attention = PagedCuda::new(cuda.device(), shape, &tiny, u64::MAX)?;
+    let mut attention = OnDevice::new(cuda.device(), shape, &tiny, u64::MAX)?;
     let mut batch = Batch::default().padded(rows);
     batch.logit_rows.truncate(options.max_num_seqs.unwrap_or(1));
     let [mut tokens, mut positions, mut logit_rows] = [cuda.ids(0)?, cuda.ids(0)?, cuda.ids(0)?];

@@ -70,6 +70,11 @@ pub trait Attention<B: Backend>: Send {
         None
     }
 
+    /// The kernel that prompts ran on, if they have one of their own. (Step 6.)
+    fn prefill_kernel(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Told of the batch once a forward pass. All metadata is uploaded here, none in [`attend`](Attention::attend).
     ///
     /// `Some(key)`: forwards with the same key launch the same kernels on the same addresses, so a device may replay them.

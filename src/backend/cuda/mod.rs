@@ -4,7 +4,7 @@
 //! - `gpu`: an NVIDIA GPU;
 //! - `simulated`: a device on the CPU; `profile`: what a kernel reads and writes on it;
 //! - `operations`: what a model asks for, and which kernels do it;
-//! - `paged_attention`: the versions of attention;
+//! - `paged_attention`: the versions of attention; `flash_attention` (step 6): those for prompts;
 //! - `sampling`: tokens drawn where the logits are;
 //! - `memory`: buffers and activations;
 //! - `weight`: parameters;
@@ -12,6 +12,8 @@
 //! - `workload`: something to do for a kernel that is counted or timed.
 
 mod device;
+#[cfg(feature = "step6")]
+mod flash_attention;
 mod gpu;
 mod graph;
 mod memory;
@@ -24,6 +26,8 @@ mod weight;
 mod workload;
 
 pub use device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Launch, Matmul};
+#[cfg(feature = "step6")]
+pub use flash_attention::{FlashVersion, FlashWork};
 pub use gpu::Gpu;
 pub use memory::{Buffer, CudaTensor, Ids, Workspace};
 pub use paged_attention::{AttentionVersion, PART, PagedPlaces, PagedShape, PagedWork};
@@ -53,11 +57,26 @@ pub struct CudaOptions {
     pub graphs: bool,
     /// The version of attention, if it is not to be the fastest that fits.
     pub attention: Option<AttentionVersion>,
+    /// The number of the version of attention over prompts. (Step 6.)
+    pub prefill: Option<usize>,
 }
+
+/// Kernels that come in versions, and how many each has.
+pub const VERSIONS: &[(&str, usize)] = &[
+    ("paged_attention", AttentionVersion::ALL.len()),
+    #[cfg(feature = "step6")]
+    ("flash_attention", FlashVersion::ALL.len()),
+];
 
 impl Default for CudaOptions {
     fn default() -> CudaOptions {
-        CudaOptions { dtype: Some(DType::F32), utilization: 0.9, graphs: true, attention: None }
+        CudaOptions {
+            dtype: Some(DType::F32),
+            utilization: 0.9,
+            graphs: true,
+            attention: None,
+            prefill: None,
+        }
     }
 }
 

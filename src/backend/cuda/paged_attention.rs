@@ -6,7 +6,7 @@ use super::{
     suffix,
 };
 use crate::{error::Result, tensor::DType};
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 /// A step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,41 +178,33 @@ impl PagedWork {
 }
 
 impl Cuda {
-    /// Attention of q's rows, [rows, heads · head_dim].
+    /// Attention of the rows at `q`, written to `out`: both [rows, heads · head_dim].
     ///
     /// # Errors
     /// Those of the device.
     pub fn paged_attention(
         &self,
         version: AttentionVersion,
-        q: &CudaTensor,
         work: &PagedWork,
-    ) -> Result<CudaTensor> {
+        out: Address,
+        q: Address,
+    ) -> Result<()> {
         let PagedShape { heads, head_dim, .. } = work.shape;
-        let out = self.take(work.rows, heads * head_dim)?;
         let partial = match work.parts {
             1 => None,
             parts => Some(self.take(work.rows * heads * parts, head_dim + 2)?),
         };
-        let at = partial.as_ref().map_or(out.address(), CudaTensor::address);
-        for Launch { kernel, grid, arguments } in version.launches(work, out.address(), q.address(), at) {
+        let at = partial.as_ref().map_or(out, CudaTensor::address);
+        for Launch { kernel, grid, arguments } in version.launches(work, out, q, at) {
             self.launch(&kernel, grid, &arguments)?;
         }
-        Ok(out)
+        Ok(())
     }
 }
 
 impl fmt::Display for AttentionVersion {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "v{}", *self as u8)
-    }
-}
-
-impl FromStr for AttentionVersion {
-    type Err = String;
-    fn from_str(text: &str) -> Result<AttentionVersion, String> {
-        let found = AttentionVersion::ALL.into_iter().find(|version| version.to_string() == text);
-        found.ok_or_else(|| format!("paged_attention has no version '{text}'; there are v0, v1, v2, v3, v4"))
     }
 }
 

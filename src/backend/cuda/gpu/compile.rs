@@ -13,7 +13,7 @@ use std::{
 const OLDEST: (i32, i32) = (8, 0);
 
 /// The kernel files.
-const SOURCES: [(&str, &str); 7] = [
+const SOURCES: [(&str, &str); 8] = [
     ("embedding.cu", include_str!("../../../../kernels/embedding.cu")),
     ("norm.cu", include_str!("../../../../kernels/norm.cu")),
     ("elementwise.cu", include_str!("../../../../kernels/elementwise.cu")),
@@ -21,6 +21,7 @@ const SOURCES: [(&str, &str); 7] = [
     ("kv_cache.cu", include_str!("../../../../kernels/kv_cache.cu")),
     ("sampling.cu", include_str!("../../../../kernels/sampling.cu")),
     ("paged_attention.cu", include_str!("../../../../kernels/paged_attention.cu")),
+    ("flash_attention.cu", include_str!("../../../../kernels/flash_attention.cu")),
 ];
 
 /// What they include of ours.

@@ -10,7 +10,7 @@ use crate::{
     tensor::DType,
 };
 
-const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];
+pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];
 
 /// Sequences that decode: a row for each, behind `tokens` − 1 others.
 pub(super) const VERSIONS: Family = Family {
@@ -43,7 +43,7 @@ pub(super) const WRITES: Family =
 pub(super) const ROTATION: Family =
     Family { kernels: &["rope"], dtypes: &[], defaults: WRITE, launches: rotate };
 
-fn dtype_of(kernel: &Kernel) -> DType {
+pub(super) fn dtype_of(kernel: &Kernel) -> DType {
     match kernel.dtype {
         "bf16" => DType::BF16,
         "f16" => DType::F16,
@@ -53,7 +53,7 @@ fn dtype_of(kernel: &Kernel) -> DType {
 }
 
 /// The shape, and memory for K or V of so many blocks; fp8 has the scales in it.
-fn cache(
+pub(super) fn cache(
     memory: &Memory,
     kernel: &Kernel,
     shape: &KernelShape,

@@ -2,6 +2,8 @@
 
 mod attention;
 mod linear;
+#[cfg(feature = "step6")]
+mod prompts;
 mod rows;
 
 use super::{
@@ -34,6 +36,12 @@ const FAMILIES: &[Family] = &[
     attention::VERSIONS,
     attention::WRITES,
     attention::ROTATION,
+    #[cfg(feature = "step6")]
+    prompts::PLAIN,
+    #[cfg(feature = "step6")]
+    prompts::SIXTEEN_BITS,
+    #[cfg(feature = "step6")]
+    prompts::UNSWIZZLED,
 ];
 
 /// A kernel's name in its two parts.
@@ -91,8 +99,10 @@ impl KernelShape {
                 ))
             };
             let (name, value) = part.split_once('=').ok_or_else(bad)?;
-            let value = value.trim().parse().ok().filter(|n| (1..=1 << 24).contains(n)).ok_or_else(bad)?;
-            let (name, _) = defaults.iter().find(|(known, _)| *known == name.trim()).ok_or_else(bad)?;
+            let (name, default) = defaults.iter().find(|(known, _)| *known == name.trim()).ok_or_else(bad)?;
+            let least = usize::min(*default, 1);
+            let value =
+                value.trim().parse().ok().filter(|n| (least..=1 << 24).contains(n)).ok_or_else(bad)?;
             shape.insert(name, value);
         }
         Ok(KernelShape(shape))

@@ -1,0 +1,229 @@
+//! Which version of attention over prompts runs, and how it is launched: kernels/flash_attention.cu.
+
+use super::{
+    Cuda, CudaTensor, PagedPlaces, PagedShape,
+    device::{Address, Arg, Grid, Launch},
+    suffix,
+};
+use crate::{error::Result, tensor::DType};
+
+/// A step of the ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlashVersion {
+    /// The scores in memory: three kernels.
+    V0,
+    /// Online softmax on tiles, in f32.
+    V1,
+    /// On tensor cores.
+    V2,
+    /// While a tile is used the next is on its way.
+    V3,
+}
+
+/// Packed rows of a block, and keys of a tile, of v0 and v1: ROWS, TILE_KEYS in the kernel file.
+const ROWS: usize = 32;
+const KEYS: usize = 32;
+/// The same of v2 and v3 (MMA_ROWS, MMA_KEYS), and the widths of heads that they are compiled for.
+const MMA_ROWS: usize = 64;
+const MMA_WIDTHS: [usize; 5] = [64, 80, 96, 128, 256];
+/// From one row of weights in shared memory to the next.
+const WEIGHT_STRIDE: usize = 36;
+/// Threads of a block.
+const THREADS: u32 = 128;
+/// The widest head that v0 and v1 have registers for.
+const WIDEST: usize = 256;
+
+/// What a launch works on: rows of one or many sequences.
+#[derive(Clone, Copy, Debug)]
+pub struct FlashWork {
+    pub shape: PagedShape,
+    pub places: PagedPlaces,
+    /// Where each sequence's rows begin in q, and how many it has: ids, [sequences].
+    pub row_starts: Address,
+    pub row_counts: Address,
+    pub sequences: usize,
+    /// Rows of the sequence that has most.
+    pub most_rows: usize,
+    /// Rows of q, those of nobody included.
+    pub rows: usize,
+    /// Tokens of the longest sequence, the new ones included.
+    pub longest: usize,
+    pub window: Option<usize>,
+    pub scale: f32,
+}
+
+impl FlashVersion {
+    /// All, the plainest first.
+    pub const ALL: [FlashVersion; 4] =
+        [FlashVersion::V0, FlashVersion::V1, FlashVersion::V2, FlashVersion::V3];
+
+    /// The version that is asked for, or the fastest whose arithmetic is that of the model: tensor cores round queries and weights to K's dtype. v1
+    /// where that does not fit, and `None` where not even that does.
+    pub fn choose(
+        asked: Option<FlashVersion>,
+        shape: &PagedShape,
+        arithmetic: DType,
+    ) -> Option<FlashVersion> {
+        let best = if arithmetic == shape.dtype { FlashVersion::V3 } else { FlashVersion::V1 };
+        [asked.unwrap_or(best), FlashVersion::V1].into_iter().find(|version| version.fits(shape))
+    }
+
+    /// Whether its limits allow a shape.
+    pub fn fits(self, shape: &PagedShape) -> bool {
+        match self {
+            FlashVersion::V0 | FlashVersion::V1 => {
+                shape.head_dim.is_multiple_of(4) && shape.head_dim <= WIDEST
+            }
+            FlashVersion::V2 | FlashVersion::V3 => {
+                matches!(shape.dtype, DType::BF16 | DType::F16) && MMA_WIDTHS.contains(&shape.head_dim)
+            }
+        }
+    }
+
+    /// The kernel's name, without width and dtype.
+    pub fn kernel(self) -> &'static str {
+        match self {
+            FlashVersion::V0 => "flash_attention_v0",
+            FlashVersion::V1 => "flash_attention_v1",
+            FlashVersion::V2 => "flash_attention_v2",
+            FlashVersion::V3 => "flash_attention_v3",
+        }
+    }
+
+    /// Numbers that v0 keeps scores in, [rows, heads, keys]: what grows with the length squared.
+    pub fn scores(self, work: &FlashWork) -> usize {
+        match self {
+            FlashVersion::V0 => work.rows * work.shape.heads * scores_stride(work),
+            _ => 0,
+        }
+    }
+
+    fn shared_bytes(self, shape: &PagedShape) -> usize {
+        let plain = |tiles: usize| 4 * tiles * ROWS * (shape.head_dim.max(32) + 4);
+        match self {
+            FlashVersion::V0 => plain(2),
+            FlashVersion::V1 => plain(3),
+            FlashVersion::V2 | FlashVersion::V3 => {
+                // An odd number of pieces of 8, unless pieces are found by XOR: VECTOR in the kernel file.
+                let vector = if shape.head_dim.is_multiple_of(64) {
+                    shape.head_dim
+                } else {
+                    (shape.head_dim / 8 | 1) * 8
+                };
+                let keys = if shape.head_dim <= 128 { 64 } else { 32 };
+                let tiles = if self == FlashVersion::V3 { 4 } else { 2 };
+                2 * vector * (MMA_ROWS + tiles * keys)
+            }
+        }
+    }
+
+    /// The launches that attend. `out`, `q`: [rows, heads · head_dim], of which the sequences' rows are used; `lse`: [rows, heads], the logarithm of each
+    /// row's sum of e^score, if it is wanted; `scores`: see [`scores`](FlashVersion::scores).
+    pub fn launches(
+        self,
+        work: &FlashWork,
+        out: Address,
+        lse: Option<Address>,
+        q: Address,
+        scores: Address,
+    ) -> Vec<Launch> {
+        let PagedShape { heads, kv_heads, head_dim, block_size, dtype } = work.shape;
+        let PagedPlaces { k, v, tables, table_starts, positions } = work.places;
+        let pointers = [out, lse.unwrap_or(Address(0)), q, k, v, tables, table_starts, positions];
+        let mut arguments: Vec<Arg> = pointers.map(Arg::At).into();
+        arguments.extend([kv_heads, head_dim, block_size].map(|n| Arg::U32(n as u32)));
+        arguments.push(Arg::U32(work.window.map_or(u32::MAX, |window| window as u32)));
+        arguments.extend([Arg::F32(work.scale), Arg::At(work.row_starts), Arg::At(work.row_counts)]);
+        arguments.push(Arg::U32(heads as u32));
+        let rows = if matches!(self, FlashVersion::V0 | FlashVersion::V1) { ROWS } else { MMA_ROWS };
+        let tiles = (work.most_rows * (heads / kv_heads)).div_ceil(rows);
+        let shared_bytes = self.shared_bytes(&work.shape);
+        let grid = |shared_bytes| Grid {
+            blocks: [tiles, kv_heads, work.sequences].map(|n| n as u32),
+            threads: THREADS,
+            shared_bytes,
+        };
+        let (name, dtype) = (self.kernel(), suffix(dtype));
+        match self {
+            FlashVersion::V0 => {
+                let first = [Arg::At(scores), Arg::U32(scores_stride(work) as u32)];
+                let arguments = [&first[..], &arguments].concat();
+                let weights = 4 * ROWS * WEIGHT_STRIDE;
+                let output_bytes = shared_bytes / 2 + weights;
+                [("scores", shared_bytes), ("softmax", 0), ("output", output_bytes)]
+                    .map(|(part, shared_bytes)| Launch {
+                        kernel: format!("{name}_{part}_{dtype}"),
+                        grid: grid(shared_bytes),
+                        arguments: arguments.clone(),
+                    })
+                    .into()
+            }
+            FlashVersion::V1 => {
+                vec![Launch { kernel: format!("{name}_{dtype}"), grid: grid(shared_bytes), arguments }]
+            }
+            FlashVersion::V2 | FlashVersion::V3 => {
+                let kernel = format!("{name}_d{head_dim}_{dtype}");
+                vec![Launch { kernel, grid: grid(shared_bytes), arguments }]
+            }
+        }
+    }
+}
+
+/// Scores of a row: whole tiles of keys.
+fn scores_stride(work: &FlashWork) -> usize {
+    work.longest.next_multiple_of(KEYS)
+}
+
+impl Cuda {
+    /// Attention of the sequences' rows, written to those of `out`; both [rows, heads · head_dim].
+    ///
+    /// # Errors
+    /// Those of the device: v0 needs memory for all scores.
+    pub fn flash_attention(
+        &self,
+        version: FlashVersion,
+        work: &FlashWork,
+        out: &CudaTensor,
+        lse: Option<&CudaTensor>,
+        q: &CudaTensor,
+    ) -> Result<()> {
+        let scores = match version.scores(work) {
+            0 => None,
+            n => Some(self.take(n / work.rows, work.rows)?),
+        };
+        let scores = scores.as_ref().map_or(out.address(), CudaTensor::address);
+        let lse = lse.map(CudaTensor::address);
+        for Launch { kernel, grid, arguments } in
+            version.launches(work, out.address(), lse, q.address(), scores)
+        {
+            self.launch(&kernel, grid, &arguments)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensor_cores_run_where_they_have_the_arithmetic_that_is_asked_for() {
+        let shape = |head_dim, dtype| PagedShape { heads: 32, kv_heads: 8, head_dim, block_size: 16, dtype };
+        let chosen = |asked, head_dim, dtype, arithmetic| {
+            FlashVersion::choose(asked, &shape(head_dim, dtype), arithmetic)
+        };
+        let (bf16, f32) = (DType::BF16, DType::F32);
+        assert_eq!(chosen(None, 128, bf16, bf16), Some(FlashVersion::V3));
+        assert_eq!(chosen(None, 128, bf16, f32), Some(FlashVersion::V1));
+        assert_eq!(chosen(Some(FlashVersion::V2), 128, bf16, f32), Some(FlashVersion::V2), "asked for");
+        assert_eq!(
+            chosen(Some(FlashVersion::V2), 128, f32, f32),
+            Some(FlashVersion::V1),
+            "no tensor cores for f32"
+        );
+        assert_eq!(chosen(None, 72, bf16, bf16), Some(FlashVersion::V1), "not compiled for 72");
+        assert_eq!(chosen(None, 128, DType::F8_E4M3, bf16), Some(FlashVersion::V1));
+        assert_eq!(chosen(None, 10, f32, f32), None, "no multiple of 4");
+        assert_eq!(chosen(None, 260, f32, f32), None, "more than 256");
+    }
+}
