@@ -8,15 +8,14 @@
 //! bytes ÷ time, and that in parts of the bandwidth of a copy measured in the same run; matrix products have cuBLAS beside them. All numbers of
 //! the work are ones, so a result is known, and it is checked before it is timed. Nobody has run that part on a GPU yet.
 
+mod measure;
+
+use measure::{copy_bandwidth, cublas, extent, timed};
 use serde_json::{Value, json};
 use stairwell::{
-    backend::cuda::{
-        Address, Arg, Device, Gpu, KernelShape, Launch, Matmul, Profile, profile_kernel, with_workload,
-    },
+    backend::cuda::{Gpu, KernelShape, Profile, profile_kernel, with_workload},
     error::Result,
-    tensor::DType,
 };
-use std::time::Instant;
 
 /// A section of the table: kernels, and the shapes that each runs on.
 struct Section {
@@ -215,69 +214,6 @@ fn count_all(rows: &mut Vec<Value>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Bytes that a copy moves per second, read and written: the most that a kernel can hope for.
-fn copy_bandwidth(device: &dyn Device) -> Result<f64> {
-    let bytes = 1 << 30;
-    let (from, to) = (device.allocate(bytes)?, device.allocate(bytes)?);
-    let seconds = median_seconds(device, || device.copy(from, to, bytes))?;
-    device.free(from);
-    device.free(to);
-    Ok(2.0 * bytes as f64 / seconds)
-}
-
-/// The median over 9 rounds of 20 times.
-fn median_seconds(device: &dyn Device, mut once: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut rounds = Vec::new();
-    for _ in 0..10 {
-        device.synchronize()?;
-        let start = Instant::now();
-        (0..20).try_for_each(|_| once())?;
-        device.synchronize()?;
-        rounds.push(start.elapsed().as_secs_f64() / 20.0);
-    }
-    rounds.remove(0); // the first warms up
-    rounds.sort_by(f64::total_cmp);
-    Ok(rounds[rounds.len() / 2])
-}
-
-fn launch_all(device: &dyn Device, launches: &[Launch]) -> Result<()> {
-    launches.iter().try_for_each(|Launch { kernel, grid, arguments }| device.launch(kernel, *grid, arguments))
-}
-
-/// What a kernel leaves in its first argument: some numbers of it, and a time. Ones everywhere: attention gives ones, a product its number of
-/// inputs.
-fn timed(device: &dyn Device, kernel: &str, shape: &KernelShape) -> Result<(f64, Vec<f32>)> {
-    with_workload(device, kernel, shape, |launches| {
-        launch_all(device, launches)?;
-        let Arg::At(Address(out)) = launches[0].arguments[0] else { unreachable!("a result comes first") };
-        let mut bytes = vec![0; 4 * 128];
-        device.download(Address(out), &mut bytes)?;
-        let numbers = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        Ok((median_seconds(device, || launch_all(device, launches))?, numbers))
-    })
-}
-
-/// cuBLAS on the operands of a matrix product of ours: seconds.
-fn cublas(device: &dyn Device, shape: &str) -> Result<f64> {
-    const KERNEL: &str = "matmul_v3_bf16_bf16";
-    let [rows, inputs, outputs] =
-        ["rows", "inputs", "outputs"].map(|name| extent(shape, name).expect("a product's shape"));
-    with_workload(device, KERNEL, &KernelShape::parse(KERNEL, shape)?, |launches| {
-        let [Arg::At(y), Arg::At(x), Arg::At(w), ..] = launches[0].arguments[..] else {
-            unreachable!("y, x and W come first")
-        };
-        let dtype = DType::BF16;
-        let product = Matmul { dtype, x, w, y, rows, inputs, outputs, y_cols: outputs, transposed: false };
-        median_seconds(device, || device.matmul(&product))
-    })
-}
-
-/// A number of a shape.
-fn extent(shape: &str, name: &str) -> Option<usize> {
-    let parts = shape.split(',').filter_map(|part| part.split_once('='));
-    parts.filter(|(key, _)| *key == name).find_map(|(_, n)| n.parse().ok())
 }
 
 /// The least bytes of work, from its shape: K and V, or x, W and y.
