@@ -16,6 +16,9 @@ fn simulator() {
     for file in ["exercise.cu", "lesson.cu", "solution.cu", "wrong.cu"] {
         println!("cargo:rerun-if-changed=steps/step5-paged-attention/{file}");
     }
+    for file in ["exercise.cu", "solution.cu", "wrong.cu"] {
+        println!("cargo:rerun-if-changed=steps/step6-flash-attention/{file}");
+    }
     let sanitizer = std::env::var("STAIRWELL_SANITIZE").ok();
 
     // What the compiler says of the reader's exercises becomes warnings, and everything else is built without them.

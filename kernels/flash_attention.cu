@@ -1,7 +1,7 @@
 // Attention for the rows of prompts: many queries of a sequence meet the same keys, so a tile of K and V that was read once serves a tile of queries.
 //
 //   v0   the scores in memory: a product, a softmax, a product
-//          counted at 512 tokens: 8.9 times the bytes that v1 reads and writes
+//          counted at 512 tokens: 2.2 times the bytes that v1 reads and writes, and memory for all scores
 //   v1   scores stay in shared memory, softmax is online. On CUDA cores, in f32, for any dtype of K and V
 //          predicted: Q once, K and V once for each tile of queries. Counted: so
 //          loses: 32 products for 6 reads of shared memory, where tensor cores do 2,048 for 4
@@ -178,6 +178,7 @@ __device__ void flash_attention_v0_scores(float* scores, unsigned stride, const 
     __syncthreads();
   }
 }
+// ANCHOR_END: v0
 
 // Scores become weights. The same grid; a warp has a row at a time.
 template <class T>
@@ -218,11 +219,9 @@ __device__ void flash_attention_v0_output(float* out, const float* scores, unsig
   const float totals[2] = {1.f, 1.f};
   write_out(out, sums, totals, share, heads, cache.head_dim);
 }
-// ANCHOR_END: v0
 
 // Dynamic shared memory: queries, keys, values: 3 * 32 * vector_stride(head_dim) floats. The weights take the place of the keys, which nobody
 // needs any more.
-// ANCHOR: v1
 template <class T>
 __device__ void flash_attention_v1(float* out, float* lse, const float* q, const Cache<T>& cache, const unsigned* row_starts,
                                    const unsigned* row_counts, unsigned heads) {
@@ -233,6 +232,7 @@ __device__ void flash_attention_v1(float* out, float* lse, const float* q, const
   float4 sums[2][8] = {};
   float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
   bring_queries(queries, q, cache, share, heads);
+  // ANCHOR: v1
   for (unsigned tile = share.first / TILE_KEYS * TILE_KEYS; tile <= share.last; tile += TILE_KEYS) {
     bring_keys<false>(keys, cache, share, tile);
     bring_keys<true>(values, cache, share, tile);
@@ -266,12 +266,12 @@ __device__ void flash_attention_v1(float* out, float* lse, const float* q, const
     add_values(sums, weights, 36, values, D);
     __syncthreads();  // before the tiles are overwritten
   }
+  // ANCHOR_END: v1
   write_out(out, sums, total, share, heads, D);
   for (unsigned i = 0; i < 2; i++)
     if (lse && lane == 0 && share.begin + pair + i < share.end)
       lse[place_of(share, share.begin + pair + i, heads)] = largest[i] + logf(total[i]);
 }
-// ANCHOR_END: v1
 
 // v2 and v3: 4 warps, each with 16 packed rows; `keys` keys a tile; both products on tensor cores.
 constexpr unsigned MMA_ROWS = 64, MMA_THREADS = 128;
@@ -419,7 +419,6 @@ __device__ __forceinline__ void meet_scores(Result<MMA_KEYS<D> / 8>& scores, Res
 }
 
 // Dynamic shared memory: a tile of queries, then 1 (v2) or 2 (v3) times a tile of K and one of V, vectors of VECTOR<D>.
-// ANCHOR: v3
 template <unsigned D, bool SWIZZLE, bool ASYNC, class T>
 __device__ void flash_attention_mma(float* out, float* lse, const float* q, const Cache<T>& cache, const unsigned* row_starts,
                                     const unsigned* row_counts, unsigned heads) {
@@ -442,6 +441,7 @@ __device__ void flash_attention_mma(float* out, float* lse, const float* q, cons
 
   Result<D / 8> sums = {};
   Softmax state = {{-INFINITY, -INFINITY}, {0.f, 0.f}};
+  // ANCHOR: v3
   for (unsigned tile = start, stage = 0; tile <= share.last; tile += KEYS, stage ^= ASYNC) {
     T *k_tile = tiles + stage * 2 * TILE_NUMBERS, *v_tile = k_tile + TILE_NUMBERS;
     if (ASYNC) {

@@ -8,13 +8,14 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, kernels, kv, loading, paged_attention, paging, scheduling, sources, staircase
+from figures import attention, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
 CHAPTER_3 = "steps/step3-scheduling/figures"
 CHAPTER_4 = "steps/step4-paged-kv/figures"
 CHAPTER_5 = "steps/step5-paged-attention/figures"
+CHAPTER_6 = "steps/step6-flash-attention/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -49,6 +50,12 @@ FIGURES = {
     f"{CHAPTER_5}/group.svg": paged_attention.group,
     f"{CHAPTER_5}/parts.svg": paged_attention.parts,
     f"{CHAPTER_5}/attention_ladder.svg": paged_attention.counters,
+    f"{CHAPTER_6}/tiles.svg": flash_attention.tiles,
+    f"{CHAPTER_6}/meeting.svg": flash_attention.meeting,
+    f"{CHAPTER_6}/moved.svg": flash_attention.moved,
+    f"{CHAPTER_6}/fragments.svg": flash_attention.fragments,
+    f"{CHAPTER_6}/swizzle.svg": flash_attention.swizzle,
+    f"{CHAPTER_6}/two_buffers.svg": flash_attention.two_buffers,
 }
 
 

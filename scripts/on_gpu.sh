@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything of step 5 on an NVIDIA GPU, by one command: builds, then every kernel against f64, the fixtures against Hugging Face, and
+# Everything of steps 5 and 6 on an NVIDIA GPU, by one command: builds, then every kernel against f64, the fixtures against Hugging Face, and
 # tokens drawn on the device. Needs a driver for CUDA 12 or newer, NVRTC and cuBLAS (the CUDA toolkit, or pip's nvidia-cuda-nvrtc,
 # nvidia-cuda-runtime and nvidia-cublas with their lib folders in LD_LIBRARY_PATH). It has not run on a GPU yet: please tell us.
 set -euo pipefail
@@ -7,11 +7,12 @@ cd "$(dirname "$0")/.."
 
 command -v nvidia-smi >/dev/null || { echo "there is no NVIDIA GPU here: nvidia-smi was not found" >&2; exit 1; }
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
-cargo build --release --features step5
+cargo build --release --features step6
 
 echo "== kernels against f64, the engine against Hugging Face (f32)"
-STAIRWELL_TEST_DEVICE=cuda cargo test --features step5 --test step5 --test step5_kernels --test step5_attention --test device_dtypes \
+STAIRWELL_TEST_DEVICE=cuda cargo test --features step6 --test step5 --test step5_kernels --test step5_attention --test device_dtypes \
     --test device_sampling -- --test-threads 1
+STAIRWELL_TEST_DEVICE=cuda cargo test --features step6 --test step6 -- --test-threads 1 every_version mixed widths chunks log_of
 
 echo "== the demo story, on the CPU and on the GPU"
 story() { target/release/stairwell generate --prompt "Once upon a time" --temperature 0 --max-tokens 40 "$@" 2>/dev/null; }
@@ -19,7 +20,8 @@ diff <(story --device cpu) <(story --device cuda --dtype f32)
 story --device cuda --json | grep -o '"device":"[a-z]*"\|"dtype":"[a-z0-9]*"\|"kernel_launches":[0-9]*\|"graph_replays":[0-9]*\|"decode_tokens_per_second":[0-9.]*'
 
 echo "== every version of attention, validated and timed; and torch's attention on gathered K and V"
-cargo bench --features step5 --bench step5
+cargo bench --features step6 --bench step5
+cargo bench --features step6 --bench kernels
 if python3 -c "import torch; assert torch.cuda.is_available()" 2>/dev/null; then
     python3 scripts/torch_sdpa.py
 else

@@ -23,6 +23,7 @@ use stairwell::{
     model::{Attention, AttentionShape},
     tensor::DType,
 };
+use std::fs;
 
 impl KeepsKv for FlashCuda {
     fn build(cuda: &Cuda, shape: AttentionShape, options: &KvOptions) -> FlashCuda {
@@ -356,10 +357,10 @@ fn generate(prompt: &[u32], more: &[&str]) -> Value {
 /// The engine's prompts run on these kernels, whatever the chunks, and give the CPU's tokens.
 #[test]
 fn the_engine_uses_it() {
-    let prompt: Vec<u32> = (0..40).map(|i| 3 + i * 7 % 50).collect();
+    let prompt: Vec<u32> = (0..300).map(|i| 3 + i * 7 % 50).collect();
     let cpu = generate(&prompt, &["--device", "cpu"]);
     assert_eq!(cpu["stats"]["prefill_kernel"], Value::Null);
-    for (version, chunk) in [("v0", "64"), ("v1", "64"), ("v1", "7"), ("v2", "64"), ("v3", "17")] {
+    for (version, chunk) in [("v0", "64"), ("v1", "512"), ("v1", "17"), ("v2", "64"), ("v3", "100")] {
         let kernel = format!("flash_attention={version}");
         let sim = generate(&prompt, &["--device", "sim", "--kernel", &kernel, "--max-batched-tokens", chunk]);
         assert_eq!(sim["output_ids"], cpu["output_ids"], "{version}, chunks of {chunk}");
@@ -368,4 +369,40 @@ fn the_engine_uses_it() {
         assert_eq!(sim["stats"]["prefill_kernel"], ran);
         assert_eq!(sim["stats"]["attention_kernel"], "paged_attention_v4");
     }
+}
+
+/// Prompts behind prefixes that earlier requests have left in the cache: the CPU's tokens, in chunks that divide prefix and prompt anywhere.
+#[test]
+fn cached_prefixes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.jsonl"), dir.path().join("out.jsonl"));
+    let requests: Vec<String> = (0..6_usize)
+        .map(|i| {
+            let ids: Vec<usize> =
+                (0..70 + 5 * i).map(|t| if t < 48 { 3 + t % 40 } else { 5 + (t * i) % 60 }).collect();
+            serde_json::json!({"id": i, "prompt_ids": ids, "max_tokens": 5, "temperature": 0, "ignore_eos": true}).to_string()
+        })
+        .collect();
+    fs::write(&input, requests.join("\n")).unwrap();
+    let model = fixture("llama3");
+    let results = |device: &str| -> (Vec<(u64, Value)>, u64) {
+        let _ = fs::remove_file(&output);
+        let paths = [&model, &input, &output].map(|path| path.to_str().unwrap());
+        let flags =
+            ["batch", "--model", paths[0], "--input", paths[1], "--output", paths[2], "--device", device];
+        // One after the other, so that each finds what those before have left.
+        let summary =
+            run(&[&flags[..], &["--max-num-seqs", "1", "--max-batched-tokens", "17", "--json"]].concat())
+                .json();
+        let lines = fs::read_to_string(&output).unwrap();
+        let line = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
+        let ids = lines
+            .lines()
+            .map(line)
+            .map(|result| (result["id"].as_u64().unwrap(), result["output_ids"].clone()));
+        (ids.collect(), summary["cached_tokens"].as_u64().unwrap())
+    };
+    let (cpu, sim) = (results("cpu"), results("sim"));
+    assert_eq!(cpu, sim);
+    assert_eq!(sim.1, 5 * 48, "five requests find 48 tokens");
 }

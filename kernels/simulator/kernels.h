@@ -6,9 +6,6 @@
 #include "../kv_cache.cu"
 #include "../paged_attention.cu"
 #include "../sampling.cu"
-#if defined(STAIRWELL_STEP6)
-#include "../flash_attention.cu"
-#endif
 #include "planted.cu"
 #include "probes.cu"
 #include "exercises.h"
@@ -49,16 +46,26 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
 #define EXERCISES(space)                                                                                                    \
   KERNEL(space::warp_sum) KERNEL(space::rms_norm) KERNEL(space::transpose)                                                  \
   KERNEL(space::turn_round) KERNEL(space::difference) KERNEL(space::sum_of_twenty) KERNEL(space::paged_walk) KERNEL(space::combine)
-#if !defined(SIMULATOR_EXERCISE_BROKEN)
-  EXERCISES(exercise)
+#if defined(STAIRWELL_STEP6)
+#define EXERCISES6(space) KERNEL(space::meet) KERNEL(space::tile_loop) KERNEL(space::swizzle) KERNEL(space::flash_with_my_meet)
+#else
+#define EXERCISES6(space)
 #endif
-  EXERCISES(solution)
+#if !defined(SIMULATOR_EXERCISE_BROKEN)
+  EXERCISES(exercise) EXERCISES6(exercise)
+#endif
+  EXERCISES(solution) EXERCISES6(solution)
   KERNEL(lesson::who) KERNEL(lesson::strided) KERNEL(lesson::strided_shared) KERNEL(lesson::race)
   KERNEL(wrong::first_lane_only) KERNEL(wrong::half_a_warp) KERNEL(wrong::through_memory) KERNEL(wrong::rms_norm_of_half)
   KERNEL(wrong::writes_columns) KERNEL(wrong::one_bank) KERNEL(wrong::no_barrier) KERNEL(wrong::whole_tiles)
   KERNEL(wrong::barrier_of_a_warp) KERNEL(wrong::last_left_out) KERNEL(wrong::mask_of_twenty)
   KERNEL(wrong::walk_without_rescale) KERNEL(wrong::walk_without_table) KERNEL(wrong::walk_too_far) KERNEL(wrong::walk_without_largest)
   KERNEL(wrong::combine_without_largest) KERNEL(wrong::combine_by_average)
+#if defined(STAIRWELL_STEP6)
+  KERNEL(wrong::meet_without_correction) KERNEL(wrong::meet_by_tile) KERNEL(wrong::meet_masked) KERNEL(wrong::flash_without_correction)
+  KERNEL(wrong::loop_without_barrier) KERNEL(wrong::loop_without_mask) KERNEL(wrong::loop_over_all_tiles) KERNEL(wrong::loop_without_tiles)
+  KERNEL(wrong::unswizzled) KERNEL(wrong::half_swizzled) KERNEL(wrong::shared_place)
+#endif
   return unknown;
 }
 

@@ -24,6 +24,8 @@ pub mod step4;
 pub mod step5;
 #[cfg(feature = "step5")]
 mod step5_attention;
+#[cfg(feature = "step6")]
+pub mod step6;
 mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};

@@ -8,7 +8,7 @@ const D: usize = 32;
 const HEADS: usize = 2;
 
 /// Numbers in −1..1 that look random.
-fn numbers(n: usize, seed: u32) -> Vec<f32> {
+pub(super) fn numbers(n: usize, seed: u32) -> Vec<f32> {
     let mut s = seed.wrapping_mul(2654435761) | 1;
     let mut next = || {
         s ^= s << 13;
@@ -19,7 +19,7 @@ fn numbers(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-fn upload(device: &Simulated, values: &[f32]) -> Address {
+pub(super) fn upload(device: &Simulated, values: &[f32]) -> Address {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let address = device.allocate(bytes.len()).expect("memory");
     device.upload(address, &bytes).expect("a copy");
