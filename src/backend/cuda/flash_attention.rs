@@ -108,7 +108,7 @@ impl FlashVersion {
                 let vector = if shape.head_dim.is_multiple_of(64) {
                     shape.head_dim
                 } else {
-                    (shape.head_dim / 8 | 1) * 8
+                    ((shape.head_dim / 8) | 1) * 8
                 };
                 let keys = if shape.head_dim <= 128 { 64 } else { 32 };
                 let tiles = if self == FlashVersion::V3 { 4 } else { 2 };
