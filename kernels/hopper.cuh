@@ -3,6 +3,7 @@
 #pragma once
 #include "ptx.cuh"
 
+// CALLER: the line of a call in a kernel, for the simulator's messages.
 #ifdef __CUDACC__
 #define CALLER
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -28,19 +29,19 @@ __device__ __forceinline__ unsigned shared_address(const void* at) {
 // An mbarrier: 8 bytes of shared memory that count arrivals. After `arrivals` of them a phase is over, and the next begins by itself; phases have
 // parity 0, 1, 0, ... One thread makes it, and all meet at a barrier before they use it. PTX ISA, "mbarrier".
 typedef unsigned long long Mbarrier;
-__device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, unsigned arrivals) {
+__device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, unsigned arrivals CALLER) {
 #ifdef __CUDACC__
   HOPPER(asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");)
 #else
-  simulator::mbarrier_init(barrier, arrivals);
+  simulator::mbarrier_init(barrier, arrivals, line);
 #endif
 }
 // What this thread did before, others see after their wait.
-__device__ __forceinline__ void mbarrier_arrive(Mbarrier* barrier) {
+__device__ __forceinline__ void mbarrier_arrive(Mbarrier* barrier CALLER) {
 #ifdef __CUDACC__
   HOPPER(asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");)
 #else
-  simulator::mbarrier_arrive(barrier);
+  simulator::mbarrier_arrive(barrier, line);
 #endif
 }
 // Waits for the end of the phase with this parity. Of a new barrier, that "before the first" has parity 1, and is over.
@@ -54,11 +55,11 @@ __device__ __forceinline__ void mbarrier_wait(Mbarrier* barrier, unsigned parity
 }
 // Arrives when all copies that this thread has begun are there. noinc: it is one of the arrivals that the barrier was made for.
 // PTX ISA, "cp.async.mbarrier.arrive".
-__device__ __forceinline__ void cp_async_arrive(Mbarrier* barrier) {
+__device__ __forceinline__ void cp_async_arrive(Mbarrier* barrier CALLER) {
 #ifdef __CUDACC__
   HOPPER(asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(shared_address(barrier)) : "memory");)
 #else
-  simulator::cp_async_arrive(barrier);
+  simulator::cp_async_arrive(barrier, line);
 #endif
 }
 
@@ -109,13 +110,13 @@ __device__ __forceinline__ void wgmma_commit() {
   simulator::wgmma_commit();
 #endif
 }
-template <int KEEP, unsigned N> __device__ __forceinline__ void wgmma_wait(float (&c)[N][4]) {
+template <int KEEP, unsigned N> __device__ __forceinline__ void wgmma_wait(float (&c)[N][4] CALLER) {
 #ifdef __CUDACC__
   HOPPER(asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(KEEP) : "memory");)
   hold(c);
 #else
   (void)c;
-  simulator::wgmma_wait(KEEP);
+  simulator::wgmma_wait(KEEP, line);
 #endif
 }
 
@@ -146,17 +147,18 @@ __device__ __forceinline__ unsigned long long swizzled(const void* at, unsigned 
   HOPPER(asm volatile("{.reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." types " " TO31 TO63             \
                       "}, {%64,%65,%66,%67}, %68, p, 1, 1, %70;}\n"                                                                        \
                       : C32(0), C32(8) : A4, "l"(b), "r"((int)add), "n"((int)TRANSPOSED));)
-#define WGMMA(N, T, types, F16) \
-  template <bool TRANSPOSED>    \
-  __device__ __forceinline__ void wgmma(float (&c)[N / 8][4], const unsigned (&a)[4], unsigned long long b, bool add, T) { WGMMA_##N(types) }
+#define WGMMA(N, types, F16) WGMMA_##N(types)
 #else
-#define WGMMA(N, T, types, F16)                                                                                            \
-  template <bool TRANSPOSED>                                                                                               \
-  __device__ __forceinline__ void wgmma(float (&c)[N / 8][4], const unsigned (&a)[4], unsigned long long b, bool add, T) { \
-    simulator::wgmma({&c[0][0], {a[0], a[1], a[2], a[3]}, b, N, add, TRANSPOSED, F16, 0});                                \
-  }
+#define WGMMA(N, types, F16) simulator::wgmma({&c[0][0], {a[0], a[1], a[2], a[3]}, b, N, add, TRANSPOSED, F16, 0, {}}, line);
 #endif
-WGMMA(64, bf16, "bf16.bf16", false)
-WGMMA(64, f16, "f16.f16", true)
-WGMMA(128, bf16, "bf16.bf16", false)
-WGMMA(128, f16, "f16.f16", true)
+#define WGMMA_BY_DTYPE(N)                                                                                                          \
+  template <bool TRANSPOSED>                                                                                                       \
+  __device__ __forceinline__ void wgmma(float (&c)[N / 8][4], const unsigned (&a)[4], unsigned long long b, bool add, bf16 CALLER) { \
+    WGMMA(N, "bf16.bf16", false)                                                                                                   \
+  }                                                                                                                                \
+  template <bool TRANSPOSED>                                                                                                       \
+  __device__ __forceinline__ void wgmma(float (&c)[N / 8][4], const unsigned (&a)[4], unsigned long long b, bool add, f16 CALLER) { \
+    WGMMA(N, "f16.f16", true)                                                                                                      \
+  }
+WGMMA_BY_DTYPE(64)
+WGMMA_BY_DTYPE(128)

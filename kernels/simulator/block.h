@@ -1,6 +1,6 @@
 // One thread block at work: its threads are fibers on one thread of the operating system, and they switch only where CUDA's threads
-// meet (__syncthreads, __syncwarp, shuffles, mma, ldmatrix) or wait (mbarriers). In which order those go on that may is a parameter: a right kernel gives
-// the same bits in every order, and one with a missing barrier usually does not.
+// meet (__syncthreads, __syncwarp, shuffles, mma, ldmatrix) or wait (mbarrier, wgmma). In which order those go on that may is a parameter:
+// a right kernel gives the same bits in every order, and one with a missing barrier usually does not.
 #pragma once
 #include <algorithm>
 #include <cstdio>
@@ -51,6 +51,7 @@ struct Product {
   int columns;
   bool add, transposed, f16;
   int line;
+  std::vector<uint16_t> read;  // the pieces of b that this lane reads
 };
 
 // A CUDA thread.
@@ -85,6 +86,7 @@ struct Block {
   Thread outside;             // whoever runs the block
   std::vector<Thread*> ready;
   size_t next_ready = 0;
+  std::vector<Thread*> late;  // go on when nobody else can
   uint64_t random = 1;
   void (*kernel)(void*) = nullptr;
   void* kernel_arguments = nullptr;
@@ -147,6 +149,9 @@ struct Block {
     if (next_ready == ready.size()) {
       ready.clear();
       next_ready = 0;
+      ready.swap(late);
+    }
+    if (ready.empty()) {
       if (alive) describe_divergence();
       return &outside;
     }
@@ -287,6 +292,7 @@ SIMULATOR_OWN inline void Block::run() {
   at_barrier = 0;
   error[0] = 0;
   ready.clear();
+  late.clear();
   next_ready = 0;
   memset(arrived, 0, sizeof arrived);
   while (threads.size() < count) {

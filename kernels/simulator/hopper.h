@@ -1,7 +1,8 @@
 // What only a Hopper has: products of a warpgroup with an operand in shared memory (wgmma), and barriers in shared memory (mbarrier).
 //
-// A product is carried out as late as it may, when a thread waits for its group: a kernel that forgets to wait, or that gives a tile back too
-// early, gets other numbers. Rows of a product with A in registers don't meet, so each of the warpgroup's four warps carries out its 16 of 64
+// A product is carried out when its threads wait for it, so a kernel that forgets to wait gets other numbers. B is read twice: when the product is
+// begun, and when it ends, which is as late as other threads allow (in turn, when nobody else can go on; in reverse, at once; random, by
+// chance). A GPU reads in between, so both must be the same: they are not where nobody waited for a tile, or gave it back too early. Rows of a product with A in registers don't meet, so each of the warpgroup's four warps carries out its 16 of 64
 // alone: that all four come to the same product is not checked. B is read through its descriptor and its swizzle, so a wrong layout gives wrong numbers.
 // Those reads are not counted: how a GPU shares them among warps is not public.
 #pragma once
@@ -68,15 +69,6 @@ SIMULATOR_OWN inline void wgmma_commit() { block.current->product_groups.push_ba
 // An address as a descriptor has it.
 inline unsigned shared_address(const void* at) { return unsigned(static_cast<const char*>(at) - static_cast<char*>(block.dynamic_shared)); }
 
-SIMULATOR_OWN inline void wgmma(Product product, SIMULATOR_LINE) {
-  Thread& me = *block.current;
-  if (product.b >> 62 != 1 || (product.b >> 49 & 7)) block.fail("line %d: only wgmma with a swizzle of 128 bytes and base offset 0 is simulated", line);
-  if (!me.registers_fenced) block.fail("line %d: wgmma, and no wgmma.fence since its registers were last used", line);
-  if (!me.proxy_fenced) block.fail("line %d: wgmma reads by the async proxy, and no fence.proxy.async came after the wait at an mbarrier", line);
-  product.line = line;
-  me.products.push_back(product);
-}
-
 // Piece p of B, 8 numbers; lane p % 32 reads it. B is 16 x columns: K-major, a piece is 8 rows of a column; transposed, 8 columns of a row.
 SIMULATOR_OWN inline const void* piece_of(const Product& product, unsigned p) {
   const unsigned start = (product.b & 0x3fff) << 4, leading = (product.b >> 16 & 0x3fff) << 4, stride = (product.b >> 32 & 0x3fff) << 4;
@@ -93,15 +85,29 @@ SIMULATOR_OWN inline const void* piece_of(const Product& product, unsigned p) {
   return static_cast<const char*>(block.dynamic_shared) + at;
 }
 
-// What a lane has of some products: its own record of them, and the pieces of B that it has read, one after the other.
-struct Products {
-  const Product* first;
+// What this lane reads of B, piece after piece.
+SIMULATOR_OWN inline std::vector<uint16_t> read_pieces(const Product& product) {
   std::vector<uint16_t> read;
-};
+  for (unsigned p = block.current->number % 32; p < 2u * unsigned(product.columns); p += 32) {
+    read.resize(read.size() + 8);
+    read_row(read.data() + read.size() - 8, piece_of(product, p));
+  }
+  return read;
+}
 
-// c = a b, or c += a b, for the 16 rows of a warp: product i, with what was read of it from `from` on.
-SIMULATOR_OWN inline void multiply(void** each, size_t i, size_t from) {
-  auto held = [&](int lane) -> const Product& { return static_cast<Products*>(each[lane])->first[i]; };
+SIMULATOR_OWN inline void wgmma(Product product, SIMULATOR_LINE) {
+  Thread& me = *block.current;
+  if (product.b >> 62 != 1 || (product.b >> 49 & 7)) block.fail("line %d: only wgmma with a swizzle of 128 bytes and base offset 0 is simulated", line);
+  if (!me.registers_fenced) block.fail("line %d: wgmma, and no wgmma.fence since its registers were last used", line);
+  if (!me.proxy_fenced) block.fail("line %d: wgmma reads by the async proxy, and no fence.proxy.async came after the wait at an mbarrier", line);
+  product.line = line;
+  product.read = read_pieces(product);
+  me.products.push_back(std::move(product));
+}
+
+// c = a b, or c += a b, for the 16 rows of a warp: product i of each lane's.
+SIMULATOR_OWN inline void multiply(void** each, size_t i) {
+  auto held = [&](int lane) -> const Product& { return static_cast<const Product*>(each[lane])[i]; };
   auto half = [&](uint32_t bits, int h) { return held(0).f16 ? half_of<true>(bits, h) : half_of<false>(bits, h); };
   const int columns = held(0).columns;
   float A[16][16], B[16][256], sums[16][256] = {};
@@ -112,7 +118,7 @@ SIMULATOR_OWN inline void multiply(void** each, size_t i, size_t from) {
     for (int k = 0; k < 8; k++) A[lane / 4 + k / 2 % 2 * 8][lane % 4 * 2 + k / 4 * 8 + k % 2] = half(mine.a[k / 2], k % 2);
   }
   for (int p = 0; p < 2 * columns; p++) {
-    const uint16_t* piece = &static_cast<Products*>(each[p % 32])->read[from + size_t(p) / 32 * 8];
+    const uint16_t* piece = &held(p % 32).read[size_t(p) / 32 * 8];
     for (int j = 0; j < 8; j++) {
       if (held(0).transposed) B[p / (columns / 8)][p % (columns / 8) * 8 + j] = half(piece[j], 0);
       else B[p % 2 * 8 + j][p / 2] = half(piece[j], 0);
@@ -130,26 +136,30 @@ SIMULATOR_OWN inline void multiply(void** each, size_t i, size_t from) {
   }
 }
 
+// In a random order chance makes some warpgroups of some blocks late, and so one is behind another.
+SIMULATOR_OWN inline bool products_end_late(const Thread& me) {
+  if (block.schedule.order != Order::Random) return block.schedule.order == Order::Forward;
+  const uint64_t number = (uint64_t(block.index.z) * 31 + block.index.y) * 31 + block.index.x, chance = block.schedule.seed + 8 * number + me.number / 128;
+  return (chance * 0x9E3779B97F4A7C15ull ^ chance * 0xBF58476D1CE4E5B9ull) >> 63;
+}
+
 // Waits until at most `keep` groups are on their way: the others are carried out now.
 SIMULATOR_OWN inline void wgmma_wait(int keep, SIMULATOR_LINE) {
   Thread& me = *block.current;
   me.registers_fenced = false;
   const long done = static_cast<long>(me.product_groups.size()) - keep;
   if (done <= 0) return;
-  const size_t n = me.product_groups[static_cast<size_t>(done - 1)];
-  Products mine{me.products.data(), {}};
-  for (size_t i = 0; i < n; i++) {
-    for (unsigned p = me.number % 32; p < 2u * unsigned(me.products[i].columns); p += 32) {
-      mine.read.resize(mine.read.size() + 8);
-      read_row(mine.read.data() + mine.read.size() - 8, piece_of(me.products[i], p));
-    }
+  if (products_end_late(me)) {
+    block.late.push_back(&me);
+    block.go_to(block.next());
   }
-  block.meet(~0u, line, &mine, false, [n](void** each, unsigned) {
-    size_t from = 0;
-    for (size_t i = 0; i < n; i++) {
-      multiply(each, i, from);
-      from += static_cast<size_t>(static_cast<Products*>(each[0])->first[i].columns) / 2;
-    }
+  const size_t n = me.product_groups[static_cast<size_t>(done - 1)];
+  for (size_t i = 0; i < n; i++) {
+    if (read_pieces(me.products[i]) != me.products[i].read)
+      block.fail("line %d: the shared memory that this wgmma reads is written before the wait at line %d is over", me.products[i].line, line);
+  }
+  block.meet(~0u, line, me.products.data(), false, [n](void** each, unsigned) {
+    for (size_t i = 0; i < n; i++) multiply(each, i);
   });
   me.products.erase(me.products.begin(), me.products.begin() + static_cast<long>(n));
   me.product_groups.erase(me.product_groups.begin(), me.product_groups.begin() + done);

@@ -22,10 +22,7 @@ const SOURCES: [(&str, &str); 9] = [
     ("sampling.cu", include_str!("../../../../kernels/sampling.cu")),
     ("paged_attention.cu", include_str!("../../../../kernels/paged_attention.cu")),
     ("flash_attention.cu", include_str!("../../../../kernels/flash_attention.cu")),
-    (
-        "flash_attention_sm90.cu",
-        include_str!("../../../../kernels/flash_attention_sm90.cu"),
-    ),
+    ("flash_attention_sm90.cu", include_str!("../../../../kernels/flash_attention_sm90.cu")),
 ];
 
 /// What they include of ours.
