@@ -162,3 +162,14 @@ __device__ __forceinline__ unsigned long long swizzled(const void* at, unsigned 
   }
 WGMMA_BY_DTYPE(64)
 WGMMA_BY_DTYPE(128)
+#undef WGMMA_BY_DTYPE
+#undef WGMMA
+#ifdef __CUDACC__
+#undef WGMMA_64
+#undef WGMMA_128
+#undef C4
+#undef C32
+#undef A4
+#undef TO31
+#undef TO63
+#endif

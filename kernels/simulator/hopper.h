@@ -150,6 +150,7 @@ SIMULATOR_OWN inline void wgmma_wait(int keep, SIMULATOR_LINE) {
   const long done = static_cast<long>(me.product_groups.size()) - keep;
   if (done <= 0) return;
   if (products_end_late(me)) {
+    SIMULATOR_UNWATCHED
     block.late.push_back(&me);
     block.go_to(block.next());
   }
@@ -158,7 +159,8 @@ SIMULATOR_OWN inline void wgmma_wait(int keep, SIMULATOR_LINE) {
     if (read_pieces(me.products[i]) != me.products[i].read)
       block.fail("line %d: the shared memory that this wgmma reads is written before the wait at line %d is over", me.products[i].line, line);
   }
-  block.meet(~0u, line, me.products.data(), false, [n](void** each, unsigned) {
+  // A fence: a product belongs to all lanes, and when a lane has waited for it, what the others have read for it is read.
+  block.meet(~0u, line, me.products.data(), true, [n](void** each, unsigned) {
     for (size_t i = 0; i < n; i++) multiply(each, i);
   });
   me.products.erase(me.products.begin(), me.products.begin() + static_cast<long>(n));
