@@ -101,7 +101,7 @@ __device__ __forceinline__ void multiply_values_async(Result<D / 8>& sums, const
   for (unsigned k = 0; k < V4_KEYS / 16; k++)
 #pragma unroll
     for (unsigned i = 0; i < 4; i++) a[k][i] = two_of(weights[2 * k + i / 2][i % 2 * 2], weights[2 * k + i / 2][i % 2 * 2 + 1], T());
-  hold(sums);
+  hold(a), hold(sums);
   wgmma_fence();
 #pragma unroll
   for (unsigned k = 0; k < V4_KEYS / 16; k++) wgmma<true>(sums, a[k], swizzled(values + k * 16 * 64, PANEL_BYTES, EIGHT_KEYS), true, T());
@@ -109,7 +109,7 @@ __device__ __forceinline__ void multiply_values_async(Result<D / 8>& sums, const
 }
 
 // ANCHOR: consume
-// The first `threadIdx.x / 128` warpgroups have 64 packed rows each.
+// A warpgroup has 64 packed rows: warps 0 to 7 of the block have 16 each, as in meet_scores.
 template <unsigned D, class T>
 __device__ __forceinline__ void consume(float* out, float* lse, const float* q, const Ring<T>& ring, const Cache<T>& cache, const Share& share,
                                         unsigned heads) {
@@ -117,6 +117,7 @@ __device__ __forceinline__ void consume(float* out, float* lse, const float* q, 
   const unsigned last_first = first_seen(last, cache.window), sees_all_until = position_of(share, begin);
   unsigned queries[D / 16][4];
   load_queries<D, T>(queries, q, share, heads);
+  hold(queries);
   Result<D / 8> sums = {};
   Result<V4_KEYS / 8> scores = {};
   Softmax state = {{-INFINITY, -INFINITY}, {0.f, 0.f}};
@@ -152,7 +153,7 @@ __device__ __forceinline__ void flash_attention_v4(float* out, float* lse, const
       mbarrier_init(ring.empty + stage, V4_CONSUMERS / 32);
     }
   }
-  __syncthreads();
+  __syncthreads();  // the last time that all meet
   // 384 threads begin with 168 registers each; a producer needs few, and a consumer many: 40 + 2 * 232 = 3 * 168.
   if (threadIdx.x >= V4_CONSUMERS) {
     registers_down<40>();

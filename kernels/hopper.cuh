@@ -87,11 +87,17 @@ template <unsigned N> __device__ __forceinline__ void registers_down() {
 #endif
 }
 
-// The compiler knows nothing of registers that are in use: these numbers are all there before what follows, and read only after it.
+// The compiler does not know that a product uses its registers until a wait: these numbers are there before what follows, and read after it.
 template <unsigned N> __device__ __forceinline__ void hold([[maybe_unused]] float (&c)[N][4]) {
 #ifdef __CUDACC__
 #pragma unroll
   for (unsigned i = 0; i < N; i++) asm volatile("" : "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])::"memory");
+#endif
+}
+template <unsigned N> __device__ __forceinline__ void hold([[maybe_unused]] unsigned (&a)[N][4]) {
+#ifdef __CUDACC__
+#pragma unroll
+  for (unsigned i = 0; i < N; i++) asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
 #endif
 }
 // Before the first wgmma after registers were touched that it uses; the end of a group; and a wait until at most KEEP groups are on their way, after

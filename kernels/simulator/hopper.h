@@ -1,10 +1,12 @@
 // What only a Hopper has: products of a warpgroup with an operand in shared memory (wgmma), and barriers in shared memory (mbarrier).
 //
-// A product is carried out when its threads wait for it, so a kernel that forgets to wait gets other numbers. B is read twice: when the product is
-// begun, and when it ends, which is as late as other threads allow (in turn, when nobody else can go on; in reverse, at once; random, by
-// chance). A GPU reads in between, so both must be the same: they are not where nobody waited for a tile, or gave it back too early. Rows of a product with A in registers don't meet, so each of the warpgroup's four warps carries out its 16 of 64
-// alone: that all four come to the same product is not checked. B is read through its descriptor and its swizzle, so a wrong layout gives wrong numbers.
-// Those reads are not counted: how a GPU shares them among warps is not public.
+// A product is carried out when its threads wait for it: a kernel that forgets to wait gets other numbers. B is read when the product begins and
+// when it ends, and that is as late as other threads allow (in turn, when nobody else can go on; in reverse, at once; random, by chance). A GPU
+// reads in between, so both must be the same: they are not where nobody waited for a tile, or where it was given back too early.
+//
+// Rows of a product with A in registers don't meet, so each of a warpgroup's four warps carries out its 16 of 64 alone: that all four come to
+// the same product is not checked. B is read through its descriptor and its swizzle, so a wrong layout gives wrong numbers. Those reads are
+// not counted: how a GPU shares them among warps is not public.
 #pragma once
 #include "tensor.h"
 
