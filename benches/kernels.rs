@@ -31,6 +31,7 @@ const FLASH: &[&str] = &[
     "flash_attention_v2_unswizzled",
     "flash_attention_v2",
     "flash_attention_v3",
+    "flash_attention_v4",
 ];
 const TILES: &[&str] = &["flash_attention_v1", "flash_attention_v2", "flash_attention_v3"];
 

@@ -17,42 +17,8 @@
 // All read K and V from blocks, so a prompt in chunks or behind a cached prefix needs no gather. Query heads that share a head of K and V are packed:
 // row p of a tile is query row p / group, head p % group. Tiles of keys begin at multiples of their size, so a row's bits depend neither on the
 // batch nor on how its prompt was divided. What no row of a tile sees is not read.
-#include "paged_cache.cuh"
+#include "flash_attention.cuh"
 #include "ptx.cuh"
-
-// ANCHOR: share
-// row_starts, row_counts: [sequences], rows of q. Of a sequence's rows the first's `positions` and `table_starts` count.
-// q, out: [rows, heads * head_dim]; lse: [rows, heads], or null. grid: (tiles of packed rows, kv_heads, sequences).
-#define FLASH_PARAMETERS(T) \
-  float *out, float *lse, const float *q, CACHE_PARAMETERS(T), const unsigned *row_starts, const unsigned *row_counts, unsigned heads
-
-// What a block works on: packed rows [begin, end) of a sequence, and the keys [first, last] that any of them sees.
-struct Share {
-  const unsigned* table;
-  unsigned kv_head, group, row_start, position, begin, end, first, last;
-};
-__device__ __forceinline__ unsigned position_of(const Share& share, unsigned packed) { return share.position + packed / share.group; }
-// The number of a packed row among [rows, heads].
-__device__ __forceinline__ size_t place_of(const Share& share, unsigned packed, unsigned heads) {
-  return (size_t)(share.row_start + packed / share.group) * heads + share.kv_head * share.group + packed % share.group;
-}
-// ANCHOR_END: share
-
-// Longest first: the last tiles of a prompt see most keys, and a GPU begins blocks in their order.
-template <class T>
-__device__ __forceinline__ Share share_of(const Cache<T>& cache, const unsigned* row_starts, const unsigned* row_counts, unsigned heads,
-                                          unsigned rows_of_tile) {
-  const unsigned sequence = blockIdx.z, kv_head = blockIdx.y, group = heads / cache.kv_heads, row_start = row_starts[sequence];
-  const unsigned begin = (gridDim.x - 1 - blockIdx.x) * rows_of_tile, end = min(begin + rows_of_tile, row_counts[sequence] * group);
-  const unsigned position = cache.positions[row_start];
-  const unsigned* table = cache.tables + cache.table_starts[row_start];
-  if (begin >= end) return {table, kv_head, group, row_start, position, 1, 0, 1, 0};
-  return {table, kv_head,
-          group, row_start,
-          position, begin,
-          end, first_seen(position + begin / group, cache.window),
-          position + (end - 1) / group};
-}
 
 // v0 and v1: 32 packed rows and 32 keys; 8 lanes have two rows. Everything is f32 in shared memory, and a vector is 4 numbers longer than it needs to
 // be, so that reads of 8 vectors meet all banks.
@@ -286,15 +252,6 @@ template <unsigned D, bool SWIZZLE> __device__ __forceinline__ unsigned piece_pl
 }
 // ANCHOR_END: swizzle
 
-__device__ __forceinline__ unsigned two_of(float a, float b, bf16) {
-  const __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
-  return *reinterpret_cast<const unsigned*>(&two);
-}
-__device__ __forceinline__ unsigned two_of(float a, float b, f16) {
-  const __half2 two = __floats2half2_rn(a, b);
-  return *reinterpret_cast<const unsigned*>(&two);
-}
-
 // Queries in 16 bits.
 template <unsigned D, bool SWIZZLE, class T>
 __device__ __forceinline__ void bring_query_tile(T* to, const float* q, const Share& share, unsigned heads) {
@@ -331,9 +288,6 @@ __device__ __forceinline__ void bring_tiles(T* k_tile, T* v_tile, const Cache<T>
     }
   }
 }
-
-// One warp's 16 rows of a result, 16 x (8 N): lane has of each 16 x 8 the numbers (lane / 4, lane % 4 * 2), the one after it, and the two 8 rows below.
-template <unsigned N> using Result = float[N][4];
 
 // scores = queries keys^T. With wide heads the queries are read again for every tile: registers are full of sums.
 template <unsigned D, bool SWIZZLE, class T>
@@ -376,48 +330,6 @@ __device__ __forceinline__ void multiply_values(Result<D / 8>& sums, const Resul
 }
 // ANCHOR_END: multiply_values
 
-// The softmax of a lane's two rows, online: `largest` so far, in powers of two, `total` of this lane's weights.
-struct Softmax {
-  float largest[2], total[2];
-};
-
-// Scores become weights, and what was summed is corrected. `whole`: every row sees every key of the tile.
-template <unsigned D, class T>
-__device__ __forceinline__ void meet_scores(Result<MMA_KEYS<D> / 8>& scores, Result<D / 8>& sums, Softmax& state, const Cache<T>& cache,
-                                            const Share& share, unsigned tile, bool whole) {
-  constexpr unsigned N = MMA_KEYS<D> / 8;
-  const unsigned lane = threadIdx.x % 32;
-  const float to_powers = cache.scale * 1.44269504f;  // e^x = 2^(x log2(e))
-#pragma unroll
-  for (unsigned i = 0; i < 2; i++) {
-    const unsigned position = position_of(share, share.begin + threadIdx.x / 32 * 16 + lane / 4 + 8 * i);
-    const unsigned first = first_seen(position, cache.window);
-    float most = state.largest[i];
-#pragma unroll
-    for (unsigned n = 0; n < N; n++)
-#pragma unroll
-      for (unsigned h = 2 * i; h < 2 * i + 2; h++) {
-        const unsigned t = tile + 8 * n + lane % 4 * 2 + h % 2;
-        scores[n][h] = whole || (first <= t && t <= position) ? scores[n][h] * to_powers : -INFINITY;
-        most = fmaxf(most, scores[n][h]);
-      }
-    for (unsigned flip = 2; flip > 0; flip /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, flip));
-    const float from = most == -INFINITY ? 0.f : most;  // nothing seen yet: weights of 0, not of NaN
-    const float correction = exp2f(state.largest[i] - from);
-    state.largest[i] = most;
-    state.total[i] *= correction;
-#pragma unroll
-    for (unsigned n = 0; n < N; n++)
-#pragma unroll
-      for (unsigned h = 2 * i; h < 2 * i + 2; h++) {
-        scores[n][h] = exp2f(scores[n][h] - from);
-        state.total[i] += scores[n][h];
-      }
-#pragma unroll
-    for (unsigned n = 0; n < D / 8; n++) sums[n][2 * i] *= correction, sums[n][2 * i + 1] *= correction;
-  }
-}
-
 // Dynamic shared memory: a tile of queries, then 1 (v2) or 2 (v3) times a tile of K and one of V, vectors of VECTOR<D>.
 template <unsigned D, bool SWIZZLE, bool ASYNC, class T>
 __device__ void flash_attention_mma(float* out, float* lse, const float* q, const Cache<T>& cache, const unsigned* row_starts,
@@ -455,27 +367,15 @@ __device__ void flash_attention_mma(float* out, float* lse, const float* q, cons
     __syncthreads();
     Result<KEYS / 8> scores = {};
     multiply_keys<D, SWIZZLE>(scores, queries, query_tile, k_tile);
-    meet_scores<D>(scores, sums, state, cache, share, tile, last_first <= tile && tile + KEYS - 1 <= sees_all_until);
+    meet_scores(scores, sums, state, cache, share, tile, last_first <= tile && tile + KEYS - 1 <= sees_all_until);
     multiply_values<D, SWIZZLE>(sums, scores, v_tile);
     __syncthreads();  // before the tiles are overwritten
   }
   // ANCHOR_END: v3
   cp_async_wait<0>();
-#pragma unroll
-  for (unsigned i = 0; i < 2; i++) {
-    const unsigned packed = share.begin + row + lane / 4 + 8 * i;
-    float total = state.total[i];
-    for (unsigned flip = 2; flip > 0; flip /= 2) total += __shfl_xor_sync(0xffffffffu, total, flip);
-    if (packed >= share.end) continue;
-    const size_t at = place_of(share, packed, heads);
-#pragma unroll
-    for (unsigned n = 0; n < D / 8; n++)
-      *reinterpret_cast<float2*>(out + at * D + 8 * n + lane % 4 * 2) = make_float2(sums[n][2 * i] / total, sums[n][2 * i + 1] / total);
-    if (lse && lane % 4 == 0) lse[at] = (state.largest[i] + log2f(total)) * 0.69314718f;
-  }
+  write_sums(out, lse, sums, state, share, heads);
 }
 
-#define FLASH_ARGUMENTS(T) out, lse, q, CACHE(T), row_starts, row_counts, heads
 #define FLASH_ATTENTION(suffix, T)                                                                                                            \
   GLOBAL void __launch_bounds__(128) flash_attention_v0_scores_##suffix(float* scores, unsigned stride, FLASH_PARAMETERS(T)) {               \
     (void)out, (void)lse;                                                                                                                    \

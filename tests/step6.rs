@@ -50,8 +50,14 @@ fn asking(version: FlashVersion) -> CudaOptions {
     CudaOptions { prefill: Some(version as usize), ..CudaOptions::default() }
 }
 
+/// Those that the device has.
+fn versions() -> Vec<FlashVersion> {
+    let hopper = device::device().is_hopper();
+    FlashVersion::ALL.into_iter().filter(|version| hopper || *version != FlashVersion::V4).collect()
+}
+
 fn on_tensor_cores(version: FlashVersion) -> bool {
-    matches!(version, FlashVersion::V2 | FlashVersion::V3)
+    !matches!(version, FlashVersion::V0 | FlashVersion::V1)
 }
 
 /// Prompts of up to `rows` rows, some behind a prefix, among sequences that decode.
@@ -71,7 +77,11 @@ fn random_case(random: &mut Random, version: FlashVersion, rows: usize) -> Case 
         true => random.of(&[KvDtype::Bf16, KvDtype::F16]),
         false => random.of(&[KvDtype::F32, KvDtype::Bf16, KvDtype::F16, KvDtype::Fp8]),
     };
-    let widths = if on_tensor_cores(version) { &WIDTHS[..] } else { &[4, 12, 36, 64, 80, 128, 256] };
+    let widths = match version {
+        FlashVersion::V0 | FlashVersion::V1 => &[4, 12, 36, 64, 80, 128, 256],
+        FlashVersion::V4 => &[64, 128][..],
+        _ => &WIDTHS,
+    };
     Case {
         group: random.of(&[1, 2, 3, 4, 7, 8, 16]),
         kv_heads: random.between(1, 2),
@@ -88,8 +98,9 @@ fn random_case(random: &mut Random, version: FlashVersion, rows: usize) -> Case 
 #[test]
 fn every_version_over_random_shapes() {
     let random = &mut Random(11);
-    for turn in 0..40 {
-        let version = FlashVersion::ALL[turn % 4];
+    let versions = versions();
+    for turn in 0..50 {
+        let version = versions[turn % versions.len()];
         let mut case = random_case(random, version, 70);
         // Rows that decode keep their queries in f32: they run beside prompts in the test of mixed batches.
         case.sequences.iter_mut().for_each(|s| s.new = s.new.max(FLASH_ROWS));
@@ -147,7 +158,7 @@ fn the_widths_of_real_models_run_on_tensor_cores() {
 #[test]
 fn chunks_have_the_same_bits() {
     let random = &mut Random(14);
-    for version in FlashVersion::ALL {
+    for version in versions() {
         let mut case = random_case(random, version, 2);
         case.window = None;
         case.sequences = vec![Sequence { shared: 0, before: 0, new: 75 }];
@@ -185,7 +196,7 @@ fn chunks_have_the_same_bits() {
 #[test]
 fn the_log_of_the_sum_is_kept() {
     let random = &mut Random(15);
-    for version in FlashVersion::ALL {
+    for version in versions() {
         let (heads, head_dim, tokens) = (2, 64, 50);
         let cuda = Cuda::new(device_in(Schedule::Forward));
         let dtype = if on_tensor_cores(version) { KvDtype::Bf16 } else { KvDtype::F32 };
@@ -297,6 +308,7 @@ fn tiles_read_what_they_must() {
     within("flash_attention_v2_bf16", once_a_tile(64, 64, 2));
     within("flash_attention_v3_bf16", once_a_tile(64, 64, 2));
     within("flash_attention_v3_f16", once_a_tile(64, 64, 2));
+    within("flash_attention_v4_bf16", once_a_tile(128, 64, 2));
 }
 
 /// v0 writes each score, reads it, writes the weight and reads that: over v1 it is quadratic.

@@ -1,6 +1,6 @@
 // One thread block at work: its threads are fibers on one thread of the operating system, and they switch only where CUDA's threads
-// meet (__syncthreads, __syncwarp, shuffles, mma, ldmatrix). In which order those go on that may is a parameter: a right kernel gives
-// the same bits in every order, and one with a missing barrier usually does not.
+// meet (__syncthreads, __syncwarp, shuffles, mma, ldmatrix) or wait (mbarrier, wgmma). In which order those go on that may is a parameter:
+// a right kernel gives the same bits in every order, and one with a missing barrier usually does not.
 #pragma once
 #include <algorithm>
 #include <cstdio>
@@ -34,13 +34,24 @@ struct Schedule {
   uint64_t seed = 1;
 };
 
-enum class State : uint8_t { Ready, AtBarrier, AtWarp, Done };
+enum class State : uint8_t { Ready, AtBarrier, AtWarp, AtMbarrier, Done };
 
 // A copy from global to shared memory that has not landed yet (cp.async).
 struct AsyncCopy {
   void* to;
   const void* from;
   bool zero;
+};
+
+// A product of a warpgroup that is on its way (wgmma), as this lane has begun it: see hopper.h.
+struct Product {
+  float* c;
+  uint32_t a[4];
+  uint64_t b;
+  int columns;
+  bool add, transposed, f16;
+  int line;
+  std::vector<uint16_t> read;  // the pieces of b that this lane reads
 };
 
 // A CUDA thread.
@@ -54,6 +65,9 @@ struct Thread {
   void* brought = nullptr;
   std::vector<AsyncCopy> copies;
   std::vector<size_t> groups;  // ends of committed groups in `copies`
+  std::vector<Product> products;
+  std::vector<size_t> product_groups;
+  bool registers_fenced = false, proxy_fenced = true;
 };
 
 // The block that this thread of the operating system runs.
@@ -72,6 +86,7 @@ struct Block {
   Thread outside;             // whoever runs the block
   std::vector<Thread*> ready;
   size_t next_ready = 0;
+  std::vector<Thread*> late;  // go on when nobody else can
   uint64_t random = 1;
   void (*kernel)(void*) = nullptr;
   void* kernel_arguments = nullptr;
@@ -134,6 +149,9 @@ struct Block {
     if (next_ready == ready.size()) {
       ready.clear();
       next_ready = 0;
+      ready.swap(late);
+    }
+    if (ready.empty()) {
       if (alive) describe_divergence();
       return &outside;
     }
@@ -158,17 +176,20 @@ struct Block {
   }
 
   SIMULATOR_OWN void describe_divergence() {
-    int barrier = 0, warp = 0, done = 0, barrier_line = 0, warp_line = 0;
+    int barrier = 0, warp = 0, mbarrier = 0, done = 0, barrier_line = 0, warp_line = 0, mbarrier_line = 0;
     for (unsigned i = 0; i < count; i++) {
       const Thread& thread = *threads[i];
       if (thread.state == State::AtBarrier) barrier++, barrier_line = thread.line;
       else if (thread.state == State::AtWarp) warp++, warp_line = thread.line;
+      else if (thread.state == State::AtMbarrier) mbarrier++, mbarrier_line = thread.line;
       else done++;
     }
     if (error[0]) return;
     snprintf(error, sizeof error,
              "block (%u,%u,%u): divergence: %d threads wait at __syncthreads (line %d), %d at a warp operation (line %d), %d have returned",
              index.x, index.y, index.z, barrier, barrier_line, warp, warp_line, done);
+    const size_t n = strlen(error);
+    if (mbarrier) snprintf(error + n, sizeof error - n, ", %d wait at an mbarrier (line %d)", mbarrier, mbarrier_line);
   }
 
   uint64_t barriers = 0;  // that the block has passed
@@ -271,6 +292,7 @@ SIMULATOR_OWN inline void Block::run() {
   at_barrier = 0;
   error[0] = 0;
   ready.clear();
+  late.clear();
   next_ready = 0;
   memset(arrived, 0, sizeof arrived);
   while (threads.size() < count) {
@@ -285,6 +307,10 @@ SIMULATOR_OWN inline void Block::run() {
     thread.line = 0;
     thread.copies.clear();
     thread.groups.clear();
+    thread.products.clear();
+    thread.product_groups.clear();
+    thread.registers_fenced = false;
+    thread.proxy_fenced = true;
     thread.context.start_at(thread_main);
   }
   wake_all(0, count, 0, true);

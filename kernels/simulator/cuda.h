@@ -5,6 +5,7 @@
 //   launch.h   a grid of blocks
 //   warp.h     shuffles and votes          atomics.h   atomic operations
 //   numbers.h  vector types, bf16, f16     tensor.h    mma, ldmatrix, cp.async
+//   hopper.h   wgmma, mbarriers
 //   counters.h what a kernel reads and writes
 //
 // Not simulated: several blocks at a time on one multiprocessor, caches, and races between blocks.
@@ -14,6 +15,7 @@
 #include "warp.h"
 #include "atomics.h"
 #include "tensor.h"
+#include "hopper.h"
 
 // A file's functions are its own: it is compiled twice, to run and to be counted.
 #define GLOBAL static

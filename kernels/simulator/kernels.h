@@ -8,7 +8,10 @@
 #include "../sampling.cu"
 #include "planted.cu"
 #include "probes.cu"
-#include "exercises.h"
+#include "exercises.h"  // with flash_attention.cu
+#if defined(STAIRWELL_STEP6)
+#include "../flash_attention_sm90.cu"
+#endif
 
 // Calls f(kernel) with the kernel of this name; `unknown` if there is none.
 template <class F> static auto with_kernel(const char* name, F f, decltype(f(add)) unknown) {
@@ -36,6 +39,7 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   KV_DTYPES(flash_attention_v1)
   WIDTHS(flash_attention_v2, bf16) WIDTHS(flash_attention_v2, f16) WIDTHS(flash_attention_v3, bf16) WIDTHS(flash_attention_v3, f16)
   KERNEL(flash_attention_v2_unswizzled_d64_bf16) KERNEL(flash_attention_v2_unswizzled_d128_bf16)
+  KERNEL(flash_attention_v4_d64_bf16) KERNEL(flash_attention_v4_d64_f16) KERNEL(flash_attention_v4_d128_bf16) KERNEL(flash_attention_v4_d128_f16)
 #endif
   KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)
   KERNEL(planted_wrong_mask) KERNEL(planted_missing_syncwarp) KERNEL(planted_outside_static)

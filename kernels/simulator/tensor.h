@@ -97,17 +97,21 @@ SIMULATOR_INLINED void cp_async16(void* to, const void* from, bool real, SIMULAT
   block.current->copies.push_back({to, from, !real});
 }
 inline void cp_async_commit() { block.current->groups.push_back(block.current->copies.size()); }
-SIMULATOR_UNCOUNTED void cp_async_wait(int keep) {
-  Thread& me = *block.current;
-  long done = static_cast<long>(me.groups.size()) - keep;
-  if (done <= 0) return;
-  size_t n = me.groups[done - 1];
+// The first n copies of this thread land.
+SIMULATOR_UNCOUNTED void land(Thread& me, size_t n) {
   for (size_t i = 0; i < n; i++) {
     const AsyncCopy& copy = me.copies[i];
     if (copy.zero) memset(copy.to, 0, 16);
     else memcpy(copy.to, copy.from, 16);
   }
   me.copies.erase(me.copies.begin(), me.copies.begin() + static_cast<long>(n));
+}
+SIMULATOR_UNCOUNTED void cp_async_wait(int keep) {
+  Thread& me = *block.current;
+  long done = static_cast<long>(me.groups.size()) - keep;
+  if (done <= 0) return;
+  size_t n = me.groups[done - 1];
+  land(me, n);
   me.groups.erase(me.groups.begin(), me.groups.begin() + done);
   for (size_t& end : me.groups) end -= n;
 }

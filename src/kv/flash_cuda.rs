@@ -128,7 +128,8 @@ impl Attention<Cuda> for FlashCuda {
     fn begin(&mut self, cuda: &Cuda, batch: &Batch) -> Result<Option<u64>> {
         let key = self.paged.begin(cuda, batch)?;
         let asked = cuda.options().prefill.and_then(|number| FlashVersion::ALL.get(number).copied());
-        let version = FlashVersion::choose(asked, &self.paged.paged_shape(), cuda.dtype());
+        let version =
+            FlashVersion::choose(asked, &self.paged.paged_shape(), cuda.dtype(), cuda.device().is_hopper());
         self.split(batch, version.is_some());
         self.version = version.filter(|_| !self.prefills.is_empty());
         self.ran = self.version.or(self.ran);

@@ -151,6 +151,11 @@ pub trait Device: Send + Sync {
     /// Those of the kernels.
     fn synchronize(&self) -> Result<()>;
 
+    /// Whether it has the instructions of a Hopper (sm_90a): wgmma and mbarriers.
+    fn is_hopper(&self) -> bool {
+        false
+    }
+
     /// Whether linear layers are a library's (cuBLAS). It wants x and W in one dtype.
     fn has_matmul(&self) -> bool {
         false

@@ -18,6 +18,8 @@ pub enum FlashVersion {
     V2,
     /// While a tile is used the next is on its way.
     V3,
+    /// For a Hopper: warps that bring tiles, and warps that multiply. kernels/flash_attention_sm90.cu.
+    V4,
 }
 
 /// Packed rows of a block, and keys of a tile, of v0 and v1: ROWS, TILE_KEYS in the kernel file.
@@ -26,6 +28,12 @@ const KEYS: usize = 32;
 /// The same of v2 and v3 (MMA_ROWS, MMA_KEYS), and the widths of heads that they are compiled for.
 const MMA_ROWS: usize = 64;
 const MMA_WIDTHS: [usize; 5] = [64, 80, 96, 128, 256];
+/// The same of v4 (V4_ROWS, V4_KEYS, V4_STAGES), and its threads.
+const V4_ROWS: usize = 128;
+const V4_KEYS: usize = 64;
+const V4_STAGES: usize = 2;
+const V4_WIDTHS: [usize; 2] = [64, 128];
+const V4_THREADS: u32 = 384;
 /// From one row of weights in shared memory to the next.
 const WEIGHT_STRIDE: usize = 36;
 /// Threads of a block.
@@ -54,18 +62,20 @@ pub struct FlashWork {
 
 impl FlashVersion {
     /// All, the plainest first.
-    pub const ALL: [FlashVersion; 4] =
-        [FlashVersion::V0, FlashVersion::V1, FlashVersion::V2, FlashVersion::V3];
+    pub const ALL: [FlashVersion; 5] =
+        [FlashVersion::V0, FlashVersion::V1, FlashVersion::V2, FlashVersion::V3, FlashVersion::V4];
 
-    /// The version that is asked for, or the fastest whose arithmetic is that of the model: tensor cores round queries and weights to K's dtype. v1
-    /// where that does not fit, and `None` where not even that does.
+    /// The version that is asked for, or v3 where the model's arithmetic is that of tensor cores: they round queries and weights to K's dtype. v1
+    /// where that does not fit, and `None` where not even that does. v4 runs if it is asked for: it has not run on a GPU.
     pub fn choose(
         asked: Option<FlashVersion>,
         shape: &PagedShape,
         arithmetic: DType,
+        hopper: bool,
     ) -> Option<FlashVersion> {
         let best = if arithmetic == shape.dtype { FlashVersion::V3 } else { FlashVersion::V1 };
-        [asked.unwrap_or(best), FlashVersion::V1].into_iter().find(|version| version.fits(shape))
+        let there = |version: &FlashVersion| version.fits(shape) && (hopper || *version != FlashVersion::V4);
+        [asked.unwrap_or(best), FlashVersion::V1].into_iter().find(there)
     }
 
     /// Whether its limits allow a shape.
@@ -74,8 +84,9 @@ impl FlashVersion {
             FlashVersion::V0 | FlashVersion::V1 => {
                 shape.head_dim.is_multiple_of(4) && shape.head_dim <= WIDEST
             }
-            FlashVersion::V2 | FlashVersion::V3 => {
-                matches!(shape.dtype, DType::BF16 | DType::F16) && MMA_WIDTHS.contains(&shape.head_dim)
+            FlashVersion::V2 | FlashVersion::V3 | FlashVersion::V4 => {
+                let widths = if self == FlashVersion::V4 { &V4_WIDTHS[..] } else { &MMA_WIDTHS };
+                matches!(shape.dtype, DType::BF16 | DType::F16) && widths.contains(&shape.head_dim)
             }
         }
     }
@@ -87,6 +98,7 @@ impl FlashVersion {
             FlashVersion::V1 => "flash_attention_v1",
             FlashVersion::V2 => "flash_attention_v2",
             FlashVersion::V3 => "flash_attention_v3",
+            FlashVersion::V4 => "flash_attention_v4",
         }
     }
 
@@ -114,6 +126,8 @@ impl FlashVersion {
                 let tiles = if self == FlashVersion::V3 { 4 } else { 2 };
                 2 * vector * (MMA_ROWS + tiles * keys)
             }
+            // A tile of K and one of V for each stage, and two mbarriers.
+            FlashVersion::V4 => V4_STAGES * (2 * V4_KEYS * shape.head_dim * 2 + 2 * 8),
         }
     }
 
@@ -135,12 +149,16 @@ impl FlashVersion {
         arguments.push(Arg::U32(work.window.map_or(u32::MAX, |window| window as u32)));
         arguments.extend([Arg::F32(work.scale), Arg::At(work.row_starts), Arg::At(work.row_counts)]);
         arguments.push(Arg::U32(heads as u32));
-        let rows = if matches!(self, FlashVersion::V0 | FlashVersion::V1) { ROWS } else { MMA_ROWS };
+        let (rows, threads) = match self {
+            FlashVersion::V0 | FlashVersion::V1 => (ROWS, THREADS),
+            FlashVersion::V2 | FlashVersion::V3 => (MMA_ROWS, THREADS),
+            FlashVersion::V4 => (V4_ROWS, V4_THREADS),
+        };
         let tiles = (work.most_rows * (heads / kv_heads)).div_ceil(rows);
         let shared_bytes = self.shared_bytes(&work.shape);
         let grid = |shared_bytes| Grid {
             blocks: [tiles, kv_heads, work.sequences].map(|n| n as u32),
-            threads: THREADS,
+            threads,
             shared_bytes,
         };
         let (name, dtype) = (self.kernel(), suffix(dtype));
@@ -161,7 +179,7 @@ impl FlashVersion {
             FlashVersion::V1 => {
                 vec![Launch { kernel: format!("{name}_{dtype}"), grid: grid(shared_bytes), arguments }]
             }
-            FlashVersion::V2 | FlashVersion::V3 => {
+            FlashVersion::V2 | FlashVersion::V3 | FlashVersion::V4 => {
                 let kernel = format!("{name}_d{head_dim}_{dtype}");
                 vec![Launch { kernel, grid: grid(shared_bytes), arguments }]
             }
@@ -210,7 +228,7 @@ mod tests {
     fn tensor_cores_run_where_they_have_the_arithmetic_that_is_asked_for() {
         let shape = |head_dim, dtype| PagedShape { heads: 32, kv_heads: 8, head_dim, block_size: 16, dtype };
         let chosen = |asked, head_dim, dtype, arithmetic| {
-            FlashVersion::choose(asked, &shape(head_dim, dtype), arithmetic)
+            FlashVersion::choose(asked, &shape(head_dim, dtype), arithmetic, true)
         };
         let (bf16, f32) = (DType::BF16, DType::F32);
         assert_eq!(chosen(None, 128, bf16, bf16), Some(FlashVersion::V3));
@@ -223,6 +241,11 @@ mod tests {
         );
         assert_eq!(chosen(None, 72, bf16, bf16), Some(FlashVersion::V1), "not compiled for 72");
         assert_eq!(chosen(None, 128, DType::F8_E4M3, bf16), Some(FlashVersion::V1));
+        let v4 = Some(FlashVersion::V4);
+        assert_eq!(chosen(v4, 128, bf16, bf16), v4);
+        assert_eq!(chosen(v4, 80, bf16, bf16), Some(FlashVersion::V1), "64 and 128 alone");
+        let elsewhere = FlashVersion::choose(v4, &shape(128, bf16), bf16, false);
+        assert_eq!(elsewhere, Some(FlashVersion::V1), "no Hopper");
         assert_eq!(chosen(None, 10, f32, f32), None, "no multiple of 4");
         assert_eq!(chosen(None, 260, f32, f32), None, "more than 256");
     }

@@ -275,6 +275,10 @@ impl Device for Simulated {
         self.frees.load(Ordering::Relaxed)
     }
 
+    fn is_hopper(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> DeviceMemory {
         let (used, host) = (self.used(), cpu::free_memory());
         let total = self.capacity.unwrap_or(host.saturating_add(used));

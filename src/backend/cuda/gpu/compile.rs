@@ -13,7 +13,7 @@ use std::{
 const OLDEST: (i32, i32) = (8, 0);
 
 /// The kernel files.
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 9] = [
     ("embedding.cu", include_str!("../../../../kernels/embedding.cu")),
     ("norm.cu", include_str!("../../../../kernels/norm.cu")),
     ("elementwise.cu", include_str!("../../../../kernels/elementwise.cu")),
@@ -22,12 +22,15 @@ const SOURCES: [(&str, &str); 8] = [
     ("sampling.cu", include_str!("../../../../kernels/sampling.cu")),
     ("paged_attention.cu", include_str!("../../../../kernels/paged_attention.cu")),
     ("flash_attention.cu", include_str!("../../../../kernels/flash_attention.cu")),
+    ("flash_attention_sm90.cu", include_str!("../../../../kernels/flash_attention_sm90.cu")),
 ];
 
 /// What they include of ours.
-const HEADERS: [(&CStr, &str); 3] = [
+const HEADERS: [(&CStr, &str); 5] = [
     (c"common.cuh", include_str!("../../../../kernels/common.cuh")),
     (c"paged_cache.cuh", include_str!("../../../../kernels/paged_cache.cuh")),
+    (c"flash_attention.cuh", include_str!("../../../../kernels/flash_attention.cuh")),
+    (c"hopper.cuh", include_str!("../../../../kernels/hopper.cuh")),
     (c"ptx.cuh", include_str!("../../../../kernels/ptx.cuh")),
 ];
 

@@ -34,6 +34,7 @@ pub struct Gpu {
     module: sys::CUmodule,
     functions: Mutex<HashMap<String, Function>>,
     frees: AtomicU64,
+    hopper: bool,
     /// The last field: what needs it is dropped first.
     context: Arc<Context>,
 }
@@ -100,12 +101,14 @@ impl Gpu {
         let stream =
             result::stream::create(result::stream::StreamKind::NonBlocking).or_say("making a stream")?;
         let context = Arc::new(Context { context, device, stream });
-        let image = compile::kernels(driver::architecture(device)?, driver::version()?)?;
+        let architecture = driver::architecture(device)?;
+        let image = compile::kernels(architecture, driver::version()?)?;
         // SAFETY: a cubin, as NVRTC has made it.
         let module =
             unsafe { result::module::load_data(image.as_ptr().cast()) }.or_say("loading the kernels")?;
         let blas = Blas::new(context.stream)?;
-        Ok(Gpu { context, module, functions: Mutex::default(), blas, frees: AtomicU64::new(0) })
+        let hopper = architecture.0 == 9;
+        Ok(Gpu { context, module, functions: Mutex::default(), blas, frees: AtomicU64::new(0), hopper })
     }
 
     /// A kernel by its name, allowed to have so much dynamic shared memory.
@@ -205,6 +208,10 @@ impl Device for Gpu {
         self.context.enter()?;
         // SAFETY: the stream lives as long as `self`.
         unsafe { result::stream::synchronize(self.context.stream) }.or_say("waiting for the GPU")
+    }
+
+    fn is_hopper(&self) -> bool {
+        self.hopper
     }
 
     fn has_matmul(&self) -> bool {

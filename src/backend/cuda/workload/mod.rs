@@ -41,6 +41,8 @@ const FAMILIES: &[Family] = &[
     #[cfg(feature = "step6")]
     prompts::SIXTEEN_BITS,
     #[cfg(feature = "step6")]
+    prompts::HOPPER,
+    #[cfg(feature = "step6")]
     prompts::UNSWIZZLED,
 ];
 

@@ -34,6 +34,9 @@ pub(super) const SIXTEEN_BITS: Family = Family {
     launches,
 };
 
+pub(super) const HOPPER: Family =
+    Family { kernels: &["flash_attention_v4"], dtypes: &["bf16", "f16"], defaults: DEFAULTS, launches };
+
 /// v2 with the pieces of a tile where they come: to be counted beside it. Heads of 64 or 128.
 pub(super) const UNSWIZZLED: Family =
     Family { kernels: &["flash_attention_v2_unswizzled"], dtypes: &["bf16"], defaults: DEFAULTS, launches };
@@ -49,6 +52,7 @@ fn launches(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec
     if !version.fits(&shape) || unswizzled && ![64, 128].contains(&shape.head_dim) {
         let widths = match version {
             FlashVersion::V0 | FlashVersion::V1 => "a multiple of 4, up to 256",
+            FlashVersion::V4 => "64 or 128",
             _ if unswizzled => "64 or 128",
             _ => "64, 80, 96, 128 or 256",
         };
