@@ -12,7 +12,7 @@
 //          predicted: the same bytes, and loads behind arithmetic. Counted: the same bytes; time was not measured
 //          loses: twice the shared memory for K and V
 //
-// Counted: benches/results/step6.json. No version has run on a GPU. The fourth, for Hopper, is in flash_attention_sm90.cu.
+// Counted: benches/results/step6.json. No version has run on a GPU. v4, for a Hopper, is in flash_attention_sm90.cu.
 //
 // All read K and V from blocks, so a prompt in chunks or behind a cached prefix needs no gather. Query heads that share a head of K and V are packed:
 // row p of a tile is query row p / group, head p % group. Tiles of keys begin at multiples of their size, so a row's bits depend neither on the

@@ -17,7 +17,7 @@
 # [Chapter 6](../steps/step6-flash-attention/README.md) takes attention over prompts from a square of scores to tensor cores. This notebook reads what
 # `cargo bench --features step6 --bench kernels` counted, works it out by hand, and draws it under the rooflines of known GPUs.
 #
-# 1. **Traffic** of v0 to v3.
+# 1. **Traffic** of v0 to v4.
 # 2. **Rooflines**: operations for a byte, and what a GPU could reach at most with that.
 # 3. **Banks**: swizzles and padding.
 # 4. **From how many rows on** a chunk is a prompt.
@@ -76,7 +76,7 @@ print(STEP6["machine"], "·", STEP6["bench"])
 # whole tiles of 32 × 32, read by softmax three times (the largest, the total, the weights), written, and read by the last product.
 
 # %%
-VERSIONS = {"v0": RED, "v1": ORANGE, "v2": PURPLE, "v3": BLUE}
+VERSIONS = {"v0": RED, "v1": ORANGE, "v2": PURPLE, "v3": BLUE, "v4": GREEN}
 
 
 def tiles(row, rows):
@@ -93,7 +93,7 @@ def k_and_v(row, rows):
 
 def predicted(row):
     version = row["kernel"].removeprefix("flash_attention_")[:2]
-    rows = 32 if version in ("v0", "v1") else 64
+    rows = {"v0": 32, "v1": 32, "v4": 128}.get(version, 64)
     activations = row["tokens"] * row["heads"] * row["head_dim"] * 4
     read, written = k_and_v(row, rows) + activations, activations
     if version == "v0":
@@ -147,7 +147,7 @@ for kernel, section in best:
     axes[0].annotate(kernel, (i, min(peak, bandwidth * i) / 1e12), textcoords="offset points", xytext=(8, -4), fontsize=7.5)
 for row in STEP6["ladder"]:
     version = row["kernel"].removeprefix("flash_attention_")
-    if version in ("v0", "v1", "v3"):
+    if version in ("v0", "v1", "v3", "v4"):
         i = row["operations_per_byte"]
         axes[1].plot(i, min(peak, bandwidth * i) / 1e12, "o", color=VERSIONS[version])
         axes[1].annotate("v2, v3" if version == "v3" else version, (i, min(peak, bandwidth * i) / 1e12), textcoords="offset points", xytext=(6, -10), fontsize=7.5)

@@ -383,6 +383,52 @@ fn the_engine_uses_it() {
     }
 }
 
+/// Heads of 64 numbers, weights, arithmetic, K and V in bf16: v3 where nobody asks, v4 where it is asked for, and the tokens of v1.
+#[test]
+fn tensor_cores_in_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "torch_dtype": "bfloat16", "vocab_size": 200, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false,
+    });
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let prompt = (0..90).map(|i| (3 + i * 7 % 180).to_string()).collect::<Vec<_>>().join(",");
+    let ran = |more: &[&str]| {
+        let flags = [
+            "generate",
+            "--model",
+            dir.path().to_str().unwrap(),
+            "--load-format",
+            "dummy",
+            "--prompt-ids",
+            &prompt,
+        ];
+        let how = [
+            "--max-tokens",
+            "8",
+            "--temperature",
+            "0",
+            "--ignore-eos",
+            "--json",
+            "--device",
+            "sim",
+            "--dtype",
+            "bf16",
+        ];
+        let said =
+            run(&[&flags[..], &how, &["--kv-dtype", "bf16", "--max-batched-tokens", "33"], more].concat())
+                .json();
+        (said["output_ids"].clone(), said["stats"]["prefill_kernel"].as_str().unwrap().to_owned())
+    };
+    let plain = ran(&["--kernel", "flash_attention=v1"]);
+    assert_eq!(plain.1, "flash_attention_v1");
+    let v4: &[&str] = &["--kernel", "flash_attention=v4"];
+    for (more, kernel) in [(&[][..], "flash_attention_v3"), (v4, "flash_attention_v4")] {
+        assert_eq!(ran(more), (plain.0.clone(), kernel.to_owned()));
+    }
+}
+
 /// Prompts behind prefixes that earlier requests have left in the cache: the CPU's tokens, in chunks that divide prefix and prompt anywhere.
 #[test]
 fn cached_prefixes() {

@@ -163,7 +163,7 @@ def two_buffers():
 def moved():
     """steps/step6-flash-attention/figures/moved.svg, from benches/results/step6.json"""
     rows = sources.recorded("step6.json", "prefill")["prefill"]
-    kernels = [("v0", "red"), ("v1", "orange"), ("v2", "purple"), ("v3", "blue")]
+    kernels = [("v0", "red"), ("v1", "orange"), ("v2", "purple"), ("v3", "blue"), ("v4", "green")]
     lengths = sorted({row["tokens"] for row in rows})
     found = {(row["kernel"], row["tokens"]): row for row in rows}
     total = {(v, n): (found[f"flash_attention_{v}", n]["bytes_read"] + found[f"flash_attention_{v}", n]["bytes_written"]) / 1e6 for v, _ in kernels for n in lengths}
@@ -171,7 +171,7 @@ def moved():
         "Bytes moved by the versions, as prompts grow",
         "MB read and written for prompts of "
         + "; ".join(f"{n} tokens: " + ", ".join(f"{v} {total[v, n]:.1f}" for v, _ in kernels) for n in lengths) + ".",
-        height=232,
+        height=262,
     )
     most = max(total.values())
     for part, n in enumerate(lengths):
@@ -183,5 +183,5 @@ def moved():
             figure.box(x0 + 30, y + 2, max(w, 2), 22, role, radius=2)
             figure.text(x0 + 40 + w, y + 17, f"{total[version, n]:.1f}", "small")
     row = rows[0]
-    figure.text(20, 218, f"{row['heads']} query heads on {row['kv_heads']} of K and V, head_dim {row['head_dim']}, bf16; sectors read and written, counted by the simulator", "small", "muted")
+    figure.text(20, 250, f"{row['heads']} query heads on {row['kv_heads']} of K and V, head_dim {row['head_dim']}, bf16; sectors read and written, counted by the simulator", "small", "muted")
     return figure
