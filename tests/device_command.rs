@@ -83,7 +83,7 @@ fn what_is_not_there_is_said_in_one_line() {
         &["--device", "sim", "--kernel", "paged_attention=v9"],
         &["no version 'v9'", "v0, v1, v2, v3, v4"],
     );
-    refused(&["--device", "sim", "--kernel", "matmul"], &["'matmul'", "paged_attention=v2"]);
+    refused(&["--device", "sim", "--kernel", "matmul"], &["'matmul'", "paged_attention=v1"]);
     refused(&["--device", "tpu"], &["there is no device 'tpu'", "cpu, cuda, sim"]);
     refused(&["--device", "sim", "--attention", "contiguous"], &["--attention contiguous", "in blocks"]);
 }
