@@ -24,7 +24,7 @@ fn main() -> Result<()> {
 
     println!("\n2. A prompt of 256 tokens, 8 query heads on 2 of K and V, head_dim 64, bf16");
     println!("   kernel                         MB read  MB written  turns lost to banks");
-    for kernel in ["v0", "v1", "v2_unswizzled", "v2", "v3"] {
+    for kernel in ["v0", "v1", "v2_unswizzled", "v2", "v3", "v4"] {
         let profile =
             counted(&format!("flash_attention_{kernel}"), "tokens=256,heads=8,kv_heads=2,head_dim=64")?;
         let [read, written] = [false, true].map(|writes| 32.0 * profile.sectors(writes) as f64 / 1e6);

@@ -177,6 +177,20 @@ mod tests {
         ((i * 37 % 64) as f32 - 31.0) / 16.0
     }
 
+    /// A prompt of n rows needs memory for the scores of one row, not for n · n: chapter 6 says so.
+    #[test]
+    fn scores_of_one_row_are_all_that_is_kept() {
+        let (d, group, rows) = (8, 2, 500);
+        let [q, k] = [group * d, rows * d].map(|n| (0..n).map(value).collect::<Vec<f32>>());
+        let (mut scratch, mut out) = (Scratch::default(), vec![0.0; group * d]);
+        for keys in 1..=rows {
+            let segment = Segment { k: Kept::F32(&k), v: Kept::F32(&k), stride: 1, len: keys };
+            attend_group(Isa::Portable, &q, d, [segment].into_iter(), keys, 1.0, &mut scratch, &mut out);
+        }
+        assert_eq!((scratch.scores.len(), scratch.wide.len()), (group * rows, d));
+        assert!(scratch.scores.capacity() <= 2 * group * rows);
+    }
+
     /// Two query heads over 7 keys of 19 numbers, those of another head between them, in one segment and in three.
     #[test]
     fn every_isa_dtype_and_cut_agrees_with_f64() {
