@@ -31,6 +31,9 @@ pub enum Error {
     /// A device: its driver, its memory, its kernels.
     #[error("{0}")]
     Device(String),
+    /// Ranks that don't come together: one is late, gone, or has failed. (Step 7.)
+    #[error("{0}")]
+    Parallel(String),
     /// A file that could not be read or written.
     #[error("{path}: {error}")]
     Io { path: std::path::PathBuf, error: std::io::Error },

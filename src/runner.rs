@@ -9,12 +9,13 @@ use crate::{
     kv::KvOptions,
     machine::Machine,
     model::{
-        self, Attention, AttentionShape, Completeness, Inputs, LoadEvent, Loading, Model, Observer, Pass,
+        self, Alone, Attention, AttentionShape, Collective, Completeness, Inputs, LoadEvent, Loading, Model,
+        Observer, Pass, Rank,
     },
     sampling::{Sampled, Sampler},
     tensor::{DType, HostTensor},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Where the weights come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,19 @@ pub struct LoadOptions<'a> {
     pub events: Option<&'a mut dyn FnMut(LoadEvent)>,
     /// Told (bytes, bytes in all) while weights are read. Without it they are read when they are first used.
     pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
+}
+
+/// Which part of a model is loaded, and what puts its results together with those of the others.
+pub struct Place<B: Backend> {
+    pub rank: Rank,
+    pub collective: Arc<dyn Collective<B>>,
+}
+
+impl<B: Backend> Place<B> {
+    /// All of it.
+    pub fn alone() -> Place<B> {
+        Place { rank: Rank::ALONE, collective: Arc::new(Alone) }
+    }
 }
 
 /// Runs batches through a model.
@@ -106,25 +120,54 @@ impl<B: Backend> ModelRunner<B> {
         })
     }
 
+    /// Loads a rank's part of a model: of every matrix that is cut, its rows or columns alone. (Step 7.)
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights.
+    pub fn load_rank(
+        backend: B,
+        directory: &Directory,
+        options: LoadOptions,
+        place: Place<B>,
+        attention: impl FnOnce(AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
+    ) -> Result<ModelRunner<B>> {
+        ModelRunner::load_at(backend, directory, options, place, |_, model, kv| {
+            attention(model.attention_shape(), kv)
+        })
+    }
+
     fn load_parts(
         backend: B,
         directory: &Directory,
         options: LoadOptions,
         attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
+        ModelRunner::load_at(backend, directory, options, Place::alone(), attention)
+    }
+
+    fn load_at(
+        backend: B,
+        directory: &Directory,
+        options: LoadOptions,
+        place: Place<B>,
+        attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
+    ) -> Result<ModelRunner<B>> {
         let mut kv = options.kv.clone();
         let mut config = read_config(directory)?;
         let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
+        let build = |config: &ModelConfig| {
+            model::build_part(&backend, config, max_length, place.rank, place.collective.clone())
+        };
         let (model, sizes) = match options.format {
             LoadFormat::Dummy => {
-                let mut model = model::build(&backend, &config, max_length)?;
+                let mut model = build(&config)?;
                 let sizes = model.load_dummy(&backend, config.dtype.unwrap_or(DType::BF16))?;
                 (model, sizes)
             }
             LoadFormat::Safetensors => {
                 let state_dict = StateDict::open(directory)?;
                 config.tie_word_embeddings &= !model::unties(&config, &state_dict);
-                let mut model = model::build(&backend, &config, max_length)?;
+                let mut model = build(&config)?;
                 let sizes = load_state_dict(&backend, &mut *model, &config, &state_dict, options)?;
                 (model, sizes)
             }

@@ -8,7 +8,7 @@ use super::{
     layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source},
 };
 use crate::{backend::Backend, config::ModelConfig, error::Result};
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Where and how layers are made.
 pub struct Builder<'a, B: Backend> {
@@ -78,6 +78,28 @@ impl<B: Backend> Builder<'_, B> {
         bias: bool,
     ) -> Result<Linear<B, N>> {
         let parts = outputs.map(|n| self.rank.part(n));
+        self.cut_linear(names, inputs, outputs, parts, bias)
+    }
+
+    /// q_proj, k_proj and v_proj as one, cut by heads among ranks. A head of K and V is held by several ranks where these outnumber them.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn qkv_linear(&self, names: [&str; 3], inputs: usize, bias: bool) -> Result<Linear<B, 3>> {
+        let ModelConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = *self.config;
+        let of_heads = |heads: Range<usize>| heads.start * head_dim..heads.end * head_dim;
+        let (q, kv) = (self.rank.part(num_attention_heads), self.rank.shared_part(num_key_value_heads));
+        let outputs = [num_attention_heads, num_key_value_heads, num_key_value_heads].map(|n| n * head_dim);
+        self.cut_linear(names, inputs, outputs, [of_heads(q), of_heads(kv.clone()), of_heads(kv)], bias)
+    }
+
+    /// N matrices [outputs, inputs] of which this rank holds some outputs.
+    fn cut_linear<const N: usize>(
+        &self,
+        names: [&str; N],
+        inputs: usize,
+        outputs: [usize; N],
+        parts: [Range<usize>; N],
+        bias: bool,
+    ) -> Result<Linear<B, N>> {
         let paths = names.map(|name| self.child(name));
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for ((path, &n), rows) in paths.iter().zip(&outputs).zip(&parts) {

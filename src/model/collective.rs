@@ -22,6 +22,15 @@ impl Rank {
         let size = n.div_ceil(self.world_size);
         (self.rank * size).min(n)..((self.rank + 1) * size).min(n)
     }
+
+    /// This rank's part of `n` things of which each rank needs one at least: where ranks outnumber them, several ranks hold the same one.
+    pub fn shared_part(self, n: usize) -> Range<usize> {
+        if self.world_size <= n {
+            return self.part(n);
+        }
+        let one = self.rank * n / self.world_size;
+        one..one + 1
+    }
 }
 
 /// Puts the ranks' results together.

@@ -187,17 +187,11 @@ impl<B: Backend> SelfAttention<B> {
     fn new(at: &Builder<B>, layer: usize) -> Result<SelfAttention<B>> {
         let config = at.config;
         let q = config.num_attention_heads * config.head_dim;
-        let kv = config.num_key_value_heads * config.head_dim;
         let norm = |name: &str| config.qk_norm.then(|| at.rms_norm(name, config.head_dim)).transpose();
         Ok(SelfAttention {
             name: at.path.clone(),
             layer,
-            qkv_proj: at.column_linear(
-                ["q_proj", "k_proj", "v_proj"],
-                config.hidden_size,
-                [q, kv, kv],
-                config.qkv_bias,
-            )?,
+            qkv_proj: at.qkv_linear(["q_proj", "k_proj", "v_proj"], config.hidden_size, config.qkv_bias)?,
             o_proj: at.row_linear("o_proj", q, config.hidden_size, config.o_bias)?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,

@@ -100,8 +100,21 @@ pub trait Observer<B: Backend> {
 /// # Errors
 /// Those of the backend.
 pub fn build<B: Backend>(backend: &B, config: &ModelConfig, max_length: usize) -> Result<Box<dyn Model<B>>> {
-    let collective: Arc<dyn Collective<B>> = Arc::new(Alone);
-    let root = Builder { backend, config, rank: Rank::ALONE, collective, path: String::new() };
+    build_part(backend, config, max_length, Rank::ALONE, Arc::new(Alone))
+}
+
+/// The same, a rank's part of it: what `collective` puts together.
+///
+/// # Errors
+/// Those of the backend.
+pub fn build_part<B: Backend>(
+    backend: &B,
+    config: &ModelConfig,
+    max_length: usize,
+    rank: Rank,
+    collective: Arc<dyn Collective<B>>,
+) -> Result<Box<dyn Model<B>>> {
+    let root = Builder { backend, config, rank, collective, path: String::new() };
     Ok(match config.architecture {
         Architecture::Gpt2 => Box::new(Gpt2::new(&root)?),
         _ => Box::new(Decoder::new(&root, max_length)?),
@@ -114,7 +127,7 @@ impl AttentionShape {
         AttentionShape {
             layers: 0..config.num_hidden_layers,
             heads: rank.part(config.num_attention_heads).len(),
-            kv_heads: rank.part(config.num_key_value_heads).len(),
+            kv_heads: rank.shared_part(config.num_key_value_heads).len(),
             head_dim: config.head_dim,
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             windows: config.sliding_windows.clone(),

@@ -1,0 +1,348 @@
+//! Ranks that are threads of one process. They meet in one place: each brings what it has, and when all have come, each takes what all brought.
+
+use super::{Communicator, Traffic};
+use crate::{
+    error::{Error, Result},
+    model::Rank,
+};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// See the module's documentation. When a rank's line is dropped before the others are done, they are told.
+pub struct Threads {
+    rank: Rank,
+    place: Arc<Place>,
+    traffic: Mutex<Traffic>,
+}
+
+/// Where ranks meet.
+struct Place {
+    timeout: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Meetings that are over.
+    meetings: u64,
+    /// What each rank has brought to the one that goes on.
+    brought: Vec<Option<Brought>>,
+    /// What all brought to the last one.
+    all: Arc<Vec<Brought>>,
+    /// Messages on their way, by sender and receiver.
+    mail: Vec<Vec<VecDeque<Vec<u8>>>>,
+    /// Who can't go on, and why.
+    failed: Option<(usize, String)>,
+    /// Whose line was dropped.
+    gone: Vec<bool>,
+}
+
+/// What a rank calls, and with what.
+#[derive(Clone, Debug, PartialEq)]
+enum Brought {
+    AllReduce(Vec<f32>),
+    AllGather(Vec<f32>),
+    Broadcast { root: usize, bytes: Vec<u8> },
+    Barrier,
+}
+
+impl Brought {
+    /// What must be alike in all ranks.
+    fn call(&self) -> String {
+        match self {
+            Brought::AllReduce(x) => format!("all_reduce of {} numbers", x.len()),
+            Brought::AllGather(_) => "all_gather".into(),
+            Brought::Broadcast { root, .. } => format!("broadcast from rank {root}"),
+            Brought::Barrier => "barrier".into(),
+        }
+    }
+}
+
+impl Threads {
+    /// The lines of `world_size` ranks. An operation that takes longer than `timeout` is an error.
+    pub fn group(world_size: usize, timeout: Duration) -> Vec<Threads> {
+        let state = State {
+            brought: vec![None; world_size],
+            mail: vec![vec![VecDeque::new(); world_size]; world_size],
+            gone: vec![false; world_size],
+            ..State::default()
+        };
+        let place = Arc::new(Place { timeout, state: Mutex::new(state), changed: Condvar::new() });
+        let line = |rank| Threads {
+            rank: Rank { rank, world_size },
+            place: place.clone(),
+            traffic: Mutex::default(),
+        };
+        (0..world_size).map(line).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.place.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ANCHOR: meet
+    /// Brings something, and gives what all ranks brought, in their order.
+    fn meet(&self, mine: Brought) -> Result<Arc<Vec<Brought>>> {
+        let (call, me) = (mine.call(), self.rank.rank);
+        let mut state = self.lock();
+        let meeting = state.meetings;
+        state.brought[me] = Some(mine);
+        if state.brought.iter().all(Option::is_some) {
+            // The others have taken what was there before: each took it before it came here.
+            state.all = Arc::new(state.brought.iter_mut().filter_map(Option::take).collect());
+            state.meetings += 1;
+            self.place.changed.notify_all();
+        } else {
+            let missing =
+                |state: &State| (0..state.brought.len()).find(|rank| state.brought[*rank].is_none());
+            state = self.wait(state, &call, missing, |state| state.meetings > meeting)?;
+        }
+        let all = state.all.clone();
+        match all.iter().position(|theirs| theirs.call() != call) {
+            None => Ok(all),
+            Some(other) => Err(Error::Parallel(format!(
+                "rank {me} calls {call}, and rank {other} {}: they have drifted apart",
+                all[other].call()
+            ))),
+        }
+    }
+    // ANCHOR_END: meet
+
+    /// Waits until something is true; `missing` is who has to come.
+    fn wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        call: &str,
+        missing: impl Fn(&State) -> Option<usize>,
+        there: impl Fn(&State) -> bool,
+    ) -> Result<MutexGuard<'a, State>> {
+        let end = Instant::now() + self.place.timeout;
+        loop {
+            if there(&state) {
+                return Ok(state);
+            }
+            if let Some((rank, why)) = &state.failed {
+                return Err(Error::Parallel(format!("rank {rank} failed: {why}")));
+            }
+            let who = missing(&state);
+            if let Some(rank) = who.filter(|rank| state.gone[*rank]) {
+                return Err(Error::Parallel(format!(
+                    "rank {rank} has ended, and others wait for it in {call}"
+                )));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let rank = who.map_or("a rank".into(), |rank| format!("rank {rank}"));
+                let seconds = self.place.timeout.as_secs_f64();
+                return Err(Error::Parallel(format!("{rank} did not come to {call} within {seconds} s")));
+            }
+            let waited = self.place.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn count(&self, add: impl FnOnce(&mut Traffic)) {
+        add(&mut self.traffic.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A rank that there is.
+    fn other(&self, rank: usize) -> Result<usize> {
+        let Rank { rank: me, world_size } = self.rank;
+        if rank < world_size && rank != me {
+            return Ok(rank);
+        }
+        Err(Error::Parallel(format!("rank {me} of {world_size} names rank {rank} as another one")))
+    }
+}
+
+impl Communicator for Threads {
+    fn name(&self) -> &'static str {
+        "threads"
+    }
+
+    fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    fn all_reduce(&self, x: &mut [f32]) -> Result<()> {
+        let all = self.meet(Brought::AllReduce(x.to_vec()))?;
+        x.fill(0.0);
+        for brought in all.iter() {
+            let Brought::AllReduce(theirs) = brought else { unreachable!("`meet` compares calls") };
+            x.iter_mut().zip(theirs).for_each(|(sum, number)| *sum += number);
+        }
+        self.count(|traffic| {
+            traffic.all_reduces += 1;
+            traffic.all_reduce_bytes += size_of_val(x) as u64;
+        });
+        Ok(())
+    }
+
+    fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let all = self.meet(Brought::AllGather(mine.to_vec()))?;
+        self.count(|traffic| {
+            traffic.all_gathers += 1;
+            traffic.all_gather_bytes += size_of_val(mine) as u64;
+        });
+        let theirs = |brought: &Brought| match brought {
+            Brought::AllGather(theirs) => theirs.clone(),
+            _ => unreachable!("`meet` compares calls"),
+        };
+        Ok(all.iter().map(theirs).collect())
+    }
+
+    fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> Result<()> {
+        let mine = if root == self.rank.rank { bytes.clone() } else { Vec::new() };
+        let all = self.meet(Brought::Broadcast { root, bytes: mine })?;
+        let Some(Brought::Broadcast { bytes: theirs, .. }) = all.get(root) else {
+            let world_size = self.rank.world_size;
+            return Err(Error::Parallel(format!("broadcast from rank {root}: there are {world_size} ranks")));
+        };
+        bytes.clone_from(theirs);
+        self.count(|traffic| traffic.broadcasts += 1);
+        Ok(())
+    }
+
+    fn send(&self, to: usize, bytes: &[u8]) -> Result<()> {
+        let to = self.other(to)?;
+        self.lock().mail[self.rank.rank][to].push_back(bytes.to_vec());
+        self.place.changed.notify_all();
+        self.count(|traffic| {
+            traffic.sends += 1;
+            traffic.send_bytes += bytes.len() as u64;
+        });
+        Ok(())
+    }
+
+    fn recv(&self, from: usize) -> Result<Vec<u8>> {
+        let (from, me) = (self.other(from)?, self.rank.rank);
+        let there = |state: &State| !state.mail[from][me].is_empty();
+        let mut state = self.wait(self.lock(), "send", |_| Some(from), there)?;
+        Ok(state.mail[from][me].pop_front().expect("a message is there"))
+    }
+
+    fn barrier(&self) -> Result<()> {
+        self.meet(Brought::Barrier).map(drop)
+    }
+
+    fn fail(&self, why: &str) {
+        self.lock().failed.get_or_insert_with(|| (self.rank.rank, why.to_owned()));
+        self.place.changed.notify_all();
+    }
+
+    fn traffic(&self) -> Traffic {
+        *self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.lock().gone[self.rank.rank] = true;
+        self.place.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// What `f` gives on each of `world_size` ranks.
+    fn on_all<T: Send>(world_size: usize, timeout: Duration, f: impl Fn(&Threads) -> T + Sync) -> Vec<T> {
+        let lines = Threads::group(world_size, timeout);
+        thread::scope(|scope| {
+            let run = |line: Threads| {
+                let f = &f;
+                scope.spawn(move || f(&line))
+            };
+            let running: Vec<_> = lines.into_iter().map(run).collect();
+            running.into_iter().map(|rank| rank.join().unwrap()).collect()
+        })
+    }
+
+    /// Numbers whose sum depends on the order: every rank has the sum in the order of ranks, every time.
+    #[test]
+    fn sums_are_in_rank_order() {
+        let of = |rank: usize| -> Vec<f32> {
+            (0..50).map(|i| [1e8, 1.0, -1e8, 3.25][(rank + i) % 4] * (1.0 + i as f32 / 7.0)).collect()
+        };
+        let mut want = vec![0f32; 50];
+        (0..4).for_each(|rank| want.iter_mut().zip(of(rank)).for_each(|(sum, x)| *sum += x));
+        for _ in 0..20 {
+            for got in on_all(4, LONG, |line| {
+                let mut x = of(line.rank().rank);
+                line.all_reduce(&mut x).unwrap();
+                x
+            }) {
+                assert_eq!(got, want);
+            }
+        }
+    }
+
+    #[test]
+    fn what_each_has_comes_in_rank_order() {
+        let gathered = on_all(3, LONG, |line| {
+            line.all_gather(&vec![line.rank().rank as f32; line.rank().rank]).unwrap()
+        });
+        assert_eq!(gathered, vec![vec![vec![], vec![1.0], vec![2.0, 2.0]]; 3]);
+        let said = on_all(3, LONG, |line| {
+            let mut bytes = vec![line.rank().rank as u8];
+            line.broadcast(1, &mut bytes).unwrap();
+            bytes
+        });
+        assert_eq!(said, vec![vec![1]; 3]);
+    }
+
+    /// A ring of messages, two from each, and all that was said counted.
+    #[test]
+    fn messages_come_in_their_order() {
+        on_all(3, LONG, |line| {
+            let Rank { rank, world_size } = line.rank();
+            let (next, before) = ((rank + 1) % world_size, (rank + world_size - 1) % world_size);
+            line.send(next, &[rank as u8, 0]).unwrap();
+            line.send(next, &[rank as u8, 1]).unwrap();
+            assert_eq!(line.recv(before).unwrap(), [before as u8, 0]);
+            assert_eq!(line.recv(before).unwrap(), [before as u8, 1]);
+            line.barrier().unwrap();
+            assert_eq!((line.traffic().sends, line.traffic().send_bytes), (2, 4));
+            assert!(line.send(rank, &[]).is_err() && line.recv(9).is_err());
+        });
+    }
+
+    /// Rank 2 does something else, and what the others say of it.
+    fn others_say(timeout: Duration, odd: impl Fn(&Threads) + Sync) -> Vec<String> {
+        let said = on_all(3, timeout, |line| match line.rank().rank {
+            2 => {
+                odd(line);
+                None
+            }
+            _ => Some(line.all_reduce(&mut [1.0]).unwrap_err().to_string()),
+        });
+        said.into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn who_is_late_gone_failed_or_elsewhere_is_named() {
+        let late = others_say(Duration::from_millis(50), |_| thread::sleep(Duration::from_millis(400)));
+        assert_eq!(late, vec!["rank 2 did not come to all_reduce of 1 numbers within 0.05 s"; 2]);
+        let gone = others_say(LONG, |_| ());
+        assert_eq!(gone, vec!["rank 2 has ended, and others wait for it in all_reduce of 1 numbers"; 2]);
+        let failed = others_say(LONG, |line| line.fail("no memory for K and V"));
+        assert_eq!(failed, vec!["rank 2 failed: no memory for K and V"; 2]);
+        let drifted = others_say(LONG, |line| assert!(line.barrier().is_err()));
+        for (rank, said) in drifted.iter().enumerate() {
+            assert_eq!(
+                *said,
+                format!(
+                    "rank {rank} calls all_reduce of 1 numbers, and rank 2 barrier: they have drifted apart"
+                )
+            );
+        }
+    }
+}
