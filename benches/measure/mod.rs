@@ -36,12 +36,14 @@ pub fn launch_all(device: &dyn Device, launches: &[Launch]) -> Result<()> {
     launches.iter().try_for_each(|Launch { kernel, grid, arguments }| device.launch(kernel, *grid, arguments))
 }
 
-/// What a kernel leaves in its first argument: some numbers of it, and a time. Ones everywhere: attention gives ones, a product its number of
+/// What a kernel gives: some numbers of it, and a time. Ones everywhere: attention gives ones, a product its number of
 /// inputs.
 pub fn timed(device: &dyn Device, kernel: &str, shape: &KernelShape) -> Result<(f64, Vec<f32>)> {
     with_workload(device, kernel, shape, |launches| {
         launch_all(device, launches)?;
-        let Arg::At(Address(out)) = launches[0].arguments[0] else { unreachable!("a result comes first") };
+        // Before its result v0 has the scores, and their stride.
+        let result = if kernel.starts_with("flash_attention_v0") { 2 } else { 0 };
+        let Arg::At(Address(out)) = launches[0].arguments[result] else { unreachable!("a result's address") };
         let mut bytes = vec![0; 4 * 128];
         device.download(Address(out), &mut bytes)?;
         let numbers = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

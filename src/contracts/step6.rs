@@ -7,7 +7,9 @@ use super::{
     story::{NO_WINDOWS, check_story_of},
 };
 use crate::{
-    backend::cuda::{Address, Arg, Cuda, Device, Grid, Profile, Schedule, Simulated},
+    backend::cuda::{
+        Address, Arg, Cuda, Device, Grid, KernelShape, Profile, Schedule, Simulated, with_workload,
+    },
     demo,
     runner::{LoadOptions, ModelRunner},
 };
@@ -16,6 +18,8 @@ use std::sync::Arc;
 /// Numbers of a row, and keys of a tile.
 const D: usize = 32;
 const SCHEDULES: [Schedule; 3] = [Schedule::Forward, Schedule::Reverse, Schedule::Random(1)];
+/// What the reader's kernel stands in for.
+const REPLACED: &str = "flash_attention_v1_f32";
 /// A prompt of several tiles of 32 keys.
 const LONG_PROMPT: &str = "Once upon a time there was a little girl named Lily. She had a small red boat and she loved to play with it near the \
                            pond. One day the wind took the boat far away, and Lily was very sad. Then a big dog came";
@@ -212,7 +216,13 @@ pub fn swizzle(kernel: &str) {
 /// If the story is another one.
 #[track_caller]
 pub fn tells_the_demo_story(flash_attention: &str) {
-    let device = Simulated::replacing("flash_attention_v1_f32", flash_attention);
+    let device = Simulated::replacing(REPLACED, flash_attention);
+    let alone = KernelShape::parse(REPLACED, "tokens=2,head_dim=32").and_then(|shape| {
+        with_workload(&device, REPLACED, &shape, |launches| {
+            launches.iter().try_for_each(|l| device.launch(&l.kernel, l.grid, &l.arguments))
+        })
+    });
+    alone.unwrap_or_else(|e| panic!("{}", explain(&e.to_string()))); // says what is not written yet
     let cuda = Cuda::new(Arc::new(device));
     let loaded = ModelRunner::load_on(cuda, &demo::directory(), LoadOptions::default());
     check_story_of(NO_WINDOWS, LONG_PROMPT, loaded);

@@ -137,6 +137,14 @@ impl Memory<'_> {
         Ok(address)
     }
 
+    /// Room for so many floats, for kernels that write them first.
+    #[cfg(feature = "step6")]
+    fn room(&self, count: usize) -> Result<Address> {
+        let address = self.device.allocate(4 * count)?;
+        self.held.borrow_mut().push(address);
+        Ok(address)
+    }
+
     /// Ones of a dtype. In fp8 as a cache has them: scales among them are 1.0 too, near enough.
     fn ones(&self, dtype: &str, count: usize) -> Result<Address> {
         match dtype {

@@ -83,7 +83,7 @@ fn launches(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec
         window: None,
         scale: 0.125,
     };
-    let scores = if version == FlashVersion::V0 { memory.floats(version.scores(&work))? } else { out };
+    let scores = if version == FlashVersion::V0 { memory.room(version.scores(&work))? } else { out };
     let mut launches = version.launches(&work, out, None, q, scores);
     if unswizzled {
         let name = &mut launches[0].kernel;
