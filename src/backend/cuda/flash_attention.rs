@@ -46,7 +46,7 @@ const WIDEST: usize = 256;
 pub struct FlashWork {
     pub shape: PagedShape,
     pub places: PagedPlaces,
-    /// Where each sequence's rows begin in q, and how many it has: ids, [sequences].
+    /// Where each sequence's rows begin in q, and how many it has: ids, `[sequences]`.
     pub row_starts: Address,
     pub row_counts: Address,
     pub sequences: usize,
