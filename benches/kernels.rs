@@ -10,7 +10,7 @@
 
 mod measure;
 
-use measure::{copy_bandwidth, cublas, extent, timed};
+use measure::{bench, copy_bandwidth, cublas, extent, timed};
 use serde_json::{Value, json};
 use stairwell::{
     backend::cuda::{Gpu, KernelShape, profile_kernel},
@@ -310,20 +310,8 @@ fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let out = arguments.iter().position(|a| a == "--out").and_then(|at| arguments.get(at + 1));
-    let mut rows = Vec::new();
     println!(
         "x least: bytes of the sectors read and written ÷ bytes that must be; turns lost: to banks of shared memory"
     );
-    count_all(&mut rows)?;
-    match Gpu::open() {
-        Ok(gpu) => time_all(&gpu, &mut rows)?,
-        Err(error) => println!("\nNo times: {error}"),
-    }
-    if let Some(path) = out {
-        let text = serde_json::to_string_pretty(&rows).expect("numbers and names");
-        std::fs::write(path, text + "\n").unwrap_or_else(|e| panic!("--out {path}: {e}"));
-    }
-    Ok(())
+    bench(count_all, time_all)
 }

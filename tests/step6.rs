@@ -282,7 +282,7 @@ fn counted(kernel: &str, shape: &str) -> Profile {
     profile_kernel(kernel, &KernelShape::parse(kernel, shape).unwrap()).unwrap()
 }
 
-/// Bytes asked for where a line of a kernel's file reads global memory.
+/// A prompt of whole tiles, four query heads on one of K and V.
 const SHAPE: &str = "sequences=1,tokens=256,heads=4,kv_heads=1,head_dim=64,block_size=16";
 
 /// Bytes that tiles of `rows` packed rows read, if each reads the keys up to its last row, and all its queries once.

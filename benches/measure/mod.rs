@@ -1,11 +1,31 @@
-//! Times of kernels on a GPU, for the benches. Nobody has run this on a GPU yet.
+//! What the benches of kernels share: counters first, then times on a GPU if there is one, which nobody has run yet.
 
+use serde_json::Value;
 use stairwell::{
-    backend::cuda::{Address, Arg, Device, KernelShape, Launch, Matmul, with_workload},
+    backend::cuda::{Address, Arg, Device, Gpu, KernelShape, Launch, Matmul, with_workload},
     error::Result,
     tensor::DType,
 };
 use std::time::Instant;
+
+/// Counts, times where there is a GPU, and writes all rows to the file that `--out` names.
+pub fn bench(
+    count: impl FnOnce(&mut Vec<Value>) -> Result<()>,
+    time: impl FnOnce(&Gpu, &mut Vec<Value>) -> Result<()>,
+) -> Result<()> {
+    let mut rows = Vec::new();
+    count(&mut rows)?;
+    match Gpu::open() {
+        Ok(gpu) => time(&gpu, &mut rows)?,
+        Err(error) => println!("\nNo times: {error}"),
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(path) = arguments.iter().position(|a| a == "--out").and_then(|at| arguments.get(at + 1)) {
+        let text = serde_json::to_string_pretty(&rows).expect("numbers and names");
+        std::fs::write(path, text + "\n").unwrap_or_else(|e| panic!("--out {path}: {e}"));
+    }
+    Ok(())
+}
 
 /// Bytes that a copy moves per second, read and written: the most that a kernel can hope for.
 pub fn copy_bandwidth(device: &dyn Device) -> Result<f64> {

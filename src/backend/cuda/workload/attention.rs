@@ -43,7 +43,7 @@ pub(super) const WRITES: Family =
 pub(super) const ROTATION: Family =
     Family { kernels: &["rope"], dtypes: &[], defaults: WRITE, launches: rotate };
 
-pub(super) fn dtype_of(kernel: &Kernel) -> DType {
+fn dtype_of(kernel: &Kernel) -> DType {
     match kernel.dtype {
         "bf16" => DType::BF16,
         "f16" => DType::F16,
