@@ -17,7 +17,7 @@ use stairwell::{
     config::ModelConfig,
     demo,
     kv::{self, KvOptions},
-    model::{AttentionShape, Rank, rope::Frequencies},
+    model::{AttentionShape, Rank, Stage, rope::Frequencies},
     runner::{LoadOptions, ModelRunner, read_config},
     tensor::{DType, HostTensor},
 };
@@ -123,7 +123,8 @@ fn attention(c: &mut Criterion, config: &ModelConfig, n: usize) {
     let inv_freq = loaded(&cpu, table, frequencies.inv_freq.len(), 1);
     let rope = Rope { inv_freq, head_dim: config.head_dim, scaling: 1.0 };
     let mut attention =
-        kv::build(AttentionShape::new(config, Rank::ALONE), &KvOptions::recompute()).expect("attention");
+        kv::build(AttentionShape::new(config, Rank::ALONE, &Stage::whole(config)), &KvOptions::recompute())
+            .expect("attention");
     let batch = Batch::of(&vec![3; n]);
     let (q, kv) =
         (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);

@@ -121,6 +121,12 @@ FIXTURES = [
             rope_scaling={"type": "yarn", **YARN_SCALING}), torch.bfloat16),
     Fixture("rope-linear-bf16", decoder("llama", **ROPE_VARIANT, torch_dtype="bfloat16", rope_theta=10000.0,
             max_position_embeddings=128, rope_scaling={"type": "linear", "factor": 4.0}), torch.bfloat16, modules=False),
+    # More layers and heads, for several ranks and stages: windows on some of the layers, biases, a vocabulary that no number of ranks divides.
+    Fixture("qwen2-deep", decoder("qwen2", hidden=32, inter=42, heads=8, kv_heads=4, vocab=163, rms_norm_eps=1e-6, head_dim=8,
+            max_position_embeddings=128, tie_word_embeddings=True, use_sliding_window=True, sliding_window=5,
+            torch_dtype="float32", max_window_layers=3, rope_theta=10000.0) | {"num_hidden_layers": 5}, shards=5, modules=False),
+    Fixture("gpt2-deep", gpt2(24, 4, 40, 166, n_inner=50, layer_norm_epsilon=1e-5, tie_word_embeddings=True, dtype="float32")
+            | {"n_layer": 3}, modules=False),
     # The prompt is longer than max_position_embeddings, so the base grows. No greedy ids: transformers picks the base
     # anew at each step, where an engine with a KV cache must fix it for the whole request.
     Fixture("rope-dynamic-bf16", decoder("llama", **ROPE_VARIANT, dtype="bfloat16", max_position_embeddings=16,

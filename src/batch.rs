@@ -8,10 +8,11 @@
 //! ```
 //! Everything but attention looks at rows alone. Step 1's batch is one sequence, whole.
 
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// One sequence's part of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// Its rows in the batch.
     pub rows: Range<usize>,
@@ -20,7 +21,7 @@ pub struct Span {
 }
 
 /// See the module's documentation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 // ANCHOR: batch
 pub struct Batch {
     /// Token ids, `[rows]`.
@@ -39,7 +40,7 @@ pub struct Batch {
 // ANCHOR_END: batch
 
 /// A block of K and V that is copied, in all layers. (Step 4.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Move {
     /// Within the pool: a shared block is about to be written to.
     Copy { from: u32, to: u32 },

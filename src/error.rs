@@ -34,6 +34,14 @@ pub enum Error {
     /// Ranks that don't come together: one is late, gone, or has failed. (Step 7.)
     #[error("{0}")]
     Parallel(String),
+    /// A rank that can't go on, as the others hear of it. (Step 7.)
+    #[error("rank {rank} failed: {why}")]
+    RankFailed { rank: usize, why: String },
+    /// A rank whose process gives no sign of life. (Feature `mpi`.)
+    #[error(
+        "rank {rank}: nothing was heard of it for {seconds} s; its process hangs, or its machine can't be reached"
+    )]
+    RankSilent { rank: usize, seconds: u64 },
     /// A file that could not be read or written.
     #[error("{path}: {error}")]
     Io { path: std::path::PathBuf, error: std::io::Error },

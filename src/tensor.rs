@@ -97,6 +97,16 @@ impl Bytes {
         );
         Bytes { owner, range }
     }
+
+    /// A range of these bytes.
+    ///
+    /// # Panics
+    /// If it is not inside them.
+    pub fn part(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.len(), "bytes {range:?} of {}", self.len());
+        let start = self.range.start;
+        Bytes { owner: self.owner.clone(), range: start + range.start..start + range.end }
+    }
 }
 
 impl std::ops::Deref for Bytes {

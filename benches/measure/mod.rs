@@ -15,7 +15,7 @@ pub fn bench(
 ) -> Result<()> {
     let mut rows = Vec::new();
     count(&mut rows)?;
-    match Gpu::open() {
+    match Gpu::open(0) {
         Ok(gpu) => time(&gpu, &mut rows)?,
         Err(error) => println!("\nNo times: {error}"),
     }

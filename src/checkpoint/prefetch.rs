@@ -3,7 +3,7 @@
 //! A mapped tensor is read from disk page by page when it is first touched, in the middle of the first forward pass and on one
 //! thread at a time. Touching the pages first, shard by shard on all cores, reads at the disk's speed and can show progress.
 
-use super::StateDict;
+use crate::tensor::Bytes;
 use rayon::prelude::*;
 use std::hint::black_box;
 
@@ -12,14 +12,9 @@ const PAGE: usize = 4096;
 /// Bytes of one task.
 const CHUNK: usize = 16 << 20;
 
-/// Touches every page of the named tensors. `done` is told the bytes after each chunk.
-pub fn prefetch<'a>(
-    state_dict: &StateDict,
-    names: impl IntoIterator<Item = &'a str>,
-    done: impl Fn(u64) + Sync,
-) {
-    let tensors: Vec<_> = names.into_iter().filter_map(|name| state_dict.tensor(name)).collect();
-    tensors.par_iter().flat_map(|t| t.data.par_chunks(CHUNK)).for_each(|chunk| {
+/// Touches every page of these parts of mapped files. `done` is told the bytes after each chunk.
+pub fn prefetch(parts: &[Bytes], done: impl Fn(u64) + Sync) {
+    parts.par_iter().flat_map(|part| part.par_chunks(CHUNK)).for_each(|chunk| {
         for byte in chunk.iter().step_by(PAGE) {
             black_box(*byte);
         }

@@ -41,14 +41,27 @@ impl StateDict {
     /// # Errors
     /// [`CheckpointError`], naming the file.
     pub fn open(directory: &Directory) -> Result<StateDict, CheckpointError> {
+        StateDict::open_some(directory, |_| true)
+    }
+
+    /// The same, of which only some tensors are wanted: those of other names are not there, and a shard that holds none is not opened.
+    ///
+    /// # Errors
+    /// As [`open`](StateDict::open), for the shards that are opened.
+    pub fn open_some(
+        directory: &Directory,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<StateDict, CheckpointError> {
         if let Some(owner) = directory.map(SINGLE)? {
             let shard = open_shard(directory, SINGLE, owner)?;
-            let names = shard.header.tensors.keys().map(|name| (name.clone(), 0)).collect();
+            let names = shard.header.tensors.keys().filter(|name| wanted(name));
+            let names = names.map(|name| (name.clone(), 0)).collect();
             return Ok(StateDict { directory: directory.clone(), shards: vec![shard], names });
         }
         let Some(bytes) = directory.read(INDEX)? else { return Err(no_weights(directory)?) };
         let path = directory.path(INDEX);
-        let index = Index::parse(&bytes, &path)?;
+        let mut index = Index::parse(&bytes, &path)?;
+        index.weight_map.retain(|name, _| wanted(name));
         let open = |file: &&str| match directory.map(file)? {
             Some(owner) => open_shard(directory, file, owner),
             None => {
@@ -62,7 +75,8 @@ impl StateDict {
             }
         };
         let shards = index.shards().par_iter().map(open).collect::<Result<Vec<Shard>, _>>()?;
-        let names = resolve(&index, &shards, path)?;
+        let mut names = resolve(&index, &shards, path)?;
+        names.retain(|name, _| wanted(name));
         Ok(StateDict { directory: directory.clone(), shards, names })
     }
 

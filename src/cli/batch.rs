@@ -6,6 +6,7 @@ use super::{
     batch_results::Results,
     engine_args::{EngineArgs, LocalEngine},
     engine_stats::{blocks, shared},
+    rank_stats::ranks,
     terminal::{print, print_error, print_note},
     text::Text,
 };
@@ -61,11 +62,21 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Threads of this process's rank.
+    pub fn threads(&self) -> usize {
+        self.engine.parallel.threads()
+    }
+}
+
 pub fn run(args: Args) -> Result<Outcome> {
     on_device!(args.engine.on, args.engine.load, |machine| run_on(args, machine))
 }
 
 fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
+    let Some(lead) = args.engine.parallel.lead(machine, &args.engine.load)? else {
+        return Ok(Outcome::Good);
+    };
     let defaults = Defaults::read(&args.engine.load.model)?;
     let (requests, mut bad) = read_requests(&args.input, &defaults)?;
     let same = fs::canonicalize(&args.input)
@@ -81,7 +92,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     let longest =
         requests.iter().map(|r| r.prompt.len().saturating_add(r.params.max_tokens)).max().unwrap_or(1);
     let mut update = args.update.open()?;
-    let mut engine = args.engine.engine(machine, longest, Box::new(Continuous))?;
+    let mut engine = args.engine.engine(lead, longest, Box::new(Continuous))?;
     args.engine.note(&engine, longest);
 
     let (total, start) = (requests.len(), Instant::now());
@@ -114,7 +125,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     }
     args.engine.write_trace(&mut engine)?;
     drop(bar);
-    summary(&args, &engine, start, written, done.len(), bad.len())?;
+    summary(&args, &mut engine, start, written, done.len(), bad.len())?;
     Ok(if bad.is_empty() { Outcome::Good } else { Outcome::Bad })
 }
 
@@ -249,7 +260,7 @@ impl Drop for Bar {
 
 fn summary<B: Machine>(
     args: &Args,
-    engine: &LocalEngine<B>,
+    engine: &mut LocalEngine<B>,
     start: Instant,
     written: usize,
     done: usize,
@@ -258,7 +269,8 @@ fn summary<B: Machine>(
     let (stats, seconds) = (engine.stats(), start.elapsed().as_secs_f64());
     let rate = stats.output_tokens as f64 / seconds.max(1e-9);
     let report = engine.worker.runner.backend.report();
-    let summary = json!({
+    let ranks = ranks(&mut engine.worker.runner)?;
+    let mut summary = json!({
         "results": written,
         "resumed": done,
         "bad_lines": bad,
@@ -283,6 +295,9 @@ fn summary<B: Machine>(
         "weight_version": engine.weight_version(),
         "blocks": blocks(&engine.blocks()),
     });
+    if let Value::Object(summary) = &mut summary {
+        summary.extend(ranks);
+    }
     if args.json {
         return print(&format!("{summary}\n"));
     }

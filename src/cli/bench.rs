@@ -1,12 +1,13 @@
 //! `stairwell bench`: how fast this machine serves this model.
 
 use super::{
-    Outcome,
+    Lead, Outcome,
     bench_report::{latencies, machine, model, outputs_sha256, requests, spread, table, totals},
     bench_run::{Bar, Drawing, Run, serve},
     bench_workload::{LATE_OUTPUT, Lengths, Recipe, Workload},
     engine_args::{EngineArgs, LocalEngine},
     model_args::Format,
+    rank_stats::ranks,
     terminal::print,
 };
 use clap::{Subcommand, ValueEnum};
@@ -167,6 +168,16 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("'{text}' is not a number of requests a second; give one above 0"))
 }
 
+impl Args {
+    /// Threads of this process's rank.
+    pub fn threads(&self) -> usize {
+        match &self.what {
+            What::Throughput(args) => args.engine.parallel.threads(),
+            What::Latency(args) => args.engine.parallel.threads(),
+        }
+    }
+}
+
 pub fn run(args: Args) -> Result<Outcome> {
     match args.what {
         What::Throughput(args) => {
@@ -179,6 +190,9 @@ pub fn run(args: Args) -> Result<Outcome> {
 }
 
 fn throughput<B: Machine>(mut args: Throughput, machine: B) -> Result<Outcome> {
+    let Some(lead) = args.engine.parallel.lead(machine, &args.engine.load)? else {
+        return Ok(Outcome::Good);
+    };
     let config = read_config(&args.engine.load.model.directory()?)?;
     let default = match args.preset {
         Some(Preset::NanoVllm) => (256, Lengths::uniform(100, 1024), Lengths::uniform(100, 1024)),
@@ -221,7 +235,7 @@ fn throughput<B: Machine>(mut args: Throughput, machine: B) -> Result<Outcome> {
     if args.policy == PolicyName::OneAtATime {
         args.engine.max_num_seqs = 1;
     }
-    let mut engine = start(machine, &args.engine, workload.longest(), policy, &args.common)?;
+    let mut engine = start(lead, &args.engine, workload.longest(), policy, &args.common)?;
     let bar = Bar::new(workload.all().count());
     let run = serve(&mut engine, &workload, args.common.drawing(), &bar)?;
     drop(bar);
@@ -236,10 +250,13 @@ fn throughput<B: Machine>(mut args: Throughput, machine: B) -> Result<Outcome> {
         "request_rate": args.request_rate,
         "late_prompt": late_prompt,
     });
-    report("bench throughput", &args.engine, &args.common, &engine, &[run], settings)
+    report("bench throughput", &args.engine, &args.common, &mut engine, &[run], settings)
 }
 
 fn latency<B: Machine>(mut args: Latency, machine: B) -> Result<Outcome> {
+    let Some(lead) = args.engine.parallel.lead(machine, &args.engine.load)? else {
+        return Ok(Outcome::Good);
+    };
     let config = read_config(&args.engine.load.model.directory()?)?;
     let (input, output) = (args.input_len as usize, args.output_len as usize);
     args.common.check(config.vocab_size)?;
@@ -258,7 +275,7 @@ fn latency<B: Machine>(mut args: Latency, machine: B) -> Result<Outcome> {
         })
     };
     args.engine.max_num_seqs = args.batch_size;
-    let mut engine = start(machine, &args.engine, input + output, Box::new(Continuous), &args.common)?;
+    let mut engine = start(lead, &args.engine, input + output, Box::new(Continuous), &args.common)?;
     let batches = args.warmup as usize + args.iterations as usize;
     let bar = Bar::new(batches * args.batch_size as usize);
     let mut serve = |batch| serve(&mut engine, &workload(batch), args.common.drawing(), &bar);
@@ -275,7 +292,7 @@ fn latency<B: Machine>(mut args: Latency, machine: B) -> Result<Outcome> {
         "iterations": args.iterations,
         "warmup": args.warmup,
     });
-    report("bench latency", &args.engine, &args.common, &engine, &runs, settings)
+    report("bench latency", &args.engine, &args.common, &mut engine, &runs, settings)
 }
 
 impl Common {
@@ -308,13 +325,13 @@ fn check_length(
 
 /// The engine, with room for the longest request.
 fn start<B: Machine>(
-    machine: B,
+    lead: Lead<B>,
     args: &EngineArgs,
     longest: usize,
     policy: Box<dyn Policy>,
     common: &Common,
 ) -> Result<LocalEngine<B>> {
-    let engine = args.engine(machine, longest, policy)?;
+    let engine = args.engine(lead, longest, policy)?;
     let room = stairwell::engine::Worker::max_model_len(&engine.worker);
     if room < longest {
         let message =
@@ -332,10 +349,11 @@ fn report<B: Machine>(
     command: &str,
     args: &EngineArgs,
     common: &Common,
-    engine: &LocalEngine<B>,
+    engine: &mut LocalEngine<B>,
     runs: &[Run],
     mut settings: Value,
 ) -> Result<Outcome> {
+    let ranks = ranks(&mut engine.worker.runner)?;
     let (runner, limits) = (&engine.worker.runner, engine.limits());
     let ran = runner.backend.report();
     let shared = json!({
@@ -368,6 +386,7 @@ fn report<B: Machine>(
         "settings": settings,
         "totals": totals(engine, runs),
         "latencies": latencies,
+        "parallel": ranks,
         "outputs_sha256": outputs_sha256(runs),
         "requests": requests(runs),
     });

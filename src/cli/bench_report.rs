@@ -28,7 +28,7 @@ pub fn model<B: Machine>(engine: &LocalEngine<B>, name: &str, format: &str) -> V
         "name": name,
         "class": config.architecture.class_name(),
         "load_format": format,
-        "weight_bytes_per_step": runner.weight_bytes_per_step,
+        "weight_bytes_per_step": runner.weights.per_step,
         "layers": config.num_hidden_layers,
         "hidden": config.hidden_size,
         "vocab": config.vocab_size,
@@ -70,7 +70,7 @@ pub fn totals<B: Machine>(engine: &LocalEngine<B>, runs: &[Run]) -> Value {
         "kv_reserved_bytes": memory.reserved_bytes,
         "blocks": blocks(runs),
         "peak_memory_bytes": peak_memory(),
-        "weight_gigabytes_per_second": (runner.weight_bytes_per_step * steps) as f64 / seconds / 1e9,
+        "weight_gigabytes_per_second": (runner.weights.per_step * steps) as f64 / seconds / 1e9,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Flags of the engine: who runs when.
 
 use super::{
-    SharedKvArgs,
+    Lead, ParallelArgs, SharedKvArgs,
     kv_args::KvArgs,
     model_args::{DeviceArgs, LoadArgs},
     terminal::print_note,
@@ -24,6 +24,8 @@ pub struct EngineArgs {
     pub load: LoadArgs,
     #[command(flatten)]
     pub on: DeviceArgs,
+    #[command(flatten)]
+    pub parallel: ParallelArgs,
     #[command(flatten)]
     kv: SharedKvArgs,
     /// Requests that run at a time
@@ -70,7 +72,7 @@ impl EngineArgs {
     /// Those of loading, and flags that do not go together.
     pub fn engine<B: Machine>(
         &self,
-        machine: B,
+        lead: Lead<B>,
         longest: usize,
         policy: Box<dyn Policy>,
     ) -> Result<LocalEngine<B>> {
@@ -90,7 +92,7 @@ impl EngineArgs {
                 "RoPE scaling is dynamic, and its base that of the longest request, {longest} tokens, for all of them"
             ));
         }
-        let worker = LocalWorker::new(self.load.load(machine, Some(longest), kv, |_| ())?)?;
+        let worker = LocalWorker::new(lead.load(&self.load, longest, kv)?)?;
         let manager = kv::manager(&worker.memory(), worker.max_model_len(), &self.kv.manager());
         let mut engine = Engine::with_kv(worker, manager, policy, limits);
         if self.trace.is_some() {

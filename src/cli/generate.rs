@@ -1,8 +1,9 @@
 //! `stairwell generate`: text from a model.
 
 use super::{
-    KvArgs, Outcome,
+    KvArgs, Outcome, ParallelArgs,
     model_args::{DeviceArgs, LoadArgs, TokenIds},
+    rank_stats::ranks,
     stats::{print_figures, stats},
     terminal::{self, print, print_note},
     text::Text,
@@ -36,6 +37,8 @@ pub struct Args {
     on: DeviceArgs,
     #[command(flatten)]
     kv: KvArgs,
+    #[command(flatten)]
+    pub parallel: ParallelArgs,
     /// Text to continue
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -159,6 +162,7 @@ pub fn run(args: Args) -> Result<Outcome> {
 }
 
 fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
+    let Some(lead) = args.parallel.lead(machine, &args.load)? else { return Ok(Outcome::Good) };
     let directory = args.load.model.directory()?;
     let config = read_config(&directory)?;
     let generation = match directory.read("generation_config.json")? {
@@ -185,7 +189,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     let start = Instant::now();
     let chunk = args.max_batched_tokens.map_or(prompt.len(), |n| prompt.len().min(n as usize));
     let kv = args.kv.options(&config, Some(chunk))?;
-    let mut runner = args.load.load(machine, Some(prompt.len() + params.max_tokens), kv, |_| ())?;
+    let mut runner = lead.load(&args.load, prompt.len() + params.max_tokens, kv)?;
     runner.check_prompt(&prompt)?;
     if args.max_batched_tokens.is_some() && !runner.attention.remembers() {
         let message = "--max-batched-tokens: attention 'recompute' keeps no K and V, so every pass has the whole sequence; leave the flag out, or take \
@@ -220,6 +224,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     }
 
     let mut stats = stats(&runner, prompt.len(), &output, load_seconds);
+    stats.extend(ranks(&mut runner)?);
     stats.extend(defaults.describe().into_iter().map(|(k, v)| (k.to_owned(), v.into())));
     if args.json {
         let mut object = json!({

@@ -61,12 +61,17 @@ mod logits;
 mod model_args;
 #[cfg(not(feature = "step5"))]
 mod no_gpu;
+#[cfg(not(feature = "step7"))]
+mod no_parallel;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 mod no_update;
 #[cfg(feature = "step4")]
 mod paged_args;
+#[cfg(feature = "step7")]
+mod parallel_args;
 #[cfg(feature = "step4")]
 mod plan;
+mod rank_stats;
 mod render_chat;
 mod stats;
 mod terminal;
@@ -87,10 +92,16 @@ use kv_args::KvArgs as SharedKvArgs;
 use kv_args::KvArgs;
 #[cfg(not(feature = "step5"))]
 use no_gpu::NoGpu as GpuArgs;
+#[cfg(all(feature = "step3", not(feature = "step7")))]
+use no_parallel::Lead;
+#[cfg(not(feature = "step7"))]
+use no_parallel::{NoParallel as ParallelArgs, finish, speaks};
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 use no_update::NoUpdate as UpdateArgs;
 #[cfg(feature = "step4")]
 use paged_args::{PagedArgs as KvArgs, SharedArgs as SharedKvArgs};
+#[cfg(feature = "step7")]
+use parallel_args::{Lead, ParallelArgs, finish, speaks};
 #[cfg(feature = "step4")]
 use update_args::UpdateArgs;
 
@@ -131,6 +142,20 @@ enum Command {
     Kernels(kernels::Args),
 }
 
+impl Command {
+    /// Threads to compute with; 0 for as many as there are cores.
+    fn threads(&self) -> usize {
+        match self {
+            Command::Generate(args) => args.parallel.threads(),
+            #[cfg(feature = "step3")]
+            Command::Batch(args) => args.threads(),
+            #[cfg(feature = "step3")]
+            Command::Bench(args) => args.threads(),
+            _ => 0,
+        }
+    }
+}
+
 /// Commands that later steps bring.
 const LATER: &[(&str, &str)] = &[
     ("batch", "step3"),
@@ -159,7 +184,8 @@ pub fn main() -> ExitCode {
     };
     // The calling thread works too. Otherwise it would wake the others and sleep, some hundred times a step; on two cores that took
     // 5 % of a decode step at 0.6B shapes. (It fails only if there are threads already, and they will do.)
-    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+    let threads = cli.command.threads();
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     if let Err(message) = Isa::asked() {
         terminal::print_error(&message);
         return ExitCode::from(2);
@@ -185,16 +211,20 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "step5")]
         Command::Kernels(args) => kernels::run(args),
     };
-    match outcome {
+    let well = outcome.is_ok();
+    let code = match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Bad) => ExitCode::FAILURE,
         // `stairwell … | head`: nobody reads on, and that is no error.
         Err(Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) if !speaks(&error) => ExitCode::FAILURE,
         Err(error) => {
             terminal::print_error(&error.to_string());
             ExitCode::FAILURE
         }
-    }
+    };
+    finish(well);
+    code
 }
 
 /// A command line that can't be parsed: clap's message in one line.

@@ -56,13 +56,13 @@ fn memory_traffic<B: Machine>(
     // The last output token was never put through the model.
     let kept = (prompt_tokens + output_tokens).saturating_sub(1) as u64;
     let mean_length = prompt_tokens as f64 + output_tokens as f64 / 2.0;
-    let step = runner.weight_bytes_per_step as f64 + mean_length * memory.bytes_per_token as f64;
+    let step = runner.weights.per_step as f64 + mean_length * memory.bytes_per_token as f64;
     let stats = json!({
         "kv_dtype": memory.dtype.map(|dtype| dtype.to_string()),
         "kv_bytes_per_token": memory.bytes_per_token,
         "kv_used_bytes": kept * memory.bytes_per_token,
         "kv_reserved_bytes": memory.reserved_bytes,
-        "weight_bytes_per_step": runner.weight_bytes_per_step,
+        "weight_bytes_per_step": runner.weights.per_step,
         "decode_gigabytes_per_second": seconds_per_token.map(|seconds| step / seconds.max(1e-9) / 1e9),
     });
     match stats {

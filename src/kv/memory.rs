@@ -54,7 +54,7 @@ pub(super) struct Room {
 /// # Errors
 /// If not even one slot fits.
 pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Result<Room> {
-    let free = (free.saturating_sub(options.weight_bytes) as f64 * SHARE) as u64;
+    let free = (options.beside_weights(free) as f64 * SHARE) as u64;
     let free = free.min(match options.budget {
         Some(KvBudget::Bytes(bytes)) => bytes,
         Some(KvBudget::Tokens(tokens)) => tokens as u64 * shape.bytes_per_token(options.dtype),

@@ -1,10 +1,11 @@
 //! What a user can choose about keys and values, in every build.
 
 use crate::{error::Error, tensor::DType};
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// How much K and V to keep, and how.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KvOptions {
     /// `None`: the best of this build.
     pub attention: Option<AttentionKind>,
@@ -24,10 +25,12 @@ pub struct KvOptions {
     pub block_size: Option<usize>,
     /// Host memory for sequences that are swapped out. (`Paged`, step 4.)
     pub swap: KvSwap,
+    /// Other processes or threads that want as much of the same memory, for weights and for K and V. (Step 7.)
+    pub neighbours: usize,
 }
 
 /// Host memory for K and V that are swapped out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvSwap {
     #[default]
     None,
@@ -37,7 +40,7 @@ pub enum KvSwap {
 }
 
 /// How much K and V to keep, over all sequences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvBudget {
     /// `--kv-memory`
     Bytes(u64),
@@ -46,6 +49,11 @@ pub enum KvBudget {
 }
 
 impl KvOptions {
+    /// What is left of `free` bytes beside the weights, for one of those that share them.
+    pub fn beside_weights(&self, free: u64) -> u64 {
+        (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes)
+    }
+
     /// Step 1's: keep nothing.
     pub fn recompute() -> KvOptions {
         KvOptions { attention: Some(AttentionKind::Recompute), ..KvOptions::default() }
@@ -53,7 +61,7 @@ impl KvOptions {
 }
 
 /// An implementation of attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AttentionKind {
     /// Step 1: nothing is kept.
     Recompute,
@@ -103,7 +111,7 @@ impl FromStr for AttentionKind {
 }
 
 /// How K and V are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvDtype {
     /// As they are computed.
     #[default]

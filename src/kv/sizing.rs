@@ -42,7 +42,7 @@ impl Pool {
 
 /// The room for K and V in the host's memory: weights that are mapped are still to be read.
 pub(super) fn host_room(options: &KvOptions, free: u64) -> u64 {
-    (free.saturating_sub(options.weight_bytes) as f64 * SHARE) as u64
+    (options.beside_weights(free) as f64 * SHARE) as u64
 }
 
 /// Plans a pool in `free` bytes: what the options ask for, or what the sequences can use at most.

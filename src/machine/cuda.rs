@@ -1,10 +1,10 @@
 //! [`Machine`] for the CUDA backend, and which device a run gets.
 
-use super::{DeviceKind, Machine, MachineReport};
+use super::{DeviceKind, Machine, MachineReport, MakeMachine};
 use crate::{
     backend::{
         Backend,
-        cuda::{Cuda, CudaOptions, DeviceMemory, Gpu, Simulated},
+        cuda::{Cuda, CudaOptions, Device, DeviceMemory, Gpu, Simulated},
     },
     batch::Batch,
     error::{Error, Result},
@@ -26,8 +26,8 @@ pub fn open(asked: Option<DeviceKind>, options: CudaOptions) -> Result<Option<Cu
             let options = CudaOptions { dtype: options.dtype.or(Some(DType::F32)), ..options };
             Ok(Some(Cuda::with_options(Arc::new(Simulated::default()), options)))
         }
-        Some(DeviceKind::Cuda) => Ok(Some(Cuda::with_options(Arc::new(Gpu::open()?), options))),
-        None if Gpu::is_there() => Ok(Some(Cuda::with_options(Arc::new(Gpu::open()?), options))),
+        Some(DeviceKind::Cuda) => Ok(Some(Cuda::with_options(Arc::new(Gpu::open(0)?), options))),
+        None if Gpu::is_there() => Ok(Some(Cuda::with_options(Arc::new(Gpu::open(0)?), options))),
         None => Ok(None),
     }
 }
@@ -52,6 +52,17 @@ impl Machine for Cuda {
             )));
         }
         Ok(Box::new(OnDevice::new(self.device(), model.attention_shape(), options, room)?))
+    }
+
+    fn for_rank(&self, rank: usize) -> MakeMachine<Cuda> {
+        let (options, real) = (self.options(), self.device().name() == DeviceKind::Cuda.name());
+        Box::new(move || {
+            let device: Arc<dyn Device> = match real {
+                true => Arc::new(Gpu::open(rank)?),
+                false => Arc::new(Simulated::default()),
+            };
+            Ok(Cuda::with_options(device, options))
+        })
     }
 
     fn report(&self) -> MachineReport {
@@ -95,7 +106,9 @@ fn profile(cuda: &Cuda, model: &dyn Model<Cuda>, options: &KvOptions) -> Result<
     attention.begin(cuda, &batch)?;
     let inputs = Inputs { tokens, positions, logit_rows };
     let pass = &mut Pass { backend: cuda, inputs: &inputs, attention: &mut attention, observer: None };
-    cuda.dry_run(|| model.forward(pass))?;
+    let hidden_states = || cuda.take(rows, model.hidden_size());
+    let x = (!model.attention_shape().stage().is_first()).then(hidden_states).transpose()?;
+    cuda.dry_run(|| model.forward_stage(pass, x))?;
     Ok(cuda.activation_bytes())
 }
 

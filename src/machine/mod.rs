@@ -15,6 +15,9 @@ use crate::{
 };
 use std::{fmt, str::FromStr};
 
+/// Makes a machine, or says why there is none.
+pub type MakeMachine<B> = Box<dyn FnOnce() -> Result<B> + Send>;
+
 /// A backend that knows its attention.
 pub trait Machine: Backend {
     /// The attention that the options ask for, or the best one built so far, for a model that is loaded.
@@ -22,6 +25,9 @@ pub trait Machine: Backend {
     /// # Errors
     /// If the machine does not have it, or there is no memory for what it reserves.
     fn attention(&self, model: &dyn Model<Self>, options: &KvOptions) -> Result<Box<dyn Attention<Self>>>;
+
+    /// Makes the machine of another rank in this process, like this one, on that rank's thread. (Step 7.)
+    fn for_rank(&self, rank: usize) -> MakeMachine<Self>;
 
     /// What ran, for stats.
     fn report(&self) -> MachineReport;
@@ -45,6 +51,11 @@ pub struct MachineReport {
 impl Machine for Cpu {
     fn attention(&self, model: &dyn Model<Cpu>, options: &KvOptions) -> Result<Box<dyn Attention<Cpu>>> {
         kv::build(model.attention_shape(), options)
+    }
+
+    fn for_rank(&self, _rank: usize) -> MakeMachine<Cpu> {
+        let isa = self.isa();
+        Box::new(move || Ok(Cpu::with_isa(isa)))
     }
 
     fn report(&self) -> MachineReport {

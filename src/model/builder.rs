@@ -4,7 +4,7 @@
 //! them.
 
 use super::{
-    Alone, Collective, Rank,
+    Alone, Collective, Rank, Stage,
     layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source},
 };
 use crate::{backend::Backend, config::ModelConfig, error::Result};
@@ -15,6 +15,7 @@ pub struct Builder<'a, B: Backend> {
     pub backend: &'a B,
     pub config: &'a ModelConfig,
     pub rank: Rank,
+    pub stage: Stage,
     pub collective: Arc<dyn Collective<B>>,
     /// Module path so far, such as `model.layers.3`.
     pub path: String,
@@ -23,7 +24,8 @@ pub struct Builder<'a, B: Backend> {
 impl<B: Backend> Builder<'_, B> {
     /// A builder for the child module `name`.
     pub fn at(&self, name: &str) -> Builder<'_, B> {
-        Builder { path: self.child(name), collective: self.collective.clone(), ..*self }
+        let (stage, collective) = (self.stage.clone(), self.collective.clone());
+        Builder { path: self.child(name), stage, collective, ..*self }
     }
 
     fn child(&self, name: &str) -> String {

@@ -126,6 +126,10 @@ impl<B: Backend> Model<B> for Decoder<B> {
     }
     // ANCHOR_END: head
 
+    fn hidden_size(&self) -> usize {
+        self.embed_tokens.width()
+    }
+
     fn attention_shape(&self) -> AttentionShape {
         self.attention.clone()
     }
@@ -165,7 +169,7 @@ impl<B: Backend> Decoder<B> {
             norm: model.rms_norm("norm", config.hidden_size)?,
             rotary_emb: rotary_embedding(root.backend, config, max_length)?,
             lm_head: root.lm_head()?,
-            attention: AttentionShape::new(config, root.rank),
+            attention: AttentionShape::new(config, root.rank, &root.stage),
         })
     }
 }

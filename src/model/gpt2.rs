@@ -90,6 +90,10 @@ impl<B: Backend> Model<B> for Gpt2<B> {
         self.lm_head.forward(pass, &x, &self.wte)
     }
 
+    fn hidden_size(&self) -> usize {
+        self.wte.width()
+    }
+
     fn attention_shape(&self) -> AttentionShape {
         self.attention.clone()
     }
@@ -129,7 +133,7 @@ impl<B: Backend> Gpt2<B> {
                 .collect::<Result<_>>()?,
             ln_f: at.layer_norm("ln_f")?,
             lm_head: root.lm_head()?,
-            attention: AttentionShape::new(config, root.rank),
+            attention: AttentionShape::new(config, root.rank, &root.stage),
         })
     }
 }

@@ -22,6 +22,30 @@ pub struct Source {
     pub transposed: bool,
 }
 
+impl Source {
+    /// Numbers that are held.
+    pub fn elements(&self) -> usize {
+        self.rows.len() * self.cols.len()
+    }
+
+    /// Whether all of its tensor is held, by the parts of one weight together.
+    pub fn is_whole(&self, parts: &[Source]) -> bool {
+        let held: usize = parts.iter().filter(|part| part.name == self.name).map(Source::elements).sum();
+        held == self.shape.iter().product::<usize>()
+    }
+
+    /// Whether a load copies it: it is a part of each of the tensor's rows, and other processes hold the rest of them.
+    pub fn is_copied(&self, parts: &[Source]) -> bool {
+        self.cols.len() < self.shape.get(1).copied().unwrap_or(1) && !self.is_whole(parts)
+    }
+
+    /// Where it begins and ends in its tensor, in elements, if it is not copied.
+    pub fn span(&self) -> Range<usize> {
+        let stride = self.shape.get(1).copied().unwrap_or(1);
+        self.rows.start * stride..self.rows.end * stride
+    }
+}
+
 /// A weight, and the checkpoint tensors that its parts come from. Loaded by [`super::load_weights`].
 pub struct Param<B: Backend> {
     pub weight: B::Weight,
@@ -121,6 +145,11 @@ pub struct Embedding<B: Backend> {
 }
 
 impl<B: Backend> Embedding<B> {
+    /// Numbers of a row.
+    pub(super) fn width(&self) -> usize {
+        self.table.sources[0].cols.len()
+    }
+
     /// ids [rows] → [rows, hidden].
     pub(super) fn forward(&self, pass: &mut Pass<B>, ids: &B::Ids) -> Result<B::Tensor> {
         let first_row = self.table.sources[0].rows.start;

@@ -3,7 +3,7 @@
 //! Both are one function. The stream of `(name, tensor)` is matched against the parameters first, every name and shape checked,
 //! and only then is anything written: all of it or nothing.
 
-use super::{Model, Source, TiedNames};
+use super::{Model, Source, Stage, TiedNames};
 use crate::{
     backend::{Backend, Slice},
     checkpoint::{CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, dummy_tensor},
@@ -70,14 +70,13 @@ pub fn load_weights<B: Backend>(
     tensors: impl IntoIterator<Item = (String, HostTensor)>,
     loading: Loading,
 ) -> Result<()> {
-    let sources = parameters(model)?;
-    let tied = model.tied();
-    let mut arrived = Arrived::default();
+    let (sources, tied, stage) = (parameters(model)?, model.tied(), model.attention_shape().stage());
+    let mut arrived = Arrived::of(stage);
     for (name, tensor) in tensors {
         arrived.take(name, tensor, &sources, tied, &loading)?;
     }
     arrived.settle_tied(tied, &loading)?;
-    arrived.check(&sources, &loading)?;
+    arrived.check(&sources, tied, &loading)?;
     arrived.write(backend, model, loading.events)
 }
 // ANCHOR_END: load_weights
@@ -111,11 +110,18 @@ impl<B: Backend> dyn Model<B> {
     /// Those of the backend.
     pub fn load_dummy(&mut self, backend: &B, dtype: DType) -> Result<BTreeMap<String, u64>> {
         let mut sizes = BTreeMap::new();
+        let (stage, tied) = (self.attention_shape().stage(), self.tied().is_some());
         self.visit(&mut |param| {
             for (part, source) in param.sources.iter().enumerate() {
+                if !stage.holds(&source.name, tied) {
+                    continue;
+                }
                 let tensor = dummy_tensor(&source.name, dtype, &source.shape);
-                sizes.insert(source.name.clone(), tensor.data.len() as u64);
-                backend.load(&mut param.weight, part, &slice(source, tensor))?;
+                *sizes.entry(source.name.clone()).or_default() += (source.elements() * dtype.bytes()) as u64;
+                // A view of a part would keep the whole tensor.
+                let whole = source.is_whole(&param.sources);
+                let slice = slice(source, tensor);
+                backend.load(&mut param.weight, part, &if whole { slice } else { packed(slice) })?;
             }
             Ok(())
         })?;
@@ -134,8 +140,8 @@ pub(super) fn parameters<B: Backend>(model: &mut dyn Model<B>) -> Result<BTreeMa
 }
 
 /// What came, by parameter: the tensor, and its name in the checkpoint.
-#[derive(Default)]
 pub(super) struct Arrived {
+    stage: Stage,
     pub(super) tensors: BTreeMap<String, (String, HostTensor)>,
     /// lm_head.weight of a tied model.
     pub(super) tied_head: Option<(String, HostTensor)>,
@@ -144,6 +150,12 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
+    /// Nothing yet, for a stage that will take its own.
+    pub(super) fn of(stage: Stage) -> Arrived {
+        let (skipped, unexpected) = (Vec::new(), Vec::new());
+        Arrived { stage, tensors: BTreeMap::new(), tied_head: None, skipped, unexpected }
+    }
+
     pub(super) fn take(
         &mut self,
         name: String,
@@ -164,6 +176,9 @@ impl Arrived {
                 // A tied head has the embedding's shape.
                 let of = tied.filter(|t| t.head == parameter).map_or(parameter.as_str(), |t| t.embedding);
                 check_tensor(&name, &tensor, &sources[of], loading)?;
+                if !self.stage.holds(&parameter, tied.is_some()) {
+                    return Ok(()); // another stage's
+                }
                 if of != parameter {
                     self.tied_head = Some((name, tensor));
                 } else if let Some((other, _)) =
@@ -204,10 +219,16 @@ impl Arrived {
         Ok(())
     }
 
-    pub(super) fn check(&self, sources: &BTreeMap<String, Vec<usize>>, loading: &Loading) -> Result<()> {
+    pub(super) fn check(
+        &self,
+        sources: &BTreeMap<String, Vec<usize>>,
+        tied: Option<TiedNames>,
+        loading: &Loading,
+    ) -> Result<()> {
+        let lacks = |name: &str| self.stage.holds(name, tied.is_some()) && !self.tensors.contains_key(name);
         let missing: Vec<String> = match loading.completeness {
             Completeness::Some => Vec::new(),
-            Completeness::All => sources.keys().filter(|p| !self.tensors.contains_key(*p)).cloned().collect(),
+            Completeness::All => sources.keys().filter(|name| lacks(name)).cloned().collect(),
         };
         if missing.is_empty() && self.unexpected.is_empty() {
             return Ok(());
@@ -228,7 +249,9 @@ impl Arrived {
         model.visit(&mut |param| {
             for (part, source) in param.sources.iter().enumerate() {
                 let Some((name, tensor)) = self.tensors.get(&source.name) else { continue };
-                backend.load(&mut param.weight, part, &slice(source, tensor.clone()))?;
+                let slice = slice(source, tensor.clone());
+                let slice = if source.is_copied(&param.sources) { packed(slice) } else { slice };
+                backend.load(&mut param.weight, part, &slice)?;
                 // GPT-2's c_attn is one tensor and three parts.
                 if part == 0 || param.sources[part - 1].name != source.name {
                     let (parameter, stacked) = (&source.name, &param.sources);
@@ -265,6 +288,19 @@ fn check_tensor(
 fn slice(source: &Source, tensor: HostTensor) -> Slice {
     Slice { tensor, rows: source.rows.clone(), cols: source.cols.clone(), transposed: source.transposed }
 }
+
+// ANCHOR: packed
+/// A slice whose rows are parts of the tensor's, copied into memory of its own: read in place, every page of the file would have a piece of each rank's.
+fn packed(slice: Slice) -> Slice {
+    let (size, (_, stride)) = (slice.tensor.dtype.bytes(), slice.tensor.matrix_shape());
+    let held = |row: usize| (row * stride + slice.cols.start) * size..(row * stride + slice.cols.end) * size;
+    let bytes: Vec<u8> = slice.rows.clone().flat_map(|row| &slice.tensor.data[held(row)]).copied().collect();
+    let (rows, cols) = (slice.rows.len(), slice.cols.len());
+    let shape = if slice.tensor.shape.len() == 1 { vec![rows] } else { vec![rows, cols] };
+    let tensor = HostTensor::from_bytes(slice.tensor.dtype, &shape, bytes);
+    Slice { tensor, rows: 0..rows, cols: 0..cols, transposed: slice.transposed }
+}
+// ANCHOR_END: packed
 
 /// What checkpoints of the base model alone leave out of their names.
 fn base_prefix(architecture: Architecture) -> &'static str {

@@ -10,6 +10,7 @@ mod decoder;
 mod gpt2;
 mod layers;
 mod load;
+mod part;
 pub mod rope;
 mod tree;
 #[cfg(feature = "step4")]
@@ -22,6 +23,7 @@ pub use decoder::Decoder;
 pub use gpt2::Gpt2;
 pub use layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source, Visit};
 pub use load::{Completeness, LoadEvent, Loading, load_weights, unties};
+pub use part::{Part, Stage};
 pub use tree::module_tree;
 #[cfg(feature = "step4")]
 pub use weight_bytes::{WeightBytes, weight_bytes};
@@ -31,7 +33,7 @@ use crate::{
     config::{Architecture, ModelConfig},
     error::Result,
 };
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 /// The parameter names of a tied pair: the checkpoint may hold either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub trait Model<B: Backend>: Send {
     fn layers(&self, pass: &mut Pass<B>, range: Range<usize>, x: B::Tensor) -> Result<B::Tensor>;
     /// [tokens, hidden] → logits [logit rows, vocabulary].
     fn head(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor>;
+    /// Width of a row between layers.
+    fn hidden_size(&self) -> usize;
     /// What attention must know.
     fn attention_shape(&self) -> AttentionShape;
     /// The tied pair, if lm_head is the embedding.
@@ -64,6 +68,18 @@ pub trait Model<B: Backend>: Send {
         self.head(pass, x)
     }
     // ANCHOR_END: model_forward
+
+    /// A stage's part of a pass: the hidden states that the stage before it gave go in, [tokens, hidden], nothing into the first one. The last one gives
+    /// logits, the others hidden states. (Step 7; a whole model is first and last.)
+    fn forward_stage(&self, pass: &mut Pass<B>, x: Option<B::Tensor>) -> Result<B::Tensor> {
+        let stage = self.attention_shape().stage();
+        let x = match x {
+            Some(x) => x,
+            None => self.embed(pass)?,
+        };
+        let x = self.layers(pass, stage.layers.clone(), x)?;
+        if stage.is_last() { self.head(pass, x) } else { Ok(x) }
+    }
 }
 
 /// A batch's ids, where the backend reads them.
@@ -100,10 +116,10 @@ pub trait Observer<B: Backend> {
 /// # Errors
 /// Those of the backend.
 pub fn build<B: Backend>(backend: &B, config: &ModelConfig, max_length: usize) -> Result<Box<dyn Model<B>>> {
-    build_part(backend, config, max_length, Rank::ALONE, Arc::new(Alone))
+    build_part(backend, config, max_length, Part::whole(config))
 }
 
-/// The same, a rank's part of it: what `collective` puts together.
+/// The same, of which only a part will be loaded.
 ///
 /// # Errors
 /// Those of the backend.
@@ -111,10 +127,10 @@ pub fn build_part<B: Backend>(
     backend: &B,
     config: &ModelConfig,
     max_length: usize,
-    rank: Rank,
-    collective: Arc<dyn Collective<B>>,
+    part: Part<B>,
 ) -> Result<Box<dyn Model<B>>> {
-    let root = Builder { backend, config, rank, collective, path: String::new() };
+    let Part { rank, stage, collective } = part;
+    let root = Builder { backend, config, rank, stage, collective, path: String::new() };
     Ok(match config.architecture {
         Architecture::Gpt2 => Box::new(Gpt2::new(&root)?),
         _ => Box::new(Decoder::new(&root, max_length)?),
@@ -122,10 +138,10 @@ pub fn build_part<B: Backend>(
 }
 
 impl AttentionShape {
-    /// A rank's part of a model's attention.
-    pub fn new(config: &ModelConfig, rank: Rank) -> AttentionShape {
+    /// A part of a model's attention.
+    pub fn new(config: &ModelConfig, rank: Rank, stage: &Stage) -> AttentionShape {
         AttentionShape {
-            layers: 0..config.num_hidden_layers,
+            layers: stage.layers.clone(),
             heads: rank.part(config.num_attention_heads).len(),
             kv_heads: rank.shared_part(config.num_key_value_heads).len(),
             head_dim: config.head_dim,
@@ -133,5 +149,10 @@ impl AttentionShape {
             windows: config.sliding_windows.clone(),
             context: config.context(),
         }
+    }
+
+    /// The stage whose attention it is.
+    pub fn stage(&self) -> Stage {
+        Stage { layers: self.layers.clone(), of: self.windows.len() }
     }
 }

@@ -1,22 +1,14 @@
 //! What ranks say to each other.
 
-use crate::{error::Result, model::Rank};
-
-/// What a rank has done so far: calls, and bytes of its own that it gave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    pub all_reduces: u64,
-    pub all_reduce_bytes: u64,
-    pub all_gathers: u64,
-    pub all_gather_bytes: u64,
-    pub broadcasts: u64,
-    pub sends: u64,
-    pub send_bytes: u64,
-}
+use crate::{
+    error::{Error, Result},
+    model::Rank,
+    runner::Traffic,
+};
 
 // ANCHOR: communicator
-/// A rank's line to the others. All ranks call the same operations in the same order; where they don't, or where one of them is late or gone, every
-/// operation ends with an error that names it.
+/// A rank's line to the others of its group. All ranks call the same operations in the same order; where they don't, or where one of them is late or gone,
+/// every operation ends with an error that names it.
 #[allow(clippy::missing_errors_doc)]
 pub trait Communicator: Send + Sync {
     /// The name in stats, such as `threads`.
@@ -29,13 +21,13 @@ pub trait Communicator: Send + Sync {
     fn all_reduce(&self, x: &mut [f32]) -> Result<()>;
 
     /// What each rank has, in their order. Their lengths may differ.
-    fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>>;
+    fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>>;
 
-    /// `bytes` becomes what rank `root` has there.
+    /// `bytes` becomes what rank `root` has there. The others wait without a deadline, as long as the root is alive: work comes when it comes.
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> Result<()>;
 
-    /// Sends to one rank. Messages from one rank to another come in their order.
-    fn send(&self, to: usize, bytes: &[u8]) -> Result<()>;
+    /// Sends to one rank, and doesn't wait until it has come. Messages from one rank to another come in their order.
+    fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()>;
 
     /// Waits for the next message of one rank.
     fn recv(&self, from: usize) -> Result<Vec<u8>>;
@@ -43,10 +35,20 @@ pub trait Communicator: Send + Sync {
     /// Waits until all ranks are here.
     fn barrier(&self) -> Result<()>;
 
-    /// Tells the others that this rank can't go on, and why: they end with that.
-    fn fail(&self, why: &str);
+    /// Tells the others that a rank can't go on, and why: they end with that.
+    fn fail(&self, error: &Error);
 
     /// What was said so far.
     fn traffic(&self) -> Traffic;
 }
 // ANCHOR_END: communicator
+
+/// Numbers as they are sent.
+pub fn bytes(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Numbers as they came.
+pub fn numbers(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}

@@ -1,9 +1,10 @@
 //! Ranks that are threads of one process. They meet in one place: each brings what it has, and when all have come, each takes what all brought.
 
-use super::{Communicator, Traffic};
+use super::{Communicator, Lines, Topology};
 use crate::{
     error::{Error, Result},
     model::Rank,
+    runner::Traffic,
 };
 use std::{
     collections::VecDeque,
@@ -20,6 +21,8 @@ pub struct Threads {
 
 /// Where ranks meet.
 struct Place {
+    /// What messages call the ranks: their numbers among all.
+    names: Vec<usize>,
     timeout: Duration,
     state: Mutex<State>,
     changed: Condvar,
@@ -45,7 +48,7 @@ struct State {
 #[derive(Clone, Debug, PartialEq)]
 enum Brought {
     AllReduce(Vec<f32>),
-    AllGather(Vec<f32>),
+    AllGather(Vec<u8>),
     Broadcast { root: usize, bytes: Vec<u8> },
     Barrier,
 }
@@ -63,21 +66,35 @@ impl Brought {
 }
 
 impl Threads {
-    /// The lines of `world_size` ranks. An operation that takes longer than `timeout` is an error.
-    pub fn group(world_size: usize, timeout: Duration) -> Vec<Threads> {
+    /// The lines of a group of ranks. Messages call them by these numbers. To wait longer than `timeout` for somebody is an error.
+    pub fn group(names: impl IntoIterator<Item = usize>, timeout: Duration) -> Vec<Threads> {
+        let names: Vec<usize> = names.into_iter().collect();
+        let world_size = names.len();
         let state = State {
             brought: vec![None; world_size],
             mail: vec![vec![VecDeque::new(); world_size]; world_size],
             gone: vec![false; world_size],
             ..State::default()
         };
-        let place = Arc::new(Place { timeout, state: Mutex::new(state), changed: Condvar::new() });
+        let place = Arc::new(Place { names, timeout, state: Mutex::new(state), changed: Condvar::new() });
         let line = |rank| Threads {
             rank: Rank { rank, world_size },
             place: place.clone(),
             traffic: Mutex::default(),
         };
         (0..world_size).map(line).collect()
+    }
+
+    /// The lines of all ranks that share a model.
+    pub fn lines(topology: Topology, timeout: Duration) -> Vec<Lines> {
+        let group = |ranks| Threads::group(ranks, timeout).into_iter().map(|line| Arc::new(line) as Arc<_>);
+        let world = group(0..topology.world_size());
+        let stages = (0..topology.pipeline).flat_map(|stage| group(topology.ranks_of(stage)));
+        let line = |(number_here, (world, stage))| {
+            let here = topology.world_size();
+            Lines { topology, world, stage, here, number_here }
+        };
+        world.zip(stages).enumerate().map(line).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -99,13 +116,17 @@ impl Threads {
         } else {
             let missing =
                 |state: &State| (0..state.brought.len()).find(|rank| state.brought[*rank].is_none());
-            state = self.wait(state, &call, missing, |state| state.meetings > meeting)?;
+            let deadline = (!matches!(state.brought[me], Some(Brought::Broadcast { .. })))
+                .then(|| Instant::now() + self.place.timeout);
+            state = self.wait(state, &call, deadline, missing, |state| state.meetings > meeting)?;
         }
         let all = state.all.clone();
         match all.iter().position(|theirs| theirs.call() != call) {
             None => Ok(all),
             Some(other) => Err(Error::Parallel(format!(
-                "rank {me} calls {call}, and rank {other} {}: they have drifted apart",
+                "rank {} calls {call}, and rank {} {}: they have drifted apart",
+                self.place.names[me],
+                self.place.names[other],
                 all[other].call()
             ))),
         }
@@ -117,28 +138,28 @@ impl Threads {
         &self,
         mut state: MutexGuard<'a, State>,
         call: &str,
+        deadline: Option<Instant>,
         missing: impl Fn(&State) -> Option<usize>,
         there: impl Fn(&State) -> bool,
     ) -> Result<MutexGuard<'a, State>> {
-        let end = Instant::now() + self.place.timeout;
+        let name = |rank: usize| self.place.names[rank];
         loop {
             if there(&state) {
                 return Ok(state);
             }
             if let Some((rank, why)) = &state.failed {
-                return Err(Error::Parallel(format!("rank {rank} failed: {why}")));
+                return Err(Error::RankFailed { rank: *rank, why: why.clone() });
             }
             let who = missing(&state);
             if let Some(rank) = who.filter(|rank| state.gone[*rank]) {
+                let rank = name(rank);
                 return Err(Error::Parallel(format!(
                     "rank {rank} has ended, and others wait for it in {call}"
                 )));
             }
-            let left = end.saturating_duration_since(Instant::now());
+            let left = deadline.map_or(BETWEEN_LOOKS, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
-                let rank = who.map_or("a rank".into(), |rank| format!("rank {rank}"));
-                let seconds = self.place.timeout.as_secs_f64();
-                return Err(Error::Parallel(format!("{rank} did not come to {call} within {seconds} s")));
+                return Err(late(who.map(name), call, self.place.timeout));
             }
             let waited = self.place.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -182,11 +203,11 @@ impl Communicator for Threads {
         Ok(())
     }
 
-    fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>> {
+    fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         let all = self.meet(Brought::AllGather(mine.to_vec()))?;
         self.count(|traffic| {
             traffic.all_gathers += 1;
-            traffic.all_gather_bytes += size_of_val(mine) as u64;
+            traffic.all_gather_bytes += mine.len() as u64;
         });
         let theirs = |brought: &Brought| match brought {
             Brought::AllGather(theirs) => theirs.clone(),
@@ -207,13 +228,13 @@ impl Communicator for Threads {
         Ok(())
     }
 
-    fn send(&self, to: usize, bytes: &[u8]) -> Result<()> {
-        let to = self.other(to)?;
-        self.lock().mail[self.rank.rank][to].push_back(bytes.to_vec());
+    fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
+        let (to, length) = (self.other(to)?, bytes.len() as u64);
+        self.lock().mail[self.rank.rank][to].push_back(bytes);
         self.place.changed.notify_all();
         self.count(|traffic| {
             traffic.sends += 1;
-            traffic.send_bytes += bytes.len() as u64;
+            traffic.send_bytes += length;
         });
         Ok(())
     }
@@ -221,7 +242,8 @@ impl Communicator for Threads {
     fn recv(&self, from: usize) -> Result<Vec<u8>> {
         let (from, me) = (self.other(from)?, self.rank.rank);
         let there = |state: &State| !state.mail[from][me].is_empty();
-        let mut state = self.wait(self.lock(), "send", |_| Some(from), there)?;
+        let deadline = Some(Instant::now() + self.place.timeout);
+        let mut state = self.wait(self.lock(), "send", deadline, |_| Some(from), there)?;
         Ok(state.mail[from][me].pop_front().expect("a message is there"))
     }
 
@@ -229,14 +251,30 @@ impl Communicator for Threads {
         self.meet(Brought::Barrier).map(drop)
     }
 
-    fn fail(&self, why: &str) {
-        self.lock().failed.get_or_insert_with(|| (self.rank.rank, why.to_owned()));
+    fn fail(&self, error: &Error) {
+        let failed = match error {
+            Error::RankFailed { rank, why } => (*rank, why.clone()),
+            own => (self.place.names[self.rank.rank], own.to_string()),
+        };
+        self.lock().failed.get_or_insert(failed);
         self.place.changed.notify_all();
     }
 
     fn traffic(&self) -> Traffic {
         *self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Between two looks at who is still there.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
+
+/// Somebody did not come in time.
+pub(super) fn late(rank: Option<usize>, call: &str, timeout: Duration) -> Error {
+    let rank = rank.map_or("a rank".into(), |rank| format!("rank {rank}"));
+    let seconds = timeout.as_secs_f64();
+    Error::Parallel(format!(
+        "{rank} did not come to {call} within {seconds} s; it hangs, or it is slow and needs a longer --comm-timeout"
+    ))
 }
 
 impl Drop for Threads {
@@ -255,7 +293,7 @@ mod tests {
 
     /// What `f` gives on each of `world_size` ranks.
     fn on_all<T: Send>(world_size: usize, timeout: Duration, f: impl Fn(&Threads) -> T + Sync) -> Vec<T> {
-        let lines = Threads::group(world_size, timeout);
+        let lines = Threads::group(0..world_size, timeout);
         thread::scope(|scope| {
             let run = |line: Threads| {
                 let f = &f;
@@ -287,10 +325,9 @@ mod tests {
 
     #[test]
     fn what_each_has_comes_in_rank_order() {
-        let gathered = on_all(3, LONG, |line| {
-            line.all_gather(&vec![line.rank().rank as f32; line.rank().rank]).unwrap()
-        });
-        assert_eq!(gathered, vec![vec![vec![], vec![1.0], vec![2.0, 2.0]]; 3]);
+        let gathered =
+            on_all(3, LONG, |line| line.all_gather(&vec![line.rank().rank as u8; line.rank().rank]).unwrap());
+        assert_eq!(gathered, vec![vec![vec![], vec![1], vec![2, 2]]; 3]);
         let said = on_all(3, LONG, |line| {
             let mut bytes = vec![line.rank().rank as u8];
             line.broadcast(1, &mut bytes).unwrap();
@@ -305,13 +342,13 @@ mod tests {
         on_all(3, LONG, |line| {
             let Rank { rank, world_size } = line.rank();
             let (next, before) = ((rank + 1) % world_size, (rank + world_size - 1) % world_size);
-            line.send(next, &[rank as u8, 0]).unwrap();
-            line.send(next, &[rank as u8, 1]).unwrap();
+            line.send(next, vec![rank as u8, 0]).unwrap();
+            line.send(next, vec![rank as u8, 1]).unwrap();
             assert_eq!(line.recv(before).unwrap(), [before as u8, 0]);
             assert_eq!(line.recv(before).unwrap(), [before as u8, 1]);
             line.barrier().unwrap();
             assert_eq!((line.traffic().sends, line.traffic().send_bytes), (2, 4));
-            assert!(line.send(rank, &[]).is_err() && line.recv(9).is_err());
+            assert!(line.send(rank, vec![]).is_err() && line.recv(9).is_err());
         });
     }
 
@@ -330,10 +367,16 @@ mod tests {
     #[test]
     fn who_is_late_gone_failed_or_elsewhere_is_named() {
         let late = others_say(Duration::from_millis(50), |_| thread::sleep(Duration::from_millis(400)));
-        assert_eq!(late, vec!["rank 2 did not come to all_reduce of 1 numbers within 0.05 s"; 2]);
+        assert_eq!(
+            late,
+            vec![
+                "rank 2 did not come to all_reduce of 1 numbers within 0.05 s; it hangs, or it is slow and needs a longer --comm-timeout";
+                2
+            ]
+        );
         let gone = others_say(LONG, |_| ());
         assert_eq!(gone, vec!["rank 2 has ended, and others wait for it in all_reduce of 1 numbers"; 2]);
-        let failed = others_say(LONG, |line| line.fail("no memory for K and V"));
+        let failed = others_say(LONG, |line| line.fail(&Error::Request("no memory for K and V".into())));
         assert_eq!(failed, vec!["rank 2 failed: no memory for K and V"; 2]);
         let drifted = others_say(LONG, |line| assert!(line.barrier().is_err()));
         for (rank, said) in drifted.iter().enumerate() {

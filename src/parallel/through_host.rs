@@ -1,6 +1,9 @@
 //! A model's collectives by way of host memory: for every backend and every communicator.
 
-use super::Communicator;
+use super::{
+    Communicator,
+    communicator::{bytes, numbers},
+};
 use crate::{
     backend::{Backend, Shaped},
     error::Result,
@@ -20,7 +23,8 @@ impl<B: Backend> Collective<B> for ThroughHost {
 
     // ANCHOR: gather
     fn gather(&self, backend: &B, x: B::Tensor, cols: usize) -> Result<B::Tensor> {
-        let (rows, parts) = (x.rows(), self.0.all_gather(&backend.download(&x)?)?);
+        let (rows, parts) = (x.rows(), self.0.all_gather(&bytes(&backend.download(&x)?))?);
+        let parts: Vec<Vec<f32>> = parts.iter().map(|part| numbers(part)).collect();
         let mut all = Vec::with_capacity(rows * cols);
         for row in 0..rows {
             for part in &parts {

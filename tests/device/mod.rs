@@ -13,7 +13,7 @@ pub fn device() -> Arc<dyn Device> {
 pub fn device_in(schedule: Schedule) -> Arc<dyn Device> {
     static GPU: OnceLock<Option<Arc<dyn Device>>> = OnceLock::new();
     let gpu = GPU.get_or_init(|| match std::env::var("STAIRWELL_TEST_DEVICE").as_deref() {
-        Ok("cuda") => Some(Arc::new(Gpu::open().expect("a GPU"))),
+        Ok("cuda") => Some(Arc::new(Gpu::open(0).expect("a GPU"))),
         Ok(other) => {
             panic!("STAIRWELL_TEST_DEVICE is '{other}'; cuda is the only one beside the simulated device")
         }

@@ -87,13 +87,18 @@ impl Gpu {
         driver::devices().is_ok()
     }
 
-    /// The first device, with the kernels compiled for it.
+    /// A device by its number, with the kernels compiled for it.
     ///
     /// # Errors
     /// If there is no driver, no device, or no compiler for the kernels, or one of them is too old: one line with the way out.
-    pub fn open() -> Result<Gpu> {
-        driver::devices()?;
-        let device = result::device::get(0).or_say("opening GPU 0")?;
+    pub fn open(number: usize) -> Result<Gpu> {
+        let devices = driver::devices()?;
+        if number >= devices {
+            let message =
+                format!("there is no GPU {number}: the driver has {devices}; each rank wants one of its own");
+            return Err(Error::Device(message));
+        }
+        let device = result::device::get(number as i32).or_say("opening the GPU")?;
         // SAFETY: the device is one of the driver's.
         let context = unsafe { result::primary_ctx::retain(device) }.or_say("making a context on GPU 0")?;
         // SAFETY: it was retained above.

@@ -1,0 +1,245 @@
+//! Ranks that load their parts, meet, and begin.
+
+use super::{
+    Leader, Lines, Member, Threads, Topology, follow, stages,
+    task::{Workload, compare, decode, encode},
+    through_host::ThroughHost,
+};
+use crate::{
+    checkpoint::{Directory, LoadRules},
+    error::{Error, Result},
+    kv::{KvBudget, KvOptions, KvSwap},
+    machine::{Machine, MakeMachine},
+    model::{Attention, KvMemory, Model, Part},
+    runner::{LoadFormat, LoadOptions, ModelRunner, read_config},
+};
+use std::{sync::Arc, thread, time::Duration};
+
+/// How long a rank waits for another one that is alive, unless something else is asked for.
+pub const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What all ranks are told alike: the model, and how it is cut.
+#[derive(Clone)]
+pub struct Setup {
+    pub directory: Directory,
+    pub format: LoadFormat,
+    pub rules: LoadRules,
+    pub topology: Topology,
+    /// Layers of each stage; `None` for stages of about as many bytes.
+    pub stage_layers: Option<Vec<usize>>,
+    /// Micro-batches of a pass; `None` for what the rows are enough for.
+    pub micro_batches: Option<usize>,
+    pub timeout: Duration,
+}
+
+/// Told (bytes, bytes in all) while weights are read.
+pub type OnProgress<'a> = Option<&'a (dyn Fn(u64, u64) + Sync)>;
+
+impl Setup {
+    /// A model of this directory, cut so.
+    pub fn new(directory: Directory, topology: Topology) -> Setup {
+        Setup {
+            directory,
+            format: LoadFormat::default(),
+            rules: LoadRules::default(),
+            topology,
+            stage_layers: None,
+            micro_batches: None,
+            timeout: TIMEOUT,
+        }
+    }
+
+    /// What must be alike in all ranks.
+    fn fingerprint(&self) -> Result<Vec<u8>> {
+        let config = self.directory.read("config.json")?;
+        let cut = format!("{:?} {:?} {:?}", self.topology, self.stage_layers, self.format);
+        Ok([config.unwrap_or_default(), cut.into_bytes()].concat())
+    }
+
+    // ANCHOR: load
+    /// Loads a rank's part, and meets the others: all of them are ready then.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its part, with the way it is cut, or with another rank. The others are told.
+    pub fn load<B: Machine>(
+        &self,
+        machine: B,
+        lines: &Lines,
+        workload: &Workload,
+        progress: OnProgress,
+    ) -> Result<(ModelRunner<B>, Member)> {
+        let load = || {
+            let config = read_config(&self.directory)?;
+            self.topology.check(&config)?;
+            let (rank, topology) = (lines.rank(), self.topology);
+            let stages = stages(&config, topology.pipeline, self.stage_layers.as_deref())?;
+            compare(&*lines.world, "the model's config.json, or the way it is cut", &self.fingerprint()?)?;
+
+            let (stage, slice) = (stages[topology.stage(rank)].clone(), topology.slice(rank));
+            let collective = Arc::new(ThroughHost(lines.stage.clone()));
+            let part = Part { rank: slice, stage: stage.clone(), collective };
+            let (format, rules) = (self.format, self.rules.clone());
+            let kv = KvOptions { neighbours: lines.here - 1, ..workload.kv.clone() };
+            let max_length = workload.max_length;
+            let options = LoadOptions { format, rules, max_length, kv, events: None, progress };
+            let runner =
+                ModelRunner::load_part(machine, &self.directory, options, part, |machine, model, kv| {
+                    alike(machine, model, kv, lines)
+                })?;
+            lines.world.barrier()?;
+            Ok((runner, Member::new(lines.clone(), stage)))
+        };
+        load().inspect_err(|error| lines.fail(error))
+    }
+    // ANCHOR_END: load
+}
+
+/// An attention with room for as much as all ranks have room for: one scheduler gives out the blocks of all.
+fn alike<B: Machine>(
+    machine: &B,
+    model: &dyn Model<B>,
+    kv: &KvOptions,
+    lines: &Lines,
+) -> Result<Box<dyn Attention<B>>> {
+    let attention = machine.attention(model, kv)?;
+    let (mine, least) = least_room(&*attention, lines)?;
+    if mine == least {
+        return Ok(attention);
+    }
+    let block_bytes =
+        attention.memory().pool.map_or(0, |pool| pool.block_size as u64) * attention.memory().bytes_per_token;
+    let block_size = attention.memory().pool.map(|pool| pool.block_size);
+    let kv = KvOptions {
+        budget: block_size.map(|size| KvBudget::Tokens(least.blocks * size)),
+        swap: if least.swap_blocks == 0 {
+            KvSwap::None
+        } else {
+            KvSwap::Bytes(least.swap_blocks as u64 * block_bytes)
+        },
+        max_num_seqs: if block_size.is_none() { Some(least.slots) } else { kv.max_num_seqs },
+        max_model_len: Some(least.max_tokens.min(kv.max_model_len.unwrap_or(usize::MAX))),
+        ..kv.clone()
+    };
+    drop(attention);
+    machine.attention(model, &kv)
+}
+
+/// Room for K and V, in what all ranks count alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Room {
+    blocks: usize,
+    swap_blocks: usize,
+    slots: usize,
+    max_tokens: usize,
+}
+
+/// A rank's own room, and the least that any rank has.
+fn least_room<B: Machine>(attention: &dyn Attention<B>, lines: &Lines) -> Result<(Room, Room)> {
+    let KvMemory { slots, pool, .. } = attention.memory();
+    let mine = Room {
+        blocks: pool.map_or(0, |pool| pool.blocks),
+        swap_blocks: pool.map_or(0, |pool| pool.swap_blocks),
+        slots,
+        max_tokens: attention.max_tokens().unwrap_or(usize::MAX),
+    };
+    let rooms = lines.world.all_gather(&encode(&mine))?;
+    let rooms: Vec<Room> = rooms.iter().map(|room| decode(room)).collect::<Result<_>>()?;
+    let least = |of: fn(&Room) -> usize| rooms.iter().map(of).min().unwrap_or(0);
+    let least = Room {
+        blocks: least(|r| r.blocks),
+        swap_blocks: least(|r| r.swap_blocks),
+        slots: least(|r| r.slots),
+        max_tokens: least(|r| r.max_tokens),
+    };
+    Ok((mine, least))
+}
+
+/// A model on ranks that are threads of this process: the runner of rank 0, which leads them.
+///
+/// # Errors
+/// Whatever is wrong with the model, with the way it is cut, or with a rank.
+pub fn in_threads<B: Machine>(
+    machine: B,
+    setup: &Setup,
+    workload: Workload,
+    progress: OnProgress,
+) -> Result<ModelRunner<B>> {
+    // Said once, before there is anybody who could say it too.
+    setup.topology.check(&read_config(&setup.directory)?)?;
+    let mut lines = Threads::lines(setup.topology, setup.timeout).into_iter();
+    let first = lines.next().expect("a rank");
+    let start = |lines: Lines| {
+        let (make, setup, workload) = (machine.for_rank(lines.rank()), setup.clone(), workload.clone());
+        let name = format!("rank {}", lines.rank());
+        let run = move || serve(make, &setup, &lines, &workload);
+        let failed = |error| Error::Parallel(format!("{name}: no thread for it: {error}"));
+        thread::Builder::new().name(name.clone()).spawn(run).map_err(failed)
+    };
+    let threads = lines.map(start).collect::<Result<Vec<_>>>().inspect_err(|error| first.fail(error))?;
+    let loaded = setup.load(machine, &first, &workload, progress);
+    let (mut runner, member) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+            return Err(error);
+        }
+    };
+    runner.relay = Some(Box::new(Leader::new(member, setup.micro_batches, threads)));
+    Ok(runner)
+}
+
+/// A rank's whole life, on its share of the cores. Rank 0 hears of its errors.
+fn serve<B: Machine>(make: MakeMachine<B>, setup: &Setup, lines: &Lines, workload: &Workload) {
+    let threads = threads_of_a_rank(setup.topology.world_size());
+    // This thread is one of them.
+    let _pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
+    let loaded = make().inspect_err(|error| lines.fail(error));
+    let loaded = loaded.and_then(|machine| setup.load(machine, lines, workload, None));
+    let served = loaded.and_then(|(mut runner, mut member)| follow(&mut runner, &mut member));
+    if let Err(error) = served {
+        lines.fail(&error);
+    }
+}
+
+/// The same for a process that rank 0 has told nothing yet.
+///
+/// # Errors
+/// Those of its part, and of the others.
+pub fn serve_rank<B: Machine>(machine: B, setup: &Setup, lines: &Lines) -> Result<()> {
+    let serve = || {
+        let mut workload = Vec::new();
+        lines.world.broadcast(0, &mut workload)?;
+        let (mut runner, mut member) = setup.load(machine, lines, &decode(&workload)?, None)?;
+        follow(&mut runner, &mut member)
+    };
+    serve().inspect_err(|error| lines.fail(error))
+}
+
+impl Leader {
+    /// A model on ranks that are processes: tells them what to load, loads rank 0's part, and leads them.
+    ///
+    /// # Errors
+    /// As those of [`in_threads`].
+    pub fn over<B: Machine>(
+        machine: B,
+        setup: &Setup,
+        lines: &Lines,
+        workload: Workload,
+        progress: OnProgress,
+    ) -> Result<ModelRunner<B>> {
+        setup.topology.check(&read_config(&setup.directory)?)?;
+        lines.world.broadcast(0, &mut encode(&workload))?;
+        let (mut runner, member) = setup.load(machine, lines, &workload, progress)?;
+        runner.relay = Some(Box::new(Leader::new(member, setup.micro_batches, Vec::new())));
+        Ok(runner)
+    }
+}
+
+/// Threads of each of so many ranks on this machine; 0 for what the variable `RAYON_NUM_THREADS` says.
+pub fn threads_of_a_rank(ranks: usize) -> usize {
+    if std::env::var_os("RAYON_NUM_THREADS").is_some() {
+        return 0;
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (cores / ranks).max(1)
+}

@@ -1,0 +1,139 @@
+//! Who is alive: every process tells every other one twice a second, from a thread of its own.
+//!
+//! A collective of MPI does not say who is missing, and does not end if somebody is. So a rank that computes for long is told from one whose process was
+//! stopped or whose machine is gone by its heartbeat, and a rank that can't go on says why in it.
+
+use super::{pending::Pending, session::Comm};
+use crate::{
+    error::{Error, Result},
+    parallel::task::{decode, encode},
+};
+use mpi::{point_to_point::Source, traits::*};
+use serde::{Deserialize, Serialize};
+use std::{
+    ops::Range,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Between two beats.
+const BEAT: Duration = Duration::from_millis(500);
+/// Between two looks at what has come.
+const LOOK: Duration = Duration::from_millis(50);
+/// A process that has not been heard of for so long is taken for dead.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// What ranks tell each other.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Beat {
+    /// Operations that it has begun.
+    calls: u64,
+    failed: Option<Failure>,
+}
+
+/// Who can't go on, and why; no reason for one that is silent.
+type Failure = (usize, Option<String>);
+
+/// What is known of all ranks.
+pub struct Heartbeat {
+    me: usize,
+    seen: Mutex<Vec<Instant>>,
+    calls: Vec<AtomicU64>,
+    failed: Mutex<Option<Failure>>,
+    stopped: AtomicBool,
+}
+
+impl Heartbeat {
+    /// All of them are here now.
+    pub fn new(me: usize, world_size: usize) -> Heartbeat {
+        Heartbeat {
+            me,
+            seen: Mutex::new(vec![Instant::now(); world_size]),
+            calls: (0..world_size).map(|_| AtomicU64::new(0)).collect(),
+            failed: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Beats and listens until it is stopped.
+    pub fn run(&self, comm: &Comm) {
+        let mut sent: Vec<Option<Pending>> = self.calls.iter().map(|_| None).collect();
+        let (mut last, mut told) = (None::<Instant>, false);
+        while !self.stopped.load(Relaxed) {
+            self.listen(comm);
+            let failed = self.failed();
+            let news = failed.is_some() && !told;
+            if news || last.is_none_or(|last| last.elapsed() >= BEAT) {
+                let beat = encode(&Beat { calls: self.calls[self.me].load(Relaxed), failed });
+                for (rank, sent) in sent.iter_mut().enumerate().filter(|(rank, _)| *rank != self.me) {
+                    // Who does not take the last one gets no more.
+                    if sent.as_mut().is_none_or(Pending::is_done) {
+                        *sent = Some(Pending::send(comm, rank as i32, beat.clone()));
+                    }
+                }
+                (last, told) = (Some(Instant::now()), told || news);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn listen(&self, comm: &Comm) {
+        while let Some(message) = comm.0.any_process().immediate_matched_probe() {
+            let (beat, status) = message.matched_receive_vec::<u8>();
+            let rank = status.source_rank() as usize;
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner)[rank] = Instant::now();
+            let Ok(Beat { calls, failed }) = decode(&beat) else { continue };
+            self.calls[rank].store(calls, Relaxed);
+            if let Some((rank, why)) = failed {
+                self.fail(rank, why);
+            }
+        }
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stopped.store(true, Relaxed);
+    }
+
+    /// A rank can't go on; the first one counts.
+    pub fn fail(&self, rank: usize, why: Option<String>) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((rank, why));
+    }
+
+    fn failed(&self) -> Option<Failure> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This rank begins an operation.
+    pub fn calls(&self) {
+        self.calls[self.me].fetch_add(1, Relaxed);
+    }
+
+    /// The rank of a group that has begun the fewest operations: it is the one that the others wait for.
+    pub fn last_of(&self, group: Range<usize>) -> Option<usize> {
+        group.min_by_key(|rank| self.calls[*rank].load(Relaxed))
+    }
+
+    /// Whether all can go on.
+    ///
+    /// # Errors
+    /// If one can't, or has not been heard of for long.
+    pub fn check(&self) -> Result<()> {
+        let silent = {
+            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            (0..seen.len()).find(|rank| *rank != self.me && seen[*rank].elapsed() > SILENCE)
+        };
+        if let Some(rank) = silent {
+            self.fail(rank, None);
+        }
+        match self.failed() {
+            None => Ok(()),
+            Some((rank, Some(why))) => Err(Error::RankFailed { rank, why }),
+            Some((rank, None)) => Err(Error::RankSilent { rank, seconds: SILENCE.as_secs() }),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Ranks that are processes, started by mpirun on one machine or several.
+//!
+//! Every operation is one of MPI's that return at once, and is then asked for its end until it comes: so a rank that hangs or is gone is noticed
+//! (`heartbeat`), and nobody waits for it for ever. Sums are taken here, from what all ranks have, in their order: `MPI_Allreduce` leaves the order to the
+//! implementation, and with it the last bits.
+
+mod heartbeat;
+mod pending;
+mod session;
+
+pub use session::{finish, mpi_lines, speaks};
+
+use super::{
+    Communicator,
+    communicator::{bytes, numbers},
+    threads::late,
+};
+use crate::{
+    error::{Error, Result},
+    model::Rank,
+    runner::Traffic,
+};
+use ::mpi::{
+    collective::CommunicatorCollectives, point_to_point::Source, request::Request,
+    topology::Communicator as _, traits::*,
+};
+use heartbeat::Heartbeat;
+use pending::{Buffer, Pending};
+use session::Comm;
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Waits shorter than this are spent asking, without sleep.
+const EAGER: Duration = Duration::from_millis(2);
+/// Sleep between two questions afterwards.
+const NAP: Duration = Duration::from_micros(50);
+
+/// See the module's documentation.
+pub struct Mpi {
+    comm: Comm,
+    rank: Rank,
+    /// The number among all of this group's first rank: groups are consecutive.
+    first: usize,
+    timeout: Duration,
+    heartbeat: Arc<Heartbeat>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    traffic: Traffic,
+    /// Messages that are not known to have come.
+    sent: Vec<Pending>,
+}
+
+/// How long an operation may take.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// As long as others are alive.
+    Alive,
+    /// At most the time that ranks wait for each other.
+    Timeout,
+}
+
+impl Mpi {
+    fn new(comm: Comm, first: usize, timeout: Duration, heartbeat: Arc<Heartbeat>) -> Mpi {
+        let rank = Rank { rank: comm.0.rank() as usize, world_size: comm.0.size() as usize };
+        Mpi { comm, rank, first, timeout, heartbeat, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ANCHOR: wait
+    /// Asks until `done` gives something, as long as everybody's heart beats.
+    fn poll<T>(&self, call: &str, wait: Wait, mut done: impl FnMut() -> Option<T>) -> Result<T> {
+        let start = Instant::now();
+        self.heartbeat.calls();
+        loop {
+            if let Some(result) = done() {
+                return Ok(result);
+            }
+            let waited = start.elapsed();
+            if waited < EAGER {
+                thread::yield_now();
+                continue;
+            }
+            self.heartbeat.check()?;
+            if matches!(wait, Wait::Timeout) && waited > self.timeout {
+                let group = self.first..self.first + self.rank.world_size;
+                return Err(late(self.heartbeat.last_of(group), call, self.timeout));
+            }
+            thread::sleep(NAP);
+        }
+    }
+    // ANCHOR_END: wait
+
+    /// Waits for the end of a request. Where it does not come, MPI keeps the request and its buffers: they are never freed then.
+    fn complete<D: ?Sized>(
+        &self,
+        call: &str,
+        wait: Wait,
+        request: Request<'static, D, ::mpi::request::StaticScope>,
+    ) -> Result<()> {
+        let mut open = Some(request);
+        let done = self.poll(call, wait, || match open.take()?.test() {
+            Ok(_) => Some(()),
+            Err(request) => {
+                open = Some(request);
+                None
+            }
+        });
+        mem::forget(open);
+        done
+    }
+
+    /// What each rank has, all of one length.
+    fn gather(&self, call: &str, mine: &[u8]) -> Result<Vec<u8>> {
+        let mine = Buffer::of(mine.to_vec());
+        let all = Buffer::of(vec![0; mine.len() * self.rank.world_size]);
+        let request =
+            self.comm.0.immediate_all_gather_into(::mpi::request::StaticScope, mine.get(), all.get_mut());
+        self.complete(call, Wait::Timeout, request)?;
+        drop(mine.back());
+        Ok(all.back())
+    }
+
+    fn broadcast_exactly(&self, root: usize, data: Vec<u8>) -> Result<Vec<u8>> {
+        let data = Buffer::of(data);
+        let root = self.comm.0.process_at_rank(root as i32);
+        let request = root.immediate_broadcast_into(::mpi::request::StaticScope, data.get_mut());
+        self.complete("broadcast", Wait::Alive, request)?;
+        Ok(data.back())
+    }
+
+    /// A rank that there is.
+    fn other(&self, rank: usize) -> Result<i32> {
+        let Rank { rank: me, world_size } = self.rank;
+        if rank < world_size && rank != me {
+            return Ok(rank as i32);
+        }
+        Err(Error::Parallel(format!("rank {me} of {world_size} names rank {rank} as another one")))
+    }
+}
+
+impl Communicator for Mpi {
+    fn name(&self) -> &'static str {
+        "mpi"
+    }
+
+    fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    fn all_reduce(&self, x: &mut [f32]) -> Result<()> {
+        let call = format!("all_reduce of {} numbers", x.len());
+        let all = if x.is_empty() { Vec::new() } else { self.gather(&call, &bytes(x))? };
+        let size = size_of_val(x);
+        x.fill(0.0);
+        for theirs in all.chunks_exact(size.max(1)) {
+            x.iter_mut().zip(numbers(theirs)).for_each(|(sum, number)| *sum += number);
+        }
+        let traffic = &mut self.state().traffic;
+        traffic.all_reduces += 1;
+        traffic.all_reduce_bytes += size as u64;
+        Ok(())
+    }
+
+    fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let lengths = self.gather("all_gather", &(mine.len() as u64).to_le_bytes())?;
+        let lengths = lengths.as_chunks::<8>().0.iter().map(|n| u64::from_le_bytes(*n) as usize);
+        let longest = lengths.clone().max().unwrap_or(0).max(1);
+        let mut padded = mine.to_vec();
+        padded.resize(longest, 0);
+        let all = self.gather("all_gather", &padded)?;
+        let traffic = &mut self.state().traffic;
+        traffic.all_gathers += 1;
+        traffic.all_gather_bytes += mine.len() as u64;
+        Ok(all.chunks_exact(longest).zip(lengths).map(|(theirs, n)| theirs[..n].to_vec()).collect())
+    }
+
+    fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> Result<()> {
+        if root >= self.rank.world_size {
+            let world_size = self.rank.world_size;
+            return Err(Error::Parallel(format!("broadcast from rank {root}: there are {world_size} ranks")));
+        }
+        let length = self.broadcast_exactly(root, (bytes.len() as u64).to_le_bytes().to_vec())?;
+        let length = u64::from_le_bytes(length.try_into().expect("8 bytes")) as usize;
+        bytes.resize(length, 0);
+        *bytes = self.broadcast_exactly(root, mem::take(bytes))?;
+        self.state().traffic.broadcasts += 1;
+        Ok(())
+    }
+
+    fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
+        let (to, length) = (self.other(to)?, bytes.len() as u64);
+        let mut state = self.state();
+        state.sent.retain_mut(|message| !message.is_done());
+        state.sent.push(Pending::send(&self.comm, to, bytes));
+        state.traffic.sends += 1;
+        state.traffic.send_bytes += length;
+        Ok(())
+    }
+
+    fn recv(&self, from: usize) -> Result<Vec<u8>> {
+        let from = self.comm.0.process_at_rank(self.other(from)?);
+        let (message, status) = self.poll("send", Wait::Timeout, || {
+            // What this rank has sent goes on its way meanwhile.
+            from.immediate_matched_probe()
+        })?;
+        let length = status.count(u8::equivalent_datatype()) as usize;
+        let data = Buffer::of(vec![0; length]);
+        let request = message.immediate_matched_receive_into(::mpi::request::StaticScope, data.get_mut());
+        self.complete("send", Wait::Timeout, request)?;
+        Ok(data.back())
+    }
+
+    fn barrier(&self) -> Result<()> {
+        self.complete("barrier", Wait::Timeout, self.comm.0.immediate_barrier())
+    }
+
+    fn fail(&self, error: &Error) {
+        match error {
+            Error::RankSilent { .. } => {} // everybody hears that by himself
+            Error::RankFailed { rank, why } => self.heartbeat.fail(*rank, Some(why.clone())),
+            own => self.heartbeat.fail(self.first + self.rank.rank, Some(own.to_string())),
+        }
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.state().traffic
+    }
+}

@@ -1,0 +1,118 @@
+//! MPI's beginning and end in this process. There is one of each.
+
+use super::{Mpi, heartbeat::Heartbeat};
+use crate::{
+    error::{Error, Result},
+    parallel::{
+        Lines, Topology,
+        processes::{number_here, processes_here},
+    },
+};
+use mpi::{
+    Threading,
+    environment::Universe,
+    topology::{Color, SimpleCommunicator},
+    traits::*,
+};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// A communicator of MPI's. It is never freed: that would wait for all ranks, and MPI's end frees it.
+#[derive(Clone, Copy)]
+pub struct Comm(pub &'static SimpleCommunicator);
+
+// SAFETY: MPI was started with MPI_THREAD_MULTIPLE, so any thread may call it, several at a time.
+unsafe impl Send for Comm {}
+// SAFETY: as above.
+unsafe impl Sync for Comm {}
+
+impl Comm {
+    fn of(comm: SimpleCommunicator) -> Comm {
+        Comm(Box::leak(Box::new(comm)))
+    }
+}
+
+/// What was begun.
+struct Session {
+    universe: Universe,
+    heartbeat: Arc<Heartbeat>,
+    thread: JoinHandle<()>,
+    world: Arc<Mpi>,
+}
+
+static SESSION: Mutex<Option<Session>> = Mutex::new(None);
+
+/// How long others are given to hear why this process ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// This process's lines to the others that mpirun has started with it.
+///
+/// # Errors
+/// If they are not as many as the topology has ranks, or MPI can't be used by several threads.
+pub fn mpi_lines(topology: Topology, timeout: Duration) -> Result<Lines> {
+    let begun = mpi::initialize_with_threading(Threading::Multiple);
+    let (universe, threading) = begun.ok_or_else(|| Error::Parallel("MPI was started before".into()))?;
+    if threading != Threading::Multiple {
+        let message =
+            "this MPI library can't be called by several threads (MPI_THREAD_MULTIPLE); use one that can";
+        return Err(Error::Parallel(message.into()));
+    }
+    let world = universe.world();
+    let (me, processes, ranks) = (world.rank() as usize, world.size() as usize, topology.world_size());
+    let heartbeat = Arc::new(Heartbeat::new(me, processes));
+    let beats = Comm::of(world.duplicate());
+    let run = {
+        let heartbeat = heartbeat.clone();
+        move || heartbeat.run(&beats)
+    };
+    let thread = thread::Builder::new().name("heartbeat".into()).spawn(run);
+    let thread = thread.map_err(|e| Error::Parallel(format!("no thread for the heartbeat: {e}")))?;
+
+    let stage = world.split_by_color(Color::with_value(topology.stage(me) as i32)).expect("a color");
+    let line = |comm, first| Arc::new(Mpi::new(Comm::of(comm), first, timeout, heartbeat.clone()));
+    let (world, stage) =
+        (line(world.duplicate(), 0), line(stage, topology.ranks_of(topology.stage(me)).start));
+    let session = Session { universe, heartbeat, thread, world: world.clone() };
+    *SESSION.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    if processes != ranks && me > 0 {
+        return Err(Error::RankFailed {
+            rank: 0,
+            why: "it was told a number of ranks that is not that of the processes".into(),
+        });
+    }
+    if processes != ranks {
+        let Topology { tensor, pipeline } = topology;
+        return Err(Error::Usage(format!(
+            "--comm mpi: --tp {tensor} --pp {pipeline} is {ranks} ranks, and mpirun has started {processes} processes; give mpirun -n {ranks}"
+        )));
+    }
+    Ok(Lines { topology, world, stage, here: processes_here().unwrap_or(ranks), number_here: number_here() })
+}
+
+/// Whether it is for this process to say what went wrong, and not for another one: rank 0 speaks for all, or rank 1 where that is silent. What a rank
+/// has met itself it says in any case: others may not come to it before the end.
+pub fn speaks(error: &Error) -> bool {
+    let session = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
+    let me = session.as_ref().map_or(0, |session| session.world.rank.rank);
+    match error {
+        Error::RankSilent { rank: 0, .. } => me == 1,
+        Error::RankSilent { .. } | Error::RankFailed { .. } | Error::Parallel(_) => me == 0,
+        _ => true,
+    }
+}
+
+/// Ends MPI, if it was begun: together with the others if all went well, or else at once, which ends them too.
+pub fn finish(well: bool) {
+    let session = SESSION.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(Session { universe, heartbeat, thread, world }) = session else { return };
+    if well && crate::parallel::Communicator::barrier(&*world).is_ok() {
+        heartbeat.stop();
+        let _ = thread.join();
+        return drop(universe);
+    }
+    thread::sleep(LAST_WORDS);
+    universe.world().abort(1);
+}

@@ -1,0 +1,71 @@
+//! What rank 0 tells the others to do.
+
+use super::Communicator;
+use crate::{
+    batch::Batch,
+    error::{Error, Result},
+    kv::KvOptions,
+    tensor::{DType, HostTensor},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// One thing to do for all ranks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Task {
+    /// A pass over a batch, cut into so many micro-batches.
+    Pass { batch: Batch, micro_batches: usize },
+    /// New values for these parameters, whose bytes follow one by one.
+    Update(Vec<(String, DType, Vec<usize>)>),
+    /// Say what you hold and have done.
+    Report,
+    /// There is no more to do.
+    Stop,
+}
+
+/// What rank 0 tells the others before they load: what depends on its requests.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Workload {
+    /// The longest sequence of this run in tokens, if it is known.
+    pub max_length: Option<usize>,
+    pub kv: KvOptions,
+}
+
+/// As bytes.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("plain data")
+}
+
+/// From bytes of another rank.
+///
+/// # Errors
+/// If they are no such thing: that rank runs another build.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let other = |e| {
+        Error::Parallel(format!(
+            "a message of another rank can't be read ({e}); run the same build everywhere"
+        ))
+    };
+    postcard::from_bytes(bytes).map_err(other)
+}
+
+/// A number that is equal for equal bytes (FNV-1a).
+pub fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ *b as u64).wrapping_mul(0x100_0000_01b3))
+}
+
+/// Compares something that all ranks must have alike.
+///
+/// # Errors
+/// [`Error::Parallel`], naming the first rank that has something else than rank 0.
+pub fn compare(world: &dyn Communicator, what: &str, mine: &[u8]) -> Result<()> {
+    let all = world.all_gather(&checksum(mine).to_le_bytes())?;
+    match all.iter().position(|theirs| *theirs != all[0]) {
+        None => Ok(()),
+        Some(rank) => Err(Error::Parallel(format!("rank {rank} and rank 0 differ in {what}"))),
+    }
+}
+
+/// What an update is about.
+pub fn names_of(tensors: &[(String, HostTensor)]) -> Vec<(String, DType, Vec<usize>)> {
+    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone())).collect()
+}

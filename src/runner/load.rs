@@ -1,0 +1,243 @@
+//! From a checkpoint directory to a model that is ready.
+
+use super::ModelRunner;
+use crate::{
+    backend::{Backend, cpu::Cpu},
+    checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
+    config::ModelConfig,
+    error::Result,
+    kv::KvOptions,
+    machine::Machine,
+    model::{self, Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage},
+    tensor::{Bytes, DType, HostTensor},
+};
+use std::collections::BTreeMap;
+
+/// Where the weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadFormat {
+    /// safetensors files.
+    #[default]
+    Safetensors,
+    /// Random values of the right shapes; needs config.json only.
+    Dummy,
+}
+
+/// How to load a model.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    pub format: LoadFormat,
+    /// What to do with names that are not the model's.
+    pub rules: LoadRules,
+    /// The longest sequence of this run in tokens, if it is known; the model's context otherwise.
+    pub max_length: Option<usize>,
+    /// How K and V are kept.
+    pub kv: KvOptions,
+    /// Told of every tensor.
+    pub events: Option<&'a mut dyn FnMut(LoadEvent)>,
+    /// Told (bytes, bytes in all) while weights are read. Without it they are read when they are first used.
+    pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
+}
+
+/// Reads and parses a directory's config.json.
+///
+/// # Errors
+/// If it is absent or bad.
+pub fn read_config(directory: &Directory) -> Result<ModelConfig> {
+    let json = directory.read("config.json")?;
+    let json = json.ok_or_else(|| CheckpointError::NoConfig { dir: directory.root() })?;
+    Ok(ModelConfig::parse(&json, &directory.path("config.json"))?)
+}
+
+impl ModelRunner<Cpu> {
+    /// Loads a model for the CPU, with the attention that the options ask for.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights.
+    pub fn load(directory: &Directory, options: LoadOptions) -> Result<ModelRunner<Cpu>> {
+        ModelRunner::load_on(Cpu::default(), directory, options)
+    }
+}
+
+impl<B: Machine> ModelRunner<B> {
+    /// Loads a model for a machine, with the attention that the options ask for.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights, or missing on the machine.
+    pub fn load_on(machine: B, directory: &Directory, options: LoadOptions) -> Result<ModelRunner<B>> {
+        // The attention is made once the weights are there: it gets what memory is left.
+        ModelRunner::load_parts(machine, directory, options, |machine, model, kv| {
+            machine.attention(model, kv)
+        })
+    }
+}
+
+impl<B: Backend> ModelRunner<B> {
+    /// Loads a model for a given backend and attention.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights.
+    pub fn load_with(
+        backend: B,
+        directory: &Directory,
+        options: LoadOptions,
+        attention: impl FnOnce(AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
+    ) -> Result<ModelRunner<B>> {
+        ModelRunner::load_parts(backend, directory, options, |_, model, kv| {
+            attention(model.attention_shape(), kv)
+        })
+    }
+
+    fn load_parts(
+        backend: B,
+        directory: &Directory,
+        options: LoadOptions,
+        attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
+    ) -> Result<ModelRunner<B>> {
+        let part = Part::whole(&read_config(directory)?);
+        ModelRunner::load_part(backend, directory, options, part, attention)
+    }
+
+    /// Loads a part of a model: some of its layers, and of every matrix that is cut, some rows or columns. Nothing else is read. (Step 7.)
+    ///
+    /// # Errors
+    /// Whatever is wrong with config.json or the weights, as far as this part can see it.
+    pub fn load_part(
+        backend: B,
+        directory: &Directory,
+        options: LoadOptions,
+        part: Part<B>,
+        attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
+    ) -> Result<ModelRunner<B>> {
+        let mut kv = options.kv.clone();
+        let mut config = read_config(directory)?;
+        let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
+        let build = |config: &ModelConfig| model::build_part(&backend, config, max_length, part.clone());
+        let (model, loaded) = match options.format {
+            LoadFormat::Dummy => {
+                let mut model = build(&config)?;
+                let sizes = model.load_dummy(&backend, config.dtype.unwrap_or(DType::BF16))?;
+                let copied = sizes.values().sum();
+                (model, Loaded { sizes, copied })
+            }
+            LoadFormat::Safetensors => {
+                let tied = config.tie_word_embeddings;
+                let state_dict = StateDict::open_some(directory, |name| part.stage.holds(name, tied))?;
+                config.tie_word_embeddings &= !model::unties(&config, &state_dict);
+                let mut model = build(&config)?;
+                let loaded = load_state_dict(&backend, &mut *model, &config, &state_dict, options)?;
+                (model, loaded)
+            }
+        };
+        kv.weight_bytes = loaded.sizes.values().sum();
+        let attention = attention(&backend, &*model, &kv)?;
+        let weights = loaded.summary(&*model);
+        let mut runner = ModelRunner::new(config, backend, model, attention)?;
+        runner.weights = weights;
+        runner.replays = part.rank.world_size == 1 && part.stage == Stage::whole(&runner.config);
+        runner.max_model_len = runner.max_model_len.min(kv.max_model_len.unwrap_or(usize::MAX));
+        runner.max_chunk = kv.max_chunk.unwrap_or(usize::MAX).max(1);
+        Ok(runner)
+    }
+}
+
+/// Bytes of a model's weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// Held by this process: of parameters that are cut, its slices.
+    pub held: u64,
+    /// Those of them that were copied to memory of its own, or to a device. The others are used where the file is mapped.
+    pub copied: u64,
+    /// What a step with one token reads.
+    pub per_step: u64,
+}
+
+/// What a load has done.
+#[derive(Default)]
+struct Loaded {
+    /// Bytes that are held of each parameter, by name.
+    sizes: BTreeMap<String, u64>,
+    copied: u64,
+}
+
+impl Loaded {
+    /// A tensor of the checkpoint became a parameter, of which `parts` are held.
+    fn add(&mut self, parameter: &str, dtype: DType, parts: &[Source], in_place: bool) -> u64 {
+        let bytes = |source: &Source| (source.elements() * dtype.bytes()) as u64;
+        let held = || parts.iter().filter(|source| source.name == parameter);
+        let size = held().map(bytes).sum();
+        self.copied += held().filter(|s| !in_place || s.is_copied(parts)).map(bytes).sum::<u64>();
+        self.sizes.insert(parameter.to_owned(), size);
+        size
+    }
+
+    /// In all. A pass over one token reads everything but the embedding tables, of which it reads a row; a tied table is lm_head too, and
+    /// read whole where that is.
+    fn summary<B: Backend>(&self, model: &dyn Model<B>) -> Weights {
+        let is_table = |name: &str| {
+            ["embed_tokens.weight", "wte.weight", "wpe.weight"].iter().any(|t| name.ends_with(t))
+        };
+        let last = model.attention_shape().stage().is_last();
+        let is_head = |name: &str| last && model.tied().is_some_and(|tied| tied.embedding == name);
+        let read = self.sizes.iter().filter(|(name, _)| !is_table(name) || is_head(name));
+        let per_step = read.map(|(_, bytes)| bytes).sum();
+        Weights { held: self.sizes.values().sum(), copied: self.copied, per_step }
+    }
+}
+
+/// Loads a checkpoint's weights.
+fn load_state_dict<B: Backend>(
+    backend: &B,
+    model: &mut dyn Model<B>,
+    config: &ModelConfig,
+    state_dict: &StateDict,
+    options: LoadOptions,
+) -> Result<Loaded> {
+    let (mut in_file, mut loaded) = (Vec::new(), Loaded::default());
+    let mut events = options.events;
+    // What a backend copies is read by then, one tensor after the other; what it uses in place is touched at the end.
+    let in_place = backend.in_place();
+    let copied = options.progress.filter(|_| !in_place);
+    let total = state_dict.total_bytes();
+    let mut watch = |event: LoadEvent| {
+        if let LoadEvent::Loaded { parameter, tensor, stacked, .. } = &event {
+            let bytes = loaded.add(parameter, tensor.dtype, stacked, in_place);
+            in_file.extend(views(tensor, parameter, stacked));
+            if let Some(progress) = copied {
+                progress(bytes, total);
+            }
+        }
+        if let Some(events) = &mut events {
+            events(event);
+        }
+    };
+    let loading = Loading {
+        architecture: config.architecture,
+        rules: &options.rules,
+        completeness: Completeness::All,
+        file_of: &|name| state_dict.file_of(name),
+        origin: state_dict.directory().root(),
+        events: &mut watch,
+    };
+    model::load_weights(backend, model, state_dict.tensors(), loading)?;
+    if let Some(progress) = options.progress.filter(|_| in_place) {
+        let total = in_file.iter().map(|bytes| bytes.len() as u64).sum();
+        prefetch(&in_file, |bytes| progress(bytes, total));
+    }
+    Ok(loaded)
+}
+
+/// What will be read of a tensor where it is mapped.
+fn views<'a>(
+    tensor: &'a HostTensor,
+    parameter: &'a str,
+    parts: &'a [Source],
+) -> impl Iterator<Item = Bytes> + 'a {
+    let (size, whole) = (tensor.dtype.bytes(), |source: &Source| source.is_whole(parts));
+    let in_place = parts.iter().filter(move |source| source.name == parameter && !source.is_copied(parts));
+    let first_of_whole = in_place.enumerate().filter(move |(i, source)| *i == 0 || !whole(source));
+    first_of_whole.map(move |(_, source)| {
+        let span = source.span();
+        tensor.data.part(span.start * size..span.end * size)
+    })
+}
