@@ -207,8 +207,8 @@ fn a_size_that_does_not_divide_is_refused_with_those_that_do() {
     (config.num_attention_heads, config.num_key_value_heads) = (12, 2);
     for ranks in [0, 3, 5, 8, 24] {
         let said = check_ranks(&config, ranks).unwrap_err().to_string();
-        let sizes = "the model has 12 query heads on 2 of K and V; take 1, 2, 4, 6, 12";
-        assert_eq!(said, format!("{ranks} ranks: each takes whole heads, and {sizes}"));
+        let sizes = "the model has 12 query heads on 2 of K and V; give 1, 2, 4, 6, 12";
+        assert_eq!(said, format!("--tp {ranks}: each rank takes whole heads, and {sizes}"));
     }
 }
 

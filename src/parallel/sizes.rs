@@ -24,7 +24,7 @@ pub fn check_ranks(config: &ModelConfig, ranks: usize) -> Result<()> {
     let sizes: Vec<String> =
         (1..=heads).filter(|ranks| divides(config, *ranks)).map(|n| n.to_string()).collect();
     Err(Error::Usage(format!(
-        "{ranks} ranks: each takes whole heads, and the model has {heads} query heads on {kv_heads} of K and V; take {}",
+        "--tp {ranks}: each rank takes whole heads, and the model has {heads} query heads on {kv_heads} of K and V; give {}",
         sizes.join(", ")
     )))
 }

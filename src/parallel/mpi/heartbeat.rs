@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     ops::Range,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -38,10 +38,23 @@ struct Beat {
 /// Who can't go on, and why; no reason for one that is silent.
 type Failure = (usize, Option<String>);
 
+/// When this process last listened, and when it last heard of each rank.
+struct Seen {
+    listened: Instant,
+    heard: Vec<Instant>,
+}
+
+impl Seen {
+    /// Whether this process itself was stopped, or had no time to listen: then it can't tell who is silent.
+    fn was_away(&self) -> bool {
+        self.listened.elapsed() > SILENCE / 2
+    }
+}
+
 /// What is known of all ranks.
 pub struct Heartbeat {
     me: usize,
-    seen: Mutex<Vec<Instant>>,
+    seen: Mutex<Seen>,
     calls: Vec<AtomicU64>,
     failed: Mutex<Option<Failure>>,
     stopped: AtomicBool,
@@ -52,7 +65,7 @@ impl Heartbeat {
     pub fn new(me: usize, world_size: usize) -> Heartbeat {
         Heartbeat {
             me,
-            seen: Mutex::new(vec![Instant::now(); world_size]),
+            seen: Mutex::new(Seen { listened: Instant::now(), heard: vec![Instant::now(); world_size] }),
             calls: (0..world_size).map(|_| AtomicU64::new(0)).collect(),
             failed: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -81,11 +94,20 @@ impl Heartbeat {
         }
     }
 
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn listen(&self, comm: &Comm) {
+        let mut seen = self.seen();
+        if seen.was_away() {
+            seen.heard.fill(Instant::now());
+        }
+        seen.listened = Instant::now();
         while let Some(message) = comm.0.any_process().immediate_matched_probe() {
             let (beat, status) = message.matched_receive_vec::<u8>();
             let rank = status.source_rank() as usize;
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner)[rank] = Instant::now();
+            seen.heard[rank] = Instant::now();
             let Ok(Beat { calls, failed }) = decode(&beat) else { continue };
             self.calls[rank].store(calls, Relaxed);
             if let Some((rank, why)) = failed {
@@ -124,8 +146,9 @@ impl Heartbeat {
     /// If one can't, or has not been heard of for long.
     pub fn check(&self) -> Result<()> {
         let silent = {
-            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            (0..seen.len()).find(|rank| *rank != self.me && seen[*rank].elapsed() > SILENCE)
+            let seen = self.seen();
+            let is_silent = |rank: &usize| *rank != self.me && seen.heard[*rank].elapsed() > SILENCE;
+            (0..seen.heard.len()).filter(|_| !seen.was_away()).find(is_silent)
         };
         if let Some(rank) = silent {
             self.fail(rank, None);

@@ -3,6 +3,7 @@
 use super::{Mpi, heartbeat::Heartbeat};
 use crate::{
     error::{Error, Result},
+    model::Rank,
     parallel::{
         Lines, Topology,
         processes::{number_here, processes_here},
@@ -15,7 +16,7 @@ use mpi::{
     traits::*,
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -48,40 +49,44 @@ static SESSION: Mutex<Option<Session>> = Mutex::new(None);
 /// How long others are given to hear why this process ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// This process's lines to the others that mpirun has started with it.
+impl Session {
+    fn begin(timeout: Duration) -> Result<Session> {
+        let begun = mpi::initialize_with_threading(Threading::Multiple);
+        let (universe, threading) = begun.ok_or_else(|| Error::Parallel("MPI was started before".into()))?;
+        if threading != Threading::Multiple {
+            let message =
+                "this MPI library can't be called by several threads (MPI_THREAD_MULTIPLE); use one that can";
+            return Err(Error::Parallel(message.into()));
+        }
+        let world = universe.world();
+        let heartbeat = Arc::new(Heartbeat::new(world.rank() as usize, world.size() as usize));
+        let (beats, beating) = (Comm::of(world.duplicate()), heartbeat.clone());
+        let thread = thread::Builder::new().name("heartbeat".into()).spawn(move || beating.run(&beats));
+        let thread = thread.map_err(|e| Error::Parallel(format!("no thread for the heartbeat: {e}")))?;
+        let world = Arc::new(Mpi::new(Comm::of(world.duplicate()), 0, timeout, heartbeat.clone()));
+        Ok(Session { universe, heartbeat, thread, world })
+    }
+}
+
+fn session() -> MutexGuard<'static, Option<Session>> {
+    SESSION.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This process's lines to the others that mpirun has started with it. All of them ask for the same.
 ///
 /// # Errors
 /// If they are not as many as the topology has ranks, or MPI can't be used by several threads.
 pub fn mpi_lines(topology: Topology, timeout: Duration) -> Result<Lines> {
-    let begun = mpi::initialize_with_threading(Threading::Multiple);
-    let (universe, threading) = begun.ok_or_else(|| Error::Parallel("MPI was started before".into()))?;
-    if threading != Threading::Multiple {
-        let message =
-            "this MPI library can't be called by several threads (MPI_THREAD_MULTIPLE); use one that can";
-        return Err(Error::Parallel(message.into()));
-    }
-    let world = universe.world();
-    let (me, processes, ranks) = (world.rank() as usize, world.size() as usize, topology.world_size());
-    let heartbeat = Arc::new(Heartbeat::new(me, processes));
-    let beats = Comm::of(world.duplicate());
-    let run = {
-        let heartbeat = heartbeat.clone();
-        move || heartbeat.run(&beats)
+    let mut session = session();
+    let session = match &mut *session {
+        Some(session) => session,
+        none => none.insert(Session::begin(timeout)?),
     };
-    let thread = thread::Builder::new().name("heartbeat".into()).spawn(run);
-    let thread = thread.map_err(|e| Error::Parallel(format!("no thread for the heartbeat: {e}")))?;
-
-    let stage = world.split_by_color(Color::with_value(topology.stage(me) as i32)).expect("a color");
-    let line = |comm, first| Arc::new(Mpi::new(Comm::of(comm), first, timeout, heartbeat.clone()));
-    let (world, stage) =
-        (line(world.duplicate(), 0), line(stage, topology.ranks_of(topology.stage(me)).start));
-    let session = Session { universe, heartbeat, thread, world: world.clone() };
-    *SESSION.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    let Rank { rank: me, world_size: processes } = session.world.rank;
+    let ranks = topology.world_size();
     if processes != ranks && me > 0 {
-        return Err(Error::RankFailed {
-            rank: 0,
-            why: "it was told a number of ranks that is not that of the processes".into(),
-        });
+        let why = "it was told a number of ranks that is not that of the processes".into();
+        return Err(Error::RankFailed { rank: 0, why });
     }
     if processes != ranks {
         let Topology { tensor, pipeline } = topology;
@@ -89,14 +94,18 @@ pub fn mpi_lines(topology: Topology, timeout: Duration) -> Result<Lines> {
             "--comm mpi: --tp {tensor} --pp {pipeline} is {ranks} ranks, and mpirun has started {processes} processes; give mpirun -n {ranks}"
         )));
     }
-    Ok(Lines { topology, world, stage, here: processes_here().unwrap_or(ranks), number_here: number_here() })
+    let number = topology.stage(me);
+    let stage = session.universe.world().split_by_color(Color::with_value(number as i32)).expect("a color");
+    let first = topology.ranks_of(number).start;
+    let stage = Arc::new(Mpi::new(Comm::of(stage), first, timeout, session.heartbeat.clone()));
+    let (here, number_here) = (processes_here().unwrap_or(ranks), number_here());
+    Ok(Lines { topology, world: session.world.clone(), stage, here, number_here })
 }
 
 /// Whether it is for this process to say what went wrong, and not for another one: rank 0 speaks for all, or rank 1 where that is silent. What a rank
 /// has met itself it says in any case: others may not come to it before the end.
 pub fn speaks(error: &Error) -> bool {
-    let session = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
-    let me = session.as_ref().map_or(0, |session| session.world.rank.rank);
+    let me = session().as_ref().map_or(0, |session| session.world.rank.rank);
     match error {
         Error::RankSilent { rank: 0, .. } => me == 1,
         Error::RankSilent { .. } | Error::RankFailed { .. } | Error::Parallel(_) => me == 0,
@@ -106,8 +115,8 @@ pub fn speaks(error: &Error) -> bool {
 
 /// Ends MPI, if it was begun: together with the others if all went well, or else at once, which ends them too.
 pub fn finish(well: bool) {
-    let session = SESSION.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(Session { universe, heartbeat, thread, world }) = session else { return };
+    let begun = session().take();
+    let Some(Session { universe, heartbeat, thread, world }) = begun else { return };
     if well && crate::parallel::Communicator::barrier(&*world).is_ok() {
         heartbeat.stop();
         let _ = thread.join();

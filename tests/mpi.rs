@@ -1,0 +1,221 @@
+//! Step 7 over MPI: ranks that are processes give the tokens of one worker, and none of them waits for one that is gone.
+//!
+//! `cargo test --features full,mpi --test mpi`. It starts itself again under mpirun, once for each number of ranks.
+
+mod common;
+
+use common::{Reference, fixture, fixtures, greedy_params, program};
+use serde_json::{Value, json};
+use stairwell::{
+    backend::cpu::Cpu,
+    checkpoint::Directory,
+    generate::generate,
+    kv::KvOptions,
+    parallel::{self, Leader, Setup, Topology, Workload, mpi_lines, serve_rank},
+    runner::read_config,
+};
+use std::{
+    env, fs,
+    io::{BufRead, BufReader},
+    ops::ControlFlow,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Set in the processes that mpirun starts.
+const INSIDE: &str = "STAIRWELL_TEST_RANKS";
+
+fn main() {
+    if let Ok(ranks) = env::var(INSIDE) {
+        return every_cut(ranks.parse().unwrap());
+    }
+    if env::args().any(|arg| arg == "--list") {
+        return;
+    }
+    for ranks in [2, 3, 4, 6, 12] {
+        let mut command = mpirun(ranks);
+        let ran = command.arg(env::current_exe().unwrap()).env(INSIDE, ranks.to_string()).output().unwrap();
+        assert!(ran.status.success(), "{ranks} ranks: {}", text(&ran));
+        print!("{}", String::from_utf8_lossy(&ran.stdout));
+    }
+    type Test = (&'static str, fn());
+    let tests: [Test; 5] = [
+        ("the_command_gives_the_same_text", the_command_gives_the_same_text),
+        ("the_wrong_number_of_processes_is_said", the_wrong_number_of_processes_is_said),
+        ("a_rank_that_cannot_load_is_named", a_rank_that_cannot_load_is_named),
+        ("a_killed_rank_ends_the_run", a_killed_rank_ends_the_run),
+        ("a_hung_rank_ends_the_run", a_hung_rank_ends_the_run),
+    ];
+    for (name, test) in tests {
+        test();
+        println!("test {name} ... ok");
+    }
+}
+
+/// mpirun with so many processes, wherever and as whoever this runs.
+fn mpirun(processes: usize) -> Command {
+    let mut command = Command::new("mpirun");
+    command.args(["--oversubscribe", "-n", &processes.to_string()]);
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command
+}
+
+/// `stairwell` on two by two ranks.
+fn stairwell(args: &[&str]) -> Command {
+    let mut command = mpirun(4);
+    command.arg(program().get_program()).args(args).args(["--tp", "2", "--pp", "2", "--comm", "mpi"]);
+    command
+}
+
+fn text(ran: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr))
+}
+
+/// In a process of `ranks`: every fixture, cut in every way into so many ranks.
+fn every_cut(ranks: usize) {
+    for name in fixtures() {
+        let (directory, want) = (Directory::Disk(fixture(&name)), Reference::of(&name));
+        let config = read_config(&directory).unwrap();
+        let cuts = (1..=4).map(|tensor| Topology { tensor, pipeline: ranks / tensor });
+        let cuts =
+            cuts.filter(|cut| cut.world_size() == ranks && cut.pipeline <= 3 && cut.check(&config).is_ok());
+        for cut in cuts.filter(|_| !want.greedy.is_empty()) {
+            let setup = Setup { micro_batches: Some(2), ..Setup::new(directory.clone(), cut) };
+            let lines = mpi_lines(cut, Duration::from_secs(60)).unwrap();
+            if lines.rank() > 0 {
+                serve_rank(Cpu::default(), &setup, &lines).unwrap();
+                continue;
+            }
+            let workload = Workload { max_length: None, kv: KvOptions::default() };
+            let mut runner = Leader::over(Cpu::default(), &setup, &lines, workload, None).unwrap();
+            let params = greedy_params(want.greedy.len());
+            let output =
+                generate(&mut runner, &want.prompt, &params, &mut |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!(output.ids, want.greedy, "{name} on {cut:?}");
+            println!("test {name}, {} slices of {} stages ... ok", cut.tensor, cut.pipeline);
+        }
+    }
+    parallel::finish(true);
+}
+
+fn the_command_gives_the_same_text() {
+    let args =
+        ["generate", "--prompt", "Once upon a time", "--max-tokens", "20", "--temperature", "0", "--json"];
+    let alone: Value = serde_json::from_slice(&program().args(args).output().unwrap().stdout).unwrap();
+    let ran = stairwell(&args).output().unwrap();
+    assert!(ran.status.success(), "{}", text(&ran));
+    let together: Value = serde_json::from_slice(&ran.stdout).unwrap_or_else(|_| panic!("{}", text(&ran)));
+    assert_eq!(together["output_ids"], alone["output_ids"]);
+    let stats = &together["stats"];
+    assert_eq!((&stats["comm"], &stats["world_size"]), (&json!("mpi"), &json!(4)));
+    let layers = stats["ranks"][0]["layers"][1].as_u64().unwrap();
+    assert_eq!(stats["all_reduces"], 20 * (2 * layers + 1));
+}
+
+fn the_wrong_number_of_processes_is_said() {
+    let mut command = mpirun(3);
+    command.arg(program().get_program()).args(["generate", "--prompt", "x", "--tp", "2", "--comm", "mpi"]);
+    let said = text(&command.output().unwrap());
+    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error:")).collect();
+    let want =
+        "error: --comm mpi: --tp 2 --pp 1 is 2 ranks, and mpirun has started 3 processes; give mpirun -n 2";
+    assert_eq!(errors, [want], "{said}");
+}
+
+/// The second stage's checkpoint lacks a tensor, which the first stage does not look for.
+fn a_rank_that_cannot_load_is_named() {
+    let copy = common::Checkpoint::copy("qwen2-deep");
+    copy.edit_header("model-00005-of-00005.safetensors", |header| {
+        let name = header.keys().find(|name| name.contains("layers.4")).unwrap().clone();
+        header.remove(&name);
+    });
+    let dir = copy.path().to_str().unwrap();
+    let ran = stairwell(&["generate", "--model", dir, "--prompt-ids", "5,6"]).output().unwrap();
+    let said = text(&ran);
+    assert!(
+        !ran.status.success() && said.contains("error: rank 2 failed") && said.contains("layers.4"),
+        "{said}"
+    );
+}
+
+/// A batch of many requests, under way: the process, and where its results are.
+struct Run {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+const REQUESTS: usize = 4000;
+
+impl Run {
+    fn start() -> Run {
+        let dir = tempfile::tempdir().unwrap();
+        let request = |i| json!({"id": i, "prompt": "Once upon a time", "max_tokens": 150, "seed": i, "ignore_eos": true});
+        let requests: String = (0..REQUESTS).map(|i| format!("{}\n", request(i))).collect();
+        fs::write(dir.path().join("in.jsonl"), requests).unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (input, output) = (path("in.jsonl"), path("out.jsonl"));
+        let mut command = stairwell(&["batch", "--input", &input, "--output", &output]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let run = Run { child, dir };
+        let end = Instant::now() + Duration::from_secs(60);
+        while run.results().is_none_or(|results| results.is_empty()) {
+            assert!(Instant::now() < end, "no result after a minute");
+            thread::sleep(Duration::from_millis(20));
+        }
+        run
+    }
+
+    fn results(&self) -> Option<String> {
+        fs::read_to_string(self.dir.path().join("out.jsonl")).ok()
+    }
+
+    /// The process of a rank, as mpirun has numbered it.
+    fn process_of(&self, rank: usize) -> u32 {
+        let input = self.dir.path().join("in.jsonl").to_str().unwrap().to_owned();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_it = |process: &u32| {
+            let read =
+                |file| fs::read(Path::new("/proc").join(process.to_string()).join(file)).unwrap_or_default();
+            let has =
+                |bytes: Vec<u8>, part: &str| bytes.split(|b| *b == 0).any(|word| word == part.as_bytes());
+            has(read("cmdline"), &input) && has(read("environ"), &format!("OMPI_COMM_WORLD_RANK={rank}"))
+        };
+        numbers.find(is_it).expect("the rank's process")
+    }
+
+    /// Does something to a rank; what is said then, and how long it takes to the end.
+    fn signal(mut self, signal: &str, rank: usize) -> (String, Duration) {
+        let process = self.process_of(rank).to_string();
+        assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
+        let start = Instant::now();
+        let lines = BufReader::new(self.child.stderr.take().unwrap()).lines();
+        let said: String = lines.map_while(Result::ok).map(|line| line + "\n").collect();
+        assert!(!self.child.wait().unwrap().success(), "{said}");
+        let results = self.results().unwrap();
+        assert!(results.ends_with('\n') && results.lines().count() < REQUESTS, "all done before the signal");
+        results.lines().for_each(|line| assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}"));
+        (said, start.elapsed())
+    }
+}
+
+fn a_killed_rank_ends_the_run() {
+    for rank in [3, 0] {
+        let (said, time) = Run::start().signal("-KILL", rank);
+        assert!(
+            said.contains(&format!("rank {rank} ")) && time < Duration::from_secs(30),
+            "{time:?}: {said}"
+        );
+    }
+}
+
+fn a_hung_rank_ends_the_run() {
+    for rank in [2, 0] {
+        let (said, time) = Run::start().signal("-STOP", rank);
+        let want = format!("error: rank {rank}: nothing was heard of it for 10 s");
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+        assert!(said.contains(&want) && time < Duration::from_secs(30), "{time:?}: {said}");
+    }
+}
