@@ -4,6 +4,9 @@
 //! binary itself (the demo checkpoint) or of a vector, and cloning it clones a pointer.
 //! The bytes may start at any address: safetensors does not align them, so every reader goes by bytes.
 
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
+use memmap2::{Mmap, MmapMut};
 use std::{fmt, ops::Range, sync::Arc};
 
 /// The dtypes that safetensors knows. Weights are used as stored when [`DType::is_weight`] says so.
@@ -76,7 +79,24 @@ impl fmt::Display for DType {
 }
 
 /// Whatever keeps bytes alive: a memory map, a vector, the binary's own data.
-pub type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type Owner = Arc<dyn Keep>;
+
+/// Keeps bytes alive.
+pub trait Keep: AsRef<[u8]> + Send + Sync {
+    /// A range will not be read soon: its memory may be given back, if it can be read again from a file.
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl Keep for Vec<u8> {}
+impl Keep for &'static [u8] {}
+impl Keep for MmapMut {}
+impl Keep for Mmap {
+    #[cfg(unix)]
+    fn release(&self, range: Range<usize>) {
+        // SAFETY: the map is of a file, shared and read-only: pages that are given back are read again when they are touched.
+        let _ = unsafe { self.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+    }
+}
 
 /// A range of bytes together with what keeps them alive. Cloning is cheap.
 #[derive(Clone)]
@@ -96,6 +116,11 @@ impl Bytes {
             "bytes {range:?} of an owner that is shorter"
         );
         Bytes { owner, range }
+    }
+
+    /// They will not be read soon.
+    pub fn release(&self) {
+        self.owner.release(self.range.clone());
     }
 
     /// A range of these bytes.

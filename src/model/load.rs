@@ -294,8 +294,10 @@ fn slice(source: &Source, tensor: HostTensor) -> Slice {
 fn packed(slice: Slice) -> Slice {
     let (size, (_, stride)) = (slice.tensor.dtype.bytes(), slice.tensor.matrix_shape());
     let held = |row: usize| (row * stride + slice.cols.start) * size..(row * stride + slice.cols.end) * size;
-    let bytes: Vec<u8> = slice.rows.clone().flat_map(|row| &slice.tensor.data[held(row)]).copied().collect();
     let (rows, cols) = (slice.rows.len(), slice.cols.len());
+    let mut bytes = Vec::with_capacity(rows * cols * size);
+    slice.rows.clone().for_each(|row| bytes.extend_from_slice(&slice.tensor.data[held(row)]));
+    slice.tensor.data.release();
     let shape = if slice.tensor.shape.len() == 1 { vec![rows] } else { vec![rows, cols] };
     let tensor = HostTensor::from_bytes(slice.tensor.dtype, &shape, bytes);
     Slice { tensor, rows: 0..rows, cols: 0..cols, transposed: slice.transposed }
