@@ -17,6 +17,7 @@ use std::{
 const DRIVER: &str = "libcuda.so.1";
 const NVRTC: &str = "libnvrtc.so.13";
 const CUBLAS: &str = "libcublas.so.13";
+const NCCL: &str = "libnccl.so";
 
 /// The library, built once.
 fn stand_in() -> &'static Path {
@@ -139,6 +140,27 @@ fn a_gpu_is_used_where_there_is_one_and_computes_in_the_dtype_of_the_weights() {
     assert_eq!(Machine::with(&[]).generate("llama3", &[])["stats"]["device"], "cpu");
     let no_device = Machine::complete().setting("STAND_IN", "no-device");
     assert_eq!(no_device.generate("llama3", &[])["stats"]["device"], "cpu");
+}
+
+/// Ranks in threads, each with a GPU of its own: sums are NCCL's where it is installed, and go by way of the host where it is not.
+#[cfg(feature = "step7")]
+#[test]
+fn ranks_add_up_on_their_gpus() {
+    let two = |libraries: &[&str]| Machine::with(libraries).setting("STAND_IN_DEVICES", 2);
+    for (machine, sums) in
+        [(two(&[DRIVER, NVRTC, CUBLAS, NCCL]), "nccl"), (two(&[DRIVER, NVRTC, CUBLAS]), "host")]
+    {
+        let generated = machine.generate("qwen3", &["--device", "cuda", "--dtype", "f32", "--tp", "2"]);
+        assert_eq!(ids(&generated), Reference::of("qwen3").greedy, "{sums}");
+        let stats = &generated["stats"];
+        assert_eq!((&stats["device"], &stats["world_size"]), (&"cuda".into(), &2.into()));
+        for rank in stats["ranks"].as_array().unwrap() {
+            assert_eq!(rank["sums"], sums);
+            assert_eq!(rank["all_reduces"], Reference::of("qwen3").greedy.len() * 5, "{rank}");
+        }
+    }
+    let said = Machine::complete().refused(&["--tp", "2"]);
+    assert!(said.contains("rank 1 failed: there is no GPU 1: the driver has 1"), "{said}");
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn rank(rank: &RankReport) -> Value {
         "all_reduces": rank.traffic.all_reduces,
         "all_reduce_bytes": rank.traffic.all_reduce_bytes,
         "all_gathers": rank.traffic.all_gathers,
+        "sums": rank.sums,
         "sends": rank.traffic.sends,
         "send_bytes": rank.traffic.send_bytes,
     })

@@ -1,15 +1,15 @@
 //! [`Machine`] for the CUDA backend, and which device a run gets.
 
-use super::{DeviceKind, Machine, MachineReport, MakeMachine};
+use super::{DeviceKind, Machine, MachineReport, MakeMachine, Sums};
 use crate::{
     backend::{
-        Backend,
-        cuda::{Cuda, CudaOptions, Device, DeviceMemory, Gpu, Simulated},
+        Backend, Shaped,
+        cuda::{Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated},
     },
     batch::Batch,
     error::{Error, Result},
     kv::{AttentionKind, KvBudget, KvOptions, OnDevice},
-    model::{Attention, Inputs, Model, Pass},
+    model::{Attention, Inputs, Model, Pass, Rank, Share},
     tensor::DType,
 };
 use std::sync::Arc;
@@ -65,6 +65,10 @@ impl Machine for Cuda {
         })
     }
 
+    fn sums(&self, rank: Rank, share: Share) -> Result<Option<Box<dyn Sums<Cuda>>>> {
+        Ok(self.device().join(rank, share)?.map(|group| Box::new(OnDevices(group)) as _))
+    }
+
     fn report(&self) -> MachineReport {
         MachineReport {
             device: self.device().name().to_owned(),
@@ -73,6 +77,19 @@ impl Machine for Cuda {
             kernel_launches: Some(self.launches()),
             graph_replays: Some(self.replays()),
         }
+    }
+}
+
+/// Sums of activations on the devices.
+struct OnDevices(Box<dyn DeviceGroup>);
+
+impl Sums<Cuda> for OnDevices {
+    fn name(&self) -> &'static str {
+        "nccl"
+    }
+
+    fn all_reduce(&self, x: &mut CudaTensor) -> Result<()> {
+        self.0.all_reduce(x.address(), x.rows() * x.cols())
     }
 }
 

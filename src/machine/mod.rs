@@ -10,7 +10,7 @@ use crate::{
     backend::{Backend, cpu::Cpu},
     error::{Error, Result},
     kv::{self, KvOptions},
-    model::{Attention, Model},
+    model::{Attention, Model, Rank, Share},
     tensor::DType,
 };
 use std::{fmt, str::FromStr};
@@ -29,8 +29,28 @@ pub trait Machine: Backend {
     /// Makes the machine of another rank in this process, like this one, on that rank's thread. (Step 7.)
     fn for_rank(&self, rank: usize) -> MakeMachine<Self>;
 
+    /// What adds up the results of a group of ranks, if this machine has means of its own for that. (Step 7.)
+    ///
+    /// # Errors
+    /// Those of the means.
+    fn sums(&self, _rank: Rank, _share: Share) -> Result<Option<Box<dyn Sums<Self>>>> {
+        Ok(None)
+    }
+
     /// What ran, for stats.
     fn report(&self) -> MachineReport;
+}
+
+/// Sums over a group of ranks, where the numbers are.
+pub trait Sums<B: Backend>: Send + Sync {
+    /// The name in stats.
+    fn name(&self) -> &'static str;
+
+    /// x becomes its sum over the ranks.
+    ///
+    /// # Errors
+    /// Those of the means.
+    fn all_reduce(&self, x: &mut B::Tensor) -> Result<()>;
 }
 
 /// What ran.

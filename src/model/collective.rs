@@ -33,9 +33,17 @@ impl Rank {
     }
 }
 
+/// Gives what every rank of a group has, in their order, for means that must agree on something before they can be used.
+pub type Share<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Vec<Vec<u8>>>;
+
 /// Puts the ranks' results together.
 #[allow(clippy::missing_errors_doc)]
 pub trait Collective<B: Backend>: Send + Sync {
+    /// By what means sums are taken, for stats.
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
     /// The sum over ranks, after a linear layer whose inputs were cut, and after the embedding.
     fn reduce(&self, _backend: &B, x: B::Tensor) -> Result<B::Tensor> {
         Ok(x)

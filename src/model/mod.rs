@@ -18,7 +18,7 @@ mod weight_bytes;
 
 pub use attention::{Attention, AttentionShape, KvMemory, KvPool};
 pub use builder::Builder;
-pub use collective::{Alone, Collective, Rank};
+pub use collective::{Alone, Collective, Rank, Share};
 pub use decoder::Decoder;
 pub use gpt2::Gpt2;
 pub use layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source, Visit};

@@ -38,6 +38,9 @@ pub trait Communicator: Send + Sync {
     /// Tells the others that a rank can't go on, and why: they end with that.
     fn fail(&self, error: &Error);
 
+    /// Counts what was said by other means.
+    fn count(&self, more: Traffic);
+
     /// What was said so far.
     fn traffic(&self) -> Traffic;
 }

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     kv::{KvBudget, KvOptions, KvSwap},
     machine::{Machine, MakeMachine},
-    model::{Attention, KvMemory, Model, Part},
+    model::{Attention, Collective, KvMemory, Model, Part},
     runner::{LoadFormat, LoadOptions, ModelRunner, read_config},
 };
 use std::{sync::Arc, thread, time::Duration};
@@ -76,7 +76,8 @@ impl Setup {
             compare(&*lines.world, "the model's config.json, or the way it is cut", &self.fingerprint()?)?;
 
             let (stage, slice) = (stages[topology.stage(rank)].clone(), topology.slice(rank));
-            let collective = Arc::new(ThroughHost(lines.stage.clone()));
+            let collective = Arc::new(ThroughHost::new(&machine, lines.stage.clone())?);
+            let sums = Collective::<B>::name(&*collective);
             let part = Part { rank: slice, stage: stage.clone(), collective };
             let (format, rules) = (self.format, self.rules.clone());
             let kv = KvOptions { neighbours: lines.here - 1, ..workload.kv.clone() };
@@ -87,7 +88,7 @@ impl Setup {
                     alike(machine, model, kv, lines)
                 })?;
             lines.world.barrier()?;
-            Ok((runner, Member::new(lines.clone(), stage)))
+            Ok((runner, Member::new(lines.clone(), stage, sums)))
         };
         load().inspect_err(|error| lines.fail(error))
     }

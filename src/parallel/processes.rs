@@ -5,18 +5,13 @@ use crate::error::{Error, Result};
 use std::env;
 
 /// A number that Open MPI's mpirun puts into the environment of what it starts.
-fn told(name: &str) -> Option<usize> {
+pub(super) fn told(name: &str) -> Option<usize> {
     env::var(format!("OMPI_COMM_WORLD_{name}")).ok()?.parse().ok()
 }
 
 /// How many processes mpirun has started on this machine.
 pub fn processes_here() -> Option<usize> {
     told("LOCAL_SIZE")
-}
-
-/// The number of this process among them.
-pub fn number_here() -> usize {
-    told("LOCAL_RANK").unwrap_or(0)
 }
 
 /// Checks that ranks which are threads are not started by mpirun: each of its processes would have all of them.

@@ -18,7 +18,7 @@ use crate::{
     batch::Batch,
     error::{Error, Result},
     model::Stage,
-    runner::{ModelRunner, RankReport, Relay, RelayReport},
+    runner::{ModelRunner, RankReport, Relay, RelayReport, Traffic},
     tensor::HostTensor,
 };
 use std::{
@@ -30,14 +30,19 @@ use std::{
 pub struct Member {
     pub lines: Lines,
     pub stage: Stage,
+    /// By what means its stage takes sums.
+    sums: &'static str,
+    /// What was said before it was ready.
+    before: Traffic,
     tasks: u64,
     busy: Duration,
 }
 
 impl Member {
     /// A rank that has done nothing yet.
-    pub fn new(lines: Lines, stage: Stage) -> Member {
-        Member { lines, stage, tasks: 0, busy: Duration::ZERO }
+    pub fn new(lines: Lines, stage: Stage, sums: &'static str) -> Member {
+        let before = lines.traffic();
+        Member { lines, stage, sums, before, tasks: 0, busy: Duration::ZERO }
     }
 
     // ANCHOR: pass
@@ -125,9 +130,18 @@ impl Member {
     }
 
     fn report<B: Backend>(&self, runner: &ModelRunner<B>) -> Result<Vec<RankReport>> {
-        let (rank, traffic) = (self.lines.rank(), self.lines.traffic());
-        let slice = self.lines.topology.slice(rank);
-        let mine = RankReport::of(rank, slice, &self.stage, runner, self.busy.as_secs_f64(), traffic);
+        let rank = self.lines.rank();
+        let mine = RankReport {
+            rank,
+            slice: self.lines.topology.slice(rank).rank,
+            layers: self.stage.layers.clone(),
+            weight_bytes: runner.weights.held,
+            weight_bytes_copied: runner.weights.copied,
+            kv_reserved_bytes: runner.attention.memory().reserved_bytes,
+            busy_seconds: self.busy.as_secs_f64(),
+            traffic: self.lines.traffic() - self.before,
+            sums: self.sums.to_owned(),
+        };
         self.lines.world.all_gather(&encode(&mine))?.iter().map(|report| decode(report)).collect()
     }
 }

@@ -166,7 +166,7 @@ impl Threads {
         }
     }
 
-    fn count(&self, add: impl FnOnce(&mut Traffic)) {
+    fn add(&self, add: impl FnOnce(&mut Traffic)) {
         add(&mut self.traffic.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -196,7 +196,7 @@ impl Communicator for Threads {
             let Brought::AllReduce(theirs) = brought else { unreachable!("`meet` compares calls") };
             x.iter_mut().zip(theirs).for_each(|(sum, number)| *sum += number);
         }
-        self.count(|traffic| {
+        self.add(|traffic| {
             traffic.all_reduces += 1;
             traffic.all_reduce_bytes += size_of_val(x) as u64;
         });
@@ -205,7 +205,7 @@ impl Communicator for Threads {
 
     fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         let all = self.meet(Brought::AllGather(mine.to_vec()))?;
-        self.count(|traffic| {
+        self.add(|traffic| {
             traffic.all_gathers += 1;
             traffic.all_gather_bytes += mine.len() as u64;
         });
@@ -224,7 +224,7 @@ impl Communicator for Threads {
             return Err(Error::Parallel(format!("broadcast from rank {root}: there are {world_size} ranks")));
         };
         bytes.clone_from(theirs);
-        self.count(|traffic| traffic.broadcasts += 1);
+        self.add(|traffic| traffic.broadcasts += 1);
         Ok(())
     }
 
@@ -232,7 +232,7 @@ impl Communicator for Threads {
         let (to, length) = (self.other(to)?, bytes.len() as u64);
         self.lock().mail[self.rank.rank][to].push_back(bytes);
         self.place.changed.notify_all();
-        self.count(|traffic| {
+        self.add(|traffic| {
             traffic.sends += 1;
             traffic.send_bytes += length;
         });
@@ -258,6 +258,10 @@ impl Communicator for Threads {
         };
         self.lock().failed.get_or_insert(failed);
         self.place.changed.notify_all();
+    }
+
+    fn count(&self, more: Traffic) {
+        self.add(|traffic| *traffic = *traffic + more);
     }
 
     fn traffic(&self) -> Traffic {

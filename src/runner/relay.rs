@@ -1,14 +1,9 @@
 //! What a runner that holds a part of a model needs from the others: nothing until step 7.
 
 use super::ModelRunner;
-use crate::{
-    backend::Backend,
-    batch::Batch,
-    error::Result,
-    model::{Rank, Stage},
-    tensor::HostTensor,
-};
+use crate::{backend::Backend, batch::Batch, error::Result, tensor::HostTensor};
 use serde::{Deserialize, Serialize};
+use std::ops::{Add, Range, Sub};
 
 /// Carries what is asked of one rank's runner through all ranks that hold parts of the model.
 #[allow(clippy::missing_errors_doc)]
@@ -39,18 +34,32 @@ pub struct Traffic {
     pub send_bytes: u64,
 }
 
-impl std::ops::Add for Traffic {
+impl Traffic {
+    /// Each number with the other's, by `f`.
+    fn with(self, other: Traffic, f: fn(u64, u64) -> u64) -> Traffic {
+        Traffic {
+            all_reduces: f(self.all_reduces, other.all_reduces),
+            all_reduce_bytes: f(self.all_reduce_bytes, other.all_reduce_bytes),
+            all_gathers: f(self.all_gathers, other.all_gathers),
+            all_gather_bytes: f(self.all_gather_bytes, other.all_gather_bytes),
+            broadcasts: f(self.broadcasts, other.broadcasts),
+            sends: f(self.sends, other.sends),
+            send_bytes: f(self.send_bytes, other.send_bytes),
+        }
+    }
+}
+
+impl Add for Traffic {
     type Output = Traffic;
     fn add(self, other: Traffic) -> Traffic {
-        Traffic {
-            all_reduces: self.all_reduces + other.all_reduces,
-            all_reduce_bytes: self.all_reduce_bytes + other.all_reduce_bytes,
-            all_gathers: self.all_gathers + other.all_gathers,
-            all_gather_bytes: self.all_gather_bytes + other.all_gather_bytes,
-            broadcasts: self.broadcasts + other.broadcasts,
-            sends: self.sends + other.sends,
-            send_bytes: self.send_bytes + other.send_bytes,
-        }
+        self.with(other, |a, b| a + b)
+    }
+}
+
+impl Sub for Traffic {
+    type Output = Traffic;
+    fn sub(self, other: Traffic) -> Traffic {
+        self.with(other, |a, b| a - b)
     }
 }
 
@@ -62,7 +71,7 @@ pub struct RankReport {
     /// Its place in its stage.
     pub slice: usize,
     /// The layers of its stage.
-    pub layers: std::ops::Range<usize>,
+    pub layers: Range<usize>,
     /// Bytes of weights that it holds, and those of them that are in memory of its own.
     pub weight_bytes: u64,
     pub weight_bytes_copied: u64,
@@ -71,6 +80,8 @@ pub struct RankReport {
     /// Time in its parts of passes, without waiting for other stages.
     pub busy_seconds: f64,
     pub traffic: Traffic,
+    /// By what means its stage takes sums.
+    pub sums: String,
 }
 
 /// What all ranks hold and have done.
@@ -89,27 +100,4 @@ pub struct RelayReport {
     pub bubble: f64,
     pub bubble_formula: f64,
     pub ranks: Vec<RankReport>,
-}
-
-impl RankReport {
-    /// Of a runner.
-    pub fn of<B: Backend>(
-        rank: usize,
-        place: Rank,
-        stage: &Stage,
-        runner: &ModelRunner<B>,
-        busy_seconds: f64,
-        traffic: Traffic,
-    ) -> RankReport {
-        RankReport {
-            rank,
-            slice: place.rank,
-            layers: stage.layers.clone(),
-            weight_bytes: runner.weights.held,
-            weight_bytes_copied: runner.weights.copied,
-            kv_reserved_bytes: runner.attention.memory().reserved_bytes,
-            busy_seconds,
-            traffic,
-        }
-    }
 }

@@ -1,6 +1,10 @@
 //! What a device is to the backend: memory with addresses of its own, and kernels that are started by name.
 
-use crate::{error::Result, tensor::DType};
+use crate::{
+    error::Result,
+    model::{Rank, Share},
+    tensor::DType,
+};
 use std::ffi::c_void;
 
 /// An address in a device's memory.
@@ -145,6 +149,14 @@ pub trait Device: Send + Sync {
     fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()>;
     // ANCHOR_END: launch
 
+    /// Meets the devices of other ranks, if there is a library for sums among them (NCCL). (Step 7.)
+    ///
+    /// # Errors
+    /// Those of the library.
+    fn join(&self, _rank: Rank, _share: Share) -> Result<Option<Box<dyn DeviceGroup>>> {
+        Ok(None)
+    }
+
     /// Waits until all that was asked for is done.
     ///
     /// # Errors
@@ -186,4 +198,13 @@ pub trait Device: Send + Sync {
 
     /// How much memory there is.
     fn memory(&self) -> DeviceMemory;
+}
+
+/// Several devices that add up what they have.
+pub trait DeviceGroup: Send + Sync {
+    /// So many f32 numbers become their sums over the group, behind what was launched before.
+    ///
+    /// # Errors
+    /// Those of the library.
+    fn all_reduce(&self, at: Address, numbers: usize) -> Result<()>;
 }

@@ -25,7 +25,7 @@ mod simulated;
 mod weight;
 mod workload;
 
-pub use device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Launch, Matmul};
+pub use device::{Address, Arg, Device, DeviceGroup, DeviceMemory, Graph, Grid, Launch, Matmul};
 #[cfg(feature = "step6")]
 pub use flash_attention::{FlashVersion, FlashWork};
 pub use gpu::Gpu;

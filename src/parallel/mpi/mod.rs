@@ -232,6 +232,11 @@ impl Communicator for Mpi {
         }
     }
 
+    fn count(&self, more: Traffic) {
+        let mut state = self.state();
+        state.traffic = state.traffic + more;
+    }
+
     fn traffic(&self) -> Traffic {
         self.state().traffic
     }

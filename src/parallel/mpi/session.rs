@@ -6,7 +6,7 @@ use crate::{
     model::Rank,
     parallel::{
         Lines, Topology,
-        processes::{number_here, processes_here},
+        processes::{processes_here, told},
     },
 };
 use mpi::{
@@ -98,7 +98,7 @@ pub fn mpi_lines(topology: Topology, timeout: Duration) -> Result<Lines> {
     let stage = session.universe.world().split_by_color(Color::with_value(number as i32)).expect("a color");
     let first = topology.ranks_of(number).start;
     let stage = Arc::new(Mpi::new(Comm::of(stage), first, timeout, session.heartbeat.clone()));
-    let (here, number_here) = (processes_here().unwrap_or(ranks), number_here());
+    let (here, number_here) = (processes_here().unwrap_or(ranks), told("LOCAL_RANK").unwrap_or(0));
     Ok(Lines { topology, world: session.world.clone(), stage, here, number_here })
 }
 

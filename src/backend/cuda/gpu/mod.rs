@@ -3,16 +3,23 @@
 //!
 //! - `driver`: whether there is a driver and a device, and what its errors say;
 //! - `compile`: the kernels, compiled for this GPU when the program starts;
-//! - `blas`: linear layers, by cuBLAS.
+//! - `blas`: linear layers, by cuBLAS;
+//! - `nccl`: sums over several GPUs (step 7).
 //!
 //! No GPU was at hand when this was written. It was run against a driver that stands in for the real one (tests/gpu.rs).
 
 mod blas;
 mod compile;
 mod driver;
+#[cfg(feature = "step7")]
+mod nccl;
 
+#[cfg(feature = "step7")]
+use super::device::DeviceGroup;
 use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Matmul};
 use crate::error::{Error, Result};
+#[cfg(feature = "step7")]
+use crate::model::{Rank, Share};
 use blas::Blas;
 use cudarc::driver::{result, sys};
 use driver::Failed;
@@ -207,6 +214,11 @@ impl Device for Gpu {
             result::launch_kernel(function, blocks, threads, shared, self.context.stream, &mut pointers)
         }
         .or_say(&format!("launching kernel {kernel}"))
+    }
+
+    #[cfg(feature = "step7")]
+    fn join(&self, rank: Rank, share: Share) -> Result<Option<Box<dyn DeviceGroup>>> {
+        Ok(nccl::Group::join(&self.context, rank, share)?.map(|group| Box::new(group) as _))
     }
 
     fn synchronize(&self) -> Result<()> {
