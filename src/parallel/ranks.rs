@@ -293,7 +293,10 @@ impl<B: Backend> Relay<B> for Leader {
             pipeline_parallel: topology.pipeline,
             micro_batches: passes.micro_batches,
             passes: passes.count,
-            bubble: (1.0 - busy / (topology.pipeline as f64 * seconds)).max(0.0),
+            bubble: match topology.pipeline {
+                1 => 0.0,
+                stages => (1.0 - busy / (stages as f64 * seconds)).max(0.0),
+            },
             bubble_formula: passes.bubble_seconds / seconds,
             ranks,
         })

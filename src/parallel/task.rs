@@ -69,3 +69,43 @@ pub fn compare(world: &dyn Communicator, what: &str, mine: &[u8]) -> Result<()> 
 pub fn names_of(tensors: &[(String, HostTensor)]) -> Vec<(String, DType, Vec<usize>)> {
     tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallel::Threads;
+    use std::{thread, time::Duration};
+
+    /// Rank 2 has been told something else: all of them say so.
+    #[test]
+    fn a_rank_that_drifts_is_named() {
+        let compare_on = |odd: usize| -> Vec<Option<String>> {
+            let lines = Threads::group(0..3, Duration::from_secs(20));
+            thread::scope(|scope| {
+                let run = |line: Threads| {
+                    let rank = line.rank().rank;
+                    scope.spawn(move || compare(&line, "the batch", &[1, u8::from(rank == odd)]))
+                };
+                let running: Vec<_> = lines.into_iter().map(run).collect();
+                running.into_iter().map(|rank| rank.join().unwrap().err().map(|e| e.to_string())).collect()
+            })
+        };
+        assert_eq!(compare_on(9), [None, None, None]);
+        assert_eq!(compare_on(2), vec![Some("rank 2 and rank 0 differ in the batch".to_owned()); 3]);
+    }
+
+    #[test]
+    fn a_task_comes_as_it_was_sent() {
+        let mut batch = Batch::of(&[5, 6, 7]);
+        batch.push(&[9], 300, &[4, 5]);
+        batch.moves.push(crate::batch::Move::SwapIn { host: 3, block: 70000 });
+        for task in [
+            Task::Pass { batch, micro_batches: 3 },
+            Task::Update(vec![("a.b".into(), DType::BF16, vec![2, 3])]),
+            Task::Stop,
+        ] {
+            assert_eq!(decode::<Task>(&encode(&task)).unwrap(), task);
+        }
+        assert!(decode::<Task>(&[77]).unwrap_err().to_string().contains("the same build"));
+    }
+}
