@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the kernels on the simulator under ThreadSanitizer (races, with both lines) and AddressSanitizer (reads and writes outside of shared
-# and global memory), and makes sure that each finds the bugs that were planted for it. Linux with g++; about five minutes.
+# and global memory), and makes sure that each finds the bugs that were planted for it. Linux with g++; about four minutes.
 #
 #   scripts/sanitize_kernels.sh            both
 #   scripts/sanitize_kernels.sh thread     one of them
@@ -31,37 +31,62 @@ body() {
     awk -v kernel="$1(" 'index($0, kernel) { from = NR } from && /^}|} *$/ { print from ":" NR; exit }' kernels/simulator/planted.cu
 }
 
-for sanitizer in "${@:-thread address}"; do
-    for sanitizer in $sanitizer; do
-        echo "== $sanitizer: builds"
-        export STAIRWELL_SANITIZE=$sanitizer CARGO_TARGET_DIR=${SANITIZE_TARGET:-target/sanitize} # dependencies are built once for both
-        cargo test --quiet --features step6 --test simulator --test step5 --test step5_kernels --test step6 --no-run
-        binary() { cargo test --quiet --features step6 --test "$1" --no-run --message-format json 2>/dev/null | grep -o '"executable":"[^"]*"' | grep "/deps/$1-" | tail -1 | cut -d'"' -f4; }
-        simulator=$(binary simulator)
+export CARGO_TARGET_DIR=${SANITIZE_TARGET:-target/sanitize} # dependencies are built once for both
+tests=(simulator step5 step5_kernels step6)
 
-        for kernel in ${planted[$sanitizer]}; do
-            IFS=: read -r from to <<<"$(body "$kernel")"
-            for block in 0 1 2; do # a checker that goes blind after the first block would be worth little
-                STAIRWELL_KERNEL=$kernel STAIRWELL_BLOCK=$block run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1
-                lines=$(grep '^planted.cu:' <<<"$found" | cut -d: -f2 | sort -n | awk -v a="$from" -v b="$to" '$1 >= a && $1 <= b' || true)
-                if [ -z "$lines" ]; then
-                    echo "$output"
-                    echo "$sanitizer did not find the bug of $kernel in block $block (lines $from to $to)" >&2
-                    exit 1
-                fi
-            done
-            echo "$kernel: found in each of 3 blocks, planted.cu lines" $lines
-        done
+# build SANITIZER: the tests, put aside, since the next build has the same names.
+build() {
+    echo "== $1: builds"
+    export STAIRWELL_SANITIZE=$1
+    local flags=() built
+    for test in "${tests[@]}"; do flags+=(--test "$test"); done
+    mkdir -p "$CARGO_TARGET_DIR/sanitized/$1"
+    built=$(cargo test --quiet --features step6 "${flags[@]}" --no-run --message-format json | grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
+    for test in "${tests[@]}"; do cp "$(grep "/deps/$test-[0-9a-f]*$" <<<"$built")" "$CARGO_TARGET_DIR/sanitized/$1/$test"; done
+}
 
-        STAIRWELL_KERNEL=planted_nothing run "$sanitizer" "$simulator" --ignored --exact one_kernel --test-threads 1
-        [ -z "$found" ] || { echo "$output"; echo "$sanitizer reports a bug in planted_nothing" >&2; exit 1; }
-        for tests in "step5 every_kernel paged_attention logits_on_the_device" "step5_kernels every_version_of_the_matrix_product" "step6 every_version"; do
-            read -r file names <<<"$tests"
-            # shellcheck disable=SC2086
-            run "$sanitizer" "$(binary "$file")" --test-threads 1 $names
-            grep -q "test result: ok" <<<"$output" || { echo "$output" | tail -50; echo "the tests failed under $sanitizer" >&2; exit 1; }
-            [ -z "$found" ] || { echo "$output" | head -80; echo "$sanitizer reports:" $found >&2; exit 1; }
+# check SANITIZER: it finds what was planted for it, and nothing else.
+check() {
+    local sanitizer=$1 folder=$CARGO_TARGET_DIR/sanitized/$1
+    for kernel in ${planted[$sanitizer]}; do
+        IFS=: read -r from to <<<"$(body "$kernel")"
+        for block in 0 1 2; do # a checker that goes blind after the first block would be worth little
+            STAIRWELL_KERNEL=$kernel STAIRWELL_BLOCK=$block run "$sanitizer" "$folder/simulator" --ignored --exact one_kernel --test-threads 1
+            lines=$(grep '^planted.cu:' <<<"$found" | cut -d: -f2 | sort -n | awk -v a="$from" -v b="$to" '$1 >= a && $1 <= b' || true)
+            if [ -z "$lines" ]; then
+                echo "$output"
+                echo "$sanitizer did not find the bug of $kernel in block $block (lines $from to $to)"
+                return 1
+            fi
         done
-        echo "every kernel, and every version of attention and of the matrix product: nothing found"
+        echo "$kernel: found in each of 3 blocks, planted.cu lines" $lines
     done
+
+    STAIRWELL_KERNEL=planted_nothing run "$sanitizer" "$folder/simulator" --ignored --exact one_kernel --test-threads 1
+    [ -z "$found" ] || { echo "$output"; echo "$sanitizer reports a bug in planted_nothing"; return 1; }
+    for tests in "step5 every_kernel paged_attention logits_on_the_device" "step5_kernels every_version_of_the_matrix_product" "step6 every_version"; do
+        read -r file names <<<"$tests"
+        # shellcheck disable=SC2086
+        run "$sanitizer" "$folder/$file" --test-threads 1 $names
+        grep -q "test result: ok" <<<"$output" || { echo "$output" | tail -50; echo "the tests failed under $sanitizer"; return 1; }
+        [ -z "$found" ] || { echo "$output" | head -80; echo "$sanitizer reports:" $found; return 1; }
+    done
+    echo "every kernel, and every version of attention and of the matrix product: nothing found"
+}
+
+sanitizers=("$@")
+[ $# -gt 0 ] || sanitizers=(thread address)
+for sanitizer in "${sanitizers[@]}"; do build "$sanitizer"; done
+# Each runs one test at a time: several run side by side.
+running=()
+for sanitizer in "${sanitizers[@]}"; do
+    check "$sanitizer" > "$CARGO_TARGET_DIR/sanitized/$sanitizer.log" 2>&1 &
+    running+=("$!")
 done
+failed=0
+for i in "${!sanitizers[@]}"; do
+    wait "${running[$i]}" || failed=1
+    echo "== ${sanitizers[$i]}"
+    cat "$CARGO_TARGET_DIR/sanitized/${sanitizers[$i]}.log"
+done
+exit "$failed"

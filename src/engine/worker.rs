@@ -12,7 +12,7 @@ use crate::{
 };
 
 // ANCHOR: worker
-/// Runs batches. `LocalWorker` (step 3) has the whole model; later one worker stands for several ranks (7).
+/// Runs batches. `LocalWorker` (step 3) has a runner in this process, which may lead those of other ranks (7).
 pub trait Worker: Send {
     /// One forward pass: the logits of the batch's logit rows, or their tokens, if there is a draw for each row and the worker draws
     /// where the logits are.

@@ -70,13 +70,14 @@ pub fn load_weights<B: Backend>(
     tensors: impl IntoIterator<Item = (String, HostTensor)>,
     loading: Loading,
 ) -> Result<()> {
-    let (sources, tied, stage) = (parameters(model)?, model.tied(), model.attention_shape().stage());
-    let mut arrived = Arrived::of(stage);
+    let sources = parameters(model)?;
+    let tied = model.tied();
+    let mut arrived = Arrived::at(model);
     for (name, tensor) in tensors {
         arrived.take(name, tensor, &sources, tied, &loading)?;
     }
     arrived.settle_tied(tied, &loading)?;
-    arrived.check(&sources, tied, &loading)?;
+    arrived.check(&sources, &loading)?;
     arrived.write(backend, model, loading.events)
 }
 // ANCHOR_END: load_weights
@@ -141,7 +142,9 @@ pub(super) fn parameters<B: Backend>(model: &mut dyn Model<B>) -> Result<BTreeMa
 
 /// What came, by parameter: the tensor, and its name in the checkpoint.
 pub(super) struct Arrived {
+    /// What is another stage's is left to it.
     stage: Stage,
+    is_tied: bool,
     pub(super) tensors: BTreeMap<String, (String, HostTensor)>,
     /// lm_head.weight of a tied model.
     pub(super) tied_head: Option<(String, HostTensor)>,
@@ -150,10 +153,16 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
-    /// Nothing yet, for a stage that will take its own.
-    pub(super) fn of(stage: Stage) -> Arrived {
-        let (skipped, unexpected) = (Vec::new(), Vec::new());
-        Arrived { stage, tensors: BTreeMap::new(), tied_head: None, skipped, unexpected }
+    /// Nothing yet.
+    pub(super) fn at<B: Backend>(model: &dyn Model<B>) -> Arrived {
+        Arrived {
+            stage: model.attention_shape().stage(),
+            is_tied: model.tied().is_some(),
+            tensors: BTreeMap::new(),
+            tied_head: None,
+            skipped: Vec::new(),
+            unexpected: Vec::new(),
+        }
     }
 
     pub(super) fn take(
@@ -176,7 +185,7 @@ impl Arrived {
                 // A tied head has the embedding's shape.
                 let of = tied.filter(|t| t.head == parameter).map_or(parameter.as_str(), |t| t.embedding);
                 check_tensor(&name, &tensor, &sources[of], loading)?;
-                if !self.stage.holds(&parameter, tied.is_some()) {
+                if !self.stage.holds(&parameter, self.is_tied) {
                     return Ok(()); // another stage's
                 }
                 if of != parameter {
@@ -219,13 +228,8 @@ impl Arrived {
         Ok(())
     }
 
-    pub(super) fn check(
-        &self,
-        sources: &BTreeMap<String, Vec<usize>>,
-        tied: Option<TiedNames>,
-        loading: &Loading,
-    ) -> Result<()> {
-        let lacks = |name: &str| self.stage.holds(name, tied.is_some()) && !self.tensors.contains_key(name);
+    pub(super) fn check(&self, sources: &BTreeMap<String, Vec<usize>>, loading: &Loading) -> Result<()> {
+        let lacks = |name: &str| self.stage.holds(name, self.is_tied) && !self.tensors.contains_key(name);
         let missing: Vec<String> = match loading.completeness {
             Completeness::Some => Vec::new(),
             Completeness::All => sources.keys().filter(|name| lacks(name)).cloned().collect(),

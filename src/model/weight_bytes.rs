@@ -63,7 +63,7 @@ pub fn weight_bytes<B: Backend>(
         origin: state_dict.directory().root(),
         events: &mut |_| {},
     };
-    let (tied, mut arrived) = (model.tied(), Arrived::of(model.attention_shape().stage()));
+    let (tied, mut arrived) = (model.tied(), Arrived::at(model));
     for (name, tensor) in state_dict.tensors() {
         arrived.take(name, tensor, &sources, tied, &loading)?;
     }
@@ -73,7 +73,7 @@ pub fn weight_bytes<B: Backend>(
             false => drop(arrived.tensors.insert(tied.embedding.into(), head)),
         }
     }
-    arrived.check(&sources, tied, &loading)?;
+    arrived.check(&sources, &loading)?;
     arrived.tensors.values().for_each(|(_, tensor)| bytes.add(tensor.dtype, tensor.data.len() as u64));
     bytes.skipped = state_dict.total_bytes() - bytes.held() - bytes.tied_copy;
     Ok(bytes)

@@ -11,7 +11,7 @@ use super::{
     Lines,
     communicator::{bytes, numbers},
     micro_batch::{micro_batch_count, micro_batches},
-    task::{Task, compare, decode, encode, names_of},
+    task::{Parameter, Task, compare, decode, encode, names_of},
 };
 use crate::{
     backend::{Backend, Shaped},
@@ -104,7 +104,7 @@ impl Member {
     fn update<B: Backend>(
         &self,
         runner: &mut ModelRunner<B>,
-        names: &[(String, crate::tensor::DType, Vec<usize>)],
+        names: &[Parameter],
         tensors: &[(String, HostTensor)],
     ) -> Result<()> {
         let mut all = Vec::new();

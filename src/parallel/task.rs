@@ -9,13 +9,16 @@ use crate::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+/// A parameter's name, dtype and shape.
+pub type Parameter = (String, DType, Vec<usize>);
+
 /// One thing to do for all ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Task {
     /// A pass over a batch, cut into so many micro-batches.
     Pass { batch: Batch, micro_batches: usize },
     /// New values for these parameters, whose bytes follow one by one.
-    Update(Vec<(String, DType, Vec<usize>)>),
+    Update(Vec<Parameter>),
     /// Say what you hold and have done.
     Report,
     /// There is no more to do.
@@ -66,7 +69,7 @@ pub fn compare(world: &dyn Communicator, what: &str, mine: &[u8]) -> Result<()> 
 }
 
 /// What an update is about.
-pub fn names_of(tensors: &[(String, HostTensor)]) -> Vec<(String, DType, Vec<usize>)> {
+pub fn names_of(tensors: &[(String, HostTensor)]) -> Vec<Parameter> {
     tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone())).collect()
 }
 

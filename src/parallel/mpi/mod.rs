@@ -39,6 +39,9 @@ const EAGER: Duration = Duration::from_millis(2);
 /// Sleep between two questions afterwards.
 const NAP: Duration = Duration::from_micros(50);
 
+/// Bytes of one broadcast: MPI counts in 32 bits, and a matrix of new weights may have more.
+const LARGEST: usize = 1 << 30;
+
 /// See the module's documentation.
 pub struct Mpi {
     comm: Comm,
@@ -133,8 +136,10 @@ impl Mpi {
     fn broadcast_exactly(&self, root: usize, data: Vec<u8>) -> Result<Vec<u8>> {
         let data = Buffer::of(data);
         let root = self.comm.0.process_at_rank(root as i32);
-        let request = root.immediate_broadcast_into(::mpi::request::StaticScope, data.get_mut());
-        self.complete("broadcast", Wait::Alive, request)?;
+        for piece in data.get_mut().chunks_mut(LARGEST) {
+            let request = root.immediate_broadcast_into(::mpi::request::StaticScope, piece);
+            self.complete("broadcast", Wait::Alive, request)?;
+        }
         Ok(data.back())
     }
 
