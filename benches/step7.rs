@@ -20,7 +20,7 @@ use stairwell::{
         Communicator, Setup, TIMEOUT, Threads, Topology, Workload, finish, in_threads, mpi_lines,
         processes_here, threads_of_a_rank,
     },
-    runner::{LoadFormat, ModelRunner, RelayReport},
+    runner::{LoadFormat, ModelRunner, RelayReport, Weights},
 };
 use std::{
     env, fs, thread,
@@ -151,22 +151,22 @@ fn grid_row(
     let (prefill, decode) = (PROMPT as f64 / prefill, (SEQUENCES * STEPS) as f64 / decode);
     let bubble = last.as_ref().map_or(0.0, |measured| measured.bubble);
     let formula = (pp - 1) as f64 / (micro_batches.unwrap_or(1) + pp - 1) as f64;
-    let pieces = micro_batches.map_or("-".into(), |n| n.to_string());
+    let pieces = micro_batches.unwrap_or(1);
     println!(
         "tp {tp}, pp {pp}, micro-batches {pieces}: prefill {prefill:6.1} tok/s, decode {decode:5.1} tok/s, the prefill's bubble {bubble:.2}, by the formula {formula:.2}"
     );
     json!({
         "tp": tp,
         "pp": pp,
-        "micro_batches": micro_batches,
+        "micro_batches": micro_batches.unwrap_or(1),
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
         "bubble": bubble,
         "bubble_formula": formula,
         "all_reduces": rank.map_or(0, |rank| rank.traffic.all_reduces),
         "all_reduce_bytes": rank.map_or(0, |rank| rank.traffic.all_reduce_bytes),
-        "weight_bytes": rank.map(|rank| rank.weight_bytes),
-        "weight_bytes_copied": rank.map(|rank| rank.weight_bytes_copied),
+        "weight_bytes": last.as_ref().map(|measured| measured.weights.held),
+        "weight_bytes_copied": last.as_ref().map(|measured| measured.weights.copied),
     })
 }
 
@@ -177,6 +177,8 @@ struct Measured {
     /// The part of the prefill's time in which a stage waited, as a mean over the stages.
     bubble: f64,
     report: Option<RelayReport>,
+    /// Of rank 0.
+    weights: Weights,
 }
 
 /// Rank 0 has as many threads as the others.
@@ -223,7 +225,7 @@ fn measure(mut runner: ModelRunner<Cpu>) -> Measured {
         1.0 - (busy(after) - busy(&before)) / (after.pipeline_parallel as f64 * prefill)
     });
     let decode = (0..STEPS).map(|step| forward(&mut runner, 1, 1 + step, SEQUENCES)).sum();
-    Measured { prefill, decode, bubble, report }
+    Measured { prefill, decode, bubble, report, weights: runner.weights }
 }
 
 fn report(runner: &mut ModelRunner<Cpu>) -> Option<RelayReport> {

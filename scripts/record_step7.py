@@ -52,8 +52,8 @@ def main():
         result["all_reduce"] += mpi(Path(folder))
     result = {key: [rounded(row) for row in rows] for key, rows in result.items()}
     grid = {(row["tp"], row["pp"], row["micro_batches"]): row for row in result["grid"]}
-    alone, halves = grid[1, 1, None], grid[2, 1, None]
-    result["share_at_tp2"] = significant(halves["weight_bytes"] / alone["weight_bytes"]) if alone["weight_bytes"] else None
+    alone, halves = grid[1, 1, 1], grid[2, 1, 1]
+    result["share_at_tp2"] = significant(halves["weight_bytes"] / alone["weight_bytes"])
     stages = [row | {"case": f"{row['micro_batches']} micro-batches"} for row in result["grid"] if (row["tp"], row["pp"]) == (1, 2)]
     result["bubbles"] = stages
     path = ROOT / "benches" / "results" / "step7.json"

@@ -53,6 +53,6 @@ pub mod engine;
 // engine/block_*.rs (files of modules above).
 // Step 5: the CUDA backend: backend/cuda/ and kernels/, which a simulator runs where there is no GPU; kv/paged_cuda.rs, machine/cuda.rs.
 // Step 6: flash-style prefill: kernels/flash_attention*.cu, backend/cuda/flash_attention.rs, kv/flash_cuda.rs.
-// Step 7: tensor parallelism, begun: ranks in threads, each with its part of every matrix.
+// Step 7: one model on several ranks: tensor parallelism, pipeline parallelism; threads and MPI.
 #[cfg(feature = "step7")]
 pub mod parallel;

@@ -26,6 +26,8 @@ pub mod step5;
 mod step5_attention;
 #[cfg(feature = "step6")]
 pub mod step6;
+#[cfg(feature = "step7")]
+pub mod step7;
 mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};

@@ -17,6 +17,7 @@ impl Rank {
     /// The only worker.
     pub const ALONE: Rank = Rank { rank: 0, world_size: 1 };
 
+    // ANCHOR: part
     /// This rank's part of `n` things. The parts are equal, except that the last ones may be shorter or empty.
     pub fn part(self, n: usize) -> Range<usize> {
         let size = n.div_ceil(self.world_size);
@@ -31,6 +32,7 @@ impl Rank {
         let one = self.rank * n / self.world_size;
         one..one + 1
     }
+    // ANCHOR_END: part
 }
 
 /// Gives what every rank of a group has, in their order, for means that must agree on something before they can be used.
