@@ -8,7 +8,7 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, scheduling, sources, staircase
+from figures import attention, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
@@ -16,6 +16,7 @@ CHAPTER_3 = "steps/step3-scheduling/figures"
 CHAPTER_4 = "steps/step4-paged-kv/figures"
 CHAPTER_5 = "steps/step5-paged-attention/figures"
 CHAPTER_6 = "steps/step6-flash-attention/figures"
+CHAPTER_7 = "steps/step7-parallel/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -56,6 +57,11 @@ FIGURES = {
     f"{CHAPTER_6}/fragments.svg": flash_attention.fragments,
     f"{CHAPTER_6}/swizzle.svg": flash_attention.swizzle,
     f"{CHAPTER_6}/two_buffers.svg": flash_attention.two_buffers,
+    f"{CHAPTER_7}/topology.svg": parallel.topology,
+    f"{CHAPTER_7}/slices.svg": parallel.slices,
+    f"{CHAPTER_7}/all_reduces.svg": parallel.all_reduces,
+    f"{CHAPTER_7}/bubble.svg": parallel.bubble,
+    f"{CHAPTER_7}/ring.svg": parallel.ring,
 }
 
 

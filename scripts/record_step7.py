@@ -57,7 +57,7 @@ def main():
     stages = [row | {"case": f"{row['micro_batches']} micro-batches"} for row in result["grid"] if (row["tp"], row["pp"]) == (1, 2)]
     result["bubbles"] = stages
     path = ROOT / "benches" / "results" / "step7.json"
-    path.write_text(json.dumps({"machine": machine()} | result, indent=1) + "\n")
+    path.write_text(json.dumps({"command": "python scripts/record_step7.py", "machine": machine()} | result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

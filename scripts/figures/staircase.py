@@ -2,7 +2,7 @@
 
 from .look import WIDTH, Figure
 
-BUILT = 6  # the highest step that is built; the others are drawn dashed
+BUILT = 7  # the highest step that is built; the others are drawn dashed
 
 STEPS = [
     ("one correct", "forward pass"),
