@@ -23,15 +23,15 @@ fn main() -> Result<()> {
     println!("1. One worker");
     let mut alone = ModelRunner::load(&demo::directory(), Default::default())?;
     let story = write(&mut alone, &prompt)?;
-    println!("   {} bytes of weights\n   {PROMPT}{}\n", alone.weights.held, tokenizer.decode(&story, true));
+    println!("   {} bytes of weights\n   {PROMPT}{}", alone.weights.held, tokenizer.decode(&story, true));
 
     for (number, title, tensor, pipeline) in
         [(2, "Two slices", 2, 1), (3, "Two stages", 1, 2), (4, "Two slices of two stages", 2, 2)]
     {
-        println!("{number}. {title}");
+        println!("\n{number}. {title}");
         let (same, report) = on_ranks(Topology { tensor, pipeline }, &prompt, alone.weights.held)?;
         println!("   {}", said(&report));
-        println!("   the same story: {}\n", if same == story { "yes" } else { "no" });
+        println!("   the same story: {}", if same == story { "yes" } else { "no" });
     }
     Ok(())
 }
