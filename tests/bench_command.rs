@@ -26,6 +26,7 @@ fn throughput_prints_one_object_whose_sums_agree() {
         "settings",
         "totals",
         "latencies",
+        "parallel",
         "outputs_sha256",
         "requests",
     ];
