@@ -1,12 +1,11 @@
 //! The CPU backend: f32 activations, weights as stored, all cores.
 
 pub mod attention;
-mod few_rows;
 #[cfg(feature = "step2")]
 pub mod grouped;
 pub mod isa;
 mod kernels;
-mod matmul;
+mod linear;
 #[cfg(feature = "step2")]
 mod memory;
 mod workspace;
@@ -18,16 +17,28 @@ pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
-use crate::{error::Result, tensor::convert_to_f32};
+use crate::{error::Result, tensor::{DType, convert_to_f32}};
 use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Operations below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 14;
 
+/// What linear layers multiply. Sums are f32 in any case, and so is everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Activations as they are, weights as stored.
+    F32,
+    /// Activations rounded to bf16, weights as stored.
+    Bf16,
+    /// bf16 for weights that are stored so, where the instruction set multiplies bf16; else f32.
+    Auto,
+}
+
 /// The CPU. Cheap to make; its workspace fills as it works.
 pub struct Cpu {
     isa: Isa,
+    arithmetic: Arithmetic,
     kernels: Box<dyn Kernels>,
     workspace: Arc<Workspace>,
 }
@@ -41,7 +52,13 @@ impl Default for Cpu {
 impl Cpu {
     /// With a given instruction set, which must be one of [`Isa::supported`].
     pub fn with_isa(isa: Isa) -> Cpu {
-        Cpu { isa, kernels: Box::new(Standard), workspace: Arc::default() }
+        let arithmetic = Arithmetic::F32;
+        Cpu { isa, arithmetic, kernels: Box::new(Standard), workspace: Arc::default() }
+    }
+
+    /// With another arithmetic of linear layers than [`Arithmetic::F32`].
+    pub fn with_arithmetic(self, arithmetic: Arithmetic) -> Cpu {
+        Cpu { arithmetic, ..self }
     }
 
     /// With other small operations than the standard ones.
@@ -52,6 +69,17 @@ impl Cpu {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// How a matrix of these parts is multiplied.
+    fn product(&self, weight: &CpuWeight) -> linear::Product {
+        let fits = self.isa.multiplies_bf16() && weight.dots_bf16();
+        match self.arithmetic {
+            Arithmetic::F32 => linear::Product::F32,
+            Arithmetic::Auto if !fits => linear::Product::F32,
+            Arithmetic::Bf16 if !fits => linear::Product::RoundedF32,
+            Arithmetic::Auto | Arithmetic::Bf16 => linear::Product::DotBf16,
+        }
     }
 
     /// The small operations in use.
@@ -96,6 +124,11 @@ impl CpuWeight {
     /// Outputs of all parts together.
     pub fn outputs(&self) -> usize {
         self.parts.iter().map(|(shape, _)| shape.outputs).sum()
+    }
+
+    /// Whether an instruction that multiplies bf16 can use them: bf16, rows of inputs side by side.
+    fn dots_bf16(&self) -> bool {
+        self.slices().all(|slice| slice.tensor.dtype == DType::BF16 && !slice.transposed)
     }
 
     /// The views, in the order of the outputs.
@@ -174,7 +207,7 @@ impl Backend for Cpu {
 
     fn matmul(&self, x: &CpuTensor, weight: &CpuWeight) -> Result<CpuTensor> {
         let mut y = self.take(x.rows(), weight.outputs());
-        matmul::matmul(self.isa, x, weight, &mut y);
+        linear::matmul(self, x, weight, &mut y);
         Ok(y)
     }
 

@@ -1,0 +1,131 @@
+//! y = x Wᵀ, with W as it lies in the file: bf16, f16 or f32, [out, in] or (GPT-2) [in, out].
+//!
+//! Each y[t, o] is one dot product, summed in the same order whatever else is in the batch: number k of a row goes to a fixed
+//! lane of a vector register, and at the end the lanes are added by halves. So a token's bits do not depend on its neighbours,
+//! nor on which of the ways below was taken.
+//!
+//! # Blocking
+//!
+//! ```text
+//!            k ──▶  block of k      block of k
+//! x      ┌───────────────┬───────────────┬──       a panel: 4 rows of x, packed [k / W][4][W] once a product
+//!   4    │ panel         │               │         (W numbers fill a register)
+//!        ├───────────────┼───────────────┼──
+//!   4    │ panel         │               │
+//!        └───────────────┴───────────────┴──
+//! W      ┌───────────────┬───────────────┬──       a strip: 4 rows of W, packed alike when its turn comes; it stays
+//!   4    │ strip         │               │         in the first cache while the panels pass by
+//!        └───────────────┴───────────────┴──
+//! tile: the 4 × 4 sums of a panel and a strip, a register each, which stay in registers over a block of k
+//! ```
+//! A tile loads 8 registers for 16 multiplications of registers, so a core that can load one and multiply one at a time is
+//! kept multiplying. Packing makes both streams contiguous: unpacked, the rows lie a power of two apart, fall on the same few
+//! places of the first cache, and drive each other out.
+//!
+//! With a few rows (a decode step) each weight is used once or twice, and the time is that of reading W from memory. Then
+//! W is used in place: a weight is widened in a register and multiplied at once.
+//!
+//! All cores take blocks of outputs, so W is read from memory once for all rows of a pass.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+mod lanes;
+mod panels;
+mod stored;
+mod strips;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod transposed;
+
+pub(super) use tasks::Product;
+
+use super::{
+    Cpu, CpuTensor, CpuWeight,
+    isa::{Shape, dispatch},
+};
+use crate::{backend::Shaped, tensor::DType};
+use lanes::F32Lanes;
+use panels::{Panels, pack_bf16, pack_f32};
+use std::cell::RefCell;
+use stored::{Bf16, F16, F32};
+use tasks::{Columns, Task, for_each_task};
+
+/// Rows of x of one pass over W: their panels stay in the second cache, or near it.
+const ROWS: usize = 512;
+
+/// y[t, o] = Σ_k x[t, k] · W[o, k]; y has the parts' outputs side by side.
+///
+/// # Panics
+/// If a part was never loaded or does not fit x and y.
+pub(super) fn matmul(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTensor) {
+    let inputs = x.cols();
+    for slice in weight.slices() {
+        let of_slice = if slice.transposed { slice.rows.len() } else { slice.cols.len() };
+        assert_eq!(of_slice, inputs, "inputs of {:?}", slice.tensor);
+    }
+    for first in (0..x.rows()).step_by(ROWS) {
+        let rows = first..x.rows().min(first + ROWS);
+        let (columns, x) = (Columns::new(y, rows.clone()), &x.data()[rows.start * inputs..rows.end * inputs]);
+        match cpu.product(weight) {
+            #[cfg(target_arch = "x86_64")]
+            Product::DotBf16 => dot_bf16(cpu, x, weight, rows.len(), &columns),
+            product => f32_product(cpu, x, weight, product == Product::RoundedF32, rows.len(), &columns),
+        }
+    }
+}
+
+/// By multiplications of f32.
+fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: usize, y: &Columns) {
+    let (isa, inputs) = (cpu.isa(), x.len() / rows);
+    let width = inputs.next_multiple_of(isa.lanes());
+    let mut numbers = cpu.take(rows, width);
+    panels::fill(x, inputs, numbers.data_mut(), |x, panel| {
+        dispatch!(isa, pack_f32(x: &[f32], inputs: usize, rounded: bool, panel: &mut [f32]));
+    });
+    let panels = &Panels::new(numbers.data(), rows, width);
+    for_each_task(weight, rows, inputs, y, |task| {
+        let task = &task;
+        dispatch!(isa, f32_task(task: &Task<'_>, panels: &Panels<'_, f32>));
+    });
+}
+
+thread_local! {
+    /// Sums of a transposed task.
+    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One task by multiplications of f32. 16 registers hold 4 × 2 sums and what is multiplied, 32 hold 4 × 4.
+#[inline(always)]
+fn f32_task<S: Shape, const L: usize>(task: &Task<'_>, panels: &Panels<'_, f32>) {
+    if task.slice.transposed {
+        return SUMS.with_borrow_mut(|sums| transposed::task::<S, L>(task, panels, sums));
+    }
+    match (task.slice.tensor.dtype, S::REGISTERS) {
+        (DType::F32, 32) => strips::task::<F32Lanes<S, L>, F32, 4, L, 4>(task, panels),
+        (DType::F32, _) => strips::task::<F32Lanes<S, L>, F32, 4, L, 2>(task, panels),
+        (DType::BF16, 32) => strips::task::<F32Lanes<S, L>, Bf16, 2, L, 4>(task, panels),
+        (DType::BF16, _) => strips::task::<F32Lanes<S, L>, Bf16, 2, L, 2>(task, panels),
+        (DType::F16, 32) => strips::task::<F32Lanes<S, L>, F16, 2, L, 4>(task, panels),
+        (DType::F16, _) => strips::task::<F32Lanes<S, L>, F16, 2, L, 2>(task, panels),
+        (other, _) => panic!("{other} is no weight dtype"),
+    }
+}
+
+/// By an instruction that multiplies bf16.
+#[cfg(target_arch = "x86_64")]
+fn dot_bf16(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &Columns) {
+    let (isa, inputs) = (cpu.isa(), x.len() / rows);
+    let width = inputs.next_multiple_of(32);
+    let mut numbers = cpu.take(rows, width / 2);
+    let numbers = panels::as_bf16(numbers.data_mut());
+    panels::fill(x, inputs, numbers, |x, panel| {
+        dispatch!(isa, pack_bf16(x: &[f32], inputs: usize, panel: &mut [u16]));
+    });
+    let panels = &Panels::new(numbers, rows, width);
+    for_each_task(weight, rows, inputs, y, |task| {
+        // SAFETY: `Cpu::product` asks for this where the CPU has it only.
+        unsafe { avx512_bf16::task(&task, panels) }
+    });
+}
