@@ -94,8 +94,6 @@ impl Isa {
 pub trait Shape {
     /// Floats in one vector register.
     const LANES: usize;
-    /// Vector registers: 16 or 32.
-    const REGISTERS: usize;
     /// Whether multiply-add is one instruction that rounds once. Without it `f32::mul_add` would call a slow function.
     const FUSED: bool;
 
@@ -110,21 +108,18 @@ pub trait Shape {
 pub struct PortableShape;
 impl Shape for PortableShape {
     const LANES: usize = 4;
-    const REGISTERS: usize = if cfg!(target_arch = "aarch64") { 32 } else { 16 };
     const FUSED: bool = cfg!(target_arch = "aarch64");
 }
 /// Shape of [`Isa::Avx2`].
 pub struct Avx2Shape;
 impl Shape for Avx2Shape {
     const LANES: usize = 8;
-    const REGISTERS: usize = 16;
     const FUSED: bool = true;
 }
 /// Shape of [`Isa::Avx512`].
 pub struct Avx512Shape;
 impl Shape for Avx512Shape {
     const LANES: usize = 16;
-    const REGISTERS: usize = 32;
     const FUSED: bool = true;
 }
 

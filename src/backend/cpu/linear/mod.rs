@@ -28,6 +28,10 @@
 //! All cores take blocks of outputs, so W is read from memory once for all rows of a pass.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 mod lanes;
 mod panels;
@@ -43,17 +47,21 @@ pub(super) use tasks::Product;
 
 use super::{
     Cpu, CpuTensor, CpuWeight,
-    isa::{Shape, dispatch},
+    isa::{Isa, PortableShape, dispatch},
 };
 use crate::{backend::Shaped, tensor::DType};
 use lanes::F32Lanes;
 use panels::{Panels, pack_bf16, pack_f32};
-use std::cell::RefCell;
 use stored::{Bf16, F16, F32};
 use tasks::{Columns, Task, for_each_task};
+use tile::{Reads, Sums};
+use transposed::transposed_task;
 
 /// Rows of x of one pass over W: their panels stay in the second cache, or near it.
 const ROWS: usize = 512;
+
+/// Rows of W at a time on any CPU: aarch64 has 32 registers, and others are not known to have more than 16.
+const NARROW: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
 
 /// y[t, o] = Σ_k x[t, k] · W[o, k]; y has the parts' outputs side by side.
 ///
@@ -87,29 +95,32 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: us
     let panels = &Panels::new(numbers.data(), rows, width);
     for_each_task(weight, rows, inputs, y, |task| {
         let task = &task;
-        dispatch!(isa, f32_task(task: &Task<'_>, panels: &Panels<'_, f32>));
+        match isa {
+            _ if task.slice.transposed => {
+                dispatch!(isa, transposed_task(task: &Task<'_>, panels: &Panels<'_, f32>));
+            }
+            // SAFETY: an `Isa` is one that this CPU has.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::task(task, panels) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::task(task, panels) },
+            _ => f32_task::<F32Lanes<PortableShape, 4>, 4, NARROW>(task, panels),
+        }
     });
 }
 
-thread_local! {
-    /// Sums of a transposed task.
-    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// One task by multiplications of f32. 16 registers hold 4 × 2 sums and what is multiplied, 32 hold 4 × 4.
+/// One task by multiplications of f32, N rows of W at a time.
 #[inline(always)]
-fn f32_task<S: Shape, const L: usize>(task: &Task<'_>, panels: &Panels<'_, f32>) {
-    if task.slice.transposed {
-        return SUMS.with_borrow_mut(|sums| transposed::task::<S, L>(task, panels, sums));
-    }
-    match (task.slice.tensor.dtype, S::REGISTERS) {
-        (DType::F32, 32) => strips::task::<F32Lanes<S, L>, F32, 4, L, 4>(task, panels),
-        (DType::F32, _) => strips::task::<F32Lanes<S, L>, F32, 4, L, 2>(task, panels),
-        (DType::BF16, 32) => strips::task::<F32Lanes<S, L>, Bf16, 2, L, 4>(task, panels),
-        (DType::BF16, _) => strips::task::<F32Lanes<S, L>, Bf16, 2, L, 2>(task, panels),
-        (DType::F16, 32) => strips::task::<F32Lanes<S, L>, F16, 2, L, 4>(task, panels),
-        (DType::F16, _) => strips::task::<F32Lanes<S, L>, F16, 2, L, 2>(task, panels),
-        (other, _) => panic!("{other} is no weight dtype"),
+fn f32_task<T, const L: usize, const N: usize>(task: &Task<'_>, panels: &Panels<'_, f32>)
+where
+    T: Sums<L, Number = f32> + Reads<F32, 4, L> + Reads<Bf16, 2, L> + Reads<F16, 2, L>,
+{
+    match task.slice.tensor.dtype {
+        DType::F32 => strips::task::<T, F32, 4, L, N>(task, panels),
+        DType::BF16 => strips::task::<T, Bf16, 2, L, N>(task, panels),
+        DType::F16 => strips::task::<T, F16, 2, L, N>(task, panels),
+        other => panic!("{other} is no weight dtype"),
     }
 }
 

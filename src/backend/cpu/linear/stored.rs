@@ -1,59 +1,12 @@
-//! Weights as they are stored: how a register of them is read.
+//! Weights as they are stored.
 
-use crate::{backend::Slice, tensor::f16_to_f32};
+use crate::backend::Slice;
+use std::ops::Range;
 
-/// A stored weight of B bytes, read as an N: f32, or the bits of a bf16.
-pub trait Element<const B: usize, N> {
-    fn read(bytes: [u8; B]) -> N;
-}
-
+/// A dtype of B bytes; each variant says how it reads a register of them ([`Reads`](super::tile::Reads)).
 pub struct F32;
-impl Element<4, f32> for F32 {
-    #[inline(always)]
-    fn read(bytes: [u8; 4]) -> f32 {
-        f32::from_le_bytes(bytes)
-    }
-}
-
 pub struct Bf16;
-impl Element<2, f32> for Bf16 {
-    #[inline(always)]
-    fn read(bytes: [u8; 2]) -> f32 {
-        f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
-    }
-}
-impl Element<2, u16> for Bf16 {
-    #[inline(always)]
-    fn read(bytes: [u8; 2]) -> u16 {
-        u16::from_le_bytes(bytes)
-    }
-}
-
 pub struct F16;
-impl Element<2, f32> for F16 {
-    #[inline(always)]
-    fn read(bytes: [u8; 2]) -> f32 {
-        f16_to_f32(u16::from_le_bytes(bytes))
-    }
-}
-
-/// A register of W weights.
-#[inline(always)]
-pub fn read<E: Element<B, N>, N: Copy + Default, const B: usize, const W: usize>(weights: &[[u8; B]; W]) -> [N; W] {
-    let mut register = [N::default(); W];
-    for l in 0..W {
-        register[l] = E::read(weights[l]); // `map` stays a call for 32 of them
-    }
-    register
-}
-
-/// The last register of a row, filled up with zeros.
-#[inline(always)]
-pub fn read_rest<E: Element<B, N>, N: Copy + Default, const B: usize, const W: usize>(weights: &[[u8; B]]) -> [N; W] {
-    let mut register = [N::default(); W];
-    register.iter_mut().zip(weights).for_each(|(to, w)| *to = E::read(*w));
-    register
-}
 
 /// The bytes of one row of a slice that is stored [out, in].
 pub fn row<'a>(slice: &'a Slice, row: usize) -> &'a [u8] {
@@ -62,10 +15,18 @@ pub fn row<'a>(slice: &'a Slice, row: usize) -> &'a [u8] {
     &slice.tensor.data[start * size..][..slice.cols.len() * size]
 }
 
+/// The last weights of a row, filled up with zeros to a register's W. (All zero bits are zero in every dtype.)
+#[inline(always)]
+pub fn filled_up<const B: usize, const W: usize>(rest: &[[u8; B]]) -> [[u8; B]; W] {
+    let mut register = [[0; B]; W];
+    register[..rest.len()].copy_from_slice(rest);
+    register
+}
+
 /// Asks for memory that will be read soon, into the second cache: the first has places for some 16 lines on their way, too few for
 /// the time that memory takes.
 #[inline(always)]
-pub fn prefetch(from: *const u8, bytes: std::ops::Range<usize>) {
+pub fn prefetch(from: *const u8, bytes: Range<usize>) {
     #[cfg(target_arch = "x86_64")]
     for at in bytes.step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -2,17 +2,17 @@
 
 use super::{
     panels::Panels,
-    stored::{self, Element},
+    stored,
     tasks::{Out, Task},
-    tile::{self, BLOCK, STRIP, Sums},
+    tile::{self, Packing, Reads, STRIP, Sums},
 };
 
 /// Rows of x up to which a strip is used in place.
-const FEW: usize = 12;
+const FEW: usize = 16;
 
 /// The outputs of a task, N rows of W at a time.
 #[inline(always)]
-pub fn task<T: Sums<W>, E: Element<B, T::Number>, const B: usize, const W: usize, const N: usize>(
+pub fn task<T: Sums<W> + Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
     task: &Task,
     panels: &Panels<T::Number>,
 ) {
@@ -23,10 +23,10 @@ pub fn task<T: Sums<W>, E: Element<B, T::Number>, const B: usize, const W: usize
             tile::in_place::<T, E, B, W, N>(panels, w, &out);
         }
     } else {
-        let mut block = [[[T::Number::default(); W]; STRIP]; BLOCK];
+        let mut packing = Packing::<T, T::Number, W, N>::new();
         for first in task.outputs.clone().step_by(STRIP) {
             let (w, out) = strip(task, first);
-            tile::packed::<T, E, B, W, N>(panels, w, &mut block, &out);
+            tile::packed::<T, E, B, W, N>(panels, w, &mut packing, &out);
         }
     }
 }

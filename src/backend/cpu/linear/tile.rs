@@ -2,33 +2,43 @@
 
 use super::{
     panels::{HEIGHT, Panels},
-    stored::{self, Element},
+    stored,
     tasks::Out,
 };
+use std::ops::Range;
 
 /// Rows of W of a strip.
 pub const STRIP: usize = 4;
 /// Registers of a row in a block of k: a packed strip of f32 then takes half of a first cache of 32 KiB.
-pub const BLOCK: usize = 64;
+const BLOCK: usize = 64;
 /// Panels between which a strip is packed again, if it has more than one block of k: their sums wait in memory.
 const WAITING: usize = 32;
 
-/// Sums of products, in the lanes of one register.
+/// Sums of products, in the lanes of one register. What a variant must have; the rest is the same for all.
 pub trait Sums<const W: usize>: Copy {
-    /// What is multiplied, W at a time.
+    /// What panels and packed strips hold.
     type Number: Copy + Default;
+    /// W of them.
+    type Register: Copy;
     /// No sum yet.
     fn zero() -> Self;
+    fn load(numbers: &[Self::Number; W]) -> Self::Register;
+    fn store(register: Self::Register, numbers: &mut [Self::Number; W]);
     /// Adds the products x · w, each to its lane.
-    fn multiply_add(self, x: &[Self::Number; W], w: &[Self::Number; W]) -> Self;
+    fn multiply_add(self, x: Self::Register, w: Self::Register) -> Self;
     /// The sum over the lanes, by halves.
     fn finish<const N: usize>(sums: [Self; N]) -> [f32; N];
 }
 
-/// Sums of M ≤ 4 rows of x and N of W. Each row is a variable of its own: the compiler keeps what it need not index in registers,
-/// and an array of rows in memory, at half the speed.
+/// How a variant reads W weights of the dtype E, of B bytes each.
+pub trait Reads<E, const B: usize, const W: usize>: Sums<W> {
+    fn read(weights: &[[u8; B]; W]) -> Self::Register;
+}
+
+/// Sums of up to 4 rows and of N: each row is a variable of its own, which the compiler keeps in registers. An array of rows it keeps in
+/// memory, at half the speed.
 #[derive(Clone, Copy)]
-pub struct Tile<T, const N: usize> {
+struct Tile<T, const N: usize> {
     a: [T; N],
     b: [T; N],
     c: [T; N],
@@ -44,49 +54,24 @@ impl<T: Copy, const N: usize> Tile<T, N> {
         let row = [T::zero(); N];
         Tile { a: row, b: row, c: row, d: row }
     }
+}
 
-    /// Adds the products of M rows of x and N of W.
-    #[inline(always)]
-    fn multiply_add<const W: usize, const M: usize>(&mut self, x: &[[T::Number; W]; M], w: &[[T::Number; W]; N])
-    where
-        T: Sums<W>,
-    {
-        add_row(&mut self.a, &x[0], w);
-        if M > 1 {
-            add_row(&mut self.b, &x[1], w);
-        }
-        if M > 2 {
-            add_row(&mut self.c, &x[2], w);
-        }
-        if M > 3 {
-            add_row(&mut self.d, &x[3], w);
-        }
-    }
-
-    /// Adds up the lanes and writes y.
-    #[inline(always)]
-    fn write<const W: usize, const M: usize>(self, row: usize, out: &Out)
-    where
-        T: Sums<W>,
-    {
-        out.write(row, T::finish(self.a));
-        if M > 1 {
-            out.write(row + 1, T::finish(self.b));
-        }
-        if M > 2 {
-            out.write(row + 2, T::finish(self.c));
-        }
-        if M > 3 {
-            out.write(row + 3, T::finish(self.d));
-        }
+/// Adds the products of one register of numbers with N others.
+#[inline(always)]
+fn add_row<T: Sums<W>, const W: usize, const N: usize>(sums: &mut [T; N], one: T::Register, others: &[T::Register; N]) {
+    for n in 0..N {
+        sums[n] = sums[n].multiply_add(one, others[n]);
     }
 }
 
+/// N registers.
 #[inline(always)]
-fn add_row<T: Sums<W>, const W: usize, const N: usize>(sums: &mut [T; N], x: &[T::Number; W], w: &[[T::Number; W]; N]) {
-    for n in 0..N {
-        sums[n] = sums[n].multiply_add(x, &w[n]);
+fn load<T: Sums<W>, const W: usize, const N: usize>(numbers: &[[T::Number; W]; N]) -> [T::Register; N] {
+    let mut registers = [T::load(&numbers[0]); N];
+    for n in 1..N {
+        registers[n] = T::load(&numbers[n]);
     }
+    registers
 }
 
 /// Calls `$f::<…, M>(…)` for the M rows of a panel.
@@ -103,17 +88,17 @@ macro_rules! of_height {
 
 /// All panels against a strip that is used in place: N of its rows at a time.
 #[inline(always)]
-pub fn in_place<T: Sums<W>, E: Element<B, T::Number>, const B: usize, const W: usize, const N: usize>(
+pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
     panels: &Panels<T::Number>,
     w: [&[u8]; STRIP],
     out: &Out,
 ) {
-    let passes = panels.count() * STRIP / N;
+    let mut pass = Pass { index: 0, count: panels.count() * STRIP / N };
     for panel in 0..panels.count() {
-        for (half, w) in w.as_chunks::<N>().0.iter().enumerate() {
-            let pass = Pass { index: panel * STRIP / N + half, count: passes };
-            let out = out.from(half * N);
+        for (part, w) in w.as_chunks::<N>().0.iter().enumerate() {
+            let out = out.from(part * N);
             of_height!(panels.height(panel), in_place_pass::<T, E, B, W, N>(panels, panel, *w, pass, &out));
+            pass.index += 1;
         }
     }
 }
@@ -125,15 +110,9 @@ struct Pass {
     count: usize,
 }
 
+/// A panel of M rows against N rows of W. Row n of this tile is that of w_n, so that each weight is widened just before its use.
 #[inline(always)]
-fn in_place_pass<
-    T: Sums<W>,
-    E: Element<B, T::Number>,
-    const B: usize,
-    const W: usize,
-    const N: usize,
-    const M: usize,
->(
+fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const M: usize>(
     panels: &Panels<T::Number>,
     panel: usize,
     w: [&[u8]; N],
@@ -146,56 +125,69 @@ fn in_place_pass<
     // The weights of the strip after the next, in the order of their addresses, as memory likes it.
     let share = STRIP * B * W / pass.count;
     let ahead = out.strip.wrapping_add(2 * STRIP * out.stride + pass.index * full * share);
-    // Row n of this tile is that of w_n, so that each weight is widened just before its use.
     let mut tile = Tile::<T, M>::zero();
     for (i, x) in x[..full].iter().enumerate() {
         stored::prefetch(ahead, i * share..(i + 1) * share);
-        add_row(&mut tile.a, &stored::read::<E, _, B, W>(&w[0][i]), x);
-        add_row(&mut tile.b, &stored::read::<E, _, B, W>(&w[1][i]), x);
+        let x = load::<T, W, M>(x);
+        add_row(&mut tile.a, T::read(&w[0][i]), &x);
+        add_row(&mut tile.b, T::read(&w[1][i]), &x);
         if N > 2 {
-            add_row(&mut tile.c, &stored::read::<E, _, B, W>(&w[2][i]), x);
-            add_row(&mut tile.d, &stored::read::<E, _, B, W>(&w[3][i]), x);
+            add_row(&mut tile.c, T::read(&w[2][i]), &x);
+            add_row(&mut tile.d, T::read(&w[3][i]), &x);
         }
     }
     if let Some(x) = x.get(full) {
-        let rest = registers.map(|w| stored::read_rest::<E, _, B, W>(w.1));
-        add_row(&mut tile.a, &rest[0], x);
-        add_row(&mut tile.b, &rest[1], x);
+        let x = load::<T, W, M>(x);
+        let rest = registers.map(|w| T::read(&stored::filled_up(w.1)));
+        add_row(&mut tile.a, rest[0], &x);
+        add_row(&mut tile.b, rest[1], &x);
         if N > 2 {
-            add_row(&mut tile.c, &rest[2], x);
-            add_row(&mut tile.d, &rest[3], x);
+            add_row(&mut tile.c, rest[2], &x);
+            add_row(&mut tile.d, rest[3], &x);
         }
     }
     for m in 0..M {
-        let sums: [T; N] = std::array::from_fn(|n| [tile.a[m], tile.b[m], tile.c[m], tile.d[m]][n]);
-        out.write(panel * HEIGHT + m, T::finish(sums));
+        let of_row = [tile.a[m], tile.b[m], tile.c[m], tile.d[m]];
+        out.write::<N>(panel * HEIGHT + m, T::finish(*of_row.first_chunk().expect("N ≤ 4")));
     }
 }
 
-/// All panels against a strip that is packed first, block by block of k. `packed`: room for a block.
+/// Room for a block of a packed strip, and for sums that wait for the next block.
+pub struct Packing<T, X, const W: usize, const N: usize> {
+    strip: [[[X; W]; STRIP]; BLOCK],
+    waiting: [Tile<T, N>; WAITING],
+}
+
+impl<T: Sums<W>, const W: usize, const N: usize> Packing<T, T::Number, W, N> {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Packing { strip: [[[T::Number::default(); W]; STRIP]; BLOCK], waiting: [Tile::zero(); WAITING] }
+    }
+}
+
+/// All panels against a strip that is packed first, block by block of k.
 #[inline(always)]
-pub fn packed<T: Sums<W>, E: Element<B, T::Number>, const B: usize, const W: usize, const N: usize>(
+pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
     panels: &Panels<T::Number>,
     w: [&[u8]; STRIP],
-    packed: &mut [[[T::Number; W]; STRIP]; BLOCK],
+    packing: &mut Packing<T, T::Number, W, N>,
     out: &Out,
 ) {
     let registers = w[0].len().div_ceil(B * W);
+    // Each panel asks for its share of the next strip.
+    let share = (STRIP * w[0].len()).div_ceil(panels.count()).next_multiple_of(64);
+    let next = out.strip.wrapping_add(STRIP * out.stride);
     for first in (0..panels.count()).step_by(WAITING) {
         let some = first..panels.count().min(first + WAITING);
-        for half in 0..STRIP / N {
-            let mut waiting = [Tile::<T, N>::zero(); WAITING];
+        for part in 0..STRIP / N {
             for start in (0..registers).step_by(BLOCK) {
                 let block = start..registers.min(start + BLOCK);
-                let strip = pack::<E, _, B, W>(w, block.clone(), packed);
+                pack::<T, E, B, W>(w, block.clone(), &mut packing.strip);
                 for panel in some.clone() {
-                    let sums = &mut waiting[panel - first];
-                    let at = (block.clone(), half * N, block.end == registers);
-                    let out = out.from(half * N);
-                    of_height!(panels.height(panel), packed_pass::<T, W, N>(panels, panel, strip, at, sums, &out));
-                    if start == 0 && half == 0 {
-                        let share = (STRIP * w[0].len()).div_ceil(panels.count()).next_multiple_of(64);
-                        let next = out.strip.wrapping_add(STRIP * out.stride);
+                    let (sums, strip) = (&mut packing.waiting[panel - first], &packing.strip);
+                    let at = At { block: block.clone(), last: block.end == registers, row: part * N };
+                    of_height!(panels.height(panel), packed_pass::<T, W, N>(panels, panel, strip, at, sums, out));
+                    if start == 0 && part == 0 {
                         stored::prefetch(next, panel * share..(panel + 1) * share);
                     }
                 }
@@ -204,43 +196,69 @@ pub fn packed<T: Sums<W>, E: Element<B, T::Number>, const B: usize, const W: usi
     }
 }
 
-/// A block of a strip, [k / W][4][W].
+/// Packs a block of a strip, [k / W][4][W].
 #[inline(always)]
-fn pack<'a, E: Element<B, N>, N: Copy + Default, const B: usize, const W: usize>(
+fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize>(
     w: [&[u8]; STRIP],
-    block: std::ops::Range<usize>,
-    packed: &'a mut [[[N; W]; STRIP]; BLOCK],
-) -> &'a [[[N; W]; STRIP]] {
-    let strip = &mut packed[..block.len()];
+    block: Range<usize>,
+    packed: &mut [[[T::Number; W]; STRIP]; BLOCK],
+) {
     for (n, row) in w.iter().enumerate() {
         let (full, rest) = row.as_chunks::<B>().0.as_chunks::<W>();
-        for (register, i) in strip.iter_mut().zip(block.clone()) {
-            register[n] = match full.get(i) {
-                Some(weights) => stored::read::<E, _, B, W>(weights),
-                None => stored::read_rest::<E, _, B, W>(rest),
+        for (register, i) in packed.iter_mut().zip(block.clone()) {
+            let weights = match full.get(i) {
+                Some(weights) => T::read(weights),
+                None => T::read(&stored::filled_up(rest)),
             };
+            T::store(weights, &mut register[n]);
         }
     }
-    strip
 }
 
-/// A panel of M rows against N rows of a block of a strip.
+/// Which part of a strip: a block of k, and the rows from `row`.
+struct At {
+    block: Range<usize>,
+    last: bool,
+    row: usize,
+}
+
+/// A panel of M rows against N rows of a block of a packed strip.
 #[inline(always)]
 fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const M: usize>(
     panels: &Panels<T::Number>,
     panel: usize,
-    strip: &[[[T::Number; W]; STRIP]],
-    (block, half, last): (std::ops::Range<usize>, usize, bool),
+    strip: &[[[T::Number; W]; STRIP]; BLOCK],
+    at: At,
     sums: &mut Tile<T, N>,
     out: &Out,
 ) {
-    let mut tile = *sums;
-    for (x, w) in panels.panel::<W, M>(panel)[block].iter().zip(strip) {
-        tile.multiply_add::<W, M>(x, w[half..].first_chunk().expect("half a strip"));
+    let mut tile = if at.block.start == 0 { Tile::zero() } else { *sums };
+    for (x, w) in panels.panel::<W, M>(panel)[at.block].iter().zip(strip) {
+        let w = load::<T, W, N>(w[at.row..].first_chunk().expect("N rows"));
+        add_row(&mut tile.a, T::load(&x[0]), &w);
+        if M > 1 {
+            add_row(&mut tile.b, T::load(&x[1]), &w);
+        }
+        if M > 2 {
+            add_row(&mut tile.c, T::load(&x[2]), &w);
+        }
+        if M > 3 {
+            add_row(&mut tile.d, T::load(&x[3]), &w);
+        }
     }
-    if last {
-        tile.write::<W, M>(panel * HEIGHT, out);
-    } else {
+    if !at.last {
         *sums = tile;
+        return;
+    }
+    let (row, out) = (panel * HEIGHT, out.from(at.row));
+    out.write(row, T::finish(tile.a));
+    if M > 1 {
+        out.write(row + 1, T::finish(tile.b));
+    }
+    if M > 2 {
+        out.write(row + 2, T::finish(tile.c));
+    }
+    if M > 3 {
+        out.write(row + 3, T::finish(tile.d));
     }
 }

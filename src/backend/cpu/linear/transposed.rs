@@ -2,10 +2,17 @@
 
 use super::{super::isa::Shape, panels::Panels, tasks::Task};
 use crate::tensor::convert_to_f32;
+use std::cell::RefCell;
 
-/// The outputs of a task. `scratch` is working space.
+thread_local! {
+    /// A row of W, widened, and the sums.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The outputs of a task.
 #[inline(always)]
-pub fn task<S: Shape, const L: usize>(task: &Task, panels: &Panels<f32>, scratch: &mut Vec<f32>) {
+pub fn transposed_task<S: Shape, const L: usize>(task: &Task, panels: &Panels<f32>) {
+    let mut scratch = SCRATCH.take();
     let (slice, width) = (task.slice, task.outputs.len());
     let (dtype, (_, stride)) = (slice.tensor.dtype, slice.tensor.matrix_shape());
     scratch.clear();
@@ -26,4 +33,5 @@ pub fn task<S: Shape, const L: usize>(task: &Task, panels: &Panels<f32>, scratch
             task.out.from(i).write(row, [sum]);
         }
     }
+    SCRATCH.set(scratch);
 }
