@@ -71,6 +71,11 @@ impl Cpu {
         self.isa
     }
 
+    /// What linear layers multiply.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
     /// How a matrix of these parts is multiplied.
     fn product(&self, weight: &CpuWeight) -> linear::Product {
         let fits = self.isa.multiplies_bf16() && weight.dots_bf16();

@@ -76,7 +76,7 @@ impl Number for u16 {
 #[inline(always)]
 fn bf16_bits(x: f32) -> u16 {
     let bits = x.to_bits();
-    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     (if x.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
 }
 

@@ -13,6 +13,8 @@ pub const STRIP: usize = 4;
 const BLOCK: usize = 64;
 /// Panels between which a strip is packed again, if it has more than one block of k: their sums wait in memory.
 const WAITING: usize = 32;
+/// How many strips ahead weights are asked for where they are used in place.
+const AHEAD: usize = 4;
 
 /// Sums of products, in the lanes of one register. What a variant must have; the rest is the same for all.
 pub trait Sums<const W: usize>: Copy {
@@ -122,9 +124,9 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
     let registers = w.map(|w| w.as_chunks::<B>().0.as_chunks::<W>());
     let full = registers[0].0.len();
     let (x, w) = (panels.panel::<W, M>(panel), registers.map(|w| &w.0[..full]));
-    // The weights of the strip after the next, in the order of their addresses, as memory likes it.
+    // In the order of their addresses, as memory likes it.
     let share = STRIP * B * W / pass.count;
-    let ahead = out.strip.wrapping_add(2 * STRIP * out.stride + pass.index * full * share);
+    let ahead = out.strip.wrapping_add(AHEAD * STRIP * out.stride + pass.index * full * share);
     let mut tile = Tile::<T, M>::zero();
     for (i, x) in x[..full].iter().enumerate() {
         stored::prefetch(ahead, i * share..(i + 1) * share);
