@@ -48,7 +48,7 @@ impl Machine for Cpu {
     }
 
     fn report(&self) -> MachineReport {
-        let (device, dtype, isa) = ("cpu".into(), DType::F32, Some(self.isa().name()));
+        let (device, dtype, isa) = ("cpu".into(), self.dtype(), Some(self.isa().name()));
         MachineReport { device, dtype, isa, kernel_launches: None, graph_replays: None }
     }
 }

@@ -17,9 +17,15 @@ pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
-use crate::{error::Result, tensor::{DType, convert_to_f32}};
+use crate::{
+    error::Result,
+    tensor::{DType, convert_to_f32},
+};
 use rayon::prelude::*;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// Operations below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 14;
@@ -39,6 +45,8 @@ pub enum Arithmetic {
 pub struct Cpu {
     isa: Isa,
     arithmetic: Arithmetic,
+    /// Whether a matrix was loaded that is multiplied as bf16.
+    dots_bf16: AtomicBool,
     kernels: Box<dyn Kernels>,
     workspace: Arc<Workspace>,
 }
@@ -53,7 +61,8 @@ impl Cpu {
     /// With a given instruction set, which must be one of [`Isa::supported`].
     pub fn with_isa(isa: Isa) -> Cpu {
         let arithmetic = Arithmetic::F32;
-        Cpu { isa, arithmetic, kernels: Box::new(Standard), workspace: Arc::default() }
+        let (dots_bf16, kernels) = (AtomicBool::new(false), Box::new(Standard));
+        Cpu { isa, arithmetic, dots_bf16, kernels, workspace: Arc::default() }
     }
 
     /// With another arithmetic of linear layers than [`Arithmetic::F32`].
@@ -71,7 +80,17 @@ impl Cpu {
         self.isa
     }
 
-    /// What linear layers multiply.
+    /// What the linear layers that were loaded multiply: bf16 if any of them does.
+    pub fn dtype(&self) -> DType {
+        match self.arithmetic {
+            Arithmetic::F32 => DType::F32,
+            Arithmetic::Bf16 => DType::BF16,
+            Arithmetic::Auto if self.dots_bf16.load(Ordering::Relaxed) => DType::BF16,
+            Arithmetic::Auto => DType::F32,
+        }
+    }
+
+    /// What linear layers are asked to multiply.
     pub fn arithmetic(&self) -> Arithmetic {
         self.arithmetic
     }
@@ -169,6 +188,8 @@ impl Backend for Cpu {
             let bytes = &slice.tensor.data[slice.rows.start * size..slice.rows.end * size];
             convert_to_f32(slice.tensor.dtype, bytes, &mut weight.vector[start..start + rows]);
         }
+        let dots = self.isa.multiplies_bf16() && slice.tensor.dtype == DType::BF16 && !slice.transposed;
+        self.dots_bf16.fetch_or(dots && expected.inputs > 1, Ordering::Relaxed);
         weight.parts[part].1 = Some(slice.clone());
         Ok(())
     }

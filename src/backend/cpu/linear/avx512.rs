@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 /// A task. 32 registers hold 4 × 4 sums and what is multiplied.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub fn task(task: &Task<'_>, panels: &Panels<'_, f32>) {
-    super::f32_task::<Avx512, 16, 4>(task, panels);
+    super::f32_task::<Avx512, 16, 4, 64>(task, panels);
 }
 
 /// 16 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.

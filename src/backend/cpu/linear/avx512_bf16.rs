@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 /// A task whose weights are bf16, stored [out, in].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
 pub fn task(task: &Task<'_>, panels: &Panels<'_, u16>) {
-    strips::task::<Avx512Bf16, Bf16, 2, 32, 4>(task, panels);
+    strips::task::<Avx512Bf16, Bf16, 2, 32, 4, 64>(task, panels);
 }
 
 /// 16 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.

@@ -10,9 +10,17 @@ use super::{
 /// Rows of x up to which a strip is used in place.
 const FEW: usize = 16;
 
-/// The outputs of a task, N rows of W at a time.
+/// The outputs of a task, N rows of W at a time. A block of a packed strip has K registers of each row: as many as fill half of a first
+/// cache of 32 KiB.
 #[inline(always)]
-pub fn task<T: Sums<W> + Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
+pub fn task<
+    T: Sums<W> + Reads<E, B, W>,
+    E,
+    const B: usize,
+    const W: usize,
+    const N: usize,
+    const K: usize,
+>(
     task: &Task,
     panels: &Panels<T::Number>,
 ) {
@@ -23,10 +31,10 @@ pub fn task<T: Sums<W> + Reads<E, B, W>, E, const B: usize, const W: usize, cons
             tile::in_place::<T, E, B, W, N>(panels, w, &out);
         }
     } else {
-        let mut packing = Packing::<T, T::Number, W, N>::new();
+        let mut packing = Packing::<T, T::Number, W, N, K>::new();
         for first in task.outputs.clone().step_by(STRIP) {
             let (w, out) = strip(task, first);
-            tile::packed::<T, E, B, W, N>(panels, w, &mut packing, &out);
+            tile::packed::<T, E, B, W, N, K>(panels, w, &mut packing, &out);
         }
     }
 }

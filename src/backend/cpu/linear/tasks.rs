@@ -31,7 +31,13 @@ pub struct Task<'a> {
 }
 
 /// Runs `body` on every task of a product with `rows` rows of x, on all cores if it is large.
-pub fn for_each_task(weight: &CpuWeight, rows: usize, inputs: usize, y: &Columns, body: impl Fn(Task) + Sync) {
+pub fn for_each_task(
+    weight: &CpuWeight,
+    rows: usize,
+    inputs: usize,
+    y: &Columns,
+    body: impl Fn(Task) + Sync,
+) {
     let outputs = |slice: &Slice| if slice.transposed { slice.cols.len() } else { slice.rows.len() };
     let count: usize = weight.slices().map(|slice| outputs(slice).div_ceil(TASK)).sum();
     let run = |mut number: usize| {
@@ -41,7 +47,13 @@ pub fn for_each_task(weight: &CpuWeight, rows: usize, inputs: usize, y: &Columns
             if number < tasks {
                 let first = number * TASK;
                 let outputs = first..outputs(slice).min(first + TASK);
-                let out = Out { y, column: column + first, count: outputs.len(), strip: std::ptr::null(), stride: 0 };
+                let out = Out {
+                    y,
+                    column: column + first,
+                    count: outputs.len(),
+                    strip: std::ptr::null(),
+                    stride: 0,
+                };
                 return body(Task { slice, outputs, out });
             }
             number -= tasks;

@@ -67,7 +67,8 @@ fn cases() -> Vec<(Cpu, DType, bool)> {
 /// small batch (weights in place) and in a large one (packed).
 #[test]
 fn agrees_with_f64_and_keeps_rows_independent() {
-    let sizes = [(0, 8, 4), (1, 1, 1), (1, 40, 3), (3, 17, 70), (4, 64, 64), (9, 100, 131), (6, 48, 5), (21, 70, 9)];
+    let sizes =
+        [(0, 8, 4), (1, 1, 1), (1, 40, 3), (3, 17, 70), (4, 64, 64), (9, 100, 131), (6, 48, 5), (21, 70, 9)];
     let long = [(18, 1100, 5), (140, 33, 3), (530, 40, 6)]; // blocks of k, panels that wait, passes over W
     for (rows, inputs, outputs) in sizes.into_iter().chain(long) {
         let (xs, ws) = (values(rows * inputs, 1), values(outputs * inputs, 2));
@@ -76,7 +77,11 @@ fn agrees_with_f64_and_keeps_rows_independent() {
         let exact = |t, o| x_of(t).zip(w_of(o)).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
         let want: Vec<f64> = (0..rows * outputs).map(|i| exact(i / outputs, i % outputs)).collect();
         for (cpu, dtype, transposed) in cases() {
-            let name = format!("{:?} {:?} {dtype} {transposed} {rows}x{inputs}x{outputs}", cpu.isa(), cpu.arithmetic());
+            let name = format!(
+                "{:?} {:?} {dtype} {transposed} {rows}x{inputs}x{outputs}",
+                cpu.isa(),
+                cpu.arithmetic()
+            );
             let weight = loaded(&cpu, dtype, transposed, outputs, &ws);
             let y = cpu.matmul(&cpu.upload(&xs, rows, inputs).unwrap(), &weight).unwrap();
             for (i, (got, want)) in y.data().iter().zip(&want).enumerate() {
@@ -103,7 +108,8 @@ fn bf16_rounds_activations() {
         let got = cpu.matmul(&cpu.upload(&xs, 1, inputs).unwrap(), &weight).unwrap();
         for o in 0..outputs {
             let sum = |x_of: fn(f32) -> f32| {
-                let products = xs.iter().zip(&ws[o * inputs..]).map(|(x, w)| f64::from(x_of(*x)) * f64::from(*w));
+                let products =
+                    xs.iter().zip(&ws[o * inputs..]).map(|(x, w)| f64::from(x_of(*x)) * f64::from(*w));
                 products.sum::<f64>()
             };
             let (rounded, exact) = (sum(|x| bf16::from_f32(x).to_f32()), sum(|x| x));

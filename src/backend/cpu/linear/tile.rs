@@ -9,8 +9,6 @@ use std::ops::Range;
 
 /// Rows of W of a strip.
 pub const STRIP: usize = 4;
-/// Registers of a row in a block of k: a packed strip of f32 then takes half of a first cache of 32 KiB.
-const BLOCK: usize = 64;
 /// Panels between which a strip is packed again, if it has more than one block of k: their sums wait in memory.
 const WAITING: usize = 32;
 /// How many strips ahead weights are asked for where they are used in place.
@@ -60,7 +58,11 @@ impl<T: Copy, const N: usize> Tile<T, N> {
 
 /// Adds the products of one register of numbers with N others.
 #[inline(always)]
-fn add_row<T: Sums<W>, const W: usize, const N: usize>(sums: &mut [T; N], one: T::Register, others: &[T::Register; N]) {
+fn add_row<T: Sums<W>, const W: usize, const N: usize>(
+    sums: &mut [T; N],
+    one: T::Register,
+    others: &[T::Register; N],
+) {
     for n in 0..N {
         sums[n] = sums[n].multiply_add(one, others[n]);
     }
@@ -154,25 +156,25 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
     }
 }
 
-/// Room for a block of a packed strip, and for sums that wait for the next block.
-pub struct Packing<T, X, const W: usize, const N: usize> {
-    strip: [[[X; W]; STRIP]; BLOCK],
+/// Room for a block of a packed strip, K registers of each row, and for sums that wait for the next block.
+pub struct Packing<T, X, const W: usize, const N: usize, const K: usize> {
+    strip: [[[X; W]; STRIP]; K],
     waiting: [Tile<T, N>; WAITING],
 }
 
-impl<T: Sums<W>, const W: usize, const N: usize> Packing<T, T::Number, W, N> {
+impl<T: Sums<W>, const W: usize, const N: usize, const K: usize> Packing<T, T::Number, W, N, K> {
     #[inline(always)]
     pub fn new() -> Self {
-        Packing { strip: [[[T::Number::default(); W]; STRIP]; BLOCK], waiting: [Tile::zero(); WAITING] }
+        Packing { strip: [[[T::Number::default(); W]; STRIP]; K], waiting: [Tile::zero(); WAITING] }
     }
 }
 
 /// All panels against a strip that is packed first, block by block of k.
 #[inline(always)]
-pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
+pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const K: usize>(
     panels: &Panels<T::Number>,
     w: [&[u8]; STRIP],
-    packing: &mut Packing<T, T::Number, W, N>,
+    packing: &mut Packing<T, T::Number, W, N, K>,
     out: &Out,
 ) {
     let registers = w[0].len().div_ceil(B * W);
@@ -182,13 +184,16 @@ pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usi
     for first in (0..panels.count()).step_by(WAITING) {
         let some = first..panels.count().min(first + WAITING);
         for part in 0..STRIP / N {
-            for start in (0..registers).step_by(BLOCK) {
-                let block = start..registers.min(start + BLOCK);
-                pack::<T, E, B, W>(w, block.clone(), &mut packing.strip);
+            for start in (0..registers).step_by(K) {
+                let block = start..registers.min(start + K);
+                pack::<T, E, B, W, K>(w, block.clone(), &mut packing.strip);
                 for panel in some.clone() {
                     let (sums, strip) = (&mut packing.waiting[panel - first], &packing.strip);
                     let at = At { block: block.clone(), last: block.end == registers, row: part * N };
-                    of_height!(panels.height(panel), packed_pass::<T, W, N>(panels, panel, strip, at, sums, out));
+                    of_height!(
+                        panels.height(panel),
+                        packed_pass::<T, W, N, K>(panels, panel, strip, at, sums, out)
+                    );
                     if start == 0 && part == 0 {
                         stored::prefetch(next, panel * share..(panel + 1) * share);
                     }
@@ -200,10 +205,10 @@ pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usi
 
 /// Packs a block of a strip, [k / W][4][W].
 #[inline(always)]
-fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize>(
+fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const K: usize>(
     w: [&[u8]; STRIP],
     block: Range<usize>,
-    packed: &mut [[[T::Number; W]; STRIP]; BLOCK],
+    packed: &mut [[[T::Number; W]; STRIP]; K],
 ) {
     for (n, row) in w.iter().enumerate() {
         let (full, rest) = row.as_chunks::<B>().0.as_chunks::<W>();
@@ -226,10 +231,10 @@ struct At {
 
 /// A panel of M rows against N rows of a block of a packed strip.
 #[inline(always)]
-fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const M: usize>(
+fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const K: usize, const M: usize>(
     panels: &Panels<T::Number>,
     panel: usize,
-    strip: &[[[T::Number; W]; STRIP]; BLOCK],
+    strip: &[[[T::Number; W]; STRIP]; K],
     at: At,
     sums: &mut Tile<T, N>,
     out: &Out,
