@@ -89,7 +89,9 @@ mod peaks {
     const TURNS: usize = 4_000_000;
 
     /// Name, operations of a call, whether this CPU has it, and the call.
-    pub fn all() -> [(&'static str, f64, bool, fn()); 3] {
+    pub type Peak = (&'static str, f64, bool, fn());
+
+    pub fn all() -> [Peak; 3] {
         let operations = |lanes: usize| (TURNS * 12 * lanes * 2) as f64;
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let avx512 = is_x86_feature_detected!("avx512f");
@@ -149,7 +151,9 @@ mod peaks {
 }
 #[cfg(not(target_arch = "x86_64"))]
 mod peaks {
-    pub fn all() -> [(&'static str, f64, bool, fn()); 0] {
+    pub type Peak = (&'static str, f64, bool, fn());
+
+    pub fn all() -> [Peak; 0] {
         []
     }
 }

@@ -25,10 +25,14 @@ CASES = [
     ("prefill_128", 1, 128, 1),
     ("prefill_512", 1, 512, 1),
     ("prefill_4096", 1, 4096, 1),
-    ("decode_1", 1, 128, 24),
-    ("decode_8", 8, 128, 24),
+    ("decode_1", 1, 128, 12),
+    ("decode_8", 8, 128, 12),
 ]
 VARIANTS = {"stairwell": None, "stairwell_avx512": "avx512", "stairwell_avx2": "avx2"}
+# Weights that a decode step reads at these shapes, lm_head included.
+WEIGHTS = 596_049_920
+# A build of an earlier commit, to compare with: `--before BINARY`.
+BEFORE = "stairwell_before"
 
 
 def timed(pass_over, prompt, count):
@@ -48,7 +52,7 @@ def transformers_peer(model, sequences, length, count):
     torch.set_num_threads(os.cpu_count())
     net = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
 
-    def once():
+    def timed_once(length):
         cache = transformers.DynamicCache(config=net.config)
 
         def pass_over(rows, _):
@@ -59,8 +63,8 @@ def transformers_peer(model, sequences, length, count):
 
         return timed(pass_over, prompts(sequences, length), count)
 
-    once()
-    return once(), f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
+    timed_once(min(length, 128))
+    return timed_once(length), f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
 
 
 def llama_peer(gguf, sequences, length, count):
@@ -94,23 +98,23 @@ def llama_peer(gguf, sequences, length, count):
         logits = [lib.llama_get_logits_ith(context, end) for end in ends]
         return [int(numpy.ctypeslib.as_array(each, shape=(vocabulary,)).argmax()) for each in logits]
 
-    def once():
+    def timed_once(length):
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         return timed(pass_over, prompts(sequences, length), count)
 
-    once()
-    return once(), f"llama-cpp-python {lib.__version__}"
+    timed_once(min(length, 128))
+    return timed_once(length), f"llama-cpp-python {lib.__version__}"
 
 
 def prompts(sequences, length):
     return [[(7919 * (s * length + t) + 13) % 150000 for t in range(length)] for s in range(sequences)]
 
 
-def stairwell(model, isa, sequences, length, count):
+def stairwell(model, isa, sequences, length, count, binary=TARGET / "release" / "stairwell"):
     """Median seconds of a batch's prompts and of a step, and bytes of memory at the peak."""
     flags = ["--batch-size", sequences, "--input-len", length, "--output-len", count + 1, "--iterations", 1]
     flags += ["--max-batched-tokens", max(512, sequences * length)] if sequences > 1 or length > 512 else []
-    command = [TARGET / "release" / "stairwell", "bench", "latency", "--json", "--model", model, *map(str, flags)]
+    command = [binary, "bench", "latency", "--json", "--model", model, *map(str, flags)]
     env = os.environ | ({"STAIRWELL_ISA": isa} if isa else {})
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env).stdout)
     times = report["latencies"]
@@ -133,18 +137,21 @@ def child(arguments):
     os._exit(0)
 
 
-def roofline():
-    """What the machine can do, measured now."""
-    command = ["cargo", "bench", "--quiet", "--features", "full", "--bench", "cpu_linear", "--", "roofline"]
+def bench(*flags):
+    """The bench of linear layers, or with `roofline` the machine's limits alone, measured now."""
+    command = ["cargo", "bench", "--quiet", "--features", "full", "--bench", "cpu_linear", "--", *flags]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return json.loads((TARGET / "cpu_linear.json").read_text())["roofline"]
+    return json.loads((TARGET / "cpu_linear.json").read_text())
 
 
 def measure(arguments, found, versions):
     for case, sequences, length, count in CASES:
         for name, isa in VARIANTS.items():
-            if isa is None or length <= 512:
+            if isa is None or length == 128:
                 found.setdefault((case, name), []).append(stairwell(arguments.model, isa, sequences, length, count))
+        if arguments.before:
+            earlier = stairwell(arguments.model, None, sequences, length, count, arguments.before)
+            found.setdefault((case, BEFORE), []).append(earlier)
         for name, path in [("transformers", arguments.model), ("llama.cpp", arguments.gguf)]:
             if path and (result := peer(name, path, case)):
                 versions[name] = result.pop()
@@ -156,6 +163,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--gguf")
+    parser.add_argument("--before", help="a build of an earlier commit, to compare with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -165,9 +173,9 @@ def main():
     subprocess.run(["cargo", "build", "--release", "--features", "full"], cwd=ROOT, check=True)
     found, versions, limits = {}, {}, []
     for _ in range(arguments.rounds):
-        limits.append(roofline())
+        limits.append(bench("roofline")["roofline"])
         measure(arguments, found, versions)
-    limits.append(roofline())
+    limits.append(bench("roofline")["roofline"])
     names = list(dict.fromkeys(name for _, name in found))
     result = {
         "machine": machine(),
@@ -177,24 +185,29 @@ def main():
         "roofline": {key: significant(statistics.median(each[key] for each in limits)) for key in limits[0]},
         "peers": {name: figures(found, name) for name in names},
     }
-    ours = result["peers"]["stairwell"]
-    for name in versions:
+    ours, limits = result["peers"]["stairwell"], result["roofline"]
+    for name in names[1:]:
         theirs = result["peers"][name]
-        result.setdefault("ratios", {})[name] = {key: significant(ours[key] / theirs[key]) for key in theirs}
-    layers = json.loads((ROOT / "benches" / "results" / "cpu.json").read_text()).get("linear") if (ROOT / "benches/results/cpu.json").exists() else None
-    if layers:
-        result["linear"] = layers
+        ratios = {key: value and significant(ours[key] / value) for key, value in theirs.items() if key != "name"}
+        result.setdefault("ratios", {})[name] = ratios
+    floor = limits["read_gigabytes_per_second"] * 1e9 / (2 * WEIGHTS)
+    result["shares"] = {
+        "floor_tokens_per_second": significant(floor),
+        "decode_1_of_floor": significant(ours["decode_1"] / floor),
+        "decode_8_over_1": significant(ours["decode_8"] / ours["decode_1"]),
+    }
+    result["linear"] = bench()["rows"]
     (ROOT / "benches" / "results" / "cpu.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def figures(found, name):
-    """Tokens a second in each case, and the memory of a prompt of 128 tokens."""
-    result = {}
+    """Tokens a second in each case, and the memory of a prompt of 128 tokens; null where it was not run."""
+    result = {"name": name.replace("_", " "), "memory_bytes": None}
     for case, sequences, length, _ in CASES:
+        result[case] = None
         if runs := found.get((case, name)):
             first, step, memory = (statistics.median(run[at] for run in runs) for at in range(3))
-            rate = sequences * length / first if case.startswith("prefill") else sequences / step
-            result[case] = significant(rate)
+            result[case] = significant(sequences * length / first if case.startswith("prefill") else sequences / step)
             if case == "decode_1":
                 result["memory_bytes"] = int(memory)
     return result

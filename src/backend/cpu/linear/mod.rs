@@ -51,7 +51,9 @@ use super::{
 };
 use crate::{backend::Shaped, tensor::DType};
 use lanes::F32Lanes;
-use panels::{Panels, pack_bf16, pack_f32};
+#[cfg(target_arch = "x86_64")]
+use panels::pack_bf16;
+use panels::{Panels, pack_f32};
 use stored::{Bf16, F16, F32};
 use tasks::{Columns, Task, for_each_task};
 use tile::{Reads, Sums};

@@ -101,12 +101,15 @@ fn pack<T: Number, const W: usize>(x: &[f32], inputs: usize, rounded: bool, pane
 
 /// [`pack`] for `dispatch!`: panels of f32.
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters)] // dispatch! gives them to every body
 pub fn pack_f32<S: Shape, const L: usize>(x: &[f32], inputs: usize, rounded: bool, panel: &mut [f32]) {
     pack::<f32, L>(x, inputs, rounded, panel);
 }
 
 /// The same: panels of bf16 in registers of 32.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters)] // as above
 pub fn pack_bf16<S: Shape, const L: usize>(x: &[f32], inputs: usize, panel: &mut [u16]) {
     pack::<u16, 32>(x, inputs, true, panel);
 }
@@ -133,6 +136,7 @@ pub fn fill<T: Number>(
 }
 
 /// Activations' memory, to hold bf16 instead. Its contents are of no meaning.
+#[cfg(target_arch = "x86_64")]
 pub fn as_bf16(buffer: &mut [f32]) -> &mut [u16] {
     // SAFETY: any bits are a u16, and the alignment of f32 is enough.
     let (head, bits, tail) = unsafe { buffer.align_to_mut::<u16>() };

@@ -9,7 +9,7 @@ pub struct Bf16;
 pub struct F16;
 
 /// The bytes of one row of a slice that is stored [out, in].
-pub fn row<'a>(slice: &'a Slice, row: usize) -> &'a [u8] {
+pub fn row(slice: &Slice, row: usize) -> &[u8] {
     let (size, (_, stride)) = (slice.tensor.dtype.bytes(), slice.tensor.matrix_shape());
     let start = (slice.rows.start + row) * stride + slice.cols.start;
     &slice.tensor.data[start * size..][..slice.cols.len() * size]

@@ -14,6 +14,7 @@ const WAITING: usize = 32;
 /// How many strips ahead weights are asked for where they are used in place.
 const AHEAD: usize = 4;
 
+// ANCHOR: sums
 /// Sums of products, in the lanes of one register. What a variant must have; the rest is the same for all.
 pub trait Sums<const W: usize>: Copy {
     /// What panels and packed strips hold.
@@ -34,6 +35,7 @@ pub trait Sums<const W: usize>: Copy {
 pub trait Reads<E, const B: usize, const W: usize>: Sums<W> {
     fn read(weights: &[[u8; B]; W]) -> Self::Register;
 }
+// ANCHOR_END: sums
 
 /// Sums of up to 4 rows and of N: each row is a variable of its own, which the compiler keeps in registers. An array of rows it keeps in
 /// memory, at half the speed.
@@ -229,6 +231,7 @@ struct At {
     row: usize,
 }
 
+// ANCHOR: packed_pass
 /// A panel of M rows against N rows of a block of a packed strip.
 #[inline(always)]
 fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const K: usize, const M: usize>(
@@ -269,3 +272,4 @@ fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const K: usize, const
         out.write(row + 3, T::finish(tile.d));
     }
 }
+// ANCHOR_END: packed_pass
