@@ -20,14 +20,16 @@ from pathlib import Path
 
 from recording import ROOT, TARGET, machine, significant
 
-# (name, sequences at a time, tokens of each prompt, tokens after it)
-CASES = [
-    ("prefill_128", 1, 128, 1),
-    ("prefill_512", 1, 512, 1),
-    ("prefill_4096", 1, 4096, 1),
-    ("decode_1", 1, 128, 12),
-    ("decode_8", 8, 128, 12),
-]
+# (name, sequences at a time, tokens of each prompt, tokens after it). The last one takes minutes, and is run in one round only.
+CASES = [("one", 1, 128, 12), ("longer", 1, 512, 1), ("eight", 8, 128, 12), ("longest", 1, 4096, 1)]
+# What is reported of them: tokens of the prompts a second, or tokens after them.
+FIGURES = {
+    "prefill_128": ("one", "first"),
+    "prefill_512": ("longer", "first"),
+    "prefill_4096": ("longest", "first"),
+    "decode_1": ("one", "step"),
+    "decode_8": ("eight", "step"),
+}
 VARIANTS = {"stairwell": None, "stairwell_avx512": "avx512", "stairwell_avx2": "avx2"}
 # Weights that a decode step reads at these shapes, lm_head included.
 WEIGHTS = 596_049_920
@@ -113,6 +115,7 @@ def prompts(sequences, length):
 def stairwell(model, isa, sequences, length, count, binary=TARGET / "release" / "stairwell"):
     """Median seconds of a batch's prompts and of a step, and bytes of memory at the peak."""
     flags = ["--batch-size", sequences, "--input-len", length, "--output-len", count + 1, "--iterations", 1]
+    flags += ["--warmup", 0] if length > 512 else []
     flags += ["--max-batched-tokens", max(512, sequences * length)] if sequences > 1 or length > 512 else []
     command = [binary, "bench", "latency", "--json", "--model", model, *map(str, flags)]
     env = os.environ | ({"STAIRWELL_ISA": isa} if isa else {})
@@ -144,8 +147,8 @@ def bench(*flags):
     return json.loads((TARGET / "cpu_linear.json").read_text())
 
 
-def measure(arguments, found, versions):
-    for case, sequences, length, count in CASES:
+def measure(arguments, found, versions, cases):
+    for case, sequences, length, count in cases:
         for name, isa in VARIANTS.items():
             if isa is None or length == 128:
                 found.setdefault((case, name), []).append(stairwell(arguments.model, isa, sequences, length, count))
@@ -172,9 +175,9 @@ def main():
         child(arguments)
     subprocess.run(["cargo", "build", "--release", "--features", "full"], cwd=ROOT, check=True)
     found, versions, limits = {}, {}, []
-    for _ in range(arguments.rounds):
+    for number in range(arguments.rounds):
         limits.append(bench("roofline")["roofline"])
-        measure(arguments, found, versions)
+        measure(arguments, found, versions, CASES[: 3 + (number == 0)])
     limits.append(bench("roofline")["roofline"])
     names = list(dict.fromkeys(name for _, name in found))
     result = {
@@ -201,16 +204,20 @@ def main():
 
 
 def figures(found, name):
-    """Tokens a second in each case, and the memory of a prompt of 128 tokens; null where it was not run."""
-    result = {"name": name.replace("_", " "), "memory_bytes": None}
-    for case, sequences, length, _ in CASES:
-        result[case] = None
-        if runs := found.get((case, name)):
-            first, step, memory = (statistics.median(run[at] for run in runs) for at in range(3))
-            result[case] = significant(sequences * length / first if case.startswith("prefill") else sequences / step)
-            if case == "decode_1":
-                result["memory_bytes"] = int(memory)
+    """Tokens a second, and the memory of a prompt of 128 tokens; null where it was not run."""
+    result = {"name": name.replace("_", " "), "memory_bytes": int(median(found, "one", name, 2))}
+    for figure, (case, what) in FIGURES.items():
+        _, sequences, length, _ = next(each for each in CASES if each[0] == case)
+        seconds = median(found, case, name, ["first", "step"].index(what))
+        tokens = sequences * length if what == "first" else sequences
+        result[figure] = seconds and significant(tokens / seconds)
     return result
+
+
+def median(found, case, name, at):
+    """Of all runs; None if there are none."""
+    runs = found.get((case, name))
+    return runs and statistics.median(run[at] for run in runs)
 
 
 if __name__ == "__main__":
