@@ -127,7 +127,7 @@ impl LoadArgs {
             Arithmetic::F32 => cpu::Arithmetic::F32,
             Arithmetic::Bf16 => cpu::Arithmetic::Bf16,
             Arithmetic::F16 => {
-                let message = "--dtype f16: the CPU multiplies f32 or bf16; use one of them (weights of f16 are used as stored)";
+                let message = "--dtype f16: the CPU multiplies f32 or bf16; use --dtype f32 or --dtype bf16 (weights of f16 are used as stored)";
                 return Err(Error::Usage(message.into()));
             }
         };

@@ -162,6 +162,18 @@ impl<const L: usize> Lanes<L> {
     /// All zero.
     pub const ZERO: Lanes<L> = Lanes([0.0; L]);
 
+    /// With these sums so far.
+    #[inline(always)]
+    pub fn of(sums: [f32; L]) -> Lanes<L> {
+        Lanes(sums)
+    }
+
+    /// The sums, lane by lane.
+    #[inline(always)]
+    pub fn numbers(self) -> [f32; L] {
+        self.0
+    }
+
     /// Lane by lane, a · b + self.
     #[inline(always)]
     pub fn multiply_add<S: Shape>(self, a: &[f32; L], b: &[f32; L]) -> Lanes<L> {

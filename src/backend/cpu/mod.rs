@@ -2,6 +2,8 @@
 
 pub mod attention;
 #[cfg(feature = "step2")]
+pub mod blocks;
+#[cfg(feature = "step2")]
 pub mod grouped;
 pub mod isa;
 mod kernels;
@@ -118,21 +120,32 @@ impl Cpu {
 
     /// Runs `body(index, chunk)` on each chunk of `n` elements of x, on all cores if x is large.
     pub(crate) fn for_each_chunk(&self, x: &mut [f32], n: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
-        self.for_each_chunk_of(x, n, x.len(), body);
-    }
-
-    /// The same where an element costs more than one operation: `work` is the number of operations in all.
-    pub(crate) fn for_each_chunk_of(
-        &self,
-        x: &mut [f32],
-        n: usize,
-        work: usize,
-        body: impl Fn(usize, &mut [f32]) + Sync,
-    ) {
-        if work < SMALL {
+        if x.len() < SMALL {
             x.chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
         } else {
             x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
+        }
+    }
+
+    /// Runs `body(chunk, part, numbers)` on parts of `m` elements, or what is left, of each chunk of `n`, on all cores if there are many
+    /// operations in all: `work`.
+    #[cfg(feature = "step2")]
+    pub(crate) fn for_each_part(
+        &self,
+        x: &mut [f32],
+        n: usize,
+        m: usize,
+        work: usize,
+        body: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) {
+        if work < SMALL {
+            for (i, chunk) in x.chunks_exact_mut(n).enumerate() {
+                chunk.chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
+            }
+        } else {
+            x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| {
+                chunk.par_chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
+            });
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{
     panels::Panels,
     stored::{Bf16, F16, F32},
     tasks::Task,
-    tile::{Reads, Sums},
+    tile::{F32Sums, Reads, Sums},
 };
 use std::arch::x86_64::*;
 
@@ -54,6 +54,24 @@ impl Sums<8> for Avx2 {
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
         })
+    }
+}
+
+impl F32Sums<8> for Avx2 {
+    #[inline(always)]
+    fn splat(number: f32) -> __m256 {
+        // SAFETY: the CPU has it, see the type.
+        unsafe { _mm256_set1_ps(number) }
+    }
+
+    #[inline(always)]
+    fn of(register: __m256) -> Self {
+        Avx2(register)
+    }
+
+    #[inline(always)]
+    fn register(self) -> __m256 {
+        self.0
     }
 }
 

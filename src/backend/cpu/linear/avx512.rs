@@ -4,7 +4,7 @@ use super::{
     panels::Panels,
     stored::{Bf16, F16, F32},
     tasks::Task,
-    tile::{Reads, Sums},
+    tile::{F32Sums, Reads, Sums},
 };
 use std::arch::x86_64::*;
 
@@ -70,6 +70,24 @@ pub unsafe fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_each, sums)));
         out
+    }
+}
+
+impl F32Sums<16> for Avx512 {
+    #[inline(always)]
+    fn splat(number: f32) -> __m512 {
+        // SAFETY: the CPU has it, see the type.
+        unsafe { _mm512_set1_ps(number) }
+    }
+
+    #[inline(always)]
+    fn of(register: __m512) -> Self {
+        Avx512(register)
+    }
+
+    #[inline(always)]
+    fn register(self) -> __m512 {
+        self.0
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{
     super::isa::{Lanes, Shape},
     stored::{Bf16, F16, F32},
-    tile::{Reads, Sums},
+    tile::{F32Sums, Reads, Sums},
 };
 use crate::tensor::f16_to_f32;
 use std::marker::PhantomData;
@@ -46,6 +46,23 @@ impl<S: Shape, const L: usize> Sums<L> for F32Lanes<S, L> {
     #[inline(always)]
     fn finish<const N: usize>(sums: [Self; N]) -> [f32; N] {
         sums.map(|sum| sum.0.sum())
+    }
+}
+
+impl<S: Shape, const L: usize> F32Sums<L> for F32Lanes<S, L> {
+    #[inline(always)]
+    fn splat(number: f32) -> [f32; L] {
+        [number; L]
+    }
+
+    #[inline(always)]
+    fn of(register: [f32; L]) -> Self {
+        F32Lanes(Lanes::of(register), PhantomData)
+    }
+
+    #[inline(always)]
+    fn register(self) -> [f32; L] {
+        self.0.numbers()
     }
 }
 

@@ -44,10 +44,11 @@ mod tile;
 mod transposed;
 
 pub(super) use tasks::Product;
+pub(super) use tile::{F32Sums, Sums, add_row};
 
 use super::{
     Cpu, CpuTensor, CpuWeight,
-    isa::{Isa, PortableShape, dispatch},
+    isa::{Avx2Shape, Avx512Shape, Isa, PortableShape, Shape, dispatch},
 };
 use crate::{backend::Shaped, tensor::DType};
 use lanes::F32Lanes;
@@ -56,8 +57,24 @@ use panels::pack_bf16;
 use panels::{Panels, pack_f32};
 use stored::{Bf16, F16, F32};
 use tasks::{Columns, Task, for_each_task};
-use tile::{Reads, Sums};
+use tile::Reads;
 use transposed::transposed_task;
+
+/// The variant of f32 that goes with a shape, for loops that `dispatch!` compiles.
+pub(super) trait Tiles<const L: usize>: Shape {
+    type Sums: F32Sums<L>;
+}
+impl Tiles<4> for PortableShape {
+    type Sums = F32Lanes<PortableShape, 4>;
+}
+#[cfg(target_arch = "x86_64")]
+impl Tiles<8> for Avx2Shape {
+    type Sums = avx2::Avx2;
+}
+#[cfg(target_arch = "x86_64")]
+impl Tiles<16> for Avx512Shape {
+    type Sums = avx512::Avx512;
+}
 
 /// Rows of x of one pass over W: their panels stay in the second cache, or near it.
 const ROWS: usize = 512;
