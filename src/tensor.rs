@@ -235,7 +235,7 @@ pub fn convert_to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 /// IEEE half to f32 without a branch, so that a loop of it becomes SIMD on any machine.
 /// The exponent is moved into place and corrected by one multiplication, which also makes subnormals right.
 #[inline(always)]
-fn f16_to_f32(h: u16) -> f32 {
+pub(crate) fn f16_to_f32(h: u16) -> f32 {
     let magnitude = ((h & 0x7fff) as u32) << 13;
     let value = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23); // · 2^112
     let infinite = if h & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };

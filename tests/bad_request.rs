@@ -139,7 +139,7 @@ fn flags_and_commands_that_are_not_there() {
         "safetensors",
         "dummy",
     ]);
-    run(&["generate", "--prompt", "Hi", "--dtype", "bf16"]).refused(&["--dtype bf16", "f32"]);
+    run(&["generate", "--prompt", "Hi", "--dtype", "f16"]).refused(&["--dtype f16", "f32"]);
     run(&["generate", "--prompt", "Hi", "--revision", "main"]).refused(&["--model"]);
     for help in [&["--help"][..], &["generate", "--help"], &["--version"]] {
         assert!(!run(help).good().is_empty());

@@ -101,8 +101,18 @@ fn every_cut(ranks: usize) {
 }
 
 fn the_command_gives_the_same_text() {
-    let args =
-        ["generate", "--prompt", "Once upon a time", "--max-tokens", "20", "--temperature", "0", "--json"];
+    let args = [
+        "generate",
+        "--prompt",
+        "Once upon a time",
+        "--max-tokens",
+        "20",
+        "--temperature",
+        "0",
+        "--dtype",
+        "f32",
+        "--json",
+    ];
     let alone: Value = serde_json::from_slice(&program().args(args).output().unwrap().stdout).unwrap();
     let ran = stairwell(&args).output().unwrap();
     assert!(ran.status.success(), "{}", text(&ran));

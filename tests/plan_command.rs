@@ -304,7 +304,7 @@ fn refusals_name_the_flag_and_the_way_out() {
     for length in ["0", "-3", "many"] {
         refused(&["--memory", "1GB", "--max-len", length], &["--max-len", length]);
     }
-    refused(&["--memory", "1GB", "--dtype", "bf16"], &["--dtype bf16", "--dtype f32"]);
+    refused(&["--memory", "1GB", "--dtype", "f16"], &["--dtype f16", "--dtype f32"]);
 
     // What would not load is not planned for.
     let checkpoint = Checkpoint::copy("qwen3");

@@ -6,7 +6,6 @@ use super::{
     terminal::{human_bytes, peak_memory, print},
 };
 use stairwell::{
-    backend::cpu::Cpu,
     checkpoint::{Directory, StateDict},
     error::Result,
     kv::KvOptions,
@@ -48,7 +47,7 @@ pub fn run(args: Args) -> Result<Outcome> {
             trace_event(&mut lines, state_dict, &event);
         }
     };
-    let runner = args.load.load(Cpu::default(), None, KvOptions::recompute(), events)?;
+    let runner = args.load.load(args.load.cpu()?, None, KvOptions::recompute(), events)?;
     let memory = peak_memory().map_or("unknown".into(), human_bytes);
     let _ = writeln!(
         lines,

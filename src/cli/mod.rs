@@ -6,8 +6,7 @@ macro_rules! on_device {
     ($on:expr, $load:expr, |$machine:ident| $run:expr) => {
         match $on.device {
             None | Some(stairwell::machine::DeviceKind::Cpu) => {
-                $load.check_cpu()?;
-                let $machine = stairwell::backend::cpu::Cpu::default();
+                let $machine = $load.cpu()?;
                 $run
             }
             Some(other) => Err(other.needs_a_feature()),
@@ -20,8 +19,7 @@ macro_rules! on_device {
     ($on:expr, $load:expr, |$machine:ident| $run:expr) => {
         match stairwell::machine::open($on.device, $on.gpu.options(&$load))? {
             None => {
-                $load.check_cpu()?;
-                let $machine = stairwell::backend::cpu::Cpu::default();
+                let $machine = $load.cpu()?;
                 $run
             }
             Some($machine) => $run,

@@ -3,6 +3,7 @@
 use super::terminal::Progress;
 use clap::{Args, ValueEnum};
 use stairwell::{
+    backend::cpu::{self, Cpu},
     checkpoint::{Directory, LoadRules, locate},
     demo,
     error::{Error, Result},
@@ -35,8 +36,8 @@ pub struct LoadArgs {
     /// Leave out tensors whose names contain one of these
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub skip_substr: Vec<String>,
-    /// What linear layers multiply; weights stay as stored on the CPU, where it is always f32 [auto: on a GPU the dtype of the weights,
-    /// else f32]
+    /// What linear layers multiply; weights stay as stored on the CPU [auto: on a GPU the dtype of the weights, on a CPU bf16 for weights
+    /// of bf16 where an instruction multiplies them, else f32]
     #[arg(long, value_enum, default_value_t = Arithmetic::Auto)]
     pub dtype: Arithmetic,
 }
@@ -116,19 +117,21 @@ impl LoadArgs {
         }
     }
 
-    /// Whether the CPU computes so.
+    /// The CPU, with the arithmetic that is asked for.
     ///
     /// # Errors
     /// For arithmetic that it does not have.
-    pub fn check_cpu(&self) -> Result<()> {
-        let name = match self.dtype {
-            Arithmetic::Auto | Arithmetic::F32 => return Ok(()),
-            Arithmetic::Bf16 => "bf16",
-            Arithmetic::F16 => "f16",
+    pub fn cpu(&self) -> Result<Cpu> {
+        let arithmetic = match self.dtype {
+            Arithmetic::Auto => cpu::Arithmetic::Auto,
+            Arithmetic::F32 => cpu::Arithmetic::F32,
+            Arithmetic::Bf16 => cpu::Arithmetic::Bf16,
+            Arithmetic::F16 => {
+                let message = "--dtype f16: the CPU multiplies f32 or bf16; use --dtype f32 or --dtype bf16 (weights of f16 are used as stored)";
+                return Err(Error::Usage(message.into()));
+            }
         };
-        Err(Error::Usage(format!(
-            "--dtype {name}: the CPU computes in f32 so far; use --dtype f32 (weights of 16 bits are used as stored)"
-        )))
+        Ok(Cpu::default().with_arithmetic(arithmetic))
     }
 
     /// The default rules and `--skip-substr`.

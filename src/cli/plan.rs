@@ -45,7 +45,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<Outcome> {
-    args.load.check_cpu()?;
+    args.load.cpu()?;
     let report = Report::new(&args)?;
     report.check()?;
     print(&if args.json { report.json() } else { report.text() })?;

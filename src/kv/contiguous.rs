@@ -13,12 +13,11 @@ use super::{
     storage::Storage,
 };
 use crate::{
-    backend::{
-        Shaped,
-        cpu::{
-            Cpu, CpuTensor, free_memory,
-            grouped::{Scratch, Segment, attend_group},
-        },
+    backend::cpu::{
+        Cpu, CpuTensor,
+        blocks::attend_blocks,
+        free_memory,
+        grouped::{Scratch, Segment, attend_group},
     },
     batch::Batch,
     error::{Error, Result},
@@ -166,20 +165,18 @@ impl Attention<Cpu> for Contiguous {
 
         let this = &*self;
         let (kv, window) = (&this.layers[layer - this.shape.layers.start], this.shape.windows[layer]);
-        let group = heads / kv_heads * head_dim; // the query heads that share a head of K and V
-        let mut out = cpu.take(q.rows(), heads * head_dim);
         let work: usize = self.sequences.iter().map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
-        cpu.for_each_chunk_of(out.data_mut(), group, work * heads * head_dim, |i, out| {
-            let (row, kv_head) = (i / kv_heads, i % kv_heads);
-            let (slot, position) = this.place(row);
+        // Rows of a sequence attend together, but for those that see a window: each begins at another key.
+        let rows_left = |row: usize| if window.is_some() { 1 } else { this.rows_left(row) };
+        Ok(attend_blocks(cpu, q, kv_heads, work * heads * head_dim, rows_left, |block, out| {
+            let (slot, position) = this.place(block.first + block.rows - 1);
             let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
-            let segments = kv.segments(slot, seen.clone(), kv_head);
-            let q = &q.row(row)[kv_head * group..][..group];
+            let segments = kv.segments(slot, seen.clone(), block.kv_head);
             SCRATCH.with_borrow_mut(|scratch| {
-                attend_group(cpu.isa(), q, head_dim, segments, seen.len(), scale, scratch, out)
+                let (q, rows) = (block.q, block.rows);
+                attend_group(cpu.isa(), q, head_dim, rows, segments, seen.len(), scale, scratch, out)
             });
-        });
-        Ok(out)
+        }))
     }
     // ANCHOR_END: attend
 
@@ -201,6 +198,11 @@ impl Attention<Cpu> for Contiguous {
 }
 
 impl Contiguous {
+    /// Rows of the same sequence from this row on.
+    fn rows_left(&self, row: usize) -> usize {
+        self.sequences[self.sequences.partition_point(|s| s.rows.end <= row)].rows.end - row
+    }
+
     /// Slot and position of a row of the batch.
     fn place(&self, row: usize) -> (usize, usize) {
         let at = self.sequences.partition_point(|s| s.rows.end <= row);

@@ -14,12 +14,11 @@ use super::{
     sizing::{Pool, host_room, plan_pool},
 };
 use crate::{
-    backend::{
-        Shaped,
-        cpu::{
-            Cpu, CpuTensor, free_memory,
-            grouped::{Scratch, attend_group},
-        },
+    backend::cpu::{
+        Cpu, CpuTensor,
+        blocks::attend_blocks,
+        free_memory,
+        grouped::{Scratch, attend_group},
     },
     batch::{Batch, Move},
     error::{Error, Result},
@@ -102,21 +101,19 @@ impl Attention<Cpu> for Paged {
 
         let this = &*self;
         let (blocks, window) = (&this.layers[layer - this.shape.layers.start], this.shape.windows[layer]);
-        let group = heads / kv_heads * head_dim; // the query heads that share a head of K and V
-        let mut out = cpu.take(q.rows(), heads * head_dim);
         let sequences = self.placement.sequences.iter();
         let work: usize = sequences.map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
-        cpu.for_each_chunk_of(out.data_mut(), group, work * heads * head_dim, |i, out| {
-            let (row, kv_head) = (i / kv_heads, i % kv_heads);
-            let (table, position) = this.placement.of_row(row);
+        // Rows of a sequence attend together, but for those that see a window: each begins at another key.
+        let rows_left = |row: usize| if window.is_some() { 1 } else { this.placement.rows_left(row) };
+        Ok(attend_blocks(cpu, q, kv_heads, work * heads * head_dim, rows_left, |block, out| {
+            let (table, position) = this.placement.of_row(block.first + block.rows - 1);
             let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
-            let segments = blocks.segments(table, seen.clone(), kv_head);
-            let q = &q.row(row)[kv_head * group..][..group];
+            let segments = blocks.segments(table, seen.clone(), block.kv_head);
             SCRATCH.with_borrow_mut(|scratch| {
-                attend_group(cpu.isa(), q, head_dim, segments, seen.len(), scale, scratch, out)
+                let (q, rows) = (block.q, block.rows);
+                attend_group(cpu.isa(), q, head_dim, rows, segments, seen.len(), scale, scratch, out)
             });
-        });
-        Ok(out)
+        }))
     }
     // ANCHOR_END: attend
 

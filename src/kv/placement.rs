@@ -72,6 +72,11 @@ impl Placement {
         Ok(())
     }
 
+    /// Rows of the same sequence from this row on.
+    pub fn rows_left(&self, row: usize) -> usize {
+        self.sequences[self.sequences.partition_point(|s| s.rows.end <= row)].rows.end - row
+    }
+
     /// The block table of the sequence that a row belongs to, and the row's position.
     pub fn of_row(&self, row: usize) -> (&[u32], usize) {
         let sequence = &self.sequences[self.sequences.partition_point(|s| s.rows.end <= row)];

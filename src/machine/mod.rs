@@ -74,12 +74,12 @@ impl Machine for Cpu {
     }
 
     fn for_rank(&self, _rank: usize) -> MakeMachine<Cpu> {
-        let isa = self.isa();
-        Box::new(move || Ok(Cpu::with_isa(isa)))
+        let (isa, arithmetic) = (self.isa(), self.arithmetic());
+        Box::new(move || Ok(Cpu::with_isa(isa).with_arithmetic(arithmetic)))
     }
 
     fn report(&self) -> MachineReport {
-        let (device, dtype, isa) = ("cpu".into(), DType::F32, Some(self.isa().name()));
+        let (device, dtype, isa) = ("cpu".into(), self.dtype(), Some(self.isa().name()));
         MachineReport { device, dtype, isa, kernel_launches: None, graph_replays: None }
     }
 }

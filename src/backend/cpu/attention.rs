@@ -46,7 +46,13 @@ pub fn attend_head<F: Fn(usize) -> usize>(
 
 /// e^(x − max) / Σ e^(x − max), in place. Subtracting the largest keeps e^x from overflowing.
 pub fn softmax(x: &mut [f32]) {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (eights, rest) = x.as_chunks::<8>();
+    let larger = |mut max: [f32; 8], eight: &[f32; 8]| {
+        (0..8).for_each(|i| max[i] = max[i].max(eight[i])); // side by side: one after the other, each would wait for the last
+        max
+    };
+    let eight = eights.iter().fold([f32::NEG_INFINITY; 8], larger);
+    let max = eight.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for v in x.iter_mut() {
         *v = (*v - max).exp();

@@ -1,13 +1,14 @@
 //! A group of query heads over K and V that are kept: the arithmetic of every CPU attention with a cache.
 //!
 //! The query heads of a group share one head of K and V, so they are computed together and each vector of K and V is read
-//! once. Each number is computed exactly as [`attend_head`](super::attention::attend_head) does: keys in the order of their
-//! positions, one by one. So a token's bits depend neither on the batch, nor on how its sequence was cut into forward passes,
+//! once for some rows. Each number is computed exactly as [`attend_head`](super::attention::attend_head) does: keys in the order of
+//! their positions, one by one. So a token's bits depend neither on the batch, nor on how its sequence was cut into forward passes,
 //! nor on how K and V are cut into segments.
 
 use super::{
-    attention::{add_scaled, dot, softmax},
-    isa::{Isa, Shape, dispatch},
+    attention::softmax,
+    isa::{Isa, dispatch},
+    linear::{F32Sums, Tiles, add_row},
 };
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
@@ -38,20 +39,22 @@ pub struct Segment<'a> {
 /// Working space of [`attend_group`].
 #[derive(Default)]
 pub struct Scratch {
-    /// [group, keys]
+    /// [rows · group, keys]
     scores: Vec<f32>,
-    /// One vector of K or V, widened.
+    /// A piece of K or V, widened.
     wide: Vec<f32>,
 }
 
 // ANCHOR: attend_group
-/// out = softmax(q kᵀ · scale) v for the query heads that share these keys; q and out: [group, head_dim].
-/// `segments` gives the `keys` positions in order; it is walked twice, once for K and once for V.
+/// out = softmax(q kᵀ · scale) v for the query heads that share these keys, of `rows` tokens that follow each other; q and out: [rows · group,
+/// head_dim]. The last row sees all `keys`, the one before it one less, and so on. `segments` gives the positions in order; it is walked twice,
+/// once for K and once for V.
 #[allow(clippy::too_many_arguments)]
 pub fn attend_group<'a>(
     isa: Isa,
     q: &[f32],
     head_dim: usize,
+    rows: usize,
     segments: impl Iterator<Item = Segment<'a>> + Clone,
     keys: usize,
     scale: f32,
@@ -59,68 +62,196 @@ pub fn attend_group<'a>(
     out: &mut [f32],
 ) {
     let Scratch { scores, wide } = scratch;
-    scores.resize(q.len() / head_dim * keys, 0.0);
-    wide.resize(head_dim, 0.0);
+    let (heads, d) = (q.len() / head_dim, head_dim);
+    scores.resize(heads * keys, 0.0);
+    wide.resize(PIECE * d, 0.0);
     let mut at = 0;
     for segment in segments.clone() {
         let (scores, wide) = (&mut scores[at..], &mut wide[..]);
-        dispatch!(isa, score(q: &[f32], segment: Segment<'_>, keys: usize, scale: f32, wide: &mut [f32], scores: &mut [f32]));
+        dispatch!(isa, score(q: &[f32], d: usize, segment: Segment<'_>, keys: usize, wide: &mut [f32], scores: &mut [f32]));
         at += segment.len;
     }
     assert_eq!(at, keys, "positions of the segments");
-    scores.chunks_exact_mut(keys).for_each(softmax);
+    for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+        let (seen, later) = scores.split_at_mut(keys + 1 + i / (heads / rows) - rows);
+        seen.iter_mut().for_each(|score| *score *= scale);
+        softmax(seen);
+        later.fill(0.0); // weights of what this row does not see
+    }
     out.fill(0.0);
     at = 0;
     for segment in segments {
         let (weights, wide, out) = (&scores[at..], &mut wide[..], &mut *out);
-        dispatch!(isa, add_weighted(weights: &[f32], segment: Segment<'_>, keys: usize, wide: &mut [f32], out: &mut [f32]));
+        dispatch!(isa, add_weighted(weights: &[f32], d: usize, segment: Segment<'_>, keys: usize, wide: &mut [f32], out: &mut [f32]));
         at += segment.len;
     }
 }
 // ANCHOR_END: attend_group
 
+/// Vectors of K or V that are taken together, widened if they must be.
+const PIECE: usize = 16;
+/// Keys whose scores are summed side by side.
+const KEYS: usize = 4;
+/// Registers of an output that stay where they are while values pass.
+const WIDTH: usize = 4;
+
 // ANCHOR: score
-/// scores[g, i] = q_g · k_i · scale for the keys of a segment; `scores` has `keys` columns.
+/// scores[i, t] = q_i · k_t for the keys of a segment; `scores` has `keys` columns. Two queries meet four keys at a time.
 #[inline(always)]
-fn score<S: Shape, const L: usize>(
+fn score<S: Tiles<L>, const L: usize>(
     q: &[f32],
+    d: usize,
     segment: Segment<'_>,
     keys: usize,
-    scale: f32,
     wide: &mut [f32],
     scores: &mut [f32],
 ) {
-    let d = wide.len();
-    for i in 0..segment.len {
-        let k = segment.k.vector(i * segment.stride, wide);
-        for (g, q) in q.chunks_exact(d).enumerate() {
-            let score = &mut scores[g * keys + i];
-            dot::<S, L>(q, k, score);
-            *score *= scale;
+    for start in (0..segment.len).step_by(PIECE) {
+        let piece = segment.k.piece(start, &segment, d, wide);
+        for first in (0..piece.len).step_by(KEYS) {
+            let count = KEYS.min(piece.len - first);
+            let k: [&[f32]; KEYS] = std::array::from_fn(|n| piece.vector(first + n.min(count - 1), d));
+            let (pairs, last) = q.split_at(q.len() / (2 * d) * 2 * d);
+            let mut at = start + first;
+            for q in pairs.chunks_exact(2 * d) {
+                let sums = dots::<S::Sums, L, 2>([&q[..d], &q[d..]], k);
+                scores[at..at + count].copy_from_slice(&sums[0][..count]);
+                scores[at + keys..at + keys + count].copy_from_slice(&sums[1][..count]);
+                at += 2 * keys;
+            }
+            for q in last.chunks_exact(d) {
+                let sums = dots::<S::Sums, L, 1>([q], k);
+                scores[at..at + count].copy_from_slice(&sums[0][..count]);
+            }
         }
     }
 }
 // ANCHOR_END: score
 
-/// out_g += Σ weights[g, i] · v_i over a segment; `weights` has `keys` columns.
+/// q_m · k_n, each summed as [`dot`](super::attention::dot) does.
 #[inline(always)]
-fn add_weighted<S: Shape, const L: usize>(
+fn dots<T: F32Sums<L>, const L: usize, const M: usize>(
+    q: [&[f32]; M],
+    k: [&[f32]; KEYS],
+) -> [[f32; KEYS]; M] {
+    let (q_registers, k_registers) = (q.map(|q| q.as_chunks::<L>()), k.map(|k| k.as_chunks::<L>()));
+    let full = q_registers[0].0.len();
+    let (x, w) = (q_registers.map(|q| &q.0[..full]), k_registers.map(|k| &k.0[..full]));
+    let (mut first, mut second) = ([T::zero(); KEYS], [T::zero(); KEYS]);
+    for i in 0..full {
+        let w = [T::load(&w[0][i]), T::load(&w[1][i]), T::load(&w[2][i]), T::load(&w[3][i])];
+        add_row(&mut first, T::load(&x[0][i]), &w);
+        if M > 1 {
+            add_row(&mut second, T::load(&x[M - 1][i]), &w);
+        }
+    }
+    if !q_registers[0].1.is_empty() {
+        let w = k_registers.map(|k| T::load(&filled_up(k.1)));
+        add_row(&mut first, T::load(&filled_up(q_registers[0].1)), &w);
+        add_row(&mut second, T::load(&filled_up(q_registers[M - 1].1)), &w);
+    }
+    let mut sums = [T::finish(first); M];
+    if M > 1 {
+        sums[M - 1] = T::finish(second);
+    }
+    sums
+}
+
+/// What does not fill a register, and zeros.
+#[inline(always)]
+fn filled_up<const L: usize>(rest: &[f32]) -> [f32; L] {
+    let mut register = [0.0; L];
+    register[..rest.len()].copy_from_slice(rest);
+    register
+}
+
+/// out_i += Σ weights[i, t] · v_t over a segment, one t after the other; `weights` has `keys` columns.
+#[inline(always)]
+fn add_weighted<S: Tiles<L>, const L: usize>(
     weights: &[f32],
+    d: usize,
     segment: Segment<'_>,
     keys: usize,
     wide: &mut [f32],
     out: &mut [f32],
 ) {
-    let d = wide.len();
-    for i in 0..segment.len {
-        let v = segment.v.vector(i * segment.stride, wide);
-        for (g, out) in out.chunks_exact_mut(d).enumerate() {
-            add_scaled::<S, L>(weights[g * keys + i], v, out);
+    for start in (0..segment.len).step_by(PIECE) {
+        let piece = segment.v.piece(start, &segment, d, wide);
+        for (i, out) in out.chunks_exact_mut(d).enumerate() {
+            let weights = &weights[i * keys + start..][..piece.len];
+            let mut col = 0;
+            while col + WIDTH * L <= d {
+                add_registers::<S::Sums, L, WIDTH>(weights, &piece, d, col, out);
+                col += WIDTH * L;
+            }
+            while col + L <= d {
+                add_registers::<S::Sums, L, 1>(weights, &piece, d, col, out);
+                col += L;
+            }
+            for (t, weight) in weights.iter().enumerate() {
+                let v = piece.vector(t, d);
+                for col in col..d {
+                    out[col] = S::multiply_add(*weight, v[col], out[col]);
+                }
+            }
         }
     }
 }
 
+/// The same for N registers of one output, from column `col`.
+#[inline(always)]
+fn add_registers<T: F32Sums<L>, const L: usize, const N: usize>(
+    weights: &[f32],
+    piece: &Piece,
+    d: usize,
+    col: usize,
+    out: &mut [f32],
+) {
+    let out = &mut out[col..col + N * L].as_chunks_mut::<L>().0[..N];
+    let mut sums = [T::zero(); N];
+    for n in 0..N {
+        sums[n] = T::of(T::load(&out[n]));
+    }
+    for (t, weight) in weights.iter().enumerate() {
+        let v = &piece.vector(t, d)[col..col + N * L].as_chunks::<L>().0[..N];
+        let weight = T::splat(*weight);
+        for n in 0..N {
+            sums[n] = sums[n].multiply_add(T::load(&v[n]), weight);
+        }
+    }
+    for n in 0..N {
+        T::store(sums[n].register(), &mut out[n]);
+    }
+}
+
+/// Some vectors as f32, `step` numbers apart.
+struct Piece<'a> {
+    numbers: &'a [f32],
+    step: usize,
+    len: usize,
+}
+
+impl Piece<'_> {
+    #[inline(always)]
+    fn vector(&self, number: usize, d: usize) -> &[f32] {
+        &self.numbers[number * self.step..][..d]
+    }
+}
+
 impl Kept<'_> {
+    /// Up to 16 vectors of a segment from number `start`: in place, or widened into `wide`.
+    #[inline(always)]
+    fn piece<'a>(&'a self, start: usize, segment: &Segment, d: usize, wide: &'a mut [f32]) -> Piece<'a> {
+        let len = PIECE.min(segment.len - start);
+        if let Kept::F32(kept) = self {
+            return Piece { numbers: &kept[start * segment.stride * d..], step: segment.stride * d, len };
+        }
+        for (i, wide) in wide.chunks_exact_mut(d).enumerate().take(len) {
+            self.vector((start + i) * segment.stride, wide);
+        }
+        Piece { numbers: wide, step: d, len }
+    }
+
     /// A vector by its number, as f32: in place, or widened into `wide`, whose length it has.
     #[inline(always)]
     fn vector<'a>(&'a self, number: usize, wide: &'a mut [f32]) -> &'a [f32] {
@@ -185,9 +316,9 @@ mod tests {
         let (mut scratch, mut out) = (Scratch::default(), vec![0.0; group * d]);
         for keys in 1..=rows {
             let segment = Segment { k: Kept::F32(&k), v: Kept::F32(&k), stride: 1, len: keys };
-            attend_group(Isa::Portable, &q, d, [segment].into_iter(), keys, 1.0, &mut scratch, &mut out);
+            attend_group(Isa::Portable, &q, d, 1, [segment].into_iter(), keys, 1.0, &mut scratch, &mut out);
         }
-        assert_eq!((scratch.scores.len(), scratch.wide.len()), (group * rows, d));
+        assert_eq!((scratch.scores.len(), scratch.wide.len()), (group * rows, PIECE * d));
         assert!(scratch.scores.capacity() <= 2 * group * rows);
     }
 
@@ -222,7 +353,7 @@ mod tests {
                     Segment { k, v, stride, len }
                 });
                 let mut out = vec![f32::NAN; 2 * d];
-                attend_group(isa, &q, d, segments, n, scale, &mut Scratch::default(), &mut out);
+                attend_group(isa, &q, d, 1, segments, n, scale, &mut Scratch::default(), &mut out);
                 out
             };
             let whole = cut(&[0, n], "f32");

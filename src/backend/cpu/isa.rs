@@ -15,6 +15,8 @@ pub enum Isa {
     Avx2,
     /// 16 floats at a time.
     Avx512,
+    /// And 32 bf16 at a time, whose products are added two and two.
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -25,7 +27,7 @@ impl Isa {
         *FOUND.get_or_init(|| Isa::asked().ok().flatten().unwrap_or_else(best))
     }
 
-    /// What `STAIRWELL_ISA` names: `portable`, `avx2` or `avx512`.
+    /// What `STAIRWELL_ISA` names: `portable`, `avx2`, `avx512` or `avx512bf16`.
     ///
     /// # Errors
     /// A message, if it names something else or what this CPU does not have.
@@ -39,7 +41,10 @@ impl Isa {
 
     /// All that this CPU can run, the best one last.
     pub fn supported() -> Vec<Isa> {
-        [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_supported()).collect()
+        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16]
+            .into_iter()
+            .filter(|isa| isa.is_supported())
+            .collect()
     }
 
     /// The name in stats.
@@ -48,7 +53,22 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
         }
+    }
+
+    /// Floats in one vector register.
+    pub fn lanes(self) -> usize {
+        match self {
+            Isa::Portable => PortableShape::LANES,
+            Isa::Avx2 => Avx2Shape::LANES,
+            Isa::Avx512 | Isa::Avx512Bf16 => Avx512Shape::LANES,
+        }
+    }
+
+    /// Whether it has an instruction that multiplies bf16.
+    pub fn multiplies_bf16(self) -> bool {
+        self == Isa::Avx512Bf16
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -56,6 +76,7 @@ impl Isa {
         match self {
             Isa::Portable => true,
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx512Bf16 => Isa::Avx512.is_supported() && is_x86_feature_detected!("avx512bf16"),
             Isa::Avx512 => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -122,7 +143,7 @@ macro_rules! dispatch {
         match $isa {
             // SAFETY: Isa::detect and Isa::supported only give sets that this CPU has.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512($($arg),*) },
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2($($arg),*) },
@@ -140,6 +161,18 @@ pub struct Lanes<const L: usize>([f32; L]);
 impl<const L: usize> Lanes<L> {
     /// All zero.
     pub const ZERO: Lanes<L> = Lanes([0.0; L]);
+
+    /// With these sums so far.
+    #[inline(always)]
+    pub fn of(sums: [f32; L]) -> Lanes<L> {
+        Lanes(sums)
+    }
+
+    /// The sums, lane by lane.
+    #[inline(always)]
+    pub fn numbers(self) -> [f32; L] {
+        self.0
+    }
 
     /// Lane by lane, a · b + self.
     #[inline(always)]
@@ -176,56 +209,4 @@ impl<const L: usize> Lanes<L> {
 #[inline(always)]
 fn halves<const H: usize>(lanes: &[f32]) -> [f32; H] {
     std::array::from_fn(|i| lanes[i] + lanes[i + H])
-}
-
-/// M × N sums, M at most 4: row m holds those of x_m. Each row is a variable of its own: the compiler keeps what it need not index
-/// in registers, and an array of rows in memory, at half the speed.
-#[derive(Clone, Copy)]
-pub struct Tile<const M: usize, const N: usize, const L: usize> {
-    a: [Lanes<L>; N],
-    b: [Lanes<L>; N],
-    c: [Lanes<L>; N],
-    d: [Lanes<L>; N],
-}
-
-impl<const M: usize, const N: usize, const L: usize> Tile<M, N, L> {
-    pub const ZERO: Self =
-        Tile { a: [Lanes::ZERO; N], b: [Lanes::ZERO; N], c: [Lanes::ZERO; N], d: [Lanes::ZERO; N] };
-
-    /// Lane by lane, `sums[m][n] += x(m) · w_n`.
-    #[inline(always)]
-    pub fn multiply_add<S: Shape>(&mut self, x: impl Fn(usize) -> [f32; L], w: [&[f32; L]; N]) {
-        add_row::<S, N, L>(&mut self.a, &x(0), w);
-        if M > 1 {
-            add_row::<S, N, L>(&mut self.b, &x(1), w);
-        }
-        if M > 2 {
-            add_row::<S, N, L>(&mut self.c, &x(2), w);
-        }
-        if M > 3 {
-            add_row::<S, N, L>(&mut self.d, &x(3), w);
-        }
-    }
-
-    /// The rows.
-    #[inline(always)]
-    pub fn rows(self) -> [[Lanes<L>; N]; M] {
-        std::array::from_fn(|m| match m {
-            0 => self.a,
-            1 => self.b,
-            2 => self.c,
-            _ => self.d,
-        })
-    }
-}
-
-#[inline(always)]
-fn add_row<S: Shape, const N: usize, const L: usize>(
-    sums: &mut [Lanes<L>; N],
-    x: &[f32; L],
-    w: [&[f32; L]; N],
-) {
-    for n in 0..N {
-        sums[n] = sums[n].multiply_add::<S>(x, w[n]);
-    }
 }

@@ -1,12 +1,13 @@
 //! The CPU backend: f32 activations, weights as stored, all cores.
 
 pub mod attention;
-mod few_rows;
+#[cfg(feature = "step2")]
+pub mod blocks;
 #[cfg(feature = "step2")]
 pub mod grouped;
 pub mod isa;
 mod kernels;
-mod matmul;
+mod linear;
 #[cfg(feature = "step2")]
 mod memory;
 mod workspace;
@@ -18,16 +19,36 @@ pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
-use crate::{error::Result, tensor::convert_to_f32};
+use crate::{
+    error::Result,
+    tensor::{DType, convert_to_f32},
+};
 use rayon::prelude::*;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// Operations below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 14;
 
+/// What linear layers multiply. Sums are f32 in any case, and so is everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Activations as they are, weights as stored.
+    F32,
+    /// Activations rounded to bf16, weights as stored.
+    Bf16,
+    /// bf16 for weights that are stored so, where the instruction set multiplies bf16; else f32.
+    Auto,
+}
+
 /// The CPU. Cheap to make; its workspace fills as it works.
 pub struct Cpu {
     isa: Isa,
+    arithmetic: Arithmetic,
+    /// Whether a matrix was loaded that is multiplied as bf16.
+    dots_bf16: AtomicBool,
     kernels: Box<dyn Kernels>,
     workspace: Arc<Workspace>,
 }
@@ -41,7 +62,14 @@ impl Default for Cpu {
 impl Cpu {
     /// With a given instruction set, which must be one of [`Isa::supported`].
     pub fn with_isa(isa: Isa) -> Cpu {
-        Cpu { isa, kernels: Box::new(Standard), workspace: Arc::default() }
+        let arithmetic = Arithmetic::F32;
+        let (dots_bf16, kernels) = (AtomicBool::new(false), Box::new(Standard));
+        Cpu { isa, arithmetic, dots_bf16, kernels, workspace: Arc::default() }
+    }
+
+    /// With another arithmetic of linear layers than [`Arithmetic::F32`].
+    pub fn with_arithmetic(self, arithmetic: Arithmetic) -> Cpu {
+        Cpu { arithmetic, ..self }
     }
 
     /// With other small operations than the standard ones.
@@ -52,6 +80,32 @@ impl Cpu {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// What the linear layers that were loaded multiply: bf16 if any of them does.
+    pub fn dtype(&self) -> DType {
+        match self.arithmetic {
+            Arithmetic::F32 => DType::F32,
+            Arithmetic::Bf16 => DType::BF16,
+            Arithmetic::Auto if self.dots_bf16.load(Ordering::Relaxed) => DType::BF16,
+            Arithmetic::Auto => DType::F32,
+        }
+    }
+
+    /// What linear layers are asked to multiply.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
+    /// How a matrix of these parts is multiplied.
+    fn product(&self, weight: &CpuWeight) -> linear::Product {
+        let fits = self.isa.multiplies_bf16() && weight.dots_bf16();
+        match self.arithmetic {
+            Arithmetic::F32 => linear::Product::F32,
+            Arithmetic::Auto if !fits => linear::Product::F32,
+            Arithmetic::Bf16 if !fits => linear::Product::RoundedF32,
+            Arithmetic::Auto | Arithmetic::Bf16 => linear::Product::DotBf16,
+        }
     }
 
     /// The small operations in use.
@@ -66,21 +120,32 @@ impl Cpu {
 
     /// Runs `body(index, chunk)` on each chunk of `n` elements of x, on all cores if x is large.
     pub(crate) fn for_each_chunk(&self, x: &mut [f32], n: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
-        self.for_each_chunk_of(x, n, x.len(), body);
-    }
-
-    /// The same where an element costs more than one operation: `work` is the number of operations in all.
-    pub(crate) fn for_each_chunk_of(
-        &self,
-        x: &mut [f32],
-        n: usize,
-        work: usize,
-        body: impl Fn(usize, &mut [f32]) + Sync,
-    ) {
-        if work < SMALL {
+        if x.len() < SMALL {
             x.chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
         } else {
             x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
+        }
+    }
+
+    /// Runs `body(chunk, part, numbers)` on parts of `m` elements, or what is left, of each chunk of `n`, on all cores if there are many
+    /// operations in all: `work`.
+    #[cfg(feature = "step2")]
+    pub(crate) fn for_each_part(
+        &self,
+        x: &mut [f32],
+        n: usize,
+        m: usize,
+        work: usize,
+        body: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) {
+        if work < SMALL {
+            for (i, chunk) in x.chunks_exact_mut(n).enumerate() {
+                chunk.chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
+            }
+        } else {
+            x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| {
+                chunk.par_chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
+            });
         }
     }
 }
@@ -96,6 +161,11 @@ impl CpuWeight {
     /// Outputs of all parts together.
     pub fn outputs(&self) -> usize {
         self.parts.iter().map(|(shape, _)| shape.outputs).sum()
+    }
+
+    /// Whether an instruction that multiplies bf16 can use them: bf16, rows of inputs side by side.
+    fn dots_bf16(&self) -> bool {
+        self.slices().all(|slice| slice.tensor.dtype == DType::BF16 && !slice.transposed)
     }
 
     /// The views, in the order of the outputs.
@@ -131,6 +201,8 @@ impl Backend for Cpu {
             let bytes = &slice.tensor.data[slice.rows.start * size..slice.rows.end * size];
             convert_to_f32(slice.tensor.dtype, bytes, &mut weight.vector[start..start + rows]);
         }
+        let dots = self.isa.multiplies_bf16() && slice.tensor.dtype == DType::BF16 && !slice.transposed;
+        self.dots_bf16.fetch_or(dots && expected.inputs > 1, Ordering::Relaxed);
         weight.parts[part].1 = Some(slice.clone());
         Ok(())
     }
@@ -174,7 +246,7 @@ impl Backend for Cpu {
 
     fn matmul(&self, x: &CpuTensor, weight: &CpuWeight) -> Result<CpuTensor> {
         let mut y = self.take(x.rows(), weight.outputs());
-        matmul::matmul(self.isa, x, weight, &mut y);
+        linear::matmul(self, x, weight, &mut y);
         Ok(y)
     }
 

@@ -1,0 +1,126 @@
+//! How a product is cut into tasks, and where they write.
+
+use super::super::{CpuTensor, CpuWeight};
+use crate::backend::{Shaped, Slice};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Outputs of one task.
+const TASK: usize = 64;
+/// Multiplications below which a second thread costs more than it brings.
+const SMALL: usize = 1 << 16;
+
+/// What a product multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    /// x and W as f32.
+    F32,
+    /// x rounded to bf16, then as f32: where no instruction multiplies bf16.
+    RoundedF32,
+    /// x rounded to bf16, W of bf16, by an instruction that multiplies them.
+    DotBf16,
+}
+
+/// Outputs of one slice that one thread computes.
+pub struct Task<'a> {
+    pub slice: &'a Slice,
+    /// Which of the slice's outputs.
+    pub outputs: Range<usize>,
+    /// Where the first of them goes.
+    pub out: Out<'a>,
+}
+
+/// Runs `body` on every task of a product with `rows` rows of x, on all cores if it is large.
+pub fn for_each_task(
+    weight: &CpuWeight,
+    rows: usize,
+    inputs: usize,
+    y: &Columns,
+    body: impl Fn(Task) + Sync,
+) {
+    let outputs = |slice: &Slice| if slice.transposed { slice.cols.len() } else { slice.rows.len() };
+    let count: usize = weight.slices().map(|slice| outputs(slice).div_ceil(TASK)).sum();
+    let run = |mut number: usize| {
+        let mut column = 0;
+        for slice in weight.slices() {
+            let tasks = outputs(slice).div_ceil(TASK);
+            if number < tasks {
+                let first = number * TASK;
+                let outputs = first..outputs(slice).min(first + TASK);
+                let out = Out {
+                    y,
+                    column: column + first,
+                    count: outputs.len(),
+                    strip: std::ptr::null(),
+                    stride: 0,
+                };
+                return body(Task { slice, outputs, out });
+            }
+            number -= tasks;
+            column += outputs(slice);
+        }
+    };
+    if rows * inputs * weight.outputs() < SMALL {
+        (0..count).for_each(run);
+    } else {
+        (0..count).into_par_iter().for_each(run);
+    }
+}
+
+/// y's columns for some of its rows, written by several threads, each its own.
+pub struct Columns {
+    start: *mut f32,
+    rows: usize,
+    cols: usize,
+}
+// SAFETY: the pointer is only used through `Out::write`, whose callers write disjoint columns.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    /// Of these rows of y.
+    pub fn new(y: &mut CpuTensor, rows: Range<usize>) -> Columns {
+        let cols = y.cols();
+        let part = &mut y.data_mut()[rows.start * cols..rows.end * cols];
+        Columns { start: part.as_mut_ptr(), rows: rows.len(), cols }
+    }
+}
+
+/// Where sums go: `count` columns from `column`.
+#[derive(Clone, Copy)]
+pub struct Out<'a> {
+    pub y: &'a Columns,
+    pub column: usize,
+    pub count: usize,
+    /// The weights that they come from, and bytes from one of their rows to the next, to prefetch those behind.
+    pub strip: *const u8,
+    pub stride: usize,
+}
+
+impl Out<'_> {
+    /// The same, some columns later.
+    #[inline(always)]
+    pub fn from(mut self, columns: usize) -> Self {
+        self.column += columns;
+        self.count = self.count.saturating_sub(columns);
+        self
+    }
+
+    /// Writes the first `count` of these into a row. A column must be written by one task only, while `matmul` borrows the tensor.
+    #[inline(always)]
+    pub fn write<const N: usize>(&self, row: usize, values: [f32; N]) {
+        let count = self.count.min(N);
+        if count == 0 {
+            return; // the rows that fill up a strip
+        }
+        assert!(row < self.y.rows && self.column + count <= self.y.cols);
+        // SAFETY: inside the tensor by the line above; `for_each_task` gives each task columns of its own.
+        unsafe {
+            let to = self.y.start.add(row * self.y.cols + self.column);
+            if count == N {
+                to.cast::<[f32; N]>().write(values);
+            } else {
+                values.iter().take(count).enumerate().for_each(|(n, value)| to.add(n).write(*value));
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The tile: sums of a panel of x against a strip of W, in registers.
+
+use super::{
+    panels::{HEIGHT, Panels},
+    stored,
+    tasks::Out,
+};
+use std::ops::Range;
+
+/// Rows of W of a strip.
+pub const STRIP: usize = 4;
+/// Panels between which a strip is packed again, if it has more than one block of k: their sums wait in memory.
+const WAITING: usize = 32;
+/// How many strips ahead weights are asked for where they are used in place.
+const AHEAD: usize = 4;
+
+// ANCHOR: sums
+/// Sums of products, in the lanes of one register. What a variant must have; the rest is the same for all.
+pub trait Sums<const W: usize>: Copy {
+    /// What panels and packed strips hold.
+    type Number: Copy + Default;
+    /// W of them.
+    type Register: Copy;
+    /// No sum yet.
+    fn zero() -> Self;
+    fn load(numbers: &[Self::Number; W]) -> Self::Register;
+    fn store(register: Self::Register, numbers: &mut [Self::Number; W]);
+    /// Adds the products x · w, each to its lane.
+    fn multiply_add(self, x: Self::Register, w: Self::Register) -> Self;
+    /// The sum over the lanes, by halves.
+    fn finish<const N: usize>(sums: [Self; N]) -> [f32; N];
+}
+
+/// How a variant reads W weights of the dtype E, of B bytes each.
+pub trait Reads<E, const B: usize, const W: usize>: Sums<W> {
+    fn read(weights: &[[u8; B]; W]) -> Self::Register;
+}
+// ANCHOR_END: sums
+
+/// What attention asks for beyond that, of the variants of f32: sums that begin and end as numbers in memory.
+pub trait F32Sums<const W: usize>: Sums<W, Number = f32> {
+    /// A number in every lane.
+    fn splat(number: f32) -> Self::Register;
+    /// Sums so far.
+    fn of(register: Self::Register) -> Self;
+    /// The sums, lane by lane.
+    fn register(self) -> Self::Register;
+}
+
+/// Sums of up to 4 rows and of N: each row is a variable of its own, which the compiler keeps in registers. An array of rows it keeps in
+/// memory, at half the speed.
+#[derive(Clone, Copy)]
+struct Tile<T, const N: usize> {
+    a: [T; N],
+    b: [T; N],
+    c: [T; N],
+    d: [T; N],
+}
+
+impl<T: Copy, const N: usize> Tile<T, N> {
+    #[inline(always)]
+    fn zero<const W: usize>() -> Self
+    where
+        T: Sums<W>,
+    {
+        let row = [T::zero(); N];
+        Tile { a: row, b: row, c: row, d: row }
+    }
+}
+
+/// Adds the products of one register of numbers with N others.
+#[inline(always)]
+pub fn add_row<T: Sums<W>, const W: usize, const N: usize>(
+    sums: &mut [T; N],
+    one: T::Register,
+    others: &[T::Register; N],
+) {
+    for n in 0..N {
+        sums[n] = sums[n].multiply_add(one, others[n]);
+    }
+}
+
+/// N registers.
+#[inline(always)]
+fn load<T: Sums<W>, const W: usize, const N: usize>(numbers: &[[T::Number; W]; N]) -> [T::Register; N] {
+    let mut registers = [T::load(&numbers[0]); N];
+    for n in 1..N {
+        registers[n] = T::load(&numbers[n]);
+    }
+    registers
+}
+
+/// Calls `$f::<…, M>(…)` for the M rows of a panel.
+macro_rules! of_height {
+    ($height:expr, $f:ident::<$($t:ident),*>($($arg:expr),*)) => {
+        match $height {
+            1 => $f::<$($t,)* 1>($($arg),*),
+            2 => $f::<$($t,)* 2>($($arg),*),
+            3 => $f::<$($t,)* 3>($($arg),*),
+            _ => $f::<$($t,)* 4>($($arg),*),
+        }
+    };
+}
+
+/// All panels against a strip that is used in place: N of its rows at a time.
+#[inline(always)]
+pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
+    panels: &Panels<T::Number>,
+    w: [&[u8]; STRIP],
+    out: &Out,
+) {
+    let mut pass = Pass { index: 0, count: panels.count() * STRIP / N };
+    for panel in 0..panels.count() {
+        for (part, w) in w.as_chunks::<N>().0.iter().enumerate() {
+            let out = out.from(part * N);
+            of_height!(panels.height(panel), in_place_pass::<T, E, B, W, N>(panels, panel, *w, pass, &out));
+            pass.index += 1;
+        }
+    }
+}
+
+/// Which of several passes over the same strip this is: each asks for its share of the weights to come.
+#[derive(Clone, Copy)]
+struct Pass {
+    index: usize,
+    count: usize,
+}
+
+/// A panel of M rows against N rows of W. Row n of this tile is that of w_n, so that each weight is widened just before its use.
+#[inline(always)]
+fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const M: usize>(
+    panels: &Panels<T::Number>,
+    panel: usize,
+    w: [&[u8]; N],
+    pass: Pass,
+    out: &Out,
+) {
+    let registers = w.map(|w| w.as_chunks::<B>().0.as_chunks::<W>());
+    let full = registers[0].0.len();
+    let (x, w) = (panels.panel::<W, M>(panel), registers.map(|w| &w.0[..full]));
+    // In the order of their addresses, as memory likes it.
+    let share = STRIP * B * W / pass.count;
+    let ahead = out.strip.wrapping_add(AHEAD * STRIP * out.stride + pass.index * full * share);
+    let mut tile = Tile::<T, M>::zero();
+    for (i, x) in x[..full].iter().enumerate() {
+        stored::prefetch(ahead, i * share..(i + 1) * share);
+        let x = load::<T, W, M>(x);
+        add_row(&mut tile.a, T::read(&w[0][i]), &x);
+        add_row(&mut tile.b, T::read(&w[1][i]), &x);
+        if N > 2 {
+            add_row(&mut tile.c, T::read(&w[2][i]), &x);
+            add_row(&mut tile.d, T::read(&w[3][i]), &x);
+        }
+    }
+    if let Some(x) = x.get(full) {
+        let x = load::<T, W, M>(x);
+        let rest = registers.map(|w| T::read(&stored::filled_up(w.1)));
+        add_row(&mut tile.a, rest[0], &x);
+        add_row(&mut tile.b, rest[1], &x);
+        if N > 2 {
+            add_row(&mut tile.c, rest[2], &x);
+            add_row(&mut tile.d, rest[3], &x);
+        }
+    }
+    for m in 0..M {
+        let of_row = [tile.a[m], tile.b[m], tile.c[m], tile.d[m]];
+        out.write::<N>(panel * HEIGHT + m, T::finish(*of_row.first_chunk().expect("N ≤ 4")));
+    }
+}
+
+/// Room for a block of a packed strip, K registers of each row, and for sums that wait for the next block.
+pub struct Packing<T, X, const W: usize, const N: usize, const K: usize> {
+    strip: [[[X; W]; STRIP]; K],
+    waiting: [Tile<T, N>; WAITING],
+}
+
+impl<T: Sums<W>, const W: usize, const N: usize, const K: usize> Packing<T, T::Number, W, N, K> {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Packing { strip: [[[T::Number::default(); W]; STRIP]; K], waiting: [Tile::zero(); WAITING] }
+    }
+}
+
+/// All panels against a strip that is packed first, block by block of k.
+#[inline(always)]
+pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const K: usize>(
+    panels: &Panels<T::Number>,
+    w: [&[u8]; STRIP],
+    packing: &mut Packing<T, T::Number, W, N, K>,
+    out: &Out,
+) {
+    let registers = w[0].len().div_ceil(B * W);
+    // Each panel asks for its share of the next strip.
+    let share = (STRIP * w[0].len()).div_ceil(panels.count()).next_multiple_of(64);
+    let next = out.strip.wrapping_add(STRIP * out.stride);
+    for first in (0..panels.count()).step_by(WAITING) {
+        let some = first..panels.count().min(first + WAITING);
+        for part in 0..STRIP / N {
+            for start in (0..registers).step_by(K) {
+                let block = start..registers.min(start + K);
+                pack::<T, E, B, W, K>(w, block.clone(), &mut packing.strip);
+                for panel in some.clone() {
+                    let (sums, strip) = (&mut packing.waiting[panel - first], &packing.strip);
+                    let at = At { block: block.clone(), last: block.end == registers, row: part * N };
+                    of_height!(
+                        panels.height(panel),
+                        packed_pass::<T, W, N, K>(panels, panel, strip, at, sums, out)
+                    );
+                    if start == 0 && part == 0 {
+                        stored::prefetch(next, panel * share..(panel + 1) * share);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Packs a block of a strip, [k / W][4][W].
+#[inline(always)]
+fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const K: usize>(
+    w: [&[u8]; STRIP],
+    block: Range<usize>,
+    packed: &mut [[[T::Number; W]; STRIP]; K],
+) {
+    for (n, row) in w.iter().enumerate() {
+        let (full, rest) = row.as_chunks::<B>().0.as_chunks::<W>();
+        for (register, i) in packed.iter_mut().zip(block.clone()) {
+            let weights = match full.get(i) {
+                Some(weights) => T::read(weights),
+                None => T::read(&stored::filled_up(rest)),
+            };
+            T::store(weights, &mut register[n]);
+        }
+    }
+}
+
+/// Which part of a strip: a block of k, and the rows from `row`.
+struct At {
+    block: Range<usize>,
+    last: bool,
+    row: usize,
+}
+
+// ANCHOR: packed_pass
+/// A panel of M rows against N rows of a block of a packed strip.
+#[inline(always)]
+fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const K: usize, const M: usize>(
+    panels: &Panels<T::Number>,
+    panel: usize,
+    strip: &[[[T::Number; W]; STRIP]; K],
+    at: At,
+    sums: &mut Tile<T, N>,
+    out: &Out,
+) {
+    let mut tile = if at.block.start == 0 { Tile::zero() } else { *sums };
+    for (x, w) in panels.panel::<W, M>(panel)[at.block].iter().zip(strip) {
+        let w = load::<T, W, N>(w[at.row..].first_chunk().expect("N rows"));
+        add_row(&mut tile.a, T::load(&x[0]), &w);
+        if M > 1 {
+            add_row(&mut tile.b, T::load(&x[1]), &w);
+        }
+        if M > 2 {
+            add_row(&mut tile.c, T::load(&x[2]), &w);
+        }
+        if M > 3 {
+            add_row(&mut tile.d, T::load(&x[3]), &w);
+        }
+    }
+    if !at.last {
+        *sums = tile;
+        return;
+    }
+    let (row, out) = (panel * HEIGHT, out.from(at.row));
+    out.write(row, T::finish(tile.a));
+    if M > 1 {
+        out.write(row + 1, T::finish(tile.b));
+    }
+    if M > 2 {
+        out.write(row + 2, T::finish(tile.c));
+    }
+    if M > 3 {
+        out.write(row + 3, T::finish(tile.d));
+    }
+}
+// ANCHOR_END: packed_pass
