@@ -20,7 +20,7 @@ use stairwell::{
         Communicator, Setup, TIMEOUT, Threads, Topology, Workload, finish, in_threads, mpi_lines,
         processes_here, threads_of_a_rank,
     },
-    runner::{LoadFormat, ModelRunner, RelayReport, Weights},
+    runner::{LoadFormat, ModelRunner, RelayReport, Traffic, Weights},
 };
 use std::{
     env, fs, thread,
@@ -125,20 +125,23 @@ fn grid() -> Vec<Value> {
     fs::create_dir_all(&dir).expect("a folder for config.json");
     fs::write(dir.join("config.json"), QWEN3_0_6B).expect("config.json");
     let mut seconds = vec![(Vec::new(), Vec::new()); CUTS.len()];
-    let mut reports: Vec<Option<Measured>> = vec![None; CUTS.len()];
+    let (mut bubbles, mut reports) = (vec![Vec::new(); CUTS.len()], vec![None; CUTS.len()]);
     for _ in 0..ROUNDS {
         for (i, cut) in CUTS.iter().enumerate() {
             let measured = on_its_cores(Directory::Disk(dir.clone()), *cut);
             seconds[i].0.push(measured.prefill);
             seconds[i].1.push(measured.decode);
+            bubbles[i].push(measured.bubble);
             reports[i] = Some(measured);
         }
     }
-    let measured = seconds.into_iter().zip(reports);
-    CUTS.iter()
-        .zip(measured)
-        .map(|(cut, ((p, d), last))| grid_row(*cut, median(p), median(d), last))
-        .collect()
+    let measured = seconds.into_iter().zip(bubbles).zip(reports);
+    let rows = CUTS.iter().zip(measured);
+    rows.map(|(cut, (((prefill, decode), bubble), last))| {
+        let last = last.map(|last: Measured| Measured { bubble: median(bubble), ..last });
+        grid_row(*cut, median(prefill), median(decode), last)
+    })
+    .collect()
 }
 
 fn grid_row(
@@ -147,7 +150,7 @@ fn grid_row(
     decode: f64,
     last: Option<Measured>,
 ) -> Value {
-    let rank = last.as_ref().and_then(|measured| measured.report.as_ref()).map(|report| &report.ranks[0]);
+    let said = last.as_ref().map_or(Traffic::default(), |measured| measured.said);
     let (prefill, decode) = (PROMPT as f64 / prefill, (SEQUENCES * STEPS) as f64 / decode);
     let bubble = last.as_ref().map_or(0.0, |measured| measured.bubble);
     let formula = (pp - 1) as f64 / (micro_batches.unwrap_or(1) + pp - 1) as f64;
@@ -163,8 +166,8 @@ fn grid_row(
         "decode_tokens_per_second": decode,
         "bubble": bubble,
         "bubble_formula": formula,
-        "all_reduces": rank.map_or(0, |rank| rank.traffic.all_reduces),
-        "all_reduce_bytes": rank.map_or(0, |rank| rank.traffic.all_reduce_bytes),
+        "all_reduces": said.all_reduces,
+        "all_reduce_bytes": said.all_reduce_bytes,
         "weight_bytes": last.as_ref().map(|measured| measured.weights.held),
         "weight_bytes_copied": last.as_ref().map(|measured| measured.weights.copied),
     })
@@ -176,8 +179,8 @@ struct Measured {
     decode: f64,
     /// The part of the prefill's time in which a stage waited, as a mean over the stages.
     bubble: f64,
-    report: Option<RelayReport>,
-    /// Of rank 0.
+    /// What rank 0 said in the prefill, and what it holds.
+    said: Traffic,
     weights: Weights,
 }
 
@@ -221,11 +224,13 @@ fn measure(mut runner: ModelRunner<Cpu>) -> Measured {
     let busy = |report: &RelayReport| -> f64 {
         report.ranks.iter().filter(|rank| rank.slice == 0).map(|rank| rank.busy_seconds).sum()
     };
-    let bubble = before.zip(report.as_ref()).map_or(0.0, |(before, after)| {
-        1.0 - (busy(after) - busy(&before)) / (after.pipeline_parallel as f64 * prefill)
+    let (bubble, said) = before.zip(report).map_or((0.0, Traffic::default()), |(before, after)| {
+        let busy = busy(&after) - busy(&before);
+        let said = after.ranks[0].traffic - before.ranks[0].traffic;
+        (1.0 - busy / (after.pipeline_parallel as f64 * prefill), said)
     });
     let decode = (0..STEPS).map(|step| forward(&mut runner, 1, 1 + step, SEQUENCES)).sum();
-    Measured { prefill, decode, bubble, report, weights: runner.weights }
+    Measured { prefill, decode, bubble, said, weights: runner.weights }
 }
 
 fn report(runner: &mut ModelRunner<Cpu>) -> Option<RelayReport> {

@@ -19,7 +19,7 @@ use std::{ops::Range, sync::Arc, thread, time::Duration};
 pub enum Cut {
     /// Column-parallel: by outputs. Where they don't divide, the last ranks have fewer, or none.
     Column,
-    /// Row-parallel: by inputs, which always divide.
+    /// Row-parallel: by inputs. Where they don't divide, as for outputs.
     Row,
     /// K or V: by whole heads of so many outputs. Where ranks outnumber heads, neighbours hold the same one.
     KvHeads { head_dim: usize },
@@ -66,6 +66,9 @@ pub fn slice(slice: Slicer) {
         [1, 1, 1, 0],
         "3 rows on 4 ranks: how many each holds; the last one has none, and that is no error"
     );
+
+    let inputs: Vec<Range<usize>> = of(Cut::Row, 2, 7, 4).into_iter().map(|(_, cols)| cols).collect();
+    assert_eq!(inputs, [0..2, 2..4, 4..6, 6..7], "7 inputs on 4 ranks: did you round down?");
 
     let heads = Cut::KvHeads { head_dim: 3 };
     assert_eq!(of(heads, 12, 5, 2), [(0..6, 0..5), (6..12, 0..5)], "4 heads of 3 outputs on 2 ranks");
