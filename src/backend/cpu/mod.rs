@@ -6,6 +6,8 @@ pub mod blocks;
 #[cfg(feature = "step2")]
 pub mod grouped;
 pub mod isa;
+#[cfg(feature = "step2")]
+mod kept;
 mod kernels;
 mod linear;
 #[cfg(feature = "step2")]

@@ -4,7 +4,7 @@ use super::{
     panels::Panels,
     stored::{Bf16, F16, F32},
     tasks::Task,
-    tile::{F32Sums, Reads, Sums},
+    tile::{Reads, Sums},
 };
 use std::arch::x86_64::*;
 
@@ -16,7 +16,7 @@ pub fn task(task: &Task<'_>, panels: &Panels<'_, f32>) {
 
 /// 8 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.
 #[derive(Clone, Copy)]
-pub struct Avx2(__m256);
+pub struct Avx2(pub(super) __m256);
 
 impl Sums<8> for Avx2 {
     type Number = f32;
@@ -54,24 +54,6 @@ impl Sums<8> for Avx2 {
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
         })
-    }
-}
-
-impl F32Sums<8> for Avx2 {
-    #[inline(always)]
-    fn splat(number: f32) -> __m256 {
-        // SAFETY: the CPU has it, see the type.
-        unsafe { _mm256_set1_ps(number) }
-    }
-
-    #[inline(always)]
-    fn of(register: __m256) -> Self {
-        Avx2(register)
-    }
-
-    #[inline(always)]
-    fn register(self) -> __m256 {
-        self.0
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     panels::Panels,
     stored::{Bf16, F16, F32},
     tasks::Task,
-    tile::{F32Sums, Reads, Sums},
+    tile::{Reads, Sums},
 };
 use std::arch::x86_64::*;
 
@@ -16,7 +16,7 @@ pub fn task(task: &Task<'_>, panels: &Panels<'_, f32>) {
 
 /// 16 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.
 #[derive(Clone, Copy)]
-pub struct Avx512(__m512);
+pub struct Avx512(pub(super) __m512);
 
 impl Sums<16> for Avx512 {
     type Number = f32;
@@ -70,24 +70,6 @@ pub unsafe fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_each, sums)));
         out
-    }
-}
-
-impl F32Sums<16> for Avx512 {
-    #[inline(always)]
-    fn splat(number: f32) -> __m512 {
-        // SAFETY: the CPU has it, see the type.
-        unsafe { _mm512_set1_ps(number) }
-    }
-
-    #[inline(always)]
-    fn of(register: __m512) -> Self {
-        Avx512(register)
-    }
-
-    #[inline(always)]
-    fn register(self) -> __m512 {
-        self.0
     }
 }
 

@@ -4,13 +4,13 @@
 use super::{
     super::isa::{Lanes, Shape},
     stored::{Bf16, F16, F32},
-    tile::{F32Sums, Reads, Sums},
+    tile::{Reads, Sums},
 };
 use crate::tensor::f16_to_f32;
 use std::marker::PhantomData;
 
 /// L sums, in lanes of one register.
-pub struct F32Lanes<S, const L: usize>(Lanes<L>, PhantomData<S>);
+pub struct F32Lanes<S, const L: usize>(pub(super) Lanes<L>, pub(super) PhantomData<S>);
 
 impl<S, const L: usize> Copy for F32Lanes<S, L> {}
 impl<S, const L: usize> Clone for F32Lanes<S, L> {
@@ -46,23 +46,6 @@ impl<S: Shape, const L: usize> Sums<L> for F32Lanes<S, L> {
     #[inline(always)]
     fn finish<const N: usize>(sums: [Self; N]) -> [f32; N] {
         sums.map(|sum| sum.0.sum())
-    }
-}
-
-impl<S: Shape, const L: usize> F32Sums<L> for F32Lanes<S, L> {
-    #[inline(always)]
-    fn splat(number: f32) -> [f32; L] {
-        [number; L]
-    }
-
-    #[inline(always)]
-    fn of(register: [f32; L]) -> Self {
-        F32Lanes(Lanes::of(register), PhantomData)
-    }
-
-    #[inline(always)]
-    fn register(self) -> [f32; L] {
-        self.0.numbers()
     }
 }
 

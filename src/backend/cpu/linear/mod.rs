@@ -34,6 +34,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 mod lanes;
+#[cfg(feature = "step2")]
+mod of_attention;
 mod panels;
 mod stored;
 mod strips;
@@ -43,12 +45,15 @@ mod tests;
 mod tile;
 mod transposed;
 
+#[cfg(feature = "step2")]
+pub(super) use of_attention::{F32Sums, Tiles};
 pub(super) use tasks::Product;
-pub(super) use tile::{F32Sums, Sums, add_row};
+#[cfg(feature = "step2")]
+pub(super) use tile::add_row;
 
 use super::{
     Cpu, CpuTensor, CpuWeight,
-    isa::{Avx2Shape, Avx512Shape, Isa, PortableShape, Shape, dispatch},
+    isa::{Isa, PortableShape, dispatch},
 };
 use crate::{backend::Shaped, tensor::DType};
 use lanes::F32Lanes;
@@ -57,24 +62,8 @@ use panels::pack_bf16;
 use panels::{Panels, pack_f32};
 use stored::{Bf16, F16, F32};
 use tasks::{Columns, Task, for_each_task};
-use tile::Reads;
+use tile::{Reads, Sums};
 use transposed::transposed_task;
-
-/// The variant of f32 that goes with a shape, for loops that `dispatch!` compiles.
-pub(super) trait Tiles<const L: usize>: Shape {
-    type Sums: F32Sums<L>;
-}
-impl Tiles<4> for PortableShape {
-    type Sums = F32Lanes<PortableShape, 4>;
-}
-#[cfg(target_arch = "x86_64")]
-impl Tiles<8> for Avx2Shape {
-    type Sums = avx2::Avx2;
-}
-#[cfg(target_arch = "x86_64")]
-impl Tiles<16> for Avx512Shape {
-    type Sums = avx512::Avx512;
-}
 
 /// Rows of x of one pass over W: their panels stay in the second cache, or near it.
 const ROWS: usize = 512;

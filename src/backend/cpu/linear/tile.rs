@@ -37,16 +37,6 @@ pub trait Reads<E, const B: usize, const W: usize>: Sums<W> {
 }
 // ANCHOR_END: sums
 
-/// What attention asks for beyond that, of the variants of f32: sums that begin and end as numbers in memory.
-pub trait F32Sums<const W: usize>: Sums<W, Number = f32> {
-    /// A number in every lane.
-    fn splat(number: f32) -> Self::Register;
-    /// Sums so far.
-    fn of(register: Self::Register) -> Self;
-    /// The sums, lane by lane.
-    fn register(self) -> Self::Register;
-}
-
 /// Sums of up to 4 rows and of N: each row is a variable of its own, which the compiler keeps in registers. An array of rows it keeps in
 /// memory, at half the speed.
 #[derive(Clone, Copy)]
