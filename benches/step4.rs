@@ -9,10 +9,13 @@
 //! is faster in one minute than in the next. Tables are shuffled, so that blocks lie anywhere in the pool, as after a while of serving.
 //! `manager`: operations of the block manager for a prompt of 1,000 tokens.
 
+mod shapes;
+
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
     measurement::WallTime,
 };
+use shapes::QWEN3_0_6B;
 use stairwell::{
     backend::{Backend, cpu::Cpu},
     batch::Batch,
@@ -34,14 +37,6 @@ const WAYS: [Option<usize>; 6] = [None, Some(1), Some(8), Some(16), Some(32), So
 /// Sequences at the large shapes, and tokens in each with the one that is computed.
 const LARGE: [(usize, usize); 3] = [(1, 128), (1, 1024), (8, 512)];
 const ROUNDS: usize = 5;
-
-/// The shapes of Qwen/Qwen3-0.6B. Weights are random, so that nothing is downloaded.
-const QWEN3_0_6B: &str = r#"{
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "torch_dtype": "bfloat16", "vocab_size": 151936,
-    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000, "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": true
-}"#;
 
 /// Tokens of the manager's prompts, 63 blocks, the last of which is half full.
 const PROMPT: usize = 1000;

@@ -9,7 +9,10 @@
 //! has the shapes of Qwen3-0.6B and random weights. Every cut is timed in each of a few rounds, and the medians count: a machine that is shared is faster in
 //! one minute than in the next. `--mpi` measures the sums alone, in the processes that mpirun has started.
 
+mod shapes;
+
 use serde_json::{Value, json};
+use shapes::QWEN3_0_6B;
 use stairwell::{
     backend::cpu::Cpu,
     batch::Batch,
@@ -26,14 +29,6 @@ use std::{
     env, fs, thread,
     time::{Duration, Instant},
 };
-
-/// The shapes of Qwen/Qwen3-0.6B. Weights are random, so that nothing is downloaded.
-const QWEN3_0_6B: &str = r#"{
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "torch_dtype": "bfloat16", "vocab_size": 151936,
-    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000, "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": true
-}"#;
 
 /// Tokens of the prompt, sequences that decode, and their steps.
 const PROMPT: usize = 128;
@@ -218,24 +213,18 @@ fn measure(mut runner: ModelRunner<Cpu>) -> Measured {
         started.elapsed().as_secs_f64()
     };
     forward(&mut runner, 1, 0, SEQUENCES); // pages are touched, workspaces are filled
+    let report = |runner: &mut ModelRunner<Cpu>| runner.ranks().unwrap_or_else(|error| panic!("{error}"));
     let before = report(&mut runner);
     let prefill = forward(&mut runner, PROMPT, 0, 1);
-    let report = report(&mut runner);
+    let after = report(&mut runner);
     let busy = |report: &RelayReport| -> f64 {
         report.ranks.iter().filter(|rank| rank.slice == 0).map(|rank| rank.busy_seconds).sum()
     };
-    let (bubble, said) = before.zip(report).map_or((0.0, Traffic::default()), |(before, after)| {
+    let (bubble, said) = before.zip(after).map_or((0.0, Traffic::default()), |(before, after)| {
         let busy = busy(&after) - busy(&before);
         let said = after.ranks[0].traffic - before.ranks[0].traffic;
         (1.0 - busy / (after.pipeline_parallel as f64 * prefill), said)
     });
     let decode = (0..STEPS).map(|step| forward(&mut runner, 1, 1 + step, SEQUENCES)).sum();
     Measured { prefill, decode, bubble, said, weights: runner.weights }
-}
-
-fn report(runner: &mut ModelRunner<Cpu>) -> Option<RelayReport> {
-    let mut relay = runner.relay.take()?;
-    let report = relay.report(runner).unwrap_or_else(|error| panic!("{error}"));
-    runner.relay = Some(relay);
-    Some(report)
 }

@@ -47,6 +47,8 @@ const WRONG: &[Case] = &[
         || step7::slices_write_the_story(wrong::neighbours_slice),
         Some("the demo story differs"),
     ),
+    ("cuts_inputs's story", || step7::slices_write_the_story(wrong::cuts_inputs), Some("and rank")),
+    ("cuts_heads's story", || step7::slices_write_the_story(wrong::cuts_heads), Some("and rank")),
     ("rounds_down", || step7::slice(wrong::rounds_down), Some("did you round down?")),
     ("cuts_inputs", || step7::slice(wrong::cuts_inputs), Some("did you cut the inputs?")),
     ("cuts_heads", || step7::slice(wrong::cuts_heads), Some("did you cut a head?")),

@@ -9,16 +9,13 @@ use stairwell::{
 
 /// All of it, for `--json`: of one rank too, so that scripts find the same keys.
 pub fn ranks<B: Backend>(runner: &mut ModelRunner<B>) -> Result<Map<String, Value>> {
-    let Some(mut relay) = runner.relay.take() else {
+    let Some(report) = runner.ranks()? else {
         return Ok(object(json!({
             "world_size": 1,
             "weight_bytes": runner.weights.held,
             "weight_bytes_copied": runner.weights.copied,
         })));
     };
-    let report = relay.report(runner);
-    runner.relay = Some(relay);
-    let report = report?;
     let leader = &report.ranks[0];
     Ok(object(json!({
         "comm": report.comm,

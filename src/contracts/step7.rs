@@ -1,16 +1,15 @@
 //! The contracts of step 7, for the exercises of chapter 7: which part of a weight a rank holds, and a sum over ranks that goes round in a ring.
 
-use super::story::{check_story, runner_of};
+use super::story::check_story;
 use crate::{
-    backend::cpu::Cpu,
+    backend::{Backend, Slice, cpu::Cpu},
     checkpoint::StateDict,
     demo,
     error::{Error, Result},
     kv::KvOptions,
     model::Rank,
     parallel::{Communicator, Leader, Lines, Setup, Threads, Topology, Traffic, Workload, follow},
-    runner::read_config,
-    tensor::HostTensor,
+    runner::ModelRunner,
 };
 use std::{ops::Range, sync::Arc, thread, time::Duration};
 
@@ -84,68 +83,81 @@ pub fn slice(slice: Slicer) {
     );
 }
 
-/// The demo's weights, cut among 4 ranks and put together again, write the demo story.
+/// Four ranks, each with the parts of the demo's weights that it is told to hold, write the demo story.
 ///
 /// # Panics
 /// If they don't.
 #[track_caller]
 pub fn slices_write_the_story(slice: Slicer) {
-    let directory = demo::directory();
-    let config = read_config(&directory).expect("the demo's config.json");
-    let state_dict = StateDict::open(&directory).expect("the demo's weights");
-    let cut_of = |name: &str| match name.rsplit('.').nth(1) {
-        Some("k_proj" | "v_proj") => Some(Cut::KvHeads { head_dim: config.head_dim }),
-        Some("q_proj" | "gate_proj" | "up_proj" | "embed_tokens") => Some(Cut::Column),
-        Some("o_proj" | "down_proj") => Some(Cut::Row),
-        _ => None,
-    };
-    let together = |(name, tensor): (String, HostTensor)| match cut_of(&name) {
-        Some(cut) => {
-            let tensor = put_together(&tensor, |rows, cols, rank| slice(cut, rows, cols, rank));
-            (name, tensor)
-        }
-        None => (name, tensor),
-    };
-    check_story(runner_of(state_dict.tensors().map(together)));
+    // What is not written yet says so once, and not on every rank.
+    slice(Cut::Column, 1, 1, Rank::ALONE);
+    check_story(on_ranks(4, |line| Arc::new(line), move |runner, rank| hold(runner, slice, rank)));
 }
 
-/// A tensor from the parts that 4 ranks hold of it; numbers that nobody holds are 0.
-fn put_together(
-    tensor: &HostTensor,
-    slice: impl Fn(usize, usize, Rank) -> (Range<usize>, Range<usize>),
-) -> HostTensor {
-    let (rows, cols) = tensor.matrix_shape();
-    let (numbers, mut all) = (tensor.to_f32(), vec![0.0; rows * cols]);
-    let parts = (0..4).map(|rank| slice(rows, cols, Rank { rank, world_size: 4 }));
-    // Where each rank's numbers go is what a right slice would say: the next free row or column.
-    let mut next = (0, 0);
-    let mut last = None;
-    for (held_rows, held_cols) in parts {
-        if last == Some((held_rows.clone(), held_cols.clone())) {
-            continue; // the same head again
-        }
-        for (i, row) in held_rows.clone().enumerate() {
-            for (j, col) in held_cols.clone().enumerate() {
-                let (to_row, to_col) = (next.0 + i, next.1 + j);
-                if to_row < rows && to_col < cols && row < rows && col < cols {
-                    all[to_row * cols + to_col] = numbers[row * cols + col];
-                }
+/// Loads the reader's slices into the parameters of a rank.
+fn hold(runner: &mut ModelRunner<Cpu>, slice: Slicer, rank: Rank) -> Result<()> {
+    let state_dict = StateDict::open(&demo::directory())?;
+    let head_dim = runner.config.head_dim;
+    let ModelRunner { model, backend, .. } = runner;
+    model.visit(&mut |param| {
+        for (part, source) in param.sources.iter().enumerate() {
+            let cut = match source.name.rsplit('.').nth(1) {
+                Some("k_proj" | "v_proj") => Cut::KvHeads { head_dim },
+                Some("q_proj" | "gate_proj" | "up_proj" | "embed_tokens") => Cut::Column,
+                Some("o_proj" | "down_proj") => Cut::Row,
+                _ => continue,
+            };
+            let tensor = state_dict.tensor(&source.name).expect("the demo has all its weights");
+            let (rows, cols) = tensor.matrix_shape();
+            let (rows, cols) = slice(cut, rows, cols, rank);
+            let (yours, ours) = ([rows.len(), cols.len()], [source.rows.len(), source.cols.len()]);
+            if yours != ours {
+                let (name, rank) = (&source.name, rank.rank);
+                let message =
+                    format!("your part of {name} is {yours:?}, and rank {rank} computes with {ours:?}");
+                return Err(Error::Request(message));
             }
+            backend.load(&mut param.weight, part, &Slice { tensor, rows, cols, transposed: false })?;
         }
-        match held_cols.len() == cols {
-            true => next.0 += held_rows.len(),
-            false => next.1 += held_cols.len(),
-        }
-        last = Some((held_rows, held_cols));
-    }
-    HostTensor::from_f32(&tensor.shape, &all)
+        Ok(())
+    })
+}
+
+/// The demo model on ranks in threads. `line` makes a rank's line to the others; `ready` is told of each runner once it is loaded.
+fn on_ranks(
+    ranks: usize,
+    line: impl Fn(Threads) -> Arc<dyn Communicator>,
+    ready: impl Fn(&mut ModelRunner<Cpu>, Rank) -> Result<()> + Copy + Send + 'static,
+) -> Result<ModelRunner<Cpu>> {
+    let topology = Topology { tensor: ranks, pipeline: 1 };
+    let load = move |lines: &Lines| {
+        let workload = Workload { max_length: None, kv: KvOptions::default() };
+        let setup = Setup::new(demo::directory(), topology);
+        let (mut runner, member) = setup.load(Cpu::default(), lines, &workload, None)?;
+        ready(&mut runner, topology.slice(lines.rank()))?;
+        Ok((runner, member))
+    };
+    let serve = move |lines: Lines| {
+        let served = load(&lines).and_then(|(mut runner, mut member)| follow(&mut runner, &mut member));
+        served.unwrap_or_else(|error| lines.fail(&error));
+    };
+    let groups = Threads::group(0..ranks, PATIENCE).into_iter().zip(Threads::group(0..ranks, PATIENCE));
+    let lines = groups.enumerate().map(|(number_here, (world, stage))| {
+        let (world, stage) = (Arc::new(world), line(stage));
+        Lines { topology, world, stage, here: ranks, number_here }
+    });
+    let mut lines: Vec<Lines> = lines.collect();
+    let others = lines.split_off(1).into_iter().map(|lines| thread::spawn(move || serve(lines))).collect();
+    let (mut runner, member) = load(&lines[0]).inspect_err(|error| lines[0].fail(error))?;
+    runner.relay = Some(Box::new(Leader::new(member, None, others)));
+    Ok(runner)
 }
 
 /// x becomes the sum over ranks, by `send` and `recv` alone.
 pub type AllReduce = fn(line: &dyn Communicator, x: &mut [f32]) -> Result<()>;
 
 /// Long enough for any machine, and short enough for somebody who waits for a message that never comes.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every rank has the sum, and has sent its share of messages and no more.
 ///
@@ -270,27 +282,5 @@ pub fn ring_writes_the_story(all_reduce: AllReduce) {
     // What is not written yet says so once, and not on every rank.
     let alone = Threads::group(0..1, PATIENCE).remove(0);
     all_reduce(&alone, &mut [1.0]).expect("a rank alone has nothing to wait for");
-    let topology = Topology { tensor: 2, pipeline: 1 };
-    let setup = Setup::new(demo::directory(), topology);
-    let workload = Workload { max_length: None, kv: KvOptions::default() };
-    let (world, stage) = (Threads::group(0..2, PATIENCE), Threads::group(0..2, PATIENCE));
-    let mut lines = world.into_iter().zip(stage).map(|(world, line)| {
-        let (world, stage): (Arc<dyn Communicator>, Arc<dyn Communicator>) =
-            (Arc::new(world), Arc::new(Ring { line, all_reduce }));
-        let number_here = world.rank().rank;
-        Lines { topology, world, stage, here: 2, number_here }
-    });
-    let (first, second) = (lines.next().expect("two"), lines.next().expect("two"));
-    let (other_setup, other_workload) = (setup.clone(), workload.clone());
-    let other = thread::spawn(move || {
-        let served = other_setup
-            .load(Cpu::default(), &second, &other_workload, None)
-            .and_then(|(mut runner, mut member)| follow(&mut runner, &mut member));
-        served.unwrap_or_else(|error| second.fail(&error));
-    });
-    let mine = setup.load(Cpu::default(), &first, &workload, None).map(|(mut runner, member)| {
-        runner.relay = Some(Box::new(Leader::new(member, None, vec![other])));
-        runner
-    });
-    check_story(mine);
+    check_story(on_ranks(2, |line| Arc::new(Ring { line, all_reduce }), |_, _| Ok(())));
 }

@@ -46,6 +46,18 @@ pub trait Communicator: Send + Sync {
 }
 // ANCHOR_END: communicator
 
+/// Another rank of the same group, to speak to.
+///
+/// # Errors
+/// If there is no such rank.
+pub fn other(me: Rank, rank: usize) -> Result<usize> {
+    if rank < me.world_size && rank != me.rank {
+        return Ok(rank);
+    }
+    let Rank { rank: me, world_size } = me;
+    Err(Error::Parallel(format!("rank {me} of {world_size} names rank {rank} as another one")))
+}
+
 /// Numbers as they are sent.
 pub fn bytes(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()

@@ -8,6 +8,7 @@ use crate::{
     tensor::{DType, HostTensor},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::hash::{DefaultHasher, Hasher};
 
 /// A parameter's name, dtype and shape.
 pub type Parameter = (String, DType, Vec<usize>);
@@ -51,17 +52,14 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     postcard::from_bytes(bytes).map_err(other)
 }
 
-/// A number that is equal for equal bytes (FNV-1a).
-pub fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ *b as u64).wrapping_mul(0x100_0000_01b3))
-}
-
 /// Compares something that all ranks must have alike.
 ///
 /// # Errors
 /// [`Error::Parallel`], naming the first rank that has something else than rank 0.
 pub fn compare(world: &dyn Communicator, what: &str, mine: &[u8]) -> Result<()> {
-    let all = world.all_gather(&checksum(mine).to_le_bytes())?;
+    let mut checksum = DefaultHasher::new(); // without a key, the same in every process of this build
+    checksum.write(mine);
+    let all = world.all_gather(&checksum.finish().to_le_bytes())?;
     match all.iter().position(|theirs| *theirs != all[0]) {
         None => Ok(()),
         Some(rank) => Err(Error::Parallel(format!("rank {rank} and rank 0 differ in {what}"))),

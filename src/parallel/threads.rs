@@ -1,6 +1,6 @@
 //! Ranks that are threads of one process. They meet in one place: each brings what it has, and when all have come, each takes what all brought.
 
-use super::{Communicator, Lines, Topology};
+use super::{Communicator, Lines, Topology, communicator::other};
 use crate::{
     error::{Error, Result},
     model::Rank,
@@ -187,15 +187,6 @@ impl Threads {
         }
         brought[0].clone()
     }
-
-    /// A rank that there is.
-    fn other(&self, rank: usize) -> Result<usize> {
-        let Rank { rank: me, world_size } = self.rank;
-        if rank < world_size && rank != me {
-            return Ok(rank);
-        }
-        Err(Error::Parallel(format!("rank {me} of {world_size} names rank {rank} as another one")))
-    }
 }
 
 impl Communicator for Threads {
@@ -247,7 +238,7 @@ impl Communicator for Threads {
     }
 
     fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
-        let (to, length) = (self.other(to)?, bytes.len() as u64);
+        let (to, length) = (other(self.rank, to)?, bytes.len() as u64);
         self.lock().mail[self.rank.rank][to].push_back(bytes);
         self.place.changed.notify_all();
         self.add(|traffic| {
@@ -258,7 +249,7 @@ impl Communicator for Threads {
     }
 
     fn recv(&self, from: usize) -> Result<Vec<u8>> {
-        let (from, me) = (self.other(from)?, self.rank.rank);
+        let (from, me) = (other(self.rank, from)?, self.rank.rank);
         let there = |state: &State| !state.mail[from][me].is_empty();
         let deadline = Some(Instant::now() + self.place.timeout);
         let mut state = self.wait(self.lock(), "send", deadline, |_| Some(from), there)?;

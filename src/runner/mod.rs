@@ -70,12 +70,29 @@ impl<B: Backend> ModelRunner<B> {
     /// # Errors
     /// Those of the backend and of attention.
     pub fn forward(&mut self, batch: &Batch, observer: Option<&mut dyn Observer<B>>) -> Result<B::Tensor> {
-        if let Some(mut relay) = self.relay.take() {
-            let logits = relay.forward(self, batch);
-            self.relay = Some(relay);
-            return logits;
+        match self.by_relay(|relay, runner| relay.forward(runner, batch)) {
+            Some(logits) => logits,
+            None => self.forward_stage(batch, None, observer),
         }
-        self.forward_stage(batch, None, observer)
+    }
+
+    /// What the relay does with this runner, if there is one.
+    fn by_relay<T>(
+        &mut self,
+        ask: impl FnOnce(&mut dyn Relay<B>, &mut ModelRunner<B>) -> Result<T>,
+    ) -> Option<Result<T>> {
+        let mut relay = self.relay.take()?;
+        let said = ask(&mut *relay, self);
+        self.relay = Some(relay);
+        Some(said)
+    }
+
+    /// What each rank holds and has done; nothing of a model that is whole here.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    pub fn ranks(&mut self) -> Result<Option<RelayReport>> {
+        self.by_relay(|relay, runner| relay.report(runner)).transpose()
     }
 
     /// This process's part of a pass: hidden states of the stage before it go in, if there is one, and hidden states or logits come out.
@@ -151,12 +168,12 @@ impl<B: Backend> ModelRunner<B> {
     /// # Errors
     /// If a name, shape or dtype does not fit; the model is unchanged then.
     pub fn update_weights(&mut self, tensors: impl IntoIterator<Item = (String, HostTensor)>) -> Result<()> {
-        if let Some(mut relay) = self.relay.take() {
-            let updated = relay.update_weights(self, tensors.into_iter().collect());
-            self.relay = Some(relay);
-            return updated;
+        if self.relay.is_none() {
+            return self.update_part(tensors);
         }
-        self.update_part(tensors)
+        let tensors = tensors.into_iter().collect();
+        let updated = self.by_relay(|relay, runner| relay.update_weights(runner, tensors));
+        updated.expect("there is a relay")
     }
 
     /// The same of what this process holds.

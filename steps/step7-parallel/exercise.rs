@@ -3,8 +3,8 @@
 //!     cargo test --features step7 --test exercise7            all of them
 //!     cargo test --features step7 --test exercise7 slice      one of them
 //!
-//! Each has a contract, which says what is wrong, and then writes the demo story with your piece: the demo's weights, cut among four ranks and put together
-//! again; and the demo model on two ranks that add up by your ring. Answers: solution.rs, beside this file.
+//! Each has a contract, which says what is wrong, and then writes the demo story with your piece: on four ranks, each with the parts of the weights that you
+//! say, and on two ranks that add up by your ring. Answers: solution.rs, beside this file.
 #![allow(unused_variables)] // the parameters of what is not written yet
 
 use stairwell::{

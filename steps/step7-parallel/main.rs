@@ -36,16 +36,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-// ANCHOR: ranks
 /// Writes the story on ranks that are threads, and shows what each of them holds.
 fn on_ranks(topology: Topology, prompt: &[u32], whole: u64) -> Result<(Vec<u32>, RelayReport)> {
     let workload = Workload { max_length: None, kv: KvOptions::default() };
     let mut runner = in_threads(Cpu::default(), &Setup::new(demo::directory(), topology), workload, None)?;
     let story = write(&mut runner, prompt)?;
-
-    let mut relay = runner.relay.take().expect("several ranks");
-    let report = relay.report(&runner)?;
-    runner.relay = Some(relay);
+    let report = runner.ranks()?.expect("several ranks");
     for rank in &report.ranks {
         println!(
             "   rank {}: layers {:?}, {:>7} bytes of weights, {:>2} %; {:>6} of them copied",
@@ -58,7 +54,6 @@ fn on_ranks(topology: Topology, prompt: &[u32], whole: u64) -> Result<(Vec<u32>,
     }
     Ok((story, report))
 }
-// ANCHOR_END: ranks
 
 /// What rank 0 has said, and for how many passes.
 fn said(report: &RelayReport) -> String {

@@ -12,7 +12,7 @@ pub use session::{finish, mpi_lines, speaks};
 
 use super::{
     Communicator,
-    communicator::{bytes, numbers},
+    communicator::{bytes, numbers, other},
     threads::late,
 };
 use crate::{
@@ -142,15 +142,6 @@ impl Mpi {
         }
         Ok(data.back())
     }
-
-    /// A rank that there is.
-    fn other(&self, rank: usize) -> Result<i32> {
-        let Rank { rank: me, world_size } = self.rank;
-        if rank < world_size && rank != me {
-            return Ok(rank as i32);
-        }
-        Err(Error::Parallel(format!("rank {me} of {world_size} names rank {rank} as another one")))
-    }
 }
 
 impl Communicator for Mpi {
@@ -203,7 +194,7 @@ impl Communicator for Mpi {
     }
 
     fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
-        let (to, length) = (self.other(to)?, bytes.len() as u64);
+        let (to, length) = (other(self.rank, to)? as i32, bytes.len() as u64);
         let mut state = self.state();
         state.sent.retain_mut(|message| !message.is_done());
         state.sent.push(Pending::send(&self.comm, to, bytes));
@@ -213,11 +204,8 @@ impl Communicator for Mpi {
     }
 
     fn recv(&self, from: usize) -> Result<Vec<u8>> {
-        let from = self.comm.0.process_at_rank(self.other(from)?);
-        let (message, status) = self.poll("send", Wait::Timeout, || {
-            // What this rank has sent goes on its way meanwhile.
-            from.immediate_matched_probe()
-        })?;
+        let from = self.comm.0.process_at_rank(other(self.rank, from)? as i32);
+        let (message, status) = self.poll("send", Wait::Timeout, || from.immediate_matched_probe())?;
         let length = status.count(u8::equivalent_datatype()) as usize;
         let data = Buffer::of(vec![0; length]);
         let request = message.immediate_matched_receive_into(::mpi::request::StaticScope, data.get_mut());

@@ -56,6 +56,9 @@ impl Sums<16> for Avx512 {
 }
 
 /// The lanes of each register added by halves, as `Lanes::sum` does, but four registers at a time.
+///
+/// # Safety
+/// The CPU must have AVX-512.
 #[inline(always)]
 pub unsafe fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
     // SAFETY: the caller has AVX-512.
