@@ -174,7 +174,7 @@ impl Attention<Cpu> for Contiguous {
             let segments = kv.segments(slot, seen.clone(), block.kv_head);
             SCRATCH.with_borrow_mut(|scratch| {
                 let (q, rows) = (block.q, block.rows);
-                attend_group(cpu.isa(), q, head_dim, rows, segments, seen.len(), scale, scratch, out)
+                attend_group(cpu, q, head_dim, rows, segments, seen.len(), scale, scratch, out)
             });
         }))
     }

@@ -111,7 +111,7 @@ impl Attention<Cpu> for Paged {
             let segments = blocks.segments(table, seen.clone(), block.kv_head);
             SCRATCH.with_borrow_mut(|scratch| {
                 let (q, rows) = (block.q, block.rows);
-                attend_group(cpu.isa(), q, head_dim, rows, segments, seen.len(), scale, scratch, out)
+                attend_group(cpu, q, head_dim, rows, segments, seen.len(), scale, scratch, out)
             });
         }))
     }

@@ -3,7 +3,10 @@
 //! Keys are visited in the order of their positions, whatever the batch, so a token's bits do not depend on how the
 //! sequence was cut into forward passes.
 
-use super::isa::{Isa, Lanes, Shape, dispatch};
+use super::{
+    exp::exp,
+    isa::{Isa, Lanes, Shape, dispatch},
+};
 use std::ops::Range;
 
 /// K and V of one head: where the vectors of position `t` start in `k` and `v`.
@@ -35,7 +38,7 @@ pub fn attend_head<F: Fn(usize) -> usize>(
         dispatch!(isa, dot(q: &[f32], k: &[f32], score: &mut f32));
         *score *= scale;
     }
-    softmax(scores);
+    softmax(isa, scores);
     out.fill(0.0);
     for (weight, t) in scores.iter().zip(range) {
         let (v, weight, out) = (&keys.v[(keys.at)(t)..][..d], *weight, &mut *out);
@@ -45,19 +48,29 @@ pub fn attend_head<F: Fn(usize) -> usize>(
 // ANCHOR_END: attend_head
 
 /// e^(x − max) / Σ e^(x − max), in place. Subtracting the largest keeps e^x from overflowing.
-pub fn softmax(x: &mut [f32]) {
-    let (eights, rest) = x.as_chunks::<8>();
-    let larger = |mut max: [f32; 8], eight: &[f32; 8]| {
-        (0..8).for_each(|i| max[i] = max[i].max(eight[i])); // side by side: one after the other, each would wait for the last
+pub fn softmax(isa: Isa, x: &mut [f32]) {
+    dispatch!(isa, softmax_lanes(x: &mut [f32]));
+}
+
+#[inline(always)]
+fn softmax_lanes<S: Shape, const L: usize>(x: &mut [f32]) {
+    // Side by side: one after the other, each maximum and each sum would wait for the last.
+    let (lanes, rest) = x.as_chunks::<L>();
+    let larger = |mut max: [f32; L], lane: &[f32; L]| {
+        (0..L).for_each(|l| max[l] = max[l].max(lane[l]));
         max
     };
-    let eight = eights.iter().fold([f32::NEG_INFINITY; 8], larger);
-    let max = eight.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
+    let max = lanes.iter().fold([f32::NEG_INFINITY; L], larger);
+    let max = max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
     for v in x.iter_mut() {
-        *v = (*v - max).exp();
-        sum += *v;
+        *v = exp::<S>(*v - max);
     }
+    let (lanes, rest) = x.as_chunks::<L>();
+    let add = |mut sums: [f32; L], lane: &[f32; L]| {
+        (0..L).for_each(|l| sums[l] += lane[l]);
+        sums
+    };
+    let sum = lanes.iter().fold([0.0; L], add).iter().chain(rest).sum::<f32>();
     for v in x {
         *v /= sum;
     }
@@ -83,11 +96,13 @@ mod tests {
 
     #[test]
     fn softmax_survives_large_scores() {
-        let mut x = [1000.0, 999.0, -1000.0];
-        softmax(&mut x);
         let e = (-1.0f32).exp();
-        for (got, want) in x.iter().zip([1.0 / (1.0 + e), e / (1.0 + e), 0.0]) {
-            assert!((got - want).abs() < 1e-6, "{x:?}");
+        for isa in Isa::supported() {
+            let mut x = [1000.0, 999.0, -1000.0];
+            softmax(isa, &mut x);
+            for (got, want) in x.iter().zip([1.0 / (1.0 + e), e / (1.0 + e), 0.0]) {
+                assert!((got - want).abs() < 1e-6, "{x:?}");
+            }
         }
     }
 

@@ -10,6 +10,15 @@ use std::cell::RefCell;
 /// Rows of one sequence that attend together: they share what is read of K and V, and their scores stay in the second cache.
 const ROWS: usize = 8;
 
+fn rows_together(cpu: &Cpu) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if cpu.attends_by_tiles() {
+        return super::tiled::ROWS;
+    }
+    let _ = cpu;
+    ROWS
+}
+
 /// Rows of a batch that attend together: neighbours of one sequence.
 pub struct Block<'a> {
     /// The first and how many.
@@ -46,8 +55,9 @@ pub fn attend_blocks(
             (row, rest) = (row + count, later);
         }
     };
-    cpu.for_each_part(by_head.data_mut(), rows * group, ROWS * group, work, |head, part, out| {
-        blocks(head, part * ROWS, out)
+    let together = rows_together(cpu);
+    cpu.for_each_part(by_head.data_mut(), rows * group, together * group, work, |head, part, out| {
+        blocks(head, part * together, out)
     });
     let mut out = cpu.take(rows, q.cols());
     cpu.for_each_chunk(out.data_mut(), q.cols(), |row, out| {

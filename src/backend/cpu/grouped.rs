@@ -6,8 +6,9 @@
 //! nor on how K and V are cut into segments.
 
 use super::{
+    Cpu,
     attention::softmax,
-    isa::{Isa, dispatch},
+    isa::dispatch,
     kept::{PIECE, Piece},
     linear::{F32Sums, Tiles, add_row},
 };
@@ -32,6 +33,8 @@ pub struct Scratch {
     scores: Vec<f32>,
     /// A piece of K or V, widened.
     wide: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    tiled: super::tiled::Scratch,
 }
 
 // ANCHOR: attend_group
@@ -40,7 +43,7 @@ pub struct Scratch {
 /// once for K and once for V.
 #[allow(clippy::too_many_arguments)]
 pub fn attend_group<'a>(
-    isa: Isa,
+    cpu: &Cpu,
     q: &[f32],
     head_dim: usize,
     rows: usize,
@@ -50,8 +53,14 @@ pub fn attend_group<'a>(
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    let Scratch { scores, wide } = scratch;
-    let (heads, d) = (q.len() / head_dim, head_dim);
+    #[cfg(target_arch = "x86_64")]
+    if cpu.attends_by_tiles() {
+        let scratch = &mut scratch.tiled;
+        // SAFETY: the CPU has AMX where it attends by tiles.
+        return unsafe { super::tiled::attend(q, head_dim, rows, segments, keys, scale, scratch, out) };
+    }
+    let Scratch { scores, wide, .. } = scratch;
+    let (isa, heads, d) = (cpu.isa(), q.len() / head_dim, head_dim);
     scores.resize(heads * keys, 0.0);
     wide.resize(PIECE * d, 0.0);
     let mut at = 0;
@@ -64,7 +73,7 @@ pub fn attend_group<'a>(
     for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
         let (seen, later) = scores.split_at_mut(keys + 1 + i / (heads / rows) - rows);
         seen.iter_mut().for_each(|score| *score *= scale);
-        softmax(seen);
+        softmax(isa, seen);
         later.fill(0.0); // weights of what this row does not see
     }
     out.fill(0.0);
@@ -213,7 +222,7 @@ fn add_registers<T: F32Sums<L>, const L: usize, const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Isa, *};
     use half::{bf16, f16};
 
     /// Values in −2..2 that bf16 and f16 hold exactly.
@@ -229,7 +238,17 @@ mod tests {
         let (mut scratch, mut out) = (Scratch::default(), vec![0.0; group * d]);
         for keys in 1..=rows {
             let segment = Segment { k: Kept::F32(&k), v: Kept::F32(&k), stride: 1, len: keys };
-            attend_group(Isa::Portable, &q, d, 1, [segment].into_iter(), keys, 1.0, &mut scratch, &mut out);
+            attend_group(
+                &Cpu::with_isa(Isa::Portable),
+                &q,
+                d,
+                1,
+                [segment].into_iter(),
+                keys,
+                1.0,
+                &mut scratch,
+                &mut out,
+            );
         }
         assert_eq!((scratch.scores.len(), scratch.wide.len()), (group * rows, PIECE * d));
         assert!(scratch.scores.capacity() <= 2 * group * rows);
@@ -266,7 +285,17 @@ mod tests {
                     Segment { k, v, stride, len }
                 });
                 let mut out = vec![f32::NAN; 2 * d];
-                attend_group(isa, &q, d, 1, segments, n, scale, &mut Scratch::default(), &mut out);
+                attend_group(
+                    &Cpu::with_isa(isa),
+                    &q,
+                    d,
+                    1,
+                    segments,
+                    n,
+                    scale,
+                    &mut Scratch::default(),
+                    &mut out,
+                );
                 out
             };
             let whole = cut(&[0, n], "f32");
@@ -294,7 +323,17 @@ mod tests {
                 let attend = |q: &[f32], rows: usize, keys: usize| {
                     let segment = Segment { k: kept, v: kept, stride: 1, len: keys };
                     let (mut scratch, mut out) = (Scratch::default(), vec![f32::NAN; q.len()]);
-                    attend_group(isa, q, d, rows, [segment].into_iter(), keys, 0.1, &mut scratch, &mut out);
+                    attend_group(
+                        &Cpu::with_isa(isa),
+                        q,
+                        d,
+                        rows,
+                        [segment].into_iter(),
+                        keys,
+                        0.1,
+                        &mut scratch,
+                        &mut out,
+                    );
                     out
                 };
                 let together = attend(&q, rows, n);
@@ -303,6 +342,60 @@ mod tests {
                     let alone = attend(&q[of_row.clone()], 1, n + 1 + row - rows);
                     assert_eq!(together[of_row], alone, "{isa:?}: row {row}");
                 }
+            }
+        }
+    }
+
+    /// Attention by tiles against f64: what is rounded is the weights alone, as these numbers are bf16's own. And rows together have the bits of
+    /// rows alone, whatever is kept and however it is cut.
+    #[test]
+    fn tiles_agree_with_f64_and_keep_rows_independent() {
+        let Some(isa) = Isa::supported().into_iter().find(|isa| isa.name() == "amx") else {
+            println!("skipped: this CPU has no AMX");
+            return;
+        };
+        let cpu = &Cpu::with_isa(isa).with_arithmetic(crate::backend::cpu::Arithmetic::Bf16);
+        for (d, group, rows, n) in
+            [(64, 2, 1, 1), (128, 2, 40, 200), (40, 3, 5, 39), (20, 1, 17, 70), (32, 5, 7, 64)]
+        {
+            let q: Vec<f32> = (0..rows * group * d).map(|i| value(i + 2)).collect();
+            let k: Vec<f32> = (0..n * d).map(|i| value(i * 7 + 5)).collect();
+            let v: Vec<f32> = (0..n * d).map(|i| value(i * 3 + 1)).collect();
+            let [k16, v16] = [&k, &v].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+            let attend = |q: &[f32], rows: usize, keys: usize, cut: usize| {
+                let segments = [0..cut, cut..keys].map(|at| Segment {
+                    k: Kept::F32(&k[at.start * d..]),
+                    v: Kept::Bf16(&v16[at.start * d..]),
+                    stride: 1,
+                    len: at.len(),
+                });
+                let (mut scratch, mut out) = (Scratch::default(), vec![f32::NAN; q.len()]);
+                attend_group(cpu, q, d, rows, segments.into_iter(), keys, 0.1, &mut scratch, &mut out);
+                out
+            };
+            let together = attend(&q, rows, n, n / 3);
+            assert_eq!(together, attend(&q, rows, n, n), "{d}, {n}: cut");
+            let _ = &k16;
+            let mut worst = 0.0f64;
+            for (i, got) in together.chunks_exact(d).enumerate() {
+                let keys = n + 1 + i / group - rows;
+                let score = |t: usize| {
+                    (0..d).map(|c| f64::from(q[i * d + c]) * f64::from(k[t * d + c])).sum::<f64>() * 0.1
+                };
+                let max = (0..keys).map(score).fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = (0..keys).map(|t| (score(t) - max).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for (c, got) in got.iter().enumerate() {
+                    let want: f64 = (0..keys).map(|t| weights[t] / total * f64::from(v[t * d + c])).sum();
+                    worst = worst.max((f64::from(*got) - want).abs());
+                }
+            }
+            println!("{d} {group} {rows} {n}: {worst}");
+            assert!(worst < 2.0 * 2f64.powi(-8), "{d}, {n}: {worst}");
+            for row in 0..rows {
+                let of_row = row * group * d..(row + 1) * group * d;
+                let alone = attend(&q[of_row.clone()], 1, n + 1 + row - rows, 0);
+                assert_eq!(together[of_row], alone, "{d}, {n}: row {row}");
             }
         }
     }

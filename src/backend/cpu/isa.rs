@@ -17,6 +17,8 @@ pub enum Isa {
     Avx512,
     /// And 32 bf16 at a time, whose products are added two and two.
     Avx512Bf16,
+    /// And tiles of 16 × 32 bf16.
+    Amx,
 }
 
 impl Isa {
@@ -27,7 +29,7 @@ impl Isa {
         *FOUND.get_or_init(|| Isa::asked().ok().flatten().unwrap_or_else(best))
     }
 
-    /// What `STAIRWELL_ISA` names: `portable`, `avx2`, `avx512` or `avx512bf16`.
+    /// What `STAIRWELL_ISA` names: `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`.
     ///
     /// # Errors
     /// A message, if it names something else or what this CPU does not have.
@@ -41,7 +43,7 @@ impl Isa {
 
     /// All that this CPU can run, the best one last.
     pub fn supported() -> Vec<Isa> {
-        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16]
+        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx]
             .into_iter()
             .filter(|isa| isa.is_supported())
             .collect()
@@ -54,6 +56,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
         }
     }
 
@@ -62,13 +65,13 @@ impl Isa {
         match self {
             Isa::Portable => PortableShape::LANES,
             Isa::Avx2 => Avx2Shape::LANES,
-            Isa::Avx512 | Isa::Avx512Bf16 => Avx512Shape::LANES,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => Avx512Shape::LANES,
         }
     }
 
     /// Whether it has an instruction that multiplies bf16.
     pub fn multiplies_bf16(self) -> bool {
-        self == Isa::Avx512Bf16
+        matches!(self, Isa::Avx512Bf16 | Isa::Amx)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -77,6 +80,7 @@ impl Isa {
             Isa::Portable => true,
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Isa::Avx512Bf16 => Isa::Avx512.is_supported() && is_x86_feature_detected!("avx512bf16"),
+            Isa::Amx => Isa::Avx512Bf16.is_supported() && amx_is_allowed(),
             Isa::Avx512 => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -91,6 +95,27 @@ impl Isa {
     fn is_supported(self) -> bool {
         self == Isa::Portable
     }
+}
+
+/// Whether the CPU has AMX's tiles and multiplies bf16 with them, and the system allows it: Linux gives a process the 8 KiB of tiles
+/// only when it asks (Documentation/arch/x86/xstate.rst).
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx_is_allowed() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24; // CPUID 7, EDX
+    static ALLOWED: OnceLock<bool> = OnceLock::new();
+    *ALLOWED.get_or_init(|| {
+        let has = std::arch::x86_64::__cpuid(0).eax >= 7
+            && std::arch::x86_64::__cpuid_count(7, 0).edx & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE;
+        // SAFETY: the call changes nothing but what this process may do, and fails where the system does not know it.
+        has && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
+    })
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx_is_allowed() -> bool {
+    false // other systems have other ways to ask
 }
 
 /// How a copy of a hot loop is shaped. Constants, so that the compiler unrolls over them.
@@ -143,7 +168,7 @@ macro_rules! dispatch {
         match $isa {
             // SAFETY: Isa::detect and Isa::supported only give sets that this CPU has.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512($($arg),*) },
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2($($arg),*) },

@@ -3,6 +3,7 @@
 pub mod attention;
 #[cfg(feature = "step2")]
 pub mod blocks;
+mod exp;
 #[cfg(feature = "step2")]
 pub mod grouped;
 pub mod isa;
@@ -12,6 +13,10 @@ mod kernels;
 mod linear;
 #[cfg(feature = "step2")]
 mod memory;
+#[cfg(all(feature = "step2", target_arch = "x86_64"))]
+mod tiled;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod workspace;
 
 pub use isa::Isa;
@@ -108,6 +113,12 @@ impl Cpu {
             Arithmetic::Bf16 if !fits => linear::Product::RoundedF32,
             Arithmetic::Auto | Arithmetic::Bf16 => linear::Product::DotBf16,
         }
+    }
+
+    /// Whether attention multiplies bf16 by AMX's tiles.
+    #[cfg(feature = "step2")]
+    fn attends_by_tiles(&self) -> bool {
+        self.isa == Isa::Amx && self.dtype() == DType::BF16
     }
 
     /// The small operations in use.
@@ -266,9 +277,9 @@ impl Backend for Cpu {
         let mut start = 0;
         Ok(cols.map(|n| {
             let mut part = self.take(x.rows(), n);
-            for row in 0..x.rows() {
-                part.row_mut(row).copy_from_slice(&x.row(row)[start..start + n]);
-            }
+            self.for_each_chunk(part.data_mut(), n, |row, part| {
+                part.copy_from_slice(&x.row(row)[start..start + n]);
+            });
             start += n;
             part
         }))

@@ -28,6 +28,8 @@
 //! All cores take blocks of outputs, so W is read from memory once for all rows of a pass.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -86,6 +88,8 @@ pub(super) fn matmul(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTe
         let (columns, x) = (Columns::new(y, rows.clone()), &x.data()[rows.start * inputs..rows.end * inputs]);
         match cpu.product(weight) {
             #[cfg(target_arch = "x86_64")]
+            Product::DotBf16 if cpu.isa() == Isa::Amx => amx::product(cpu, x, weight, rows.len(), &columns),
+            #[cfg(target_arch = "x86_64")]
             Product::DotBf16 => dot_bf16(cpu, x, weight, rows.len(), &columns),
             product => f32_product(cpu, x, weight, product == Product::RoundedF32, rows.len(), &columns),
         }
@@ -109,7 +113,7 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: us
             }
             // SAFETY: an `Isa` is one that this CPU has.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::task(task, panels) },
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::task(task, panels) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::task(task, panels) },

@@ -1,0 +1,417 @@
+//! Attention by AMX's tiles, in bf16: blocks of keys with an online softmax (Milakov & Gimelshein, arXiv:1805.02867; Dao, arXiv:2307.08691).
+//!
+//! ```text
+//! for every 64 keys:   S = K · Qᵀ          K as it is kept, 64 keys × head_dim; 16 queries side by side
+//!                      m, l, P = softmax   16 queries in the lanes of a register: no sum crosses them
+//!                      O = O · α + Vᵀ · P  Vᵀ: 32 keys turned over at a time
+//! ```
+//! Scores exist for one block at a time, so memory does not grow with the length of a prompt. Blocks begin at multiples of 64 positions and a
+//! query has a column of its own, so its bits depend neither on its neighbours nor on how a prompt was cut into steps.
+//!
+//! What bf16 takes from a score, softmax makes larger. So q and k are each two numbers of bf16, the second what the first has lost, and a score
+//! is three products: k₁ q₁ + k₂ q₁ + k₁ q₂. Weights and values are rounded, as transformers does in bf16.
+
+use super::{
+    grouped::Segment,
+    tiles::{DEPTH, Line, Panels, SIDE, Tiles, Walk, multiply, transpose, turned},
+};
+use half::bf16;
+use std::{arch::x86_64::*, ops::Range};
+
+/// Keys of a block.
+const KEYS: usize = 64;
+/// Steps of a block's keys.
+const STEPS: usize = KEYS / DEPTH;
+
+/// Rows of one sequence that attend together: each block of K and V is made ready once for all of them.
+pub const ROWS: usize = 64;
+
+/// Working space of [`attend`].
+#[derive(Default)]
+pub struct Scratch {
+    queries: Vec<Line>,
+    /// q₁, q₁ and q₂ of each query, [depth] each.
+    wide_queries: Vec<f32>,
+    /// k₁ and k₂ of each key, [64][2][depth] of bf16.
+    keys: Vec<Line>,
+    /// V, [64][depth], and Vᵀ, [depth][64].
+    rows: Vec<Line>,
+    values: Vec<Line>,
+    /// S and P of each 16 queries, [64][columns] of f32 and [32 pairs][columns] of two bf16.
+    scores: Vec<Line>,
+    weights: Vec<Line>,
+    /// Oᵀ of each 16 queries, [depth][columns].
+    sums: Vec<Line>,
+    /// A vector, widened.
+    wide: Vec<f32>,
+    states: Vec<State>,
+}
+
+/// Of each of 16 queries.
+#[derive(Clone, Copy)]
+struct State {
+    /// The largest score so far.
+    max: __m512,
+    /// The sum of weights so far.
+    total: __m512,
+    /// How many keys it sees.
+    seen: __m512i,
+}
+
+/// As [`attend_group`](super::grouped::attend_group), whose arguments these are.
+///
+/// # Safety
+/// The CPU must have AMX.
+#[allow(clippy::too_many_arguments)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub unsafe fn attend<'a>(
+    q: &[f32],
+    head_dim: usize,
+    rows: usize,
+    segments: impl Iterator<Item = Segment<'a>>,
+    keys: usize,
+    scale: f32,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let heads = q.len() / head_dim;
+    let (columns, panels, depth) = (heads.min(SIDE), heads.div_ceil(SIDE), head_dim.next_multiple_of(DEPTH));
+    scratch.resize(columns * panels, head_dim);
+    let Scratch {
+        queries,
+        wide_queries,
+        keys: k,
+        rows: v_rows,
+        values: v,
+        scores,
+        weights,
+        sums,
+        wide,
+        states,
+    } = scratch;
+    wide_queries.clear();
+    wide_queries.resize(heads * 3 * depth, 0.0);
+    for (q, wide) in q.chunks_exact(head_dim).zip(wide_queries.chunks_exact_mut(3 * depth)) {
+        for (i, q) in q.iter().enumerate() {
+            (wide[i], wide[depth + i], wide[2 * depth + i]) = (*q, *q, q - bf16::from_f32(*q).to_f32());
+        }
+    }
+    let count = Panels::lines(heads, 3 * depth);
+    // SAFETY: by the caller, the CPU has AMX, and with it AVX-512-BF16.
+    let (q, tiles) =
+        unsafe { (Panels::new(wide_queries, heads, &mut queries[..count]), Tiles::with_columns(columns)) };
+    let seen = |panel: usize, lane: usize| {
+        (keys + 1 + (panel * SIDE + lane).min(heads - 1) / (heads / rows) - rows) as i32
+    };
+    states.clear();
+    states.extend((0..panels).map(|panel| {
+        let lanes: [i32; SIDE] = std::array::from_fn(|lane| seen(panel, lane));
+        // SAFETY: 16 numbers are read.
+        let seen = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
+        State { max: _mm512_set1_ps(f32::NEG_INFINITY), total: _mm512_setzero_ps(), seen }
+    }));
+    let mut vectors = Vectors { segments, current: None, next: 0 };
+    for first in (0..keys).step_by(KEYS) {
+        let count = KEYS.min(keys - first);
+        vectors.take(count, head_dim, wide, k, v_rows);
+        turn(v_rows, depth, v);
+        for panel in (0..panels).step_by(2) {
+            // SAFETY: all of these have the sizes that `resize` gave them.
+            unsafe { multiply_keys(&tiles, k, &q, panel, depth, scores) }
+        }
+        let fresh = first == 0;
+        for (panel, state) in states.iter_mut().enumerate() {
+            let scores = &scores[panel * KEYS * columns / SIDE..];
+            let weights = &mut weights[panel * STEPS * columns..];
+            let alpha = weigh(state, scores, columns, first, scale, weights);
+            let grown = _mm512_cmpneq_ps_mask(alpha, _mm512_set1_ps(1.0)) != 0;
+            if grown && !fresh {
+                rescale(&mut sums[panel * depth * columns / SIDE..], depth, columns, alpha);
+            }
+        }
+        let p = Panels::packed(weights, heads, STEPS);
+        for panel in (0..panels).step_by(2) {
+            // SAFETY: as above.
+            unsafe { multiply_values(&tiles, v, &p, panel, depth, sums, fresh) }
+        }
+    }
+    for (panel, (state, out)) in states.iter().zip(out.chunks_mut(SIDE * head_dim)).enumerate() {
+        let sums = &mut sums[panel * depth * columns / SIDE..];
+        rescale(sums, depth, columns, _mm512_div_ps(_mm512_set1_ps(1.0), state.total));
+        write(sums, columns, head_dim, out);
+    }
+}
+
+impl Scratch {
+    /// Room for so many queries. What is beyond a head's numbers stays zero.
+    fn resize(&mut self, queries: usize, head_dim: usize) {
+        let depth = head_dim.next_multiple_of(DEPTH);
+        if self.wide.len() != head_dim {
+            *self = Scratch { wide: vec![0.0; head_dim], ..Scratch::default() };
+        }
+        let grow =
+            |lines: &mut Vec<Line>, bytes: usize| lines.resize(lines.len().max(bytes / 64), Line::ZERO);
+        grow(&mut self.queries, 6 * queries * depth);
+        grow(&mut self.keys, 4 * KEYS * depth);
+        grow(&mut self.rows, 2 * KEYS * depth);
+        grow(&mut self.values, 2 * KEYS * depth);
+        grow(&mut self.scores, 4 * queries * KEYS);
+        grow(&mut self.weights, 2 * queries * KEYS);
+        grow(&mut self.sums, 4 * queries * depth);
+    }
+}
+
+/// K and V of the positions in order.
+struct Vectors<'a, I> {
+    segments: I,
+    current: Option<Segment<'a>>,
+    /// The next position of the current segment.
+    next: usize,
+}
+
+impl<'a, I: Iterator<Item = Segment<'a>>> Vectors<'a, I> {
+    /// The next `count` of them as rows of bf16, and zeros behind these.
+    #[inline(always)]
+    fn take(&mut self, count: usize, head_dim: usize, wide: &mut [f32], k: &mut [Line], v: &mut [Line]) {
+        let lines = head_dim.div_ceil(DEPTH); // of a row
+        for (i, (k, v)) in k.chunks_exact_mut(2 * lines).zip(v.chunks_exact_mut(lines)).take(KEYS).enumerate()
+        {
+            if i >= count {
+                (k.fill(Line::ZERO), v.fill(Line::ZERO));
+                continue;
+            }
+            while self.current.is_none_or(|segment| self.next == segment.len) {
+                (self.current, self.next) =
+                    (Some(self.segments.next().expect("as many positions as keys")), 0);
+            }
+            let segment = self.current.expect("set above");
+            let number = self.next * segment.stride;
+            // SAFETY: inlined into a function that has these features.
+            unsafe {
+                let (first, second) = k.split_at_mut(lines);
+                round(segment.k.vector(number, wide), first, Some(second));
+                round(segment.v.vector(number, wide), v, None);
+            }
+            self.next += 1;
+        }
+    }
+}
+
+/// Numbers as bf16, and what they lose by it.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn round(numbers: &[f32], lines: &mut [Line], mut lost: Option<&mut [Line]>) {
+    for (i, (numbers, line)) in numbers.chunks(DEPTH).zip(lines).enumerate() {
+        let mask = u32::MAX >> (DEPTH - numbers.len());
+        // SAFETY: the masks let as many numbers be read as there are.
+        let (low, high) = unsafe {
+            (
+                _mm512_maskz_loadu_ps(mask as u16, numbers.as_ptr()),
+                _mm512_maskz_loadu_ps((mask >> SIDE) as u16, numbers.as_ptr().wrapping_add(SIDE)),
+            )
+        };
+        store(low, high, line);
+        if let Some(lost) = &mut lost {
+            let rest = |x: __m512| _mm512_sub_ps(x, _mm512_cvtpbh_ps(_mm512_cvtneps_pbh(x)));
+            store(rest(low), rest(high), &mut lost[i]);
+        }
+    }
+}
+
+/// 32 numbers as bf16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn store(low: __m512, high: __m512, line: &mut Line) {
+    // SAFETY: both types are 512 bits; a line is written.
+    unsafe {
+        let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+        _mm512_store_si512(line.0.as_mut_ptr().cast(), pairs);
+    }
+}
+
+/// Vᵀ of 64 rows of V: pairs of rows side by side, then 16 × 16 pairs turned over.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn turn(rows: &[Line], depth: usize, turned: &mut [Line]) {
+    let numbers = rows.as_ptr().cast::<u16>();
+    for step in 0..STEPS {
+        for first in (0..depth).step_by(SIDE) {
+            let row = |i: usize| {
+                // SAFETY: 16 numbers of one of 64 rows.
+                unsafe {
+                    _mm512_cvtepu16_epi32(_mm256_loadu_si256(
+                        numbers.add((step * DEPTH + i) * depth + first).cast(),
+                    ))
+                }
+            };
+            let pair = |i: usize| _mm512_or_si512(row(2 * i), _mm512_slli_epi32::<16>(row(2 * i + 1)));
+            // SAFETY: this function has AVX-512.
+            let columns = unsafe { transpose(std::array::from_fn(pair)) };
+            for (line, column) in turned[first * STEPS + step..].iter_mut().step_by(STEPS).zip(columns) {
+                // SAFETY: a line is written.
+                unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), column) }
+            }
+        }
+    }
+}
+
+/// S of one or two panels.
+///
+/// # Safety
+/// K and S must have the sizes of [`Scratch::resize`].
+#[inline(always)]
+unsafe fn multiply_keys(
+    tiles: &Tiles,
+    k: &[Line],
+    q: &Panels,
+    panel: usize,
+    depth: usize,
+    scores: &mut [Line],
+) {
+    let steps = depth / DEPTH;
+    let start = |strip: usize| [0, SIDE].map(|row| k[(strip * 2 * SIDE + row) * 2 * steps..].as_ptr().cast());
+    for strip in 0..KEYS / (2 * SIDE) {
+        let a = Walk { start: start(strip), stride: 4 * depth, step: 64 };
+        // SAFETY: by the caller.
+        unsafe {
+            multiply_into(tiles, a, q, panel, 0..2 * steps, scores, KEYS, 2 * strip, true); // k₁ q₁ + k₂ q₁
+            multiply_into(tiles, a, q, panel, 2 * steps..3 * steps, scores, KEYS, 2 * strip, false); // + k₁ q₂
+        }
+    }
+}
+
+/// O of one or two panels.
+///
+/// # Safety
+/// Vᵀ and O must have the sizes of [`Scratch::resize`].
+#[inline(always)]
+unsafe fn multiply_values(
+    tiles: &Tiles,
+    v: &[Line],
+    p: &Panels,
+    panel: usize,
+    depth: usize,
+    sums: &mut [Line],
+    fresh: bool,
+) {
+    let start = |strip: usize| [0, SIDE].map(|row| v[(strip * 2 * SIDE + row) * STEPS..].as_ptr().cast());
+    for strip in 0..depth / (2 * SIDE) {
+        let a = Walk { start: start(strip), stride: 64 * STEPS, step: 64 };
+        // SAFETY: by the caller.
+        unsafe { multiply_into(tiles, a, p, panel, 0..STEPS, sums, depth, 2 * strip, fresh) }
+    }
+}
+
+/// Two tiles of a against some steps of one or two panels; sums go to tiles `tile` and `tile` + 1 of each panel, which has `rows` rows.
+///
+/// # Safety
+/// That of [`multiply`].
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn multiply_into(
+    tiles: &Tiles,
+    a: Walk,
+    b: &Panels,
+    panel: usize,
+    steps: Range<usize>,
+    sums: &mut [Line],
+    rows: usize,
+    tile: usize,
+    fresh: bool,
+) {
+    let columns = b.columns;
+    let mut at =
+        |tile: usize, panel: usize| sums[(panel * rows / SIDE + tile) * columns..].as_mut_ptr().cast();
+    let (walk, steps) = (b.walk(panel, steps.start), steps.len());
+    // SAFETY: by the caller.
+    unsafe {
+        if panel + 1 < b.count() {
+            let c = [[at(tile, panel), at(tile, panel + 1)], [at(tile + 1, panel), at(tile + 1, panel + 1)]];
+            multiply::<2>(tiles, a, walk, steps, c, 4 * columns, fresh, |_| ());
+        } else {
+            let c = [[at(tile, panel)], [at(tile + 1, panel)]];
+            multiply::<1>(tiles, a, walk, steps, c, 4 * columns, fresh, |_| ());
+        }
+    }
+}
+
+// ANCHOR: weigh
+/// P of a block, e^(s · scale − max), and what sums so far must be multiplied with: e^(old max − new max).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn weigh(
+    state: &mut State,
+    scores: &[Line],
+    columns: usize,
+    first: usize,
+    scale: f32,
+    weights: &mut [Line],
+) -> __m512 {
+    let lanes = ((1u32 << columns) - 1) as u16;
+    let (scores, weights) = (scores.as_ptr().cast::<f32>(), weights.as_mut_ptr().cast::<i32>());
+    let score = |key: usize| {
+        // SAFETY: a row of S.
+        let row = unsafe { _mm512_maskz_loadu_ps(lanes, scores.add(key * columns)) };
+        let visible = _mm512_cmpgt_epi32_mask(state.seen, _mm512_set1_epi32((first + key) as i32));
+        _mm512_mask_blend_ps(visible, _mm512_set1_ps(f32::NEG_INFINITY), row)
+    };
+    let max = (0..KEYS).fold(state.max, |max, key| _mm512_max_ps(max, score(key)));
+    let in_powers_of_2 = _mm512_set1_ps(scale * std::f32::consts::LOG2_E);
+    let weight = |score: __m512| power_of_2(_mm512_mul_ps(_mm512_sub_ps(score, max), in_powers_of_2));
+    let interleave: [u16; DEPTH] = std::array::from_fn(|i| (i / 2 + i % 2 * SIDE) as u16);
+    // SAFETY: 32 numbers are read.
+    let interleave = unsafe { _mm512_loadu_si512(interleave.as_ptr().cast()) };
+    let (mut even, mut odd) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+    for pair in 0..KEYS / 2 {
+        let (a, b) = (weight(score(2 * pair)), weight(score(2 * pair + 1)));
+        // SAFETY: both types are 512 bits.
+        let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) };
+        let pairs = _mm512_permutexvar_epi16(interleave, both);
+        // SAFETY: a row of P is written.
+        unsafe { _mm512_mask_storeu_epi32(weights.add(pair * columns), lanes, pairs) }
+        // The sum of what values are multiplied with: as f32, a bf16 is the upper half.
+        even = _mm512_add_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)));
+        odd = _mm512_add_ps(odd, _mm512_castsi512_ps(_mm512_andnot_si512(_mm512_set1_epi32(0xffff), pairs)));
+    }
+    let alpha = weight(state.max);
+    state.total = _mm512_fmadd_ps(state.total, alpha, _mm512_add_ps(even, odd));
+    state.max = max;
+    alpha
+}
+// ANCHOR_END: weigh
+
+/// 2^x for x ≤ 0: 2^n · 2^r with |r| ≤ 1/2, and the first terms of 2^r's series, within 2e-6.
+#[target_feature(enable = "avx512f")]
+fn power_of_2(x: __m512) -> __m512 {
+    let n = _mm512_roundscale_ps::<0>(x);
+    let r = _mm512_sub_ps(_mm512_max_ps(x, _mm512_set1_ps(-200.0)), _mm512_max_ps(n, _mm512_set1_ps(-200.0)));
+    let mut p = _mm512_set1_ps(1.333_355_8e-3);
+    for c in [9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    }
+    _mm512_scalef_ps(p, n)
+}
+
+/// Multiplies each query's numbers.
+#[target_feature(enable = "avx512f")]
+fn rescale(sums: &mut [Line], depth: usize, columns: usize, by: __m512) {
+    let (lanes, sums) = (((1u32 << columns) - 1) as u16, sums.as_mut_ptr().cast::<f32>());
+    for row in 0..depth {
+        // SAFETY: a row of O.
+        unsafe {
+            let at = sums.add(row * columns);
+            _mm512_mask_storeu_ps(at, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, at), by));
+        }
+    }
+}
+
+/// Writes what a panel's queries get, [queries][head_dim].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn write(sums: &[Line], columns: usize, head_dim: usize, out: &mut [f32]) {
+    for first in (0..head_dim).step_by(SIDE) {
+        // SAFETY: a line is 16 numbers, and 16 rows of O are as many lines as it has columns.
+        let rows = unsafe {
+            std::slice::from_raw_parts(sums[first * columns / SIDE..].as_ptr().cast::<f32>(), SIDE * columns)
+        };
+        let count = SIDE.min(head_dim - first);
+        for (out, numbers) in out.chunks_exact_mut(head_dim).zip(turned(rows, columns)) {
+            out[first..first + count].copy_from_slice(&numbers[..count]);
+        }
+    }
+}
