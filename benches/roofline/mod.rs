@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a bench reads before it reads any of it again: twice the largest last cache of today, so that no cache holds it, as none holds a
-/// model. (With as much as the cache holds, a machine that shares it with others is sometimes faster than its memory.)
+/// What a bench reads before it reads any of it again, so that no cache holds it, as none holds a model: twice a last-level cache of 300 MB,
+/// which a virtual machine shares with others and has now less of, now more.
 pub const BEYOND_CACHES: usize = 600 << 20;
 
 /// The machine's limits.
