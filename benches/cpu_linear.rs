@@ -1,7 +1,7 @@
 //! Linear layers on the CPU: each variant, and the crate gemm, against what the machine can do, measured in the same run.
 //!
 //! ```text
-//! cargo bench --features step2 --bench cpu_linear                # a table, and target/cpu_linear.json
+//! cargo bench --features step2,gemm --bench cpu_linear           # a table, and target/cpu_linear.json
 //! cargo bench --features step2 --bench cpu_linear -- avx512/     # some of it
 //! cargo bench --features step2 --bench cpu_linear -- roofline    # the machine's limits alone
 //! cargo bench --features step2 --bench cpu_linear -- --test      # whether it runs
@@ -16,6 +16,7 @@
 mod roofline;
 
 use criterion::BenchmarkId;
+#[cfg(feature = "gemm")]
 use gemm::{Parallelism, gemm};
 use roofline::{BEYOND_CACHES, Report, Work};
 use serde_json::json;
@@ -39,6 +40,7 @@ fn main() {
         let stored: Vec<HostTensor> = (0..layers).map(stored).collect();
         Isa::supported().into_iter().for_each(|isa| variant(&mut report, isa, &stored));
         drop(stored);
+        #[cfg(feature = "gemm")]
         crate_gemm(&mut report, layers);
     }
     report.finish();
@@ -84,6 +86,7 @@ fn variant(report: &mut Report, isa: Isa, stored: &[HostTensor]) {
 }
 
 /// The crate, which takes the best f32 instructions of this CPU.
+#[cfg(feature = "gemm")]
 fn crate_gemm(report: &mut Report, layers: usize) {
     let peak =
         Isa::supported().into_iter().rfind(|isa| !isa.multiplies_bf16()).expect("the portable one").name();
@@ -99,6 +102,7 @@ fn crate_gemm(report: &mut Report, layers: usize) {
 }
 
 /// y = x Wᵀ. Wᵀ is W with its strides exchanged.
+#[cfg(feature = "gemm")]
 fn product(x: &[f32], w: &[f32], y: &mut [f32]) {
     let (rows, inputs, outputs) = (x.len() / INPUTS, INPUTS as isize, OUTPUTS as isize);
     assert_eq!((x.len(), w.len(), y.len()), (rows * INPUTS, OUTPUTS * INPUTS, rows * OUTPUTS));

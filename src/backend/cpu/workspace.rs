@@ -53,7 +53,8 @@ fn new_buffer(length: usize) -> Vec<f32> {
     {
         const LARGE: usize = 2 << 20;
         let bytes = buffer.as_ptr_range();
-        let (start, end) = ((bytes.start as usize).next_multiple_of(LARGE), bytes.end as usize / LARGE * LARGE);
+        let (start, end) =
+            ((bytes.start as usize).next_multiple_of(LARGE), bytes.end as usize / LARGE * LARGE);
         if start < end {
             // SAFETY: whole pages inside the buffer; the hint changes nothing that is in them, and may be refused.
             unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };

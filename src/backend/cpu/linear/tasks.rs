@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Outputs of one task.
-const TASK: usize = 64;
+/// Outputs of one task, for most products.
+pub const TASK: usize = 64;
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 16;
 
@@ -32,23 +32,24 @@ pub struct Task<'a> {
     pub out: Out<'a>,
 }
 
-/// Runs `body` on every task of a product with `rows` rows of x, on all cores if it is large.
+/// Runs `body` on every task of `size` outputs of a product with `rows` rows of x, on all cores if it is large.
 pub fn for_each_task(
     weight: &CpuWeight,
     rows: usize,
     inputs: usize,
     y: &Columns,
+    size: usize,
     body: impl Fn(Task) + Sync,
 ) {
     let outputs = |slice: &Slice| if slice.transposed { slice.cols.len() } else { slice.rows.len() };
-    let count: usize = weight.slices().map(|slice| outputs(slice).div_ceil(TASK)).sum();
+    let count: usize = weight.slices().map(|slice| outputs(slice).div_ceil(size)).sum();
     let run = |mut number: usize| {
         let mut column = 0;
         for slice in weight.slices() {
-            let tasks = outputs(slice).div_ceil(TASK);
+            let tasks = outputs(slice).div_ceil(size);
             if number < tasks {
-                let first = number * TASK;
-                let outputs = first..outputs(slice).min(first + TASK);
+                let first = number * size;
+                let outputs = first..outputs(slice).min(first + size);
                 let out = Out {
                     y,
                     column: column + first,

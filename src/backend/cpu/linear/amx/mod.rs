@@ -20,7 +20,7 @@ mod strip;
 
 use super::{
     stored,
-    tasks::{Columns, Task, for_each_task},
+    tasks::{Columns, TASK, Task, for_each_task},
 };
 use crate::backend::cpu::{
     Cpu, CpuWeight,
@@ -33,6 +33,8 @@ use strip::copy_strip;
 const STRIP: usize = 2 * SIDE;
 /// Steps of a block of k: 16 KiB of a strip, and as much of a pair of panels, which fit the first cache together.
 const BLOCK: usize = 8;
+/// Outputs of a task with many rows: they share what is read of a block of x, which comes from the third cache where x is large.
+const MANY: usize = 256;
 /// Panels up to which a strip is used in place.
 const FEW: usize = 2;
 
@@ -68,10 +70,11 @@ pub fn product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &Column
     let panels = &unsafe {
         if rows <= SIDE { Panels::new(x, rows, lines) } else { Panels::on_all_cores(x, rows, lines) }
     };
-    for_each_task(weight, rows, inputs, y, |task| {
+    let few = panels.count() <= FEW;
+    for_each_task(weight, rows, inputs, y, if few { TASK } else { MANY }, |task| {
         // SAFETY: as above.
         SCRATCH.with_borrow_mut(|scratch| unsafe {
-            if panels.count() <= FEW {
+            if few {
                 few_rows(&task, panels, scratch);
             } else {
                 many_rows(&task, panels, scratch);

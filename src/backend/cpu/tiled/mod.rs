@@ -11,12 +11,19 @@
 //! What bf16 takes from a score, softmax makes larger. So q and k are each two numbers of bf16, the second what the first has lost, and a score
 //! is three products: k₁ q₁ + k₂ q₁ + k₁ q₂. Weights and values are rounded, as transformers does in bf16.
 
+mod softmax;
+#[cfg(test)]
+mod tests;
+mod vectors;
+
 use super::{
     grouped::Segment,
-    tiles::{DEPTH, Line, Panels, SIDE, Tiles, Walk, multiply, transpose, turned},
+    tiles::{DEPTH, Line, Panels, SIDE, Tiles, Walk, multiply, turned},
 };
 use half::bf16;
+use softmax::{State, rescale, weigh};
 use std::{arch::x86_64::*, ops::Range};
+use vectors::{Vectors, turn};
 
 /// Keys of a block.
 const KEYS: usize = 64;
@@ -45,17 +52,6 @@ pub struct Scratch {
     /// A vector, widened.
     wide: Vec<f32>,
     states: Vec<State>,
-}
-
-/// Of each of 16 queries.
-#[derive(Clone, Copy)]
-struct State {
-    /// The largest score so far.
-    max: __m512,
-    /// The sum of weights so far.
-    total: __m512,
-    /// How many keys it sees.
-    seen: __m512i,
 }
 
 /// As [`attend_group`](super::grouped::attend_group), whose arguments these are.
@@ -110,7 +106,7 @@ pub unsafe fn attend<'a>(
         let seen = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
         State { max: _mm512_set1_ps(f32::NEG_INFINITY), total: _mm512_setzero_ps(), seen }
     }));
-    let mut vectors = Vectors { segments, current: None, next: 0 };
+    let mut vectors = Vectors::new(segments);
     for first in (0..keys).step_by(KEYS) {
         let count = KEYS.min(keys - first);
         vectors.take(count, head_dim, wide, k, v_rows);
@@ -158,97 +154,6 @@ impl Scratch {
         grow(&mut self.scores, 4 * queries * KEYS);
         grow(&mut self.weights, 2 * queries * KEYS);
         grow(&mut self.sums, 4 * queries * depth);
-    }
-}
-
-/// K and V of the positions in order.
-struct Vectors<'a, I> {
-    segments: I,
-    current: Option<Segment<'a>>,
-    /// The next position of the current segment.
-    next: usize,
-}
-
-impl<'a, I: Iterator<Item = Segment<'a>>> Vectors<'a, I> {
-    /// The next `count` of them as rows of bf16, and zeros behind these.
-    #[inline(always)]
-    fn take(&mut self, count: usize, head_dim: usize, wide: &mut [f32], k: &mut [Line], v: &mut [Line]) {
-        let lines = head_dim.div_ceil(DEPTH); // of a row
-        for (i, (k, v)) in k.chunks_exact_mut(2 * lines).zip(v.chunks_exact_mut(lines)).take(KEYS).enumerate()
-        {
-            if i >= count {
-                (k.fill(Line::ZERO), v.fill(Line::ZERO));
-                continue;
-            }
-            while self.current.is_none_or(|segment| self.next == segment.len) {
-                (self.current, self.next) =
-                    (Some(self.segments.next().expect("as many positions as keys")), 0);
-            }
-            let segment = self.current.expect("set above");
-            let number = self.next * segment.stride;
-            // SAFETY: inlined into a function that has these features.
-            unsafe {
-                let (first, second) = k.split_at_mut(lines);
-                round(segment.k.vector(number, wide), first, Some(second));
-                round(segment.v.vector(number, wide), v, None);
-            }
-            self.next += 1;
-        }
-    }
-}
-
-/// Numbers as bf16, and what they lose by it.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn round(numbers: &[f32], lines: &mut [Line], mut lost: Option<&mut [Line]>) {
-    for (i, (numbers, line)) in numbers.chunks(DEPTH).zip(lines).enumerate() {
-        let mask = u32::MAX >> (DEPTH - numbers.len());
-        // SAFETY: the masks let as many numbers be read as there are.
-        let (low, high) = unsafe {
-            (
-                _mm512_maskz_loadu_ps(mask as u16, numbers.as_ptr()),
-                _mm512_maskz_loadu_ps((mask >> SIDE) as u16, numbers.as_ptr().wrapping_add(SIDE)),
-            )
-        };
-        store(low, high, line);
-        if let Some(lost) = &mut lost {
-            let rest = |x: __m512| _mm512_sub_ps(x, _mm512_cvtpbh_ps(_mm512_cvtneps_pbh(x)));
-            store(rest(low), rest(high), &mut lost[i]);
-        }
-    }
-}
-
-/// 32 numbers as bf16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn store(low: __m512, high: __m512, line: &mut Line) {
-    // SAFETY: both types are 512 bits; a line is written.
-    unsafe {
-        let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-        _mm512_store_si512(line.0.as_mut_ptr().cast(), pairs);
-    }
-}
-
-/// Vᵀ of 64 rows of V: pairs of rows side by side, then 16 × 16 pairs turned over.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn turn(rows: &[Line], depth: usize, turned: &mut [Line]) {
-    let numbers = rows.as_ptr().cast::<u16>();
-    for step in 0..STEPS {
-        for first in (0..depth).step_by(SIDE) {
-            let row = |i: usize| {
-                // SAFETY: 16 numbers of one of 64 rows.
-                unsafe {
-                    _mm512_cvtepu16_epi32(_mm256_loadu_si256(
-                        numbers.add((step * DEPTH + i) * depth + first).cast(),
-                    ))
-                }
-            };
-            let pair = |i: usize| _mm512_or_si512(row(2 * i), _mm512_slli_epi32::<16>(row(2 * i + 1)));
-            // SAFETY: this function has AVX-512.
-            let columns = unsafe { transpose(std::array::from_fn(pair)) };
-            for (line, column) in turned[first * STEPS + step..].iter_mut().step_by(STEPS).zip(columns) {
-                // SAFETY: a line is written.
-                unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), column) }
-            }
-        }
     }
 }
 
@@ -328,75 +233,6 @@ unsafe fn multiply_into(
         } else {
             let c = [[at(tile, panel)], [at(tile + 1, panel)]];
             multiply::<1>(tiles, a, walk, steps, c, 4 * columns, fresh, |_| ());
-        }
-    }
-}
-
-// ANCHOR: weigh
-/// P of a block, e^(s · scale − max), and what sums so far must be multiplied with: e^(old max − new max).
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn weigh(
-    state: &mut State,
-    scores: &[Line],
-    columns: usize,
-    first: usize,
-    scale: f32,
-    weights: &mut [Line],
-) -> __m512 {
-    let lanes = ((1u32 << columns) - 1) as u16;
-    let (scores, weights) = (scores.as_ptr().cast::<f32>(), weights.as_mut_ptr().cast::<i32>());
-    let score = |key: usize| {
-        // SAFETY: a row of S.
-        let row = unsafe { _mm512_maskz_loadu_ps(lanes, scores.add(key * columns)) };
-        let visible = _mm512_cmpgt_epi32_mask(state.seen, _mm512_set1_epi32((first + key) as i32));
-        _mm512_mask_blend_ps(visible, _mm512_set1_ps(f32::NEG_INFINITY), row)
-    };
-    let max = (0..KEYS).fold(state.max, |max, key| _mm512_max_ps(max, score(key)));
-    let in_powers_of_2 = _mm512_set1_ps(scale * std::f32::consts::LOG2_E);
-    let weight = |score: __m512| power_of_2(_mm512_mul_ps(_mm512_sub_ps(score, max), in_powers_of_2));
-    let interleave: [u16; DEPTH] = std::array::from_fn(|i| (i / 2 + i % 2 * SIDE) as u16);
-    // SAFETY: 32 numbers are read.
-    let interleave = unsafe { _mm512_loadu_si512(interleave.as_ptr().cast()) };
-    let (mut even, mut odd) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-    for pair in 0..KEYS / 2 {
-        let (a, b) = (weight(score(2 * pair)), weight(score(2 * pair + 1)));
-        // SAFETY: both types are 512 bits.
-        let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) };
-        let pairs = _mm512_permutexvar_epi16(interleave, both);
-        // SAFETY: a row of P is written.
-        unsafe { _mm512_mask_storeu_epi32(weights.add(pair * columns), lanes, pairs) }
-        // The sum of what values are multiplied with: as f32, a bf16 is the upper half.
-        even = _mm512_add_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)));
-        odd = _mm512_add_ps(odd, _mm512_castsi512_ps(_mm512_andnot_si512(_mm512_set1_epi32(0xffff), pairs)));
-    }
-    let alpha = weight(state.max);
-    state.total = _mm512_fmadd_ps(state.total, alpha, _mm512_add_ps(even, odd));
-    state.max = max;
-    alpha
-}
-// ANCHOR_END: weigh
-
-/// 2^x for x ≤ 0: 2^n · 2^r with |r| ≤ 1/2, and the first terms of 2^r's series, within 2e-6.
-#[target_feature(enable = "avx512f")]
-fn power_of_2(x: __m512) -> __m512 {
-    let n = _mm512_roundscale_ps::<0>(x);
-    let r = _mm512_sub_ps(_mm512_max_ps(x, _mm512_set1_ps(-200.0)), _mm512_max_ps(n, _mm512_set1_ps(-200.0)));
-    let mut p = _mm512_set1_ps(1.333_355_8e-3);
-    for c in [9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-    }
-    _mm512_scalef_ps(p, n)
-}
-
-/// Multiplies each query's numbers.
-#[target_feature(enable = "avx512f")]
-fn rescale(sums: &mut [Line], depth: usize, columns: usize, by: __m512) {
-    let (lanes, sums) = (((1u32 << columns) - 1) as u16, sums.as_mut_ptr().cast::<f32>());
-    for row in 0..depth {
-        // SAFETY: a row of O.
-        unsafe {
-            let at = sums.add(row * columns);
-            _mm512_mask_storeu_ps(at, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, at), by));
         }
     }
 }
