@@ -1,12 +1,24 @@
-//! Linear layers on the CPU: each variant against what the machine can do, measured in the same run.
+//! Linear layers on the CPU: each variant, and the crate gemm, against what the machine can do, measured in the same run.
 //!
-//!     cargo bench --features step2 --bench cpu_linear            # a table, and target/cpu_linear.json
-//!     cargo bench --features step2 --bench cpu_linear -- roofline    # the machine's limits alone
+//! ```text
+//! cargo bench --features step2 --bench cpu_linear                # a table, and target/cpu_linear.json
+//! cargo bench --features step2 --bench cpu_linear -- avx512/     # some of it
+//! cargo bench --features step2 --bench cpu_linear -- roofline    # the machine's limits alone
+//! cargo bench --features step2 --bench cpu_linear -- --test      # whether it runs
+//! python scripts/record_cpu.py                                   # writes benches/results/cpu_linear.json
+//! ```
+//! The layer is gate and up of Qwen3-0.6B, 1,024 → 6,144. There are 50 of them, used in turn: 629 MB in bf16, so that no cache holds them, as
+//! none holds a model's. Bytes are those of W, which each call reads once; x and y stay in a cache and are not counted.
 //!
-//! The layer is gate and up of Qwen3-0.6B, 1,024 → 6,144 in bf16. There are sixteen of them, 201 MB, used in turn: no cache holds
-//! them, as none holds a model's. Each figure is the best of some rounds: other programs can only make it worse.
+//! Instruction sets that multiply bf16 do so here; their f32 is that of the set below them. `gemm` multiplies f32 weights, since it has no bf16:
+//! twice the bytes. Each figure in the table is the fastest of criterion's samples: other programs can only make it worse.
 
-use serde_json::{Value, json};
+mod roofline;
+
+use criterion::BenchmarkId;
+use gemm::{Parallelism, gemm};
+use roofline::{BEYOND_CACHES, Report, Work};
+use serde_json::json;
 use stairwell::{
     backend::{
         Backend, PartShape, Slice,
@@ -14,185 +26,104 @@ use stairwell::{
     },
     tensor::{DType, HostTensor},
 };
-use std::{env, fs, hint::black_box, thread, time::Instant};
+use std::{env, hint::black_box};
 
 const INPUTS: usize = 1024;
 const OUTPUTS: usize = 6144;
-const LAYERS: usize = 16;
+const ROWS: [usize; 8] = [1, 2, 4, 8, 16, 32, 128, 512];
 
 fn main() {
-    let roofline = roofline();
-    println!("{roofline}");
-    let mut result = json!({"roofline": roofline});
+    let mut report = Report::new("cpu_linear");
     if !env::args().any(|arg| arg == "roofline") {
-        result["rows"] = variants();
+        let layers = if report.quick() { 1 } else { BEYOND_CACHES.div_ceil(2 * INPUTS * OUTPUTS) };
+        let stored: Vec<HostTensor> = (0..layers).map(stored).collect();
+        Isa::supported().into_iter().for_each(|isa| variant(&mut report, isa, &stored));
+        drop(stored);
+        crate_gemm(&mut report, layers);
     }
-    let target = env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-    fs::write(format!("{target}/cpu_linear.json"), result.to_string()).unwrap();
+    report.finish();
 }
 
-/// The shortest time of some calls, in seconds.
-fn best(rounds: usize, mut body: impl FnMut()) -> f64 {
-    let time = |()| {
-        let start = Instant::now();
-        body();
-        start.elapsed().as_secs_f64()
-    };
-    std::iter::repeat_n((), rounds).map(time).fold(f64::MAX, f64::min)
+/// W of a layer, [outputs, inputs]: each another allocation.
+fn stored(layer: usize) -> HostTensor {
+    let bytes = (0..INPUTS * OUTPUTS).flat_map(|i| [(i * 7 + layer) as u8, 0x3c]).collect();
+    HostTensor::from_bytes(DType::BF16, &[OUTPUTS, INPUTS], bytes)
 }
 
-fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Runs `body` on all cores and gives the time until the last is done.
-fn on_all_cores(rounds: usize, body: impl Fn(usize) + Sync) -> f64 {
-    best(rounds, || {
-        thread::scope(|scope| {
-            (0..threads()).for_each(|i| {
-                drop(scope.spawn({
-                    let body = &body;
-                    move || body(i)
-                }))
-            })
-        });
-    })
-}
-
-/// Bytes a second that can be read from memory, and operations a second of each kind of multiplication, all cores together.
-fn roofline() -> Value {
-    let memory = vec![1u64; (1 << 30) / 8];
-    let parts: Vec<&[u64]> = memory.chunks(memory.len() / threads()).collect();
-    let sum = |i: usize| {
-        let sums = parts[i].as_chunks::<32>().0.iter().fold([0u64; 32], |mut sums, chunk| {
-            (0..32).for_each(|l| sums[l] = sums[l].wrapping_add(chunk[l]));
-            sums
-        });
-        black_box(sums);
-    };
-    let read = (1u64 << 30) as f64 / on_all_cores(9, sum);
-    let mut found = json!({"threads": threads(), "read_gigabytes_per_second": read / 1e9});
-    for (name, operations, supported, body) in peaks::all() {
-        if supported {
-            let seconds = on_all_cores(5, |_| body());
-            found[name] = json!(operations * threads() as f64 / seconds / 1e9);
-        }
-    }
-    found
-}
-
-/// Loops of nothing but multiplications, in 12 chains: enough to keep every pipe busy.
-#[cfg(target_arch = "x86_64")]
-mod peaks {
-    use std::{arch::x86_64::*, hint::black_box};
-
-    const TURNS: usize = 4_000_000;
-
-    /// Name, operations of a call, whether this CPU has it, and the call.
-    pub type Peak = (&'static str, f64, bool, fn());
-
-    pub fn all() -> [Peak; 3] {
-        let operations = |lanes: usize| (TURNS * 12 * lanes * 2) as f64;
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let avx512 = is_x86_feature_detected!("avx512f");
-        [
-            ("avx2_gflops", operations(8), avx2, || {
-                // SAFETY: called where `avx2` is true only.
-                unsafe { fma_256() }
-            }),
-            ("avx512_gflops", operations(16), avx512, || {
-                // SAFETY: called where `avx512` is true only.
-                unsafe { fma_512() }
-            }),
-            ("avx512bf16_gflops", operations(32), avx512 && is_x86_feature_detected!("avx512bf16"), || {
-                // SAFETY: called where the CPU has it only.
-                unsafe { dot_512() }
-            }),
-        ]
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn fma_256() {
-        let (x, y) = (black_box(_mm256_set1_ps(0.999)), black_box(_mm256_set1_ps(0.001)));
-        let mut sums = [x; 12];
-        for _ in 0..TURNS {
-            for sum in &mut sums {
-                *sum = _mm256_fmadd_ps(*sum, x, y);
-            }
-        }
-        black_box(sums);
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn fma_512() {
-        let (x, y) = (black_box(_mm512_set1_ps(0.999)), black_box(_mm512_set1_ps(0.001)));
-        let mut sums = [x; 12];
-        for _ in 0..TURNS {
-            for sum in &mut sums {
-                *sum = _mm512_fmadd_ps(*sum, x, y);
-            }
-        }
-        black_box(sums);
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn dot_512() {
-        let ones = black_box(_mm512_set1_epi16(0x3f80));
-        // SAFETY: both are 512 bits.
-        let ones = unsafe { std::mem::transmute::<__m512i, __m512bh>(ones) };
-        let mut sums = [_mm512_setzero_ps(); 12];
-        for _ in 0..TURNS {
-            for sum in &mut sums {
-                *sum = _mm512_dpbf16_ps(*sum, ones, ones);
-            }
-        }
-        black_box(sums);
-    }
-}
-#[cfg(not(target_arch = "x86_64"))]
-mod peaks {
-    pub type Peak = (&'static str, f64, bool, fn());
-
-    pub fn all() -> [Peak; 0] {
-        []
-    }
-}
-
-/// Every variant, with 1 to 512 rows.
-fn variants() -> Value {
-    let mut rows = Vec::new();
-    let mut cases: Vec<(Isa, Arithmetic)> =
-        Isa::supported().into_iter().map(|isa| (isa, Arithmetic::F32)).collect();
-    cases.retain(|(isa, _)| !isa.multiplies_bf16()); // its f32 is that of the set below it
-    cases.extend(
-        Isa::supported().into_iter().filter(|isa| isa.multiplies_bf16()).map(|isa| (isa, Arithmetic::Bf16)),
-    );
-    println!("| variant | rows | GFLOP/s | GB/s of weights |\n|---|---|---|---|");
-    for (isa, arithmetic) in cases {
-        let cpu = Cpu::with_isa(isa).with_arithmetic(arithmetic);
-        let layers: Vec<CpuWeight> = (0..LAYERS).map(|i| layer(&cpu, i)).collect();
-        for count in [1, 2, 4, 8, 16, 32, 128, 512] {
-            let x = cpu.upload(&vec![0.5; count * INPUTS], count, INPUTS).unwrap();
-            let seconds = best(7, || layers.iter().for_each(|w| drop(black_box(cpu.matmul(&x, w).unwrap()))));
-            let weights = (LAYERS * INPUTS * OUTPUTS) as f64;
-            let (gflops, gigabytes) =
-                (2.0 * weights * count as f64 / seconds / 1e9, 2.0 * weights / seconds / 1e9);
-            println!("| {} | {count} | {gflops:.0} | {gigabytes:.1} |", isa.name());
-            rows.push(json!({"variant": isa.name(), "rows": count, "gflops": gflops, "gigabytes_per_second": gigabytes}));
-        }
-    }
-    Value::Array(rows)
-}
-
-fn layer(cpu: &Cpu, seed: usize) -> CpuWeight {
-    let bytes = (0..INPUTS * OUTPUTS).flat_map(|i| [(i * 7 + seed) as u8, 0x3c]).collect();
-    let slice = Slice {
-        tensor: HostTensor::from_bytes(DType::BF16, &[OUTPUTS, INPUTS], bytes),
-        rows: 0..OUTPUTS,
-        cols: 0..INPUTS,
-        transposed: false,
-    };
-    let mut weight = cpu.weight(&[PartShape { outputs: OUTPUTS, inputs: INPUTS }]).unwrap();
-    cpu.load(&mut weight, 0, &slice).unwrap();
+fn loaded(cpu: &Cpu, tensor: &HostTensor) -> CpuWeight {
+    let slice = Slice { tensor: tensor.clone(), rows: 0..OUTPUTS, cols: 0..INPUTS, transposed: false };
+    let mut weight = cpu.weight(&[PartShape { outputs: OUTPUTS, inputs: INPUTS }]).expect("a weight");
+    cpu.load(&mut weight, 0, &slice).expect("a weight");
     weight
+}
+
+/// One call with this many rows and a W of so many bytes an element.
+fn work(rows: usize, element: usize, peak: &'static str) -> Work {
+    let weights = (INPUTS * OUTPUTS) as f64;
+    Work { operations: 2.0 * weights * rows as f64, bytes: weights * element as f64, peak }
+}
+
+fn bench(report: &mut Report, variant: &str, rows: usize, work: Work, body: impl FnMut()) {
+    let case = json!({"variant": variant, "rows": rows});
+    report.bench("cpu_linear", BenchmarkId::new(variant, rows), case, work, body);
+}
+
+/// What an instruction set makes of it.
+fn variant(report: &mut Report, isa: Isa, stored: &[HostTensor]) {
+    let arithmetic = if isa.multiplies_bf16() { Arithmetic::Bf16 } else { Arithmetic::F32 };
+    let cpu = Cpu::with_isa(isa).with_arithmetic(arithmetic);
+    let layers: Vec<CpuWeight> = stored.iter().map(|tensor| loaded(&cpu, tensor)).collect();
+    let mut layers = layers.iter().cycle();
+    for rows in ROWS {
+        let x = cpu.upload(&vec![0.5; rows * INPUTS], rows, INPUTS).expect("a tensor");
+        bench(report, isa.name(), rows, work(rows, 2, isa.name()), || {
+            let w = layers.next().expect("a cycle has no end");
+            drop(black_box(cpu.matmul(&x, w).expect("a product")));
+        });
+    }
+}
+
+/// The crate, which takes the best f32 instructions of this CPU.
+fn crate_gemm(report: &mut Report, layers: usize) {
+    let peak =
+        Isa::supported().into_iter().rfind(|isa| !isa.multiplies_bf16()).expect("the portable one").name();
+    let layers: Vec<Vec<f32>> = (0..layers).map(|layer| stored(layer).to_f32()).collect();
+    let mut layers = layers.iter().cycle();
+    for rows in ROWS {
+        let (x, mut y) = (vec![0.5; rows * INPUTS], vec![0.0; rows * OUTPUTS]);
+        bench(report, "gemm", rows, work(rows, 4, peak), || {
+            product(&x, layers.next().expect("a cycle has no end"), &mut y);
+            black_box(&y);
+        });
+    }
+}
+
+/// y = x Wᵀ. Wᵀ is W with its strides exchanged.
+fn product(x: &[f32], w: &[f32], y: &mut [f32]) {
+    let (rows, inputs, outputs) = (x.len() / INPUTS, INPUTS as isize, OUTPUTS as isize);
+    assert_eq!((x.len(), w.len(), y.len()), (rows * INPUTS, OUTPUTS * INPUTS, rows * OUTPUTS));
+    // SAFETY: the extents and strides, of columns and then of rows, stay inside of the three.
+    unsafe {
+        gemm(
+            rows,
+            OUTPUTS,
+            INPUTS,
+            y.as_mut_ptr(),
+            1,
+            outputs,
+            false,
+            x.as_ptr(),
+            1,
+            inputs,
+            w.as_ptr(),
+            inputs,
+            1,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::Rayon(0),
+        );
+    }
 }

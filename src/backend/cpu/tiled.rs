@@ -409,9 +409,10 @@ fn write(sums: &[Line], columns: usize, head_dim: usize, out: &mut [f32]) {
         let rows = unsafe {
             std::slice::from_raw_parts(sums[first * columns / SIDE..].as_ptr().cast::<f32>(), SIDE * columns)
         };
-        let count = SIDE.min(head_dim - first);
+        let mask = ((1u32 << SIDE.min(head_dim - first)) - 1) as u16;
         for (out, numbers) in out.chunks_exact_mut(head_dim).zip(turned(rows, columns)) {
-            out[first..first + count].copy_from_slice(&numbers[..count]);
+            // SAFETY: the mask lets what is left of a head be written.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(first), mask, numbers) }
         }
     }
 }

@@ -31,7 +31,7 @@ impl Workspace {
     pub fn take(self: &Arc<Self>, rows: usize, cols: usize) -> CpuTensor {
         let n = rows * cols;
         let length = n.next_power_of_two();
-        let mut buffer = self.free(length).unwrap_or_else(|| vec![0.0; length]);
+        let mut buffer = self.free(length).unwrap_or_else(|| new_buffer(length));
         if cfg!(debug_assertions) {
             buffer[..n].fill(f32::NAN);
         }
@@ -43,6 +43,23 @@ impl Workspace {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.get_mut(&length)?.pop()
     }
+}
+
+/// Zeros, whose pages the system makes when they are first touched. On Linux it is asked for large ones: rows of a large activation are pages
+/// apart, and finding 4 KiB pages costs more than reading them.
+fn new_buffer(length: usize) -> Vec<f32> {
+    let buffer = vec![0.0; length];
+    #[cfg(target_os = "linux")]
+    {
+        const LARGE: usize = 2 << 20;
+        let bytes = buffer.as_ptr_range();
+        let (start, end) = ((bytes.start as usize).next_multiple_of(LARGE), bytes.end as usize / LARGE * LARGE);
+        if start < end {
+            // SAFETY: whole pages inside the buffer; the hint changes nothing that is in them, and may be refused.
+            unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+    buffer
 }
 
 impl Drop for CpuTensor {

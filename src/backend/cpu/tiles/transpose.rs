@@ -43,18 +43,16 @@ pub unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 }
 
 /// A tile of sums, [16][columns], as [columns][16].
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub fn turned(sums: &[f32], columns: usize) -> [[f32; SIDE]; SIDE] {
+pub fn turned(sums: &[f32], columns: usize) -> [__m512; SIDE] {
+    assert!(sums.len() >= SIDE * columns && columns <= SIDE);
     let mask = ((1u32 << columns) - 1) as u16;
-    let mut out = [[0.0; SIDE]; SIDE];
-    // SAFETY: the mask lets `columns` numbers of each row be read; this function has AVX-512.
+    // SAFETY: inside the slice by the line above; this function has AVX-512.
     unsafe {
-        let row = |i: usize| _mm512_maskz_loadu_epi32(mask, sums[i * columns..].as_ptr().cast());
-        for (out, column) in out.iter_mut().zip(transpose(std::array::from_fn(row))) {
-            _mm512_storeu_si512(out.as_mut_ptr().cast(), column);
-        }
+        let row = |i: usize| _mm512_maskz_loadu_epi32(mask, sums.as_ptr().add(i * columns).cast());
+        transpose(std::array::from_fn(row)).map(|column| _mm512_castsi512_ps(column))
     }
-    out
 }
 
 #[cfg(test)]

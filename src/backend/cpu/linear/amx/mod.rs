@@ -188,10 +188,10 @@ fn write(task: &Task, outputs: &Range<usize>, panels: &Panels, panel: usize, sum
             out.write(0, *sums.0.first_chunk::<STRIP>().expect("a strip"));
             continue;
         }
-        for (half, sums) in sums.0.chunks_exact(SIDE * panels.columns).take(2).enumerate() {
-            for (row, sums) in rows.clone().zip(turned(sums, panels.columns)) {
-                out.from(half * SIDE).write(row, sums);
-            }
+        let (first, second) = sums.0.split_at(SIDE * panels.columns);
+        let columns = turned(first, panels.columns).into_iter().zip(turned(second, panels.columns));
+        for (row, (first, second)) in rows.zip(columns) {
+            out.write_lines(row, [first, second]);
         }
     }
 }
