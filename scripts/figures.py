@@ -8,7 +8,7 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, scheduling, sources, staircase
+from figures import attention, cpu, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
@@ -42,6 +42,9 @@ FIGURES = {
     f"{CHAPTER_4}/copy-on-write.svg": paging.copy_on_write,
     f"{CHAPTER_4}/chain.svg": paging.chain,
     f"{CHAPTER_4}/measured.svg": paging.measured,
+    f"{CHAPTER_4}/amx-tile.svg": cpu.amx_tile,
+    f"{CHAPTER_4}/attention-blocks.svg": cpu.attention_blocks,
+    f"{CHAPTER_4}/roofline.svg": cpu.roofline,
     f"{CHAPTER_5}/hierarchy.svg": kernels.hierarchy,
     f"{CHAPTER_5}/sectors.svg": kernels.sectors,
     f"{CHAPTER_5}/banks.svg": kernels.banks,
