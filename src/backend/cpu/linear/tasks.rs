@@ -131,14 +131,14 @@ impl Out<'_> {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub fn write_lines(&self, row: usize, values: [__m512; 2]) {
+    pub fn write_lines(&self, row: usize, values: [__m512i; 2]) {
         assert!(row < self.y.rows && self.column + self.count <= self.y.cols);
         let mask = (1u64 << self.count.min(32)) - 1;
         // SAFETY: inside the tensor by the line above, as the mask lets `count` numbers be written; see `write`.
         unsafe {
             let to = self.y.start.add(row * self.y.cols + self.column);
-            _mm512_mask_storeu_ps(to, mask as u16, values[0]);
-            _mm512_mask_storeu_ps(to.wrapping_add(16), (mask >> 16) as u16, values[1]);
+            _mm512_mask_storeu_epi32(to.cast(), mask as u16, values[0]);
+            _mm512_mask_storeu_epi32(to.wrapping_add(16).cast(), (mask >> 16) as u16, values[1]);
         }
     }
 }

@@ -31,7 +31,7 @@ const KEYS: usize = 64;
 const STEPS: usize = KEYS / DEPTH;
 
 /// Rows of one sequence that attend together: each block of K and V is made ready once for all of them.
-pub const ROWS: usize = 64;
+pub const ROWS: usize = 128;
 
 /// Working space of [`attend`].
 #[derive(Default)]
@@ -248,7 +248,7 @@ fn write(sums: &[Line], columns: usize, head_dim: usize, out: &mut [f32]) {
         let mask = ((1u32 << SIDE.min(head_dim - first)) - 1) as u16;
         for (out, numbers) in out.chunks_exact_mut(head_dim).zip(turned(rows, columns)) {
             // SAFETY: the mask lets what is left of a head be written.
-            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(first), mask, numbers) }
+            unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().add(first).cast(), mask, numbers) }
         }
     }
 }

@@ -34,7 +34,10 @@ pub fn weigh(
         let visible = _mm512_cmpgt_epi32_mask(state.seen, _mm512_set1_epi32((first + key) as i32));
         _mm512_mask_blend_ps(visible, _mm512_set1_ps(f32::NEG_INFINITY), row)
     };
-    let max = (0..KEYS).fold(state.max, |max, key| _mm512_max_ps(max, score(key)));
+    let mut max = state.max;
+    for key in 0..KEYS {
+        max = _mm512_max_ps(max, score(key));
+    }
     let in_powers_of_2 = _mm512_set1_ps(scale * std::f32::consts::LOG2_E);
     let weight = |score: __m512| power_of_2(_mm512_mul_ps(_mm512_sub_ps(score, max), in_powers_of_2));
     let interleave: [u16; DEPTH] = std::array::from_fn(|i| (i / 2 + i % 2 * SIDE) as u16);

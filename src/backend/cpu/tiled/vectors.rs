@@ -83,17 +83,19 @@ pub fn turn(rows: &[Line], depth: usize, turned: &mut [Line]) {
     let numbers = rows.as_ptr().cast::<u16>();
     for step in 0..STEPS {
         for first in (0..depth).step_by(SIDE) {
-            let row = |i: usize| {
-                // SAFETY: 16 numbers of one of 64 rows.
-                unsafe {
-                    _mm512_cvtepu16_epi32(_mm256_loadu_si256(
-                        numbers.add((step * DEPTH + i) * depth + first).cast(),
-                    ))
-                }
-            };
-            let pair = |i: usize| _mm512_or_si512(row(2 * i), _mm512_slli_epi32::<16>(row(2 * i + 1)));
+            let mut pairs = [_mm512_setzero_si512(); SIDE];
+            // No closure: it would be compiled without AVX-512.
+            for (i, pair) in pairs.iter_mut().enumerate() {
+                // SAFETY: 16 numbers of each of two of 64 rows.
+                let (low, high) = unsafe {
+                    let from = numbers.add((step * DEPTH + 2 * i) * depth + first);
+                    (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(depth).cast()))
+                };
+                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+                *pair = _mm512_or_si512(_mm512_cvtepu16_epi32(low), high);
+            }
             // SAFETY: this function has AVX-512.
-            let columns = unsafe { transpose(std::array::from_fn(pair)) };
+            let columns = unsafe { transpose(pairs) };
             for (line, column) in turned[first * STEPS + step..].iter_mut().step_by(STEPS).zip(columns) {
                 // SAFETY: a line is written.
                 unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), column) }

@@ -45,14 +45,17 @@ pub unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 /// A tile of sums, [16][columns], as [columns][16].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub fn turned(sums: &[f32], columns: usize) -> [__m512; SIDE] {
+pub fn turned(sums: &[f32], columns: usize) -> [__m512i; SIDE] {
     assert!(sums.len() >= SIDE * columns && columns <= SIDE);
     let mask = ((1u32 << columns) - 1) as u16;
-    // SAFETY: inside the slice by the line above; this function has AVX-512.
-    unsafe {
-        let row = |i: usize| _mm512_maskz_loadu_epi32(mask, sums.as_ptr().add(i * columns).cast());
-        transpose(std::array::from_fn(row)).map(|column| _mm512_castsi512_ps(column))
+    let mut rows = [_mm512_setzero_si512(); SIDE];
+    // No closure: it would be compiled without AVX-512.
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: inside the slice by the line above.
+        *row = unsafe { _mm512_maskz_loadu_epi32(mask, sums.as_ptr().add(i * columns).cast()) };
     }
+    // SAFETY: this function has AVX-512.
+    unsafe { transpose(rows) }
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@ unsafe fn few_rows(task: &Task, panels: &Panels, scratch: &mut Scratch) {
     }
 }
 
+// ANCHOR: many_rows
 /// All panels against strips that are copied first, block by block of k.
 ///
 /// # Safety
@@ -149,6 +150,8 @@ unsafe fn many_rows(task: &Task, panels: &Panels, scratch: &mut Scratch) {
         }
     }
 }
+
+// ANCHOR_END: many_rows
 
 /// One or two panels from number `panel` on against a strip, over a range of steps.
 ///
