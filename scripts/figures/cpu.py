@@ -44,12 +44,12 @@ def amx_tile():
 def attention_blocks():
     """steps/step4-paged-kv/figures/attention-blocks.svg"""
     figure = Figure(
-        "Attention in blocks of 64 keys, 16 queries in the lanes",
-        "A prompt's keys in blocks of 64. For each block: scores S are K times Q transposed, 64 keys down and 16 queries across; the largest score and the total are kept per "
+        "Attention in blocks of 256 keys, 16 queries in the lanes",
+        "A prompt's keys in blocks of 256. For each block: scores S are K times Q transposed, 256 keys down and 16 queries across; the largest score and the total are kept per "
         "query, each in its own lane, and weights P are made; sums so far are multiplied with alpha, and V transposed times P is added. Then the next block.",
         height=392,
     )
-    figure.text(20, 26, "keys, 64 at a time", "head")
+    figure.text(20, 26, "keys, 256 at a time", "head")
     for i, (role, text) in enumerate([("muted", "block 0: done"), ("orange", "block 1: now"), ("muted", "block 2"), ("muted", "block 3: masked")]):
         figure.labelled(20, 40 + 66 * i, 150, 58, [text], role, ["small"], dashed=i > 1)
     figure.arrow((174, 135), (214, 135), role="orange")
@@ -59,10 +59,10 @@ def attention_blocks():
     for i in range(1, 16):
         figure.line((x0 + 8 * i, y0), (x0 + 8 * i, y0 + h), role="blue")
     figure.box(x0 + 8 * 5, y0, 8, h, "orange", radius=1)
-    figure.lines(x0, y0 + h + 20, ["64 keys ↓", "16 queries →, one", "in each lane"], kind="small")
+    figure.lines(x0, y0 + h + 20, ["256 keys ↓", "16 queries →, one", "in each lane"], kind="small")
     figure.arrow((354, 135), (386, 135), role="blue")
     figure.text(392, 26, "softmax, lane by lane", "head")
-    steps = ["m′ = max(m, 64 rows of S)", "α = e^(m − m′)", "P = e^(S − m′), in bf16", "l = α · l + sum of P's rows"]
+    steps = ["m′ = max(m, 256 rows of S)", "α = e^(m − m′)", "P = e^(S − m′), in bf16", "l = α · l + sum of P's rows"]
     for i, text in enumerate(steps):
         figure.labelled(392, 40 + 48 * i, 196, 40, [text], "purple", ["small"])
     figure.lines(392, 250, ["A step is an instruction for 16", "queries. Nothing is summed", "across the lanes."], kind="small")
@@ -73,7 +73,7 @@ def attention_blocks():
         figure.line((630 + 8 * i, 40), (630 + 8 * i, 166), role="green")
     figure.lines(630, 186, ["head_dim ↓, 16 queries →", "32 keys of V turned over", "at a time, for all queries", "that read them"], kind="small")
     figure.text(20, 336, "After the last block: O / l. Scores exist for one block only, so memory does not grow with the square of the prompt.", "small")
-    figure.text(20, 356, "Blocks begin at multiples of 64 positions, and a query has its own lane:", "small", "muted")
+    figure.text(20, 356, "Blocks begin at multiples of 256 positions, and a query has its own lane:", "small", "muted")
     figure.text(20, 374, "its bits depend neither on its neighbours nor on where a prompt was cut into steps.", "small", "muted")
     return figure
 

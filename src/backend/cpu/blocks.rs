@@ -10,12 +10,13 @@ use std::cell::RefCell;
 /// Rows of one sequence that attend together: they share what is read of K and V, and their scores stay in the second cache.
 const ROWS: usize = 8;
 
+/// How many attend together on this CPU.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
 fn rows_together(cpu: &Cpu) -> usize {
     #[cfg(target_arch = "x86_64")]
     if cpu.attends_by_tiles() {
         return super::tiled::ROWS;
     }
-    let _ = cpu;
     ROWS
 }
 

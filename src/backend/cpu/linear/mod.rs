@@ -67,8 +67,10 @@ use tasks::{Columns, TASK, Task, for_each_task};
 use tile::{Reads, Sums};
 use transposed::transposed_task;
 
-/// Rows of x of one pass over W: their panels stay in the second cache, or near it.
-const ROWS: usize = 512;
+/// Rows of x of one pass over W: their panels, of f32, stay in the second cache. Behind it some machines are as slow as memory.
+const ROWS: usize = 128;
+/// The same for tiles, whose operands are bf16 and whose multiplications take less time than reading W for few rows.
+const ROWS_OF_TILES: usize = 512;
 
 /// Rows of W at a time on any CPU: aarch64 has 32 registers, and others are not known to have more than 16.
 const NARROW: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
@@ -83,12 +85,15 @@ pub(super) fn matmul(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTe
         let of_slice = if slice.transposed { slice.rows.len() } else { slice.cols.len() };
         assert_eq!(of_slice, inputs, "inputs of {:?}", slice.tensor);
     }
-    for first in (0..x.rows()).step_by(ROWS) {
-        let rows = first..x.rows().min(first + ROWS);
+    let product = cpu.product(weight);
+    let by_tiles = product == Product::DotBf16 && cpu.isa() == Isa::Amx;
+    let at_a_time = if by_tiles { ROWS_OF_TILES } else { ROWS };
+    for first in (0..x.rows()).step_by(at_a_time) {
+        let rows = first..x.rows().min(first + at_a_time);
         let (columns, x) = (Columns::new(y, rows.clone()), &x.data()[rows.start * inputs..rows.end * inputs]);
-        match cpu.product(weight) {
+        match product {
             #[cfg(target_arch = "x86_64")]
-            Product::DotBf16 if cpu.isa() == Isa::Amx => amx::product(cpu, x, weight, rows.len(), &columns),
+            Product::DotBf16 if by_tiles => amx::product(cpu, x, weight, rows.len(), &columns),
             #[cfg(target_arch = "x86_64")]
             Product::DotBf16 => dot_bf16(cpu, x, weight, rows.len(), &columns),
             product => f32_product(cpu, x, weight, product == Product::RoundedF32, rows.len(), &columns),

@@ -1,11 +1,11 @@
 //! Attention by AMX's tiles, in bf16: blocks of keys with an online softmax (Milakov & Gimelshein, arXiv:1805.02867; Dao, arXiv:2307.08691).
 //!
 //! ```text
-//! for every 64 keys:   S = K · Qᵀ          K as it is kept, 64 keys × head_dim; 16 queries side by side
+//! for every 256 keys:  S = K · Qᵀ          K as it is kept, 256 keys × head_dim; 16 queries side by side
 //!                      m, l, P = softmax   16 queries in the lanes of a register: no sum crosses them
 //!                      O = O · α + Vᵀ · P  Vᵀ: 32 keys turned over at a time
 //! ```
-//! Scores exist for one block at a time, so memory does not grow with the length of a prompt. Blocks begin at multiples of 64 positions and a
+//! Scores exist for one block at a time, so memory does not grow with the length of a prompt. Blocks begin at multiples of 256 positions and a
 //! query has a column of its own, so its bits depend neither on its neighbours nor on how a prompt was cut into steps.
 //!
 //! What bf16 takes from a score, softmax makes larger. So q and k are each two numbers of bf16, the second what the first has lost, and a score
@@ -25,13 +25,13 @@ use softmax::{State, rescale, weigh};
 use std::{arch::x86_64::*, ops::Range};
 use vectors::{Vectors, turn};
 
-/// Keys of a block.
-const KEYS: usize = 64;
+/// Keys of a block. O goes to memory and back once for each, so that fewer would cost more than what they multiply.
+const KEYS: usize = 256;
 /// Steps of a block's keys.
 const STEPS: usize = KEYS / DEPTH;
 
 /// Rows of one sequence that attend together: each block of K and V is made ready once for all of them.
-pub const ROWS: usize = 128;
+pub const ROWS: usize = 64;
 
 /// Working space of [`attend`].
 #[derive(Default)]
@@ -39,12 +39,12 @@ pub struct Scratch {
     queries: Vec<Line>,
     /// q₁, q₁ and q₂ of each query, [depth] each.
     wide_queries: Vec<f32>,
-    /// k₁ and k₂ of each key, [64][2][depth] of bf16.
+    /// k₁ and k₂ of each key, [256][2][depth] of bf16.
     keys: Vec<Line>,
-    /// V, [64][depth], and Vᵀ, [depth][64].
+    /// V, [256][depth], and Vᵀ, [depth][256].
     rows: Vec<Line>,
     values: Vec<Line>,
-    /// S and P of each 16 queries, [64][columns] of f32 and [32 pairs][columns] of two bf16.
+    /// S and P of each 16 queries, [256][columns] of f32 and [128 pairs][columns] of two bf16.
     scores: Vec<Line>,
     weights: Vec<Line>,
     /// Oᵀ of each 16 queries, [depth][columns].
@@ -109,17 +109,18 @@ pub unsafe fn attend<'a>(
     let mut vectors = Vectors::new(segments);
     for first in (0..keys).step_by(KEYS) {
         let count = KEYS.min(keys - first);
-        vectors.take(count, head_dim, wide, k, v_rows);
-        turn(v_rows, depth, v);
+        let used = count.next_multiple_of(DEPTH);
+        vectors.take(count, used, head_dim, wide, k, v_rows);
+        turn(v_rows, depth, used, v);
         for panel in (0..panels).step_by(2) {
             // SAFETY: all of these have the sizes that `resize` gave them.
-            unsafe { multiply_keys(&tiles, k, &q, panel, depth, scores) }
+            unsafe { multiply_keys(&tiles, &k[..used * depth / SIDE], &q, panel, depth, scores) }
         }
         let fresh = first == 0;
         for (panel, state) in states.iter_mut().enumerate() {
             let scores = &scores[panel * KEYS * columns / SIDE..];
             let weights = &mut weights[panel * STEPS * columns..];
-            let alpha = weigh(state, scores, columns, first, scale, weights);
+            let alpha = weigh(state, scores, columns, first..first + used, scale, weights);
             let grown = _mm512_cmpneq_ps_mask(alpha, _mm512_set1_ps(1.0)) != 0;
             if grown && !fresh {
                 rescale(&mut sums[panel * depth * columns / SIDE..], depth, columns, alpha);
@@ -128,7 +129,7 @@ pub unsafe fn attend<'a>(
         let p = Panels::packed(weights, heads, STEPS);
         for panel in (0..panels).step_by(2) {
             // SAFETY: as above.
-            unsafe { multiply_values(&tiles, v, &p, panel, depth, sums, fresh) }
+            unsafe { multiply_values(&tiles, v, &p, panel, 0..used / DEPTH, depth, sums, fresh) }
         }
     }
     for (panel, (state, out)) in states.iter().zip(out.chunks_mut(SIDE * head_dim)).enumerate() {
@@ -172,7 +173,7 @@ unsafe fn multiply_keys(
 ) {
     let steps = depth / DEPTH;
     let start = |strip: usize| [0, SIDE].map(|row| k[(strip * 2 * SIDE + row) * 2 * steps..].as_ptr().cast());
-    for strip in 0..KEYS / (2 * SIDE) {
+    for strip in 0..k.len() / (2 * SIDE * 2 * steps) {
         let a = Walk { start: start(strip), stride: 4 * depth, step: 64 };
         // SAFETY: by the caller.
         unsafe {
@@ -187,11 +188,13 @@ unsafe fn multiply_keys(
 /// # Safety
 /// Vᵀ and O must have the sizes of [`Scratch::resize`].
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 unsafe fn multiply_values(
     tiles: &Tiles,
     v: &[Line],
     p: &Panels,
     panel: usize,
+    steps: Range<usize>,
     depth: usize,
     sums: &mut [Line],
     fresh: bool,
@@ -200,7 +203,7 @@ unsafe fn multiply_values(
     for strip in 0..depth / (2 * SIDE) {
         let a = Walk { start: start(strip), stride: 64 * STEPS, step: 64 };
         // SAFETY: by the caller.
-        unsafe { multiply_into(tiles, a, p, panel, 0..STEPS, sums, depth, 2 * strip, fresh) }
+        unsafe { multiply_into(tiles, a, p, panel, steps.clone(), sums, depth, 2 * strip, fresh) }
     }
 }
 

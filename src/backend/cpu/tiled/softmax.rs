@@ -1,8 +1,7 @@
 //! Softmax of a block of scores, 16 queries in the lanes of a register.
 
-use super::KEYS;
 use crate::backend::cpu::tiles::{DEPTH, Line, SIDE};
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 /// Of each of 16 queries.
 #[derive(Clone, Copy)]
@@ -22,7 +21,7 @@ pub fn weigh(
     state: &mut State,
     scores: &[Line],
     columns: usize,
-    first: usize,
+    keys: Range<usize>,
     scale: f32,
     weights: &mut [Line],
 ) -> __m512 {
@@ -31,11 +30,11 @@ pub fn weigh(
     let score = |key: usize| {
         // SAFETY: a row of S.
         let row = unsafe { _mm512_maskz_loadu_ps(lanes, scores.add(key * columns)) };
-        let visible = _mm512_cmpgt_epi32_mask(state.seen, _mm512_set1_epi32((first + key) as i32));
+        let visible = _mm512_cmpgt_epi32_mask(state.seen, _mm512_set1_epi32((keys.start + key) as i32));
         _mm512_mask_blend_ps(visible, _mm512_set1_ps(f32::NEG_INFINITY), row)
     };
     let mut max = state.max;
-    for key in 0..KEYS {
+    for key in 0..keys.len() {
         max = _mm512_max_ps(max, score(key));
     }
     let in_powers_of_2 = _mm512_set1_ps(scale * std::f32::consts::LOG2_E);
@@ -44,7 +43,7 @@ pub fn weigh(
     // SAFETY: 32 numbers are read.
     let interleave = unsafe { _mm512_loadu_si512(interleave.as_ptr().cast()) };
     let (mut even, mut odd) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-    for pair in 0..KEYS / 2 {
+    for pair in 0..keys.len() / 2 {
         let (a, b) = (weight(score(2 * pair)), weight(score(2 * pair + 1)));
         // SAFETY: both types are 512 bits.
         let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) };

@@ -1,6 +1,6 @@
 //! K and V as the tiles read them: bf16, and V turned over.
 
-use super::{KEYS, STEPS};
+use super::STEPS;
 use crate::backend::cpu::{
     grouped::Segment,
     tiles::{DEPTH, Line, SIDE, transpose},
@@ -20,11 +20,19 @@ impl<'a, I: Iterator<Item = Segment<'a>>> Vectors<'a, I> {
         Vectors { segments, current: None, next: 0 }
     }
 
-    /// The next `count` of them as rows of bf16, and zeros behind these.
+    /// The next `count` of them as rows of bf16, and zeros behind these up to `used`.
     #[inline(always)]
-    pub fn take(&mut self, count: usize, head_dim: usize, wide: &mut [f32], k: &mut [Line], v: &mut [Line]) {
+    pub fn take(
+        &mut self,
+        count: usize,
+        used: usize,
+        head_dim: usize,
+        wide: &mut [f32],
+        k: &mut [Line],
+        v: &mut [Line],
+    ) {
         let lines = head_dim.div_ceil(DEPTH); // of a row
-        for (i, (k, v)) in k.chunks_exact_mut(2 * lines).zip(v.chunks_exact_mut(lines)).take(KEYS).enumerate()
+        for (i, (k, v)) in k.chunks_exact_mut(2 * lines).zip(v.chunks_exact_mut(lines)).take(used).enumerate()
         {
             if i >= count {
                 (k.fill(Line::ZERO), v.fill(Line::ZERO));
@@ -77,16 +85,16 @@ fn store(low: __m512, high: __m512, line: &mut Line) {
     }
 }
 
-/// Vᵀ of 64 rows of V: pairs of rows side by side, then 16 × 16 pairs turned over.
+/// Vᵀ of the first rows of V, a multiple of 32: pairs of rows side by side, then 16 × 16 pairs turned over.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub fn turn(rows: &[Line], depth: usize, turned: &mut [Line]) {
+pub fn turn(rows: &[Line], depth: usize, used: usize, turned: &mut [Line]) {
     let numbers = rows.as_ptr().cast::<u16>();
-    for step in 0..STEPS {
+    for step in 0..used / DEPTH {
         for first in (0..depth).step_by(SIDE) {
             let mut pairs = [_mm512_setzero_si512(); SIDE];
             // No closure: it would be compiled without AVX-512.
             for (i, pair) in pairs.iter_mut().enumerate() {
-                // SAFETY: 16 numbers of each of two of 64 rows.
+                // SAFETY: 16 numbers of each of two rows.
                 let (low, high) = unsafe {
                     let from = numbers.add((step * DEPTH + 2 * i) * depth + first);
                     (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(depth).cast()))

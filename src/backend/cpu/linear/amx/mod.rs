@@ -14,7 +14,7 @@
 //! its products in the order of k, tile by tile, whatever the other columns hold, so one row has the bits that it has among many.
 //!
 //! Up to 32 rows, each weight is read once, in place. With more, a strip of 32 outputs is copied first, a block of k at a time, which then
-//! stays in the first cache while x passes by; sums wait in memory between the blocks.
+//! stays in the second cache while x passes by; sums wait in memory between the blocks.
 
 mod strip;
 
@@ -31,10 +31,10 @@ use strip::copy_strip;
 
 /// Outputs of a strip: two tiles.
 const STRIP: usize = 2 * SIDE;
-/// Steps of a block of k: 16 KiB of a strip, and as much of a pair of panels, which fit the first cache together.
-const BLOCK: usize = 8;
+/// Steps of a block of k: 64 KiB of a strip, which stays in the second cache. Blocks for the first cache were slower: between them sums go to memory.
+const BLOCK: usize = 32;
 /// Outputs of a task with many rows: they share what is read of a block of x, which comes from the third cache where x is large.
-const MANY: usize = 256;
+const MANY: usize = 128;
 /// Panels up to which a strip is used in place.
 const FEW: usize = 2;
 
@@ -150,7 +150,6 @@ unsafe fn many_rows(task: &Task, panels: &Panels, scratch: &mut Scratch) {
         }
     }
 }
-
 // ANCHOR_END: many_rows
 
 /// One or two panels from number `panel` on against a strip, over a range of steps.
