@@ -19,7 +19,7 @@ pub fn exp<S: Shape>(x: f32) -> f32 {
     let r = S::multiply_add(n, -0.693_359_4, in_range);
     let r = S::multiply_add(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.500_000_06] {
         p = S::multiply_add(p, r, c);
     }
     let e_r = S::multiply_add(p, r * r, r) + 1.0;

@@ -118,7 +118,8 @@ mod tests {
             got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1e-5 * w.abs().max(1e-3))
         };
         assert!(close(&got, &want), "{got:?} for {want:?}");
-        (got.copy_from_slice(&x), want.copy_from_slice(&x));
+        got.copy_from_slice(&x);
+        want.copy_from_slice(&x);
         Standard.silu_mul(&mut got, &weight);
         Plain.silu_mul(&mut want, &weight);
         assert!(close(&got, &want), "{got:?} for {want:?}");

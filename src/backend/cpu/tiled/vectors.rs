@@ -35,7 +35,8 @@ impl<'a, I: Iterator<Item = Segment<'a>>> Vectors<'a, I> {
         for (i, (k, v)) in k.chunks_exact_mut(2 * lines).zip(v.chunks_exact_mut(lines)).take(used).enumerate()
         {
             if i >= count {
-                (k.fill(Line::ZERO), v.fill(Line::ZERO));
+                k.fill(Line::ZERO);
+                v.fill(Line::ZERO);
                 continue;
             }
             while self.current.is_none_or(|segment| self.next == segment.len) {

@@ -10,7 +10,9 @@ mod packed;
 mod transpose;
 
 pub use packed::Panels;
-pub use transpose::{transpose, turned};
+#[cfg(feature = "step2")]
+pub use transpose::transpose;
+pub use transpose::turned;
 
 use std::{arch::asm, marker::PhantomData};
 
@@ -141,6 +143,7 @@ pub struct Walk {
 /// `tiles` must have the columns of b and c, and all that is walked over must be readable; c must be writable: [2][16] rows, `c_stride` bytes
 /// apart, of COUNT · columns sums.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub unsafe fn multiply<const COUNT: usize>(
     tiles: &Tiles,
     a: Walk,
