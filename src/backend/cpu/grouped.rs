@@ -8,7 +8,7 @@
 use super::{
     Cpu,
     attention::softmax,
-    isa::dispatch,
+    isa::{Shape, dispatch},
     kept::{PIECE, Piece},
     linear::{F32Sums, Tiles, add_row},
 };
@@ -88,11 +88,37 @@ pub fn attend_group<'a>(
 
 /// Keys whose scores are summed side by side.
 const KEYS: usize = 4;
+/// Queries at most whose numbers stay in registers together; see [`Tiles::QUERIES`].
+const QUERIES: usize = 4;
 /// Registers of an output that stay where they are while values pass.
 const WIDTH: usize = 4;
 
+/// Calls `$f::<…, M>(…)` for M queries: as many as a tile has, or one.
+macro_rules! of_queries {
+    ($queries:expr, $f:ident::<$($t:ty),*>($($arg:expr),*)) => {
+        match $queries {
+            4 => $f::<$($t,)* L, 4>($($arg),*),
+            2 => $f::<$($t,)* L, 2>($($arg),*),
+            _ => $f::<$($t,)* L, 1>($($arg),*),
+        }
+    };
+}
+
+/// How many of the queries that are left go together.
+#[inline(always)]
+fn together<S: Tiles<L>, const L: usize>(left: usize) -> usize {
+    if left >= S::QUERIES {
+        S::QUERIES
+    } else if left >= 2 {
+        2
+    } else {
+        1
+    }
+}
+
 // ANCHOR: score
-/// scores[i, t] = q_i · k_t for the keys of a segment; `scores` has `keys` columns. Two queries meet four keys at a time.
+/// scores[i, t] = q_i · k_t for the keys of a segment; `scores` has `keys` columns. Two queries, or four where there are registers
+/// for their sums, meet four keys at a time.
 #[inline(always)]
 fn score<S: Tiles<L>, const L: usize>(
     q: &[f32],
@@ -106,49 +132,61 @@ fn score<S: Tiles<L>, const L: usize>(
         let piece = segment.k.piece(start, &segment, d, wide);
         for first in (0..piece.len).step_by(KEYS) {
             let count = KEYS.min(piece.len - first);
-            let k: [&[f32]; KEYS] = std::array::from_fn(|n| piece.vector(first + n.min(count - 1), d));
-            let (pairs, last) = q.split_at(q.len() / (2 * d) * 2 * d);
-            let mut at = start + first;
-            for q in pairs.chunks_exact(2 * d) {
-                let sums = dots::<S::Sums, L, 2>([&q[..d], &q[d..]], k);
-                scores[at..at + count].copy_from_slice(&sums[0][..count]);
-                scores[at + keys..at + keys + count].copy_from_slice(&sums[1][..count]);
-                at += 2 * keys;
-            }
-            for q in last.chunks_exact(d) {
-                let sums = dots::<S::Sums, L, 1>([q], k);
-                scores[at..at + count].copy_from_slice(&sums[0][..count]);
+            let last = first + count - 1;
+            let k = [0, 1, 2, 3].map(|n| piece.vector(last.min(first + n), d));
+            let (mut i, mut rest) = (0, q);
+            while !rest.is_empty() {
+                let queries = together::<S, L>(rest.len() / d);
+                let (some, others) = rest.split_at(queries * d);
+                let sums = of_queries!(queries, dots::<S::Sums>(some, d, k));
+                for sums in &sums[..queries] {
+                    scores[i * keys + start + first..][..count].copy_from_slice(&sums[..count]);
+                    i += 1;
+                }
+                rest = others;
             }
         }
     }
 }
 // ANCHOR_END: score
 
-/// q_m · k_n, each summed as [`dot`](super::attention::dot) does.
+/// q_m · k_n of M queries, each summed as [`dot`](super::attention::dot) does.
 #[inline(always)]
 fn dots<T: F32Sums<L>, const L: usize, const M: usize>(
-    q: [&[f32]; M],
+    q: &[f32],
+    d: usize,
     k: [&[f32]; KEYS],
-) -> [[f32; KEYS]; M] {
-    let (q_registers, k_registers) = (q.map(|q| q.as_chunks::<L>()), k.map(|k| k.as_chunks::<L>()));
-    let full = q_registers[0].0.len();
-    let (x, w) = (q_registers.map(|q| &q.0[..full]), k_registers.map(|k| &k.0[..full]));
-    let (mut first, mut second) = ([T::zero(); KEYS], [T::zero(); KEYS]);
-    for i in 0..full {
-        let w = [T::load(&w[0][i]), T::load(&w[1][i]), T::load(&w[2][i]), T::load(&w[3][i])];
-        add_row(&mut first, T::load(&x[0][i]), &w);
+) -> [[f32; KEYS]; QUERIES] {
+    let row = |m: usize| q[m.min(M - 1) * d..][..d].as_chunks::<L>();
+    let (x, w) = ([row(0), row(1), row(2), row(3)], k.map(|k| k.as_chunks::<L>()));
+    // A variable for each query: sums in an array of rows would be kept in memory.
+    let zero = [T::zero(); KEYS];
+    let (mut first, mut second, mut third, mut fourth) = (zero, zero, zero, zero);
+    for i in 0..d / L {
+        let w = [T::load(&w[0].0[i]), T::load(&w[1].0[i]), T::load(&w[2].0[i]), T::load(&w[3].0[i])];
+        add_row(&mut first, T::load(&x[0].0[i]), &w);
         if M > 1 {
-            add_row(&mut second, T::load(&x[M - 1][i]), &w);
+            add_row(&mut second, T::load(&x[1].0[i]), &w);
+        }
+        if M > 2 {
+            add_row(&mut third, T::load(&x[2].0[i]), &w);
+            add_row(&mut fourth, T::load(&x[3].0[i]), &w);
         }
     }
-    if !q_registers[0].1.is_empty() {
-        let w = k_registers.map(|k| T::load(&filled_up(k.1)));
-        add_row(&mut first, T::load(&filled_up(q_registers[0].1)), &w);
-        add_row(&mut second, T::load(&filled_up(q_registers[M - 1].1)), &w);
+    if d % L > 0 {
+        let w = w.map(|k| T::load(&filled_up(k.1)));
+        add_row(&mut first, T::load(&filled_up(x[0].1)), &w);
+        add_row(&mut second, T::load(&filled_up(x[1].1)), &w);
+        add_row(&mut third, T::load(&filled_up(x[2].1)), &w);
+        add_row(&mut fourth, T::load(&filled_up(x[3].1)), &w);
     }
-    let mut sums = [T::finish(first); M];
+    let mut sums = [T::finish(first), [0.0; KEYS], [0.0; KEYS], [0.0; KEYS]];
     if M > 1 {
-        sums[M - 1] = T::finish(second);
+        sums[1] = T::finish(second);
+    }
+    if M > 2 {
+        sums[2] = T::finish(third);
+        sums[3] = T::finish(fourth);
     }
     sums
 }
@@ -173,176 +211,117 @@ fn add_weighted<S: Tiles<L>, const L: usize>(
 ) {
     for start in (0..segment.len).step_by(PIECE) {
         let piece = segment.v.piece(start, &segment, d, wide);
-        for (i, out) in out.chunks_exact_mut(d).enumerate() {
-            let weights = &weights[i * keys + start..][..piece.len];
-            let mut col = 0;
-            while col + WIDTH * L <= d {
-                add_registers::<S::Sums, L, WIDTH>(weights, &piece, d, col, out);
-                col += WIDTH * L;
-            }
-            while col + L <= d {
-                add_registers::<S::Sums, L, 1>(weights, &piece, d, col, out);
-                col += L;
-            }
-            for (t, weight) in weights.iter().enumerate() {
-                let v = piece.vector(t, d);
-                for col in col..d {
-                    out[col] = S::multiply_add(*weight, v[col], out[col]);
-                }
+        let (mut i, mut rest) = (0, &mut *out);
+        while !rest.is_empty() {
+            let queries = together::<S, L>(rest.len() / d);
+            let (some, others) = rest.split_at_mut(queries * d);
+            of_queries!(
+                queries,
+                add_piece::<S, S::Sums>(&weights[i * keys + start..], keys, &piece, d, some)
+            );
+            (i, rest) = (i + queries, others);
+        }
+    }
+}
+
+/// The same for a piece and M queries.
+#[inline(always)]
+fn add_piece<S: Shape, T: F32Sums<L>, const L: usize, const M: usize>(
+    weights: &[f32],
+    keys: usize,
+    piece: &Piece,
+    d: usize,
+    out: &mut [f32],
+) {
+    let row = |m: usize| &weights[m.min(M - 1) * keys..][..piece.len];
+    let weights = [row(0), row(1), row(2), row(3)];
+    let mut col = 0;
+    while col + WIDTH * L <= d {
+        add_registers::<T, L, WIDTH, M>(weights, piece, d, col, out);
+        col += WIDTH * L;
+    }
+    while col + L <= d {
+        add_registers::<T, L, 1, M>(weights, piece, d, col, out);
+        col += L;
+    }
+    if col == d {
+        return;
+    }
+    for (out, weights) in out.chunks_exact_mut(d).zip(weights) {
+        for (t, weight) in weights.iter().enumerate() {
+            let v = piece.vector(t, d);
+            for col in col..d {
+                out[col] = S::multiply_add(*weight, v[col], out[col]);
             }
         }
     }
 }
 
-/// The same for N registers of one output, from column `col`.
+/// The same for N registers of each output, from column `col`.
 #[inline(always)]
-fn add_registers<T: F32Sums<L>, const L: usize, const N: usize>(
-    weights: &[f32],
+fn add_registers<T: F32Sums<L>, const L: usize, const N: usize, const M: usize>(
+    weights: [&[f32]; QUERIES],
     piece: &Piece,
     d: usize,
     col: usize,
     out: &mut [f32],
 ) {
-    let out = &mut out[col..col + N * L].as_chunks_mut::<L>().0[..N];
-    let mut sums = [T::zero(); N];
-    for n in 0..N {
-        sums[n] = T::of(T::load(&out[n]));
+    let zero = [T::zero(); N];
+    let (mut first, mut second, mut third, mut fourth) = (zero, zero, zero, zero);
+    load_sums(&mut first, &out[col..]);
+    if M > 1 {
+        load_sums(&mut second, &out[d + col..]);
     }
-    for (t, weight) in weights.iter().enumerate() {
-        let v = &piece.vector(t, d)[col..col + N * L].as_chunks::<L>().0[..N];
-        let weight = T::splat(*weight);
-        for n in 0..N {
-            sums[n] = sums[n].multiply_add(T::load(&v[n]), weight);
+    if M > 2 {
+        load_sums(&mut third, &out[2 * d + col..]);
+        load_sums(&mut fourth, &out[3 * d + col..]);
+    }
+    for t in 0..piece.len {
+        let v = load_registers::<T, L, N>(&piece.vector(t, d)[col..]);
+        add_row(&mut first, T::splat(weights[0][t]), &v);
+        if M > 1 {
+            add_row(&mut second, T::splat(weights[1][t]), &v);
+        }
+        if M > 2 {
+            add_row(&mut third, T::splat(weights[2][t]), &v);
+            add_row(&mut fourth, T::splat(weights[3][t]), &v);
         }
     }
+    store_sums(first, &mut out[col..]);
+    if M > 1 {
+        store_sums(second, &mut out[d + col..]);
+    }
+    if M > 2 {
+        store_sums(third, &mut out[2 * d + col..]);
+        store_sums(fourth, &mut out[3 * d + col..]);
+    }
+}
+
+#[inline(always)]
+fn load_registers<T: F32Sums<L>, const L: usize, const N: usize>(numbers: &[f32]) -> [T::Register; N] {
+    let numbers = &numbers[..N * L].as_chunks::<L>().0[..N];
+    let mut registers = [T::load(&numbers[0]); N];
+    for n in 1..N {
+        registers[n] = T::load(&numbers[n]);
+    }
+    registers
+}
+
+#[inline(always)]
+fn load_sums<T: F32Sums<L>, const L: usize, const N: usize>(sums: &mut [T; N], numbers: &[f32]) {
+    let registers = load_registers::<T, L, N>(numbers);
     for n in 0..N {
-        T::store(sums[n].register(), &mut out[n]);
+        sums[n] = T::of(registers[n]);
+    }
+}
+
+#[inline(always)]
+fn store_sums<T: F32Sums<L>, const L: usize, const N: usize>(sums: [T; N], numbers: &mut [f32]) {
+    let numbers = &mut numbers[..N * L].as_chunks_mut::<L>().0[..N];
+    for n in 0..N {
+        T::store(sums[n].register(), &mut numbers[n]);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::Isa, *};
-    use half::{bf16, f16};
-
-    /// Values in −2..2 that bf16 and f16 hold exactly.
-    fn value(i: usize) -> f32 {
-        ((i * 37 % 64) as f32 - 31.0) / 16.0
-    }
-
-    /// A prompt of n rows needs memory for the scores of one row, not for n · n: chapter 6 says so.
-    #[test]
-    fn scores_of_one_row_are_all_that_is_kept() {
-        let (d, group, rows) = (8, 2, 500);
-        let [q, k] = [group * d, rows * d].map(|n| (0..n).map(value).collect::<Vec<f32>>());
-        let (mut scratch, mut out) = (Scratch::default(), vec![0.0; group * d]);
-        for keys in 1..=rows {
-            let segment = Segment { k: Kept::F32(&k), v: Kept::F32(&k), stride: 1, len: keys };
-            attend_group(
-                &Cpu::with_isa(Isa::Portable),
-                &q,
-                d,
-                1,
-                [segment].into_iter(),
-                keys,
-                1.0,
-                &mut scratch,
-                &mut out,
-            );
-        }
-        assert_eq!((scratch.scores.len(), scratch.wide.len()), (group * rows, PIECE * d));
-        assert!(scratch.scores.capacity() <= 2 * group * rows);
-    }
-
-    /// Two query heads over 7 keys of 19 numbers, those of another head between them, in one segment and in three.
-    #[test]
-    fn every_isa_dtype_and_cut_agrees_with_f64() {
-        let (d, n, stride, scale) = (19, 7, 2, 0.25);
-        let step = d * stride;
-        let q: Vec<f32> = (0..2 * d).map(value).collect();
-        let k: Vec<f32> = (0..n * step).map(|i| value(i + 5)).collect();
-        let v: Vec<f32> = (0..n * step).map(|i| value(3 * i + 1)).collect();
-        let bf16s = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
-        let f16s = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
-        let (k16, v16, kf16, vf16) = (bf16s(&k), bf16s(&v), f16s(&k), f16s(&v));
-
-        let score = |g: usize, t: usize| -> f64 {
-            (0..d).map(|i| q[g * d + i] as f64 * k[t * step + i] as f64).sum::<f64>() * scale as f64
-        };
-        let want = |g: usize, i: usize| -> f64 {
-            let sum: f64 = (0..n).map(|t| score(g, t).exp()).sum();
-            (0..n).map(|t| score(g, t).exp() / sum * v[t * step + i] as f64).sum()
-        };
-        for isa in Isa::supported() {
-            let cut = |cuts: &[usize], kept: &str| {
-                let segments = cuts.windows(2).map(|c| {
-                    let (at, len) = (c[0] * step, c[1] - c[0]);
-                    let (k, v) = match kept {
-                        "bf16" => (Kept::Bf16(&k16[at..]), Kept::Bf16(&v16[at..])),
-                        "f16" => (Kept::F16(&kf16[at..]), Kept::F16(&vf16[at..])),
-                        _ => (Kept::F32(&k[at..]), Kept::F32(&v[at..])),
-                    };
-                    Segment { k, v, stride, len }
-                });
-                let mut out = vec![f32::NAN; 2 * d];
-                attend_group(
-                    &Cpu::with_isa(isa),
-                    &q,
-                    d,
-                    1,
-                    segments,
-                    n,
-                    scale,
-                    &mut Scratch::default(),
-                    &mut out,
-                );
-                out
-            };
-            let whole = cut(&[0, n], "f32");
-            for (i, got) in whole.iter().enumerate() {
-                let want = want(i / d, i % d);
-                assert!((*got as f64 - want).abs() < 1e-5, "{isa:?}: {got} for {want}");
-            }
-            for (cuts, kept) in
-                [(&[0, 1, 4, n][..], "f32"), (&[0, n], "bf16"), (&[0, 3, n], "bf16"), (&[0, 3, n], "f16")]
-            {
-                assert_eq!(cut(cuts, kept), whole, "{isa:?}: cut at {cuts:?}, {kept}");
-            }
-        }
-    }
-
-    /// Rows that attend together have the bits that they have one by one, whatever is kept between them and however it is cut.
-    #[test]
-    fn rows_together_have_the_bits_of_rows_alone() {
-        let (d, group, rows, n) = (40, 3, 5, 39);
-        let q: Vec<f32> = (0..rows * group * d).map(|i| value(i + 2)).collect();
-        let k: Vec<f32> = (0..n * d).map(|i| value(i + 5)).collect();
-        let k16: Vec<bf16> = k.iter().map(|x| bf16::from_f32(*x)).collect();
-        for isa in Isa::supported() {
-            for kept in [Kept::F32(&k), Kept::Bf16(&k16)] {
-                let attend = |q: &[f32], rows: usize, keys: usize| {
-                    let segment = Segment { k: kept, v: kept, stride: 1, len: keys };
-                    let (mut scratch, mut out) = (Scratch::default(), vec![f32::NAN; q.len()]);
-                    attend_group(
-                        &Cpu::with_isa(isa),
-                        q,
-                        d,
-                        rows,
-                        [segment].into_iter(),
-                        keys,
-                        0.1,
-                        &mut scratch,
-                        &mut out,
-                    );
-                    out
-                };
-                let together = attend(&q, rows, n);
-                for row in 0..rows {
-                    let of_row = row * group * d..(row + 1) * group * d;
-                    let alone = attend(&q[of_row.clone()], 1, n + 1 + row - rows);
-                    assert_eq!(together[of_row], alone, "{isa:?}: row {row}");
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -18,16 +18,21 @@ use std::marker::PhantomData;
 /// The variant that goes with a shape, for loops that `dispatch!` compiles.
 pub trait Tiles<const L: usize>: Shape {
     type Sums: F32Sums<L>;
+    /// Queries whose sums with four others the registers hold: 2 or 4.
+    const QUERIES: usize;
 }
 impl Tiles<4> for PortableShape {
+    const QUERIES: usize = super::NARROW;
     type Sums = F32Lanes<PortableShape, 4>;
 }
 #[cfg(target_arch = "x86_64")]
 impl Tiles<8> for Avx2Shape {
+    const QUERIES: usize = 2;
     type Sums = Avx2;
 }
 #[cfg(target_arch = "x86_64")]
 impl Tiles<16> for Avx512Shape {
+    const QUERIES: usize = 4;
     type Sums = Avx512;
 }
 
