@@ -2,6 +2,7 @@
 
 use super::KvDtype;
 use crate::backend::cpu::grouped::Kept;
+use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use float8::F8E4M3;
 use half::{bf16, f16, slice::HalfBitsSliceExt};
 use std::collections::TryReserveError;
@@ -72,9 +73,14 @@ impl Storage {
     }
 }
 
-fn zeros<T: Clone + Default>(n: usize) -> Result<Vec<T>, TryReserveError> {
-    Vec::<T>::new().try_reserve_exact(n)?; // `vec!` would end the program
-    Ok(vec![T::default(); n])
+/// Fresh pages of the system, which takes nothing for them until they are written.
+fn zeros<T: Zeroable + Clone>(n: usize) -> Result<Vec<T>, TryReserveError> {
+    try_zeroed_vec(n).or_else(|()| {
+        let mut zeros = Vec::new();
+        zeros.try_reserve_exact(n)?; // says what is wrong
+        zeros.resize(n, T::zeroed());
+        Ok(zeros)
+    })
 }
 
 /// The largest number of e4m3. (`F8E4M3::MAX` of float8 0.7.0 is 416.)

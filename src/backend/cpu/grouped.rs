@@ -63,10 +63,11 @@ pub fn attend_group<'a>(
     let (isa, heads, d) = (cpu.isa(), q.len() / head_dim, head_dim);
     scores.resize(heads * keys, 0.0);
     wide.resize(PIECE * d, 0.0);
-    let mut at = 0;
+    let (mut at, mut next) = (0, segments.clone());
+    next.next();
     for segment in segments.clone() {
-        let (scores, wide) = (&mut scores[at..], &mut wide[..]);
-        dispatch!(isa, score(q: &[f32], d: usize, segment: Segment<'_>, keys: usize, wide: &mut [f32], scores: &mut [f32]));
+        let (scores, wide, next) = (&mut scores[at..], &mut wide[..], next.next());
+        dispatch!(isa, score(q: &[f32], d: usize, segment: Segment<'_>, next: Option<Segment<'_>>, keys: usize, wide: &mut [f32], scores: &mut [f32]));
         at += segment.len;
     }
     assert_eq!(at, keys, "positions of the segments");
@@ -77,10 +78,11 @@ pub fn attend_group<'a>(
         later.fill(0.0); // weights of what this row does not see
     }
     out.fill(0.0);
-    at = 0;
+    (at, next) = (0, segments.clone());
+    next.next();
     for segment in segments {
-        let (weights, wide, out) = (&scores[at..], &mut wide[..], &mut *out);
-        dispatch!(isa, add_weighted(weights: &[f32], d: usize, segment: Segment<'_>, keys: usize, wide: &mut [f32], out: &mut [f32]));
+        let (weights, wide, out, next) = (&scores[at..], &mut wide[..], &mut *out, next.next());
+        dispatch!(isa, add_weighted(weights: &[f32], d: usize, segment: Segment<'_>, next: Option<Segment<'_>>, keys: usize, wide: &mut [f32], out: &mut [f32]));
         at += segment.len;
     }
 }
@@ -124,6 +126,7 @@ fn score<S: Tiles<L>, const L: usize>(
     q: &[f32],
     d: usize,
     segment: Segment<'_>,
+    next: Option<Segment<'_>>,
     keys: usize,
     wide: &mut [f32],
     scores: &mut [f32],
@@ -132,6 +135,9 @@ fn score<S: Tiles<L>, const L: usize>(
         let piece = segment.k.piece(start, &segment, d, wide);
         for first in (0..piece.len).step_by(KEYS) {
             let count = KEYS.min(piece.len - first);
+            if let Some(next) = &next {
+                (start + first..start + first + count).for_each(|t| next.k.ask_for(t, next, d, 0..d));
+            }
             let last = first + count - 1;
             let k = [0, 1, 2, 3].map(|n| piece.vector(last.min(first + n), d));
             let (mut i, mut rest) = (0, q);
@@ -205,6 +211,7 @@ fn add_weighted<S: Tiles<L>, const L: usize>(
     weights: &[f32],
     d: usize,
     segment: Segment<'_>,
+    next: Option<Segment<'_>>,
     keys: usize,
     wide: &mut [f32],
     out: &mut [f32],
@@ -215,10 +222,9 @@ fn add_weighted<S: Tiles<L>, const L: usize>(
         while !rest.is_empty() {
             let queries = together::<S, L>(rest.len() / d);
             let (some, others) = rest.split_at_mut(queries * d);
-            of_queries!(
-                queries,
-                add_piece::<S, S::Sums>(&weights[i * keys + start..], keys, &piece, d, some)
-            );
+            let ahead = next.filter(|_| i == 0).map(|next| (next, start));
+            let weights = &weights[i * keys + start..];
+            of_queries!(queries, add_piece::<S, S::Sums>(weights, keys, &piece, ahead, d, some));
             (i, rest) = (i + queries, others);
         }
     }
@@ -230,6 +236,7 @@ fn add_piece<S: Shape, T: F32Sums<L>, const L: usize, const M: usize>(
     weights: &[f32],
     keys: usize,
     piece: &Piece,
+    ahead: Option<(Segment, usize)>,
     d: usize,
     out: &mut [f32],
 ) {
@@ -237,11 +244,11 @@ fn add_piece<S: Shape, T: F32Sums<L>, const L: usize, const M: usize>(
     let weights = [row(0), row(1), row(2), row(3)];
     let mut col = 0;
     while col + WIDTH * L <= d {
-        add_registers::<T, L, WIDTH, M>(weights, piece, d, col, out);
+        add_registers::<T, L, WIDTH, M>(weights, piece, ahead, d, col, out);
         col += WIDTH * L;
     }
     while col + L <= d {
-        add_registers::<T, L, 1, M>(weights, piece, d, col, out);
+        add_registers::<T, L, 1, M>(weights, piece, ahead, d, col, out);
         col += L;
     }
     if col == d {
@@ -262,6 +269,7 @@ fn add_piece<S: Shape, T: F32Sums<L>, const L: usize, const M: usize>(
 fn add_registers<T: F32Sums<L>, const L: usize, const N: usize, const M: usize>(
     weights: [&[f32]; QUERIES],
     piece: &Piece,
+    ahead: Option<(Segment, usize)>,
     d: usize,
     col: usize,
     out: &mut [f32],
@@ -277,6 +285,9 @@ fn add_registers<T: F32Sums<L>, const L: usize, const N: usize, const M: usize>(
         load_sums(&mut fourth, &out[3 * d + col..]);
     }
     for t in 0..piece.len {
+        if let Some((next, start)) = &ahead {
+            next.v.ask_for(start + t, next, d, col..col + N * L);
+        }
         let v = load_registers::<T, L, N>(&piece.vector(t, d)[col..]);
         add_row(&mut first, T::splat(weights[0][t]), &v);
         if M > 1 {

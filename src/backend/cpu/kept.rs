@@ -1,7 +1,8 @@
 //! Vectors of K and V as a cache keeps them, and how some are read as f32.
 
-use super::grouped::Segment;
+use super::{grouped::Segment, linear::prefetch};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
+use std::ops::Range;
 
 /// Vectors of K or V that are taken together, widened if they must be.
 pub(super) const PIECE: usize = 16;
@@ -50,6 +51,19 @@ impl Kept<'_> {
             self.vector((start + i) * segment.stride, wide);
         }
         Piece { numbers: wide, step: d, len }
+    }
+
+    /// Asks memory for some numbers of a segment's vector: the blocks of a pool lie anywhere, and no hardware guesses where.
+    #[inline(always)]
+    pub(super) fn ask_for(&self, vector: usize, segment: &Segment, d: usize, numbers: Range<usize>) {
+        let start = vector * segment.stride * d;
+        let bytes = |size: usize| (start + numbers.start) * size..(start + numbers.end) * size;
+        match self {
+            Kept::F32(kept) => prefetch(kept.as_ptr().cast(), bytes(4)),
+            Kept::Bf16(kept) => prefetch(kept.as_ptr().cast(), bytes(2)),
+            Kept::F16(kept) => prefetch(kept.as_ptr().cast(), bytes(2)),
+            Kept::Fp8 { codes, .. } => prefetch(codes.as_ptr(), bytes(1)),
+        }
     }
 
     /// A vector by its number, as f32: in place, or widened into `wide`, whose length it has.

@@ -49,6 +49,8 @@ mod transposed;
 
 #[cfg(feature = "step2")]
 pub(super) use of_attention::{F32Sums, Tiles};
+#[cfg(feature = "step2")]
+pub(super) use stored::prefetch;
 pub(super) use tasks::Product;
 #[cfg(feature = "step2")]
 pub(super) use tile::add_row;

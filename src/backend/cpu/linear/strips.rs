@@ -25,24 +25,26 @@ pub fn task<
     panels: &Panels<T::Number>,
 ) {
     // No closures on the way to the tile: they would be compiled without the instruction set's features.
+    let rows = stored::Rows::new(task.slice);
     if panels.rows <= FEW {
         for first in task.outputs.clone().step_by(STRIP) {
-            let (w, out) = strip(task, first);
+            let (w, out) = strip(task, &rows, first);
             tile::in_place::<T, E, B, W, N>(panels, w, &out);
         }
     } else {
         let mut packing = Packing::<T, T::Number, W, N, K>::new();
         for first in task.outputs.clone().step_by(STRIP) {
-            let (w, out) = strip(task, first);
+            let (w, out) = strip(task, &rows, first);
             tile::packed::<T, E, B, W, N, K>(panels, w, &mut packing, &out);
         }
     }
 }
 
 /// The rows of W of a strip, and where its sums go. Where fewer rows are left, the last one fills the places.
-fn strip<'a>(task: &Task<'a>, first: usize) -> ([&'a [u8]; STRIP], Out<'a>) {
+#[inline(always)]
+fn strip<'a>(task: &Task<'a>, rows: &stored::Rows<'a>, first: usize) -> ([&'a [u8]; STRIP], Out<'a>) {
     let last = task.outputs.end - 1;
-    let w: [&[u8]; STRIP] = std::array::from_fn(|n| stored::row(task.slice, last.min(first + n)));
-    let stride = task.slice.tensor.matrix_shape().1 * task.slice.tensor.dtype.bytes();
-    (w, Out { strip: w[0].as_ptr(), stride, ..task.out.from(first - task.outputs.start) })
+    let row = |n: usize| rows.row(last.min(first + n));
+    let w = [row(0), row(1), row(2), row(3)];
+    (w, Out { strip: w[0].as_ptr(), stride: rows.stride, ..task.out.from(first - task.outputs.start) })
 }

@@ -92,28 +92,70 @@ macro_rules! of_height {
     };
 }
 
-/// All panels against a strip that is used in place: N of its rows at a time.
+/// All panels against a strip that is used in place.
 #[inline(always)]
 pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
     panels: &Panels<T::Number>,
     w: [&[u8]; STRIP],
     out: &Out,
 ) {
-    let mut pass = Pass { index: 0, count: panels.count() * STRIP / N };
+    let passes = if panels.rows == 1 { 1 } else { panels.count() * STRIP / N };
+    let next = out.strip.wrapping_add(AHEAD * STRIP * out.stride);
+    let mut ahead = Ahead { next, bytes: 0, per_line: passes * stored::LINE };
+    if panels.rows == 1 {
+        return one_row::<T, E, B, W>(panels.panel(0), w, &mut ahead, out);
+    }
     for panel in 0..panels.count() {
-        for (part, w) in w.as_chunks::<N>().0.iter().enumerate() {
-            let out = out.from(part * N);
-            of_height!(panels.height(panel), in_place_pass::<T, E, B, W, N>(panels, panel, *w, pass, &out));
-            pass.index += 1;
+        for first in (0..STRIP).step_by(N) {
+            let (w, out) = (w[first..].first_chunk().expect("N rows"), out.from(first));
+            let ahead = &mut ahead;
+            of_height!(panels.height(panel), in_place_pass::<T, E, B, W, N>(panels, panel, *w, ahead, &out));
         }
     }
 }
 
-/// Which of several passes over the same strip this is: each asks for its share of the weights to come.
-#[derive(Clone, Copy)]
-struct Pass {
-    index: usize,
-    count: usize,
+/// Weights to come: each pass over a strip asks for its share of them, line by line.
+struct Ahead {
+    next: *const u8,
+    /// Bytes that were passed since the last line was asked for, and after how many it is time for the next.
+    bytes: usize,
+    per_line: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn pass(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        while self.bytes >= self.per_line {
+            self.bytes -= self.per_line;
+            stored::prefetch(self.next, 0..1);
+            self.next = self.next.wrapping_add(stored::LINE);
+        }
+    }
+}
+
+/// One row of x against one row of W after the other: memory is read in the order of its addresses.
+#[inline(always)]
+fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize>(
+    x: &[[[T::Number; W]; 1]],
+    w: [&[u8]; STRIP],
+    ahead: &mut Ahead,
+    out: &Out,
+) {
+    let mut sums = [T::zero(); STRIP];
+    for n in 0..STRIP {
+        let (full, rest) = w[n].as_chunks::<B>().0.as_chunks::<W>();
+        let mut sum = T::zero();
+        for (w, x) in full.iter().zip(x) {
+            ahead.pass(B * W);
+            sum = sum.multiply_add(T::load(&x[0]), T::read(w));
+        }
+        if let Some(x) = x.get(full.len()) {
+            sum = sum.multiply_add(T::load(&x[0]), T::read(&stored::filled_up(rest)));
+        }
+        sums[n] = sum;
+    }
+    out.write(0, T::finish(sums));
 }
 
 /// A panel of M rows against N rows of W. Row n of this tile is that of w_n, so that each weight is widened just before its use.
@@ -122,34 +164,31 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
     panels: &Panels<T::Number>,
     panel: usize,
     w: [&[u8]; N],
-    pass: Pass,
+    ahead: &mut Ahead,
     out: &Out,
 ) {
-    let registers = w.map(|w| w.as_chunks::<B>().0.as_chunks::<W>());
-    let full = registers[0].0.len();
-    let (x, w) = (panels.panel::<W, M>(panel), registers.map(|w| &w.0[..full]));
-    // In the order of their addresses, as memory likes it.
-    let share = STRIP * B * W / pass.count;
-    let ahead = out.strip.wrapping_add(AHEAD * STRIP * out.stride + pass.index * full * share);
+    let (x, last) = (panels.panel::<W, M>(panel), N - 1);
+    let row = |n: usize| w[last.min(n)].as_chunks::<B>().0.as_chunks::<W>();
+    let w = [row(0), row(1), row(2), row(3)];
+    let full = w[0].0.len();
     let mut tile = Tile::<T, M>::zero();
     for (i, x) in x[..full].iter().enumerate() {
-        stored::prefetch(ahead, i * share..(i + 1) * share);
+        ahead.pass(N * B * W);
         let x = load::<T, W, M>(x);
-        add_row(&mut tile.a, T::read(&w[0][i]), &x);
-        add_row(&mut tile.b, T::read(&w[1][i]), &x);
+        add_row(&mut tile.a, T::read(&w[0].0[i]), &x);
+        add_row(&mut tile.b, T::read(&w[1].0[i]), &x);
         if N > 2 {
-            add_row(&mut tile.c, T::read(&w[2][i]), &x);
-            add_row(&mut tile.d, T::read(&w[3][i]), &x);
+            add_row(&mut tile.c, T::read(&w[2].0[i]), &x);
+            add_row(&mut tile.d, T::read(&w[3].0[i]), &x);
         }
     }
     if let Some(x) = x.get(full) {
         let x = load::<T, W, M>(x);
-        let rest = registers.map(|w| T::read(&stored::filled_up(w.1)));
-        add_row(&mut tile.a, rest[0], &x);
-        add_row(&mut tile.b, rest[1], &x);
+        add_row(&mut tile.a, T::read(&stored::filled_up(w[0].1)), &x);
+        add_row(&mut tile.b, T::read(&stored::filled_up(w[1].1)), &x);
         if N > 2 {
-            add_row(&mut tile.c, rest[2], &x);
-            add_row(&mut tile.d, rest[3], &x);
+            add_row(&mut tile.c, T::read(&stored::filled_up(w[2].1)), &x);
+            add_row(&mut tile.d, T::read(&stored::filled_up(w[3].1)), &x);
         }
     }
     for m in 0..M {
