@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 /// A task. 16 registers hold 4 × 2 sums and what is multiplied.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn task(task: &Task<'_>, panels: &Panels<'_, f32>) {
-    super::f32_task::<Avx2, 8, 2, 128>(task, panels);
+    super::f32_task::<Avx2, 8, 2, 8, 64>(task, panels);
 }
 
 /// 8 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.
@@ -48,16 +48,23 @@ impl Sums<8> for Avx2 {
 
     #[inline(always)]
     fn finish<const N: usize>(sums: [Self; N]) -> [f32; N] {
-        // SAFETY: the CPU has AVX2.
-        sums.map(|sum| unsafe {
-            let four = _mm_add_ps(_mm256_castps256_ps128(sum.0), _mm256_extractf128_ps::<1>(sum.0));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-        })
+        let mut totals = [0.0; N];
+        for n in 0..N {
+            // SAFETY: the CPU has AVX2.
+            totals[n] = unsafe {
+                let four =
+                    _mm_add_ps(_mm256_castps256_ps128(sums[n].0), _mm256_extractf128_ps::<1>(sums[n].0));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            };
+        }
+        totals
     }
 }
 
 impl Reads<F32, 4, 8> for Avx2 {
+    const AS_STORED: bool = true;
+
     #[inline(always)]
     fn read(weights: &[[u8; 4]; 8]) -> __m256 {
         // SAFETY: 8 weights are read, at any address.

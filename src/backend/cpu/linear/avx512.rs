@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 /// A task. 32 registers hold 4 × 4 sums and what is multiplied.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub fn task(task: &Task<'_>, panels: &Panels<'_, f32>) {
-    super::f32_task::<Avx512, 16, 4, 64>(task, panels);
+    super::f32_task::<Avx512, 16, 4, 8, 32>(task, panels);
 }
 
 /// 16 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.
@@ -48,10 +48,13 @@ impl Sums<16> for Avx512 {
 
     #[inline(always)]
     fn finish<const N: usize>(sums: [Self; N]) -> [f32; N] {
-        let at = |n: usize| sums[if n < N { n } else { 0 }].0;
+        let mut four = [sums[0].0; 4];
+        for n in 1..N {
+            four[n] = sums[n].0;
+        }
         // SAFETY: as above.
-        let four = unsafe { sum_four([at(0), at(1), at(2), at(3)]) };
-        std::array::from_fn(|n| four[n])
+        let four = unsafe { sum_four(four) };
+        *four.first_chunk().expect("at most 4")
     }
 }
 
@@ -77,6 +80,8 @@ pub unsafe fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
 }
 
 impl Reads<F32, 4, 16> for Avx512 {
+    const AS_STORED: bool = true;
+
     #[inline(always)]
     fn read(weights: &[[u8; 4]; 16]) -> __m512 {
         // SAFETY: 16 weights are read, at any address.

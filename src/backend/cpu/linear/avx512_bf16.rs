@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 /// A task whose weights are bf16, stored [out, in].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
 pub fn task(task: &Task<'_>, panels: &Panels<'_, u16>) {
-    strips::task::<Avx512Bf16, Bf16, 2, 32, 4, 64>(task, panels);
+    strips::task::<Avx512Bf16, Bf16, 2, 32, 4, 8, 32>(task, panels);
 }
 
 /// 16 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.
@@ -55,14 +55,19 @@ impl Sums<32> for Avx512Bf16 {
 
     #[inline(always)]
     fn finish<const N: usize>(sums: [Self; N]) -> [f32; N] {
-        let at = |n: usize| sums[if n < N { n } else { 0 }].0;
+        let mut four = [sums[0].0; 4];
+        for n in 1..N {
+            four[n] = sums[n].0;
+        }
         // SAFETY: the CPU has AVX-512.
-        let four = unsafe { sum_four([at(0), at(1), at(2), at(3)]) };
-        std::array::from_fn(|n| four[n])
+        let four = unsafe { sum_four(four) };
+        *four.first_chunk().expect("at most 4")
     }
 }
 
 impl Reads<Bf16, 2, 32> for Avx512Bf16 {
+    const AS_STORED: bool = true;
+
     #[inline(always)]
     fn read(weights: &[[u8; 2]; 32]) -> __m512i {
         // SAFETY: 32 weights are read, at any address.

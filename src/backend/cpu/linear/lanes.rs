@@ -50,6 +50,8 @@ impl<S: Shape, const L: usize> Sums<L> for F32Lanes<S, L> {
 }
 
 impl<S: Shape, const L: usize> Reads<F32, 4, L> for F32Lanes<S, L> {
+    const AS_STORED: bool = true;
+
     #[inline(always)]
     fn read(weights: &[[u8; 4]; L]) -> [f32; L] {
         std::array::from_fn(|l| f32::from_le_bytes(weights[l]))

@@ -124,21 +124,21 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: us
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::task(task, panels) },
-            _ => f32_task::<F32Lanes<PortableShape, 4>, 4, NARROW, 256>(task, panels),
+            _ => f32_task::<F32Lanes<PortableShape, 4>, 4, NARROW, 4, 256>(task, panels),
         }
     });
 }
 
 /// One task by multiplications of f32, N rows of W at a time.
 #[inline(always)]
-fn f32_task<T, const L: usize, const N: usize, const K: usize>(task: &Task<'_>, panels: &Panels<'_, f32>)
+fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(task: &Task<'_>, panels: &Panels<'_, f32>)
 where
     T: Sums<L, Number = f32> + Reads<F32, 4, L> + Reads<Bf16, 2, L> + Reads<F16, 2, L>,
 {
     match task.slice.tensor.dtype {
-        DType::F32 => strips::task::<T, F32, 4, L, N, K>(task, panels),
-        DType::BF16 => strips::task::<T, Bf16, 2, L, N, K>(task, panels),
-        DType::F16 => strips::task::<T, F16, 2, L, N, K>(task, panels),
+        DType::F32 => strips::task::<T, F32, 4, L, N, R, K>(task, panels),
+        DType::BF16 => strips::task::<T, Bf16, 2, L, N, R, K>(task, panels),
+        DType::F16 => strips::task::<T, F16, 2, L, N, R, K>(task, panels),
         other => panic!("{other} is no weight dtype"),
     }
 }

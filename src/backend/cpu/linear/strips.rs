@@ -10,8 +10,8 @@ use super::{
 /// Rows of x up to which a strip is used in place.
 const FEW: usize = 16;
 
-/// The outputs of a task, N rows of W at a time. A block of a packed strip has K registers of each row: as many as fill half of a first
-/// cache of 32 KiB.
+/// The outputs of a task, N rows of W at a time. A packed strip has R rows, and a block of it K registers of each: as many as fill a half or a
+/// third of a first cache, so that a panel's part fits beside them and is loaded once for all R / N tiles.
 #[inline(always)]
 pub fn task<
     T: Sums<W> + Reads<E, B, W>,
@@ -19,6 +19,7 @@ pub fn task<
     const B: usize,
     const W: usize,
     const N: usize,
+    const R: usize,
     const K: usize,
 >(
     task: &Task,
@@ -28,23 +29,28 @@ pub fn task<
     let rows = stored::Rows::new(task.slice);
     if panels.rows <= FEW {
         for first in task.outputs.clone().step_by(STRIP) {
-            let (w, out) = strip(task, &rows, first);
+            let (w, out) = strip::<STRIP>(task, &rows, first);
             tile::in_place::<T, E, B, W, N>(panels, w, &out);
         }
     } else {
-        let mut packing = Packing::<T, T::Number, W, N, K>::new();
-        for first in task.outputs.clone().step_by(STRIP) {
-            let (w, out) = strip(task, &rows, first);
-            tile::packed::<T, E, B, W, N, K>(panels, w, &mut packing, &out);
+        let mut packing = Packing::<T, T::Number, W, N, R, K>::new();
+        for first in task.outputs.clone().step_by(R) {
+            let (w, out) = strip::<R>(task, &rows, first);
+            tile::by_blocks::<T, E, B, W, N, R, K>(panels, w, &mut packing, &out);
         }
     }
 }
 
-/// The rows of W of a strip, and where its sums go. Where fewer rows are left, the last one fills the places.
+/// R rows of W from number `first`, and where their sums go. Where fewer are left, the last one fills the places.
 #[inline(always)]
-fn strip<'a>(task: &Task<'a>, rows: &stored::Rows<'a>, first: usize) -> ([&'a [u8]; STRIP], Out<'a>) {
-    let last = task.outputs.end - 1;
-    let row = |n: usize| rows.row(last.min(first + n));
-    let w = [row(0), row(1), row(2), row(3)];
+fn strip<'a, const R: usize>(
+    task: &Task<'a>,
+    rows: &stored::Rows<'a>,
+    first: usize,
+) -> ([&'a [u8]; R], Out<'a>) {
+    let mut w = [rows.row(first); R];
+    for n in 1..R {
+        w[n] = rows.row((first + n).min(task.outputs.end - 1));
+    }
     (w, Out { strip: w[0].as_ptr(), stride: rows.stride, ..task.out.from(first - task.outputs.start) })
 }

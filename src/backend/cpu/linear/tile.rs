@@ -5,12 +5,12 @@ use super::{
     stored,
     tasks::Out,
 };
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
-/// Rows of W of a strip.
+/// Rows of W of a strip that is used in place.
 pub const STRIP: usize = 4;
-/// Panels between which a strip is packed again, if it has more than one block of k: their sums wait in memory.
-const WAITING: usize = 32;
+/// Tiles whose sums wait in memory for the next block of k. Where there are more, a strip is packed again.
+const WAITING: usize = 64;
 /// How many strips ahead weights are asked for where they are used in place.
 const AHEAD: usize = 4;
 
@@ -33,6 +33,8 @@ pub trait Sums<const W: usize>: Copy {
 
 /// How a variant reads W weights of the dtype E, of B bytes each.
 pub trait Reads<E, const B: usize, const W: usize>: Sums<W> {
+    /// Whether a register holds them as they are stored.
+    const AS_STORED: bool = false;
     fn read(weights: &[[u8; B]; W]) -> Self::Register;
 }
 // ANCHOR_END: sums
@@ -82,7 +84,7 @@ fn load<T: Sums<W>, const W: usize, const N: usize>(numbers: &[[T::Number; W]; N
 
 /// Calls `$f::<…, M>(…)` for the M rows of a panel.
 macro_rules! of_height {
-    ($height:expr, $f:ident::<$($t:ident),*>($($arg:expr),*)) => {
+    ($height:expr, $f:ident::<$($t:tt),*>($($arg:expr),*)) => {
         match $height {
             1 => $f::<$($t,)* 1>($($arg),*),
             2 => $f::<$($t,)* 2>($($arg),*),
@@ -197,46 +199,58 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
     }
 }
 
-/// Room for a block of a packed strip, K registers of each row, and for sums that wait for the next block.
-pub struct Packing<T, X, const W: usize, const N: usize, const K: usize> {
-    strip: [[[X; W]; STRIP]; K],
+/// Room for a block of a packed strip of R rows, K registers of each, and for sums that wait for the next block.
+pub struct Packing<T, X, const W: usize, const N: usize, const R: usize, const K: usize> {
+    strip: [[[X; W]; R]; K],
     waiting: [Tile<T, N>; WAITING],
 }
 
-impl<T: Sums<W>, const W: usize, const N: usize, const K: usize> Packing<T, T::Number, W, N, K> {
+impl<T: Sums<W>, const W: usize, const N: usize, const R: usize, const K: usize>
+    Packing<T, T::Number, W, N, R, K>
+{
     #[inline(always)]
     pub fn new() -> Self {
-        Packing { strip: [[[T::Number::default(); W]; STRIP]; K], waiting: [Tile::zero(); WAITING] }
+        Packing { strip: [[[T::Number::default(); W]; R]; K], waiting: [Tile::zero(); WAITING] }
     }
 }
 
-/// All panels against a strip that is packed first, block by block of k.
+/// All panels against a strip of R rows, block by block of k. A block is packed first, unless the weights fill registers as they are.
 #[inline(always)]
-pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const K: usize>(
+pub fn by_blocks<
+    T: Reads<E, B, W>,
+    E,
+    const B: usize,
+    const W: usize,
+    const N: usize,
+    const R: usize,
+    const K: usize,
+>(
     panels: &Panels<T::Number>,
-    w: [&[u8]; STRIP],
-    packing: &mut Packing<T, T::Number, W, N, K>,
+    w: [&[u8]; R],
+    packing: &mut Packing<T, T::Number, W, N, R, K>,
     out: &Out,
 ) {
-    let registers = w[0].len().div_ceil(B * W);
-    // Each panel asks for its share of the next strip.
-    let share = (STRIP * w[0].len()).div_ceil(panels.count()).next_multiple_of(64);
-    let next = out.strip.wrapping_add(STRIP * out.stride);
-    for first in (0..panels.count()).step_by(WAITING) {
-        let some = first..panels.count().min(first + WAITING);
-        for part in 0..STRIP / N {
-            for start in (0..registers).step_by(K) {
-                let block = start..registers.min(start + K);
-                pack::<T, E, B, W, K>(w, block.clone(), &mut packing.strip);
-                for panel in some.clone() {
-                    let (sums, strip) = (&mut packing.waiting[panel - first], &packing.strip);
-                    let at = At { block: block.clone(), last: block.end == registers, row: part * N };
-                    of_height!(
-                        panels.height(panel),
-                        packed_pass::<T, W, N, K>(panels, panel, strip, at, sums, out)
-                    );
-                    if start == 0 && part == 0 {
-                        stored::prefetch(next, panel * share..(panel + 1) * share);
+    let (registers, parts) = (w[0].len().div_ceil(B * W), R / N);
+    let as_stored = T::AS_STORED && w[0].len() % (B * W) == 0;
+    let at_a_time = if registers <= K { panels.count() } else { WAITING / parts };
+    for first in (0..panels.count()).step_by(at_a_time) {
+        for start in (0..registers).step_by(K) {
+            let block = start..registers.min(start + K);
+            if !as_stored {
+                pack::<T, E, B, W, R, K>(w, block.clone(), &mut packing.strip);
+            }
+            for panel in first..panels.count().min(first + at_a_time) {
+                let height = panels.height(panel);
+                for part in 0..parts {
+                    let sums = &mut packing.waiting[((panel - first) * parts + part) % WAITING];
+                    let at = At { panel, block: block.clone(), last: block.end == registers };
+                    let out = out.from(part * N);
+                    if as_stored {
+                        let strip = Stored::<E, B, W, N>::new(&w[part * N..], &block);
+                        of_height!(height, pass::<T, _, W, N>(panels, &strip, at, sums, &out));
+                    } else {
+                        let strip = Packed { block: &packing.strip[..], row: part * N };
+                        of_height!(height, pass::<T, _, W, N>(panels, &strip, at, sums, &out));
                     }
                 }
             }
@@ -244,12 +258,12 @@ pub fn packed<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usi
     }
 }
 
-/// Packs a block of a strip, [k / W][4][W].
+/// Packs a block of a strip, [k / W][R][W].
 #[inline(always)]
-fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const K: usize>(
-    w: [&[u8]; STRIP],
+fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const R: usize, const K: usize>(
+    w: [&[u8]; R],
     block: Range<usize>,
-    packed: &mut [[[T::Number; W]; STRIP]; K],
+    packed: &mut [[[T::Number; W]; R]; K],
 ) {
     for (n, row) in w.iter().enumerate() {
         let (full, rest) = row.as_chunks::<B>().0.as_chunks::<W>();
@@ -263,27 +277,77 @@ fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const K: usize>(
     }
 }
 
-/// Which part of a strip: a block of k, and the rows from `row`.
-struct At {
-    block: Range<usize>,
-    last: bool,
+/// Where a tile finds registers of N rows of W.
+trait Strip<T: Sums<W>, const W: usize, const N: usize> {
+    /// Number i of a block, of each row.
+    fn registers(&self, i: usize) -> [T::Register; N];
+}
+
+/// A packed block, from row `row` on.
+struct Packed<'a, X, const W: usize, const R: usize> {
+    block: &'a [[[X; W]; R]],
     row: usize,
 }
 
-// ANCHOR: packed_pass
-/// A panel of M rows against N rows of a block of a packed strip.
-#[inline(always)]
-fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const K: usize, const M: usize>(
-    panels: &Panels<T::Number>,
+impl<T: Sums<W>, const W: usize, const N: usize, const R: usize> Strip<T, W, N>
+    for Packed<'_, T::Number, W, R>
+{
+    #[inline(always)]
+    fn registers(&self, i: usize) -> [T::Register; N] {
+        load::<T, W, N>(self.block[i][self.row..].first_chunk().expect("N rows"))
+    }
+}
+
+/// A block of N rows where they are stored.
+struct Stored<'a, E, const B: usize, const W: usize, const N: usize> {
+    rows: [&'a [[[u8; B]; W]]; N],
+    dtype: PhantomData<E>,
+}
+
+impl<'a, E, const B: usize, const W: usize, const N: usize> Stored<'a, E, B, W, N> {
+    #[inline(always)]
+    fn new(w: &[&'a [u8]], block: &Range<usize>) -> Self {
+        let mut rows = [&w[0].as_chunks::<B>().0.as_chunks::<W>().0[block.clone()]; N];
+        for n in 1..N {
+            rows[n] = &w[n].as_chunks::<B>().0.as_chunks::<W>().0[block.clone()];
+        }
+        Stored { rows, dtype: PhantomData }
+    }
+}
+
+impl<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize> Strip<T, W, N>
+    for Stored<'_, E, B, W, N>
+{
+    #[inline(always)]
+    fn registers(&self, i: usize) -> [T::Register; N] {
+        let mut registers = [T::read(&self.rows[0][i]); N];
+        for n in 1..N {
+            registers[n] = T::read(&self.rows[n][i]);
+        }
+        registers
+    }
+}
+
+/// A panel, a block of k, and whether sums are complete after it.
+struct At {
     panel: usize,
-    strip: &[[[T::Number; W]; STRIP]; K],
+    block: Range<usize>,
+    last: bool,
+}
+
+// ANCHOR: pass
+/// A panel of M rows against N rows of a block of a strip.
+#[inline(always)]
+fn pass<T: Sums<W>, S: Strip<T, W, N>, const W: usize, const N: usize, const M: usize>(
+    panels: &Panels<T::Number>,
+    strip: &S,
     at: At,
     sums: &mut Tile<T, N>,
     out: &Out,
 ) {
     let mut tile = if at.block.start == 0 { Tile::zero() } else { *sums };
-    for (x, w) in panels.panel::<W, M>(panel)[at.block].iter().zip(strip) {
-        let w = load::<T, W, N>(w[at.row..].first_chunk().expect("N rows"));
+    for (i, x) in panels.panel::<W, M>(at.panel)[at.block].iter().enumerate() {
+        let w = strip.registers(i);
         add_row(&mut tile.a, T::load(&x[0]), &w);
         if M > 1 {
             add_row(&mut tile.b, T::load(&x[1]), &w);
@@ -299,7 +363,7 @@ fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const K: usize, const
         *sums = tile;
         return;
     }
-    let (row, out) = (panel * HEIGHT, out.from(at.row));
+    let row = at.panel * HEIGHT;
     out.write(row, T::finish(tile.a));
     if M > 1 {
         out.write(row + 1, T::finish(tile.b));
@@ -311,4 +375,4 @@ fn packed_pass<T: Sums<W>, const W: usize, const N: usize, const K: usize, const
         out.write(row + 3, T::finish(tile.d));
     }
 }
-// ANCHOR_END: packed_pass
+// ANCHOR_END: pass
