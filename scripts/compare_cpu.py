@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Compares stairwell with transformers and llama.cpp on this machine's CPU: `python scripts/compare_cpu.py FOLDER` writes benches/results/cpu.json.
+"""Compares stairwell with transformers, llama.cpp and candle on this machine's CPU: `python scripts/compare_cpu.py FOLDER` writes benches/results/cpu.json.
 
-FOLDER (some 10 GB) gets what is not there yet: a virtual environment `venv` with scripts/peers/requirements.txt, in which llama.cpp is built for this CPU, and
-a checkpoint `models/qwen3-0.6b` with random weights, also as GGUF. All measure in bf16, with two threads, each in a process of its own. They take turns,
+FOLDER (some 10 GB) gets what is not there yet: a virtual environment `venv` with scripts/peers/requirements.txt, in which llama.cpp is built for this CPU;
+llama.cpp once more for AVX-512 and for AVX2 alone, in `llama-avx512` and `llama-avx2`; candle, in `candle`; and a checkpoint `models/qwen3-0.6b` with random weights, also as GGUF. All measure in bf16, with two threads, each in a process of its own. They take turns,
 round by round, so that a machine that slows down slows all of them; a figure is the median over rounds. The machine's limits are measured before, in the middle and after.
 
 It wants an idle machine and Linux (/proc), and Python 3.11. Each round takes some minutes.
@@ -37,8 +37,11 @@ WORDS = {"prefill_128": "a prompt of 128", "prefill_512": "of 512", "prefill_409
 # Rows of the table: what is run, and the instruction set that is forced.
 VARIANTS = {
     "stairwell": None, "stairwell, avx512bf16": "avx512bf16", "stairwell, avx512": "avx512", "stairwell, avx2": "avx2", "stairwell, portable": "portable",
-    "transformers": None, "llama.cpp": None,
+    "transformers": None, "llama.cpp": None, "llama.cpp, avx512": "avx512", "llama.cpp, avx2": "avx2", "candle": None,
 }  # fmt: skip
+# What llama.cpp is built for, to be compared with a forced instruction set under the same limit.
+X86 = "-DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+LIMITED = {"avx512": f"-DGGML_NATIVE=OFF {X86} -DGGML_AVX512=ON", "avx2": f"-DGGML_NATIVE=OFF {X86} -DGGML_AVX512=OFF"}
 # A build of an earlier commit.
 BEFORE = "stairwell, before"
 # What forces an instruction set, from the least on, and the limit that the roofline has for it.
@@ -130,11 +133,14 @@ class Run:
     def peer(self, name, case):
         """The same of a driver in scripts/peers."""
         sequences, prompt, tokens = CASES[case]
-        driver, model = {"transformers": ("transformers_bf16.py", self.model), "llama.cpp": ("llama_cpp_bf16.py", self.gguf)}[name]
+        limit = VARIANTS[name]
+        driver, model = ("llama_cpp_bf16.py", self.gguf) if name.startswith("llama.cpp") else (f"{name}_bf16.py", self.model)
+        program = [self.args.folder / "candle" / "release" / "candle-driver"] if name == "candle" else [self.python, PEERS / driver]
+        environment = self.environment | ({"PYTHONPATH": str(self.args.folder / f"llama-{limit}")} if limit else {})
         flags = ["--sequences", sequences, "--prompt", prompt, "--tokens", tokens, "--threads", self.args.threads]
         flags += ["--first"] if case == "start" else []
-        command = [self.python, PEERS / driver, model, *map(str, flags)]
-        output, seconds, memory = watched(command, self.environment, self.args.timeout, case == "memory")
+        command = [*program, model, *map(str, flags)]
+        output, seconds, memory = watched(command, environment, self.args.timeout, case == "memory")
         report = json.loads(output.strip().splitlines()[-1])
         self.versions.setdefault(name, report["version"])
         if case == "start":
@@ -182,6 +188,10 @@ def wanted(name, case, round_number):
     """What takes many minutes for no news is left out: long runs of what is forced to less than the CPU has."""
     if name == "stairwell, portable":
         return case == "short" and round_number == 0
+    if VARIANTS.get(name) and name.startswith("llama.cpp"):
+        return case in ("short", "long")
+    if name == "candle":
+        return case in ("short", "batch", "start") and (case == "start" or round_number == 0)
     return VARIANTS.get(name) is None or case in ("short", "long", "start")
 
 
@@ -197,13 +207,31 @@ def prepare(run):
         subprocess.run(["cargo", "build", "--release", "--features", "full"], cwd=ROOT, check=True)
     if not run.python.exists():
         subprocess.run([sys.executable, "-m", "venv", run.args.folder / "venv"], check=True)
-        # GGML_NATIVE: for this CPU and nothing less. Without dead-store elimination, since gcc 12 drops part of what AMX's ldtilecfg reads.
-        native = {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF", "CXXFLAGS": "-fno-tree-dse -fno-dse"}
-        install = [run.python, "-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", "-r", PEERS / "requirements.txt"]
-        if subprocess.run(install, env=os.environ | native).returncode != 0:
-            print("not every peer was installed; those that are missing are left out", file=sys.stderr)
+        # GGML_NATIVE: for this CPU and nothing less.
+        install(run, "-DGGML_NATIVE=ON", "-r", PEERS / "requirements.txt")
+    for limit, flags in LIMITED.items():
+        if not (run.args.folder / f"llama-{limit}").exists():
+            llama = next(line for line in (PEERS / "requirements.txt").read_text().splitlines() if line.startswith("llama-cpp-python"))
+            install(run, flags, "--no-deps", "--target", run.args.folder / f"llama-{limit}", llama)
+    if not (run.args.folder / "candle" / "release").exists():
+        build_candle(run)
     models = [run.python, PEERS / "checkpoint.py", run.args.folder / "models"] + (["--tiny"] if run.args.tiny else [])
     subprocess.run(models, check=True)
+
+
+def build_candle(run):
+    """For this CPU, as its authors advise."""
+    environment = os.environ | {"RUSTFLAGS": "-C target-cpu=native", "CARGO_TARGET_DIR": str(run.args.folder / "candle")}
+    if subprocess.run(["cargo", "build", "--quiet", "--release"], cwd=PEERS / "candle", env=environment).returncode != 0:
+        print("candle was not built; it is left out", file=sys.stderr)
+
+
+def install(run, flags, *what):
+    """By pip, with llama.cpp built by these flags, and without dead-store elimination: gcc 12 drops part of what AMX's ldtilecfg reads."""
+    environment = {"CMAKE_ARGS": f"{flags} -DLLAVA_BUILD=OFF", "CXXFLAGS": "-fno-tree-dse -fno-dse"}
+    command = [run.python, "-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", *what]
+    if subprocess.run(command, env=os.environ | environment).returncode != 0:
+        print("not every peer was installed; those that are missing are left out", file=sys.stderr)
 
 
 def summary(run):
@@ -271,7 +299,14 @@ def derived(result, found):
         found_here |= {f"prefill_{tokens}_gflop": significant(gigaflops), f"prefill_{tokens}_of_amx": over(speed, amx)}
         # Of the peak, even with perfect code: the weights must be read meanwhile.
         found_here[f"prefill_{tokens}_roof_of_amx"] = amx and over(gigaflops / least_seconds(limits, "amx", tokens), amx)
+        found_here[f"prefill_{tokens}_of_peak"] = over(speed, limits.get(f"{best(limits)}_gflops"))
+    found_here["peak"] = best(limits)
     return found_here
+
+
+def best(limits):
+    """The instruction set that multiplies fastest, of those that were measured."""
+    return max((isa for isa, _ in LADDER if f"{isa}_gflops" in limits), key=lambda isa: limits[f"{isa}_gflops"], default=None)
 
 
 def least_seconds(limits, isa, rows):
@@ -295,11 +330,11 @@ def ladder(run, found, limits):
 
 def targets(result, found):
     """What was aimed at, and what came."""
-    of, torch, llama = result["derived"], found["transformers"], found["llama.cpp"]
+    of, torch = result["derived"], found["transformers"]
 
-    def behind(name):
-        """The smallest of a variant's ratios to llama.cpp."""
-        ratios = [over(found[name][key], llama[key]) for key in SPEEDS]
+    def behind(isa):
+        """The smallest of a variant's ratios to llama.cpp under the same limit."""
+        ratios = [over(found[f"stairwell, {isa}"][key], found[f"llama.cpp, {isa}"][key]) for key in SPEEDS]
         return min((r for r in ratios if r), default=None)
 
     wanted = [
@@ -308,10 +343,10 @@ def targets(result, found):
         ("a prompt of 128: times torch", 2.5, over(found["stairwell"]["prefill_128"], torch["prefill_128"])),
         ("a prompt of 512: times torch", 2.5, over(found["stairwell"]["prefill_512"], torch["prefill_512"])),
         ("a prompt of 4,096: times torch", 2, over(found["stairwell"]["prefill_4096"], torch["prefill_4096"])),
-        ("a prompt of 128: of AMX's peak", 0.45, of["prefill_128_of_amx"]),
-        ("a prompt of 512: of AMX's peak", 0.45, of["prefill_512_of_amx"]),
-        ("AVX-512: times llama.cpp, in its worst case", 1, behind("stairwell, avx512")),
-        ("AVX2: times llama.cpp, in its worst case", 1, behind("stairwell, avx2")),
+        (f"a prompt of 128: of the peak of {of['peak']}", 0.45, of["prefill_128_of_peak"]),
+        (f"a prompt of 512: of the peak of {of['peak']}", 0.45, of["prefill_512_of_peak"]),
+        ("forced to avx512: times llama.cpp, in its worst case", 1, behind("avx512")),
+        ("forced to avx2: times llama.cpp, in its worst case", 1, behind("avx2")),
         ("memory at its peak, of weights and K and V: at most", 1.1, of["memory_over_weights_and_kv"]),
     ]
     rows = []

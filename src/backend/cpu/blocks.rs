@@ -8,7 +8,7 @@ use crate::backend::Shaped;
 use std::cell::RefCell;
 
 /// Rows of one sequence that attend together: they share what is read of K and V, and their scores stay in the second cache.
-const ROWS: usize = 8;
+const ROWS: usize = 16;
 
 /// How many attend together on this CPU.
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]

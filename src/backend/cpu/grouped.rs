@@ -12,6 +12,7 @@ use super::{
     kept::{PIECE, Piece},
     linear::{F32Sums, Tiles, add_row},
 };
+use std::iter::repeat;
 
 pub use super::kept::Kept;
 
@@ -63,10 +64,9 @@ pub fn attend_group<'a>(
     let (isa, heads, d) = (cpu.isa(), q.len() / head_dim, head_dim);
     scores.resize(heads * keys, 0.0);
     wide.resize(PIECE * d, 0.0);
-    let (mut at, mut next) = (0, segments.clone());
-    next.next();
-    for segment in segments.clone() {
-        let (scores, wide, next) = (&mut scores[at..], &mut wide[..], next.next());
+    let mut at = 0;
+    for (segment, next) in with_next(segments.clone(), rows) {
+        let (scores, wide) = (&mut scores[at..], &mut wide[..]);
         dispatch!(isa, score(q: &[f32], d: usize, segment: Segment<'_>, next: Option<Segment<'_>>, keys: usize, wide: &mut [f32], scores: &mut [f32]));
         at += segment.len;
     }
@@ -78,15 +78,24 @@ pub fn attend_group<'a>(
         later.fill(0.0); // weights of what this row does not see
     }
     out.fill(0.0);
-    (at, next) = (0, segments.clone());
-    next.next();
-    for segment in segments {
-        let (weights, wide, out, next) = (&scores[at..], &mut wide[..], &mut *out, next.next());
+    at = 0;
+    for (segment, next) in with_next(segments, rows) {
+        let (weights, wide, out) = (&scores[at..], &mut wide[..], &mut *out);
         dispatch!(isa, add_weighted(weights: &[f32], d: usize, segment: Segment<'_>, next: Option<Segment<'_>>, keys: usize, wide: &mut [f32], out: &mut [f32]));
         at += segment.len;
     }
 }
 // ANCHOR_END: attend_group
+
+/// Each segment, and the one behind it for memory to be asked for: where one row decodes. What rows of a prompt read, the rows before them
+/// have left in a cache.
+fn with_next<'a>(
+    segments: impl Iterator<Item = Segment<'a>> + Clone,
+    rows: usize,
+) -> impl Iterator<Item = (Segment<'a>, Option<Segment<'a>>)> {
+    let next = segments.clone().skip(1).map(Some).chain(repeat(None));
+    segments.zip(next.map(move |next| next.filter(|_| rows == 1)))
+}
 
 /// Keys whose scores are summed side by side.
 const KEYS: usize = 4;
@@ -285,7 +294,9 @@ fn add_registers<T: F32Sums<L>, const L: usize, const N: usize, const M: usize>(
         load_sums(&mut fourth, &out[3 * d + col..]);
     }
     for t in 0..piece.len {
-        if let Some((next, start)) = &ahead {
+        if M <= 2
+            && let Some((next, start)) = &ahead
+        {
             next.v.ask_for(start + t, next, d, col..col + N * L);
         }
         let v = load_registers::<T, L, N>(&piece.vector(t, d)[col..]);

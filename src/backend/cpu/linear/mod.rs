@@ -131,8 +131,10 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: us
 
 /// One task by multiplications of f32, N rows of W at a time.
 #[inline(always)]
-fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(task: &Task<'_>, panels: &Panels<'_, f32>)
-where
+fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(
+    task: &Task<'_>,
+    panels: &Panels<'_, f32>,
+) where
     T: Sums<L, Number = f32> + Reads<F32, 4, L> + Reads<Bf16, 2, L> + Reads<F16, 2, L>,
 {
     match task.slice.tensor.dtype {
