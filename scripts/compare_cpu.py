@@ -154,8 +154,13 @@ class Run:
             if case == "memory" and number > 0:
                 continue
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                if name not in self.absent and wanted(name, case, number):
+                if name not in self.absent and wanted(name, case, number) and not self.by_default(name):
                     self.measure(name, case)
+
+    def by_default(self, name):
+        """Whether this row would force what the CPU takes anyway."""
+        isa = VARIANTS.get(name)
+        return name.startswith("stairwell,") and isa is not None and self.versions.get("stairwell", "").endswith(f", {isa}")
 
     def measure(self, name, case):
         try:
@@ -190,6 +195,8 @@ def wanted(name, case, round_number):
         return case == "short" and round_number == 0
     if VARIANTS.get(name) and name.startswith("llama.cpp"):
         return case in ("short", "long")
+    if case == "very_long" and round_number > 1:
+        return False
     if name == "candle":
         return case in ("short", "batch", "start") and (case == "start" or round_number == 0)
     return VARIANTS.get(name) is None or case in ("short", "long", "start")
@@ -242,14 +249,15 @@ def summary(run):
     roofline = {key: significant(statistics.median(each[key] for each in run.limits)) for key in keys}
     result = {"command": "python scripts/compare_cpu.py FOLDER", "machine": machine(), "threads": run.args.threads, "rounds": run.args.rounds}
     result |= {"model": run.model.name, "weight_bytes": weight_bytes(run), "kv_bytes": int(found["stairwell"].pop("kv_bytes") or 0)}
-    result |= {"versions": run.versions, "absent": run.absent, "roofline": roofline, "peers": rows}
-    result["ratios"] = [ratio(found["stairwell"], found[name]) for name in VARIANTS if name != "stairwell"]
+    measured = [row for row in rows if any(row[key] for key in [*SPEEDS, "first_token_seconds"])]
+    result |= {"versions": run.versions, "absent": run.absent, "roofline": roofline, "peers": measured}
+    result["ratios"] = [ratio(found["stairwell"], row) for row in measured if row["peer"] != "stairwell"]
     result["derived"] = derived(result, found)
     result["targets"] = targets(result, found)
     result["ladder"] = ladder(run, found, result["roofline"])
     before = row(BEFORE, run.samples.get(BEFORE, {}))
     result["before"] = [{"what": WORDS[key], "times": over(found["stairwell"][key], before[key])} for key in SPEEDS if before[key]]
-    result["spread"] = [{"peer": name} | {key: spread(run.samples[name].get(key)) for key in SPEEDS} for name in VARIANTS]
+    result["spread"] = [{"peer": name} | {key: spread(run.samples[name].get(key)) for key in SPEEDS} for name in (row["peer"] for row in measured)]
     return result
 
 
@@ -317,7 +325,8 @@ def least_seconds(limits, isa, rows):
 
 def ladder(run, found, limits):
     """Each instruction set over the one before it: by the roofline, and measured."""
-    here = [(isa, name) for isa, name in LADDER if f"{isa}_gflops" in limits and (isa != "amx" or run.versions.get(name, "").endswith("amx"))]
+    named = [(isa, "stairwell" if run.by_default(f"stairwell, {isa}") else name) for isa, name in LADDER]
+    here = [(isa, name) for isa, name in named if f"{isa}_gflops" in limits and (isa != "amx" or run.versions.get(name, "").endswith("amx"))]
     rows = []
     for (below, below_name), (isa, name) in zip(here, here[1:]):
         predicted = {rows: significant(least_seconds(limits, below, rows) / least_seconds(limits, isa, rows)) for rows in (1, 128)}

@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 /// A task. 16 registers hold 4 × 2 sums and what is multiplied.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn task(task: &Task<'_>, panels: &Panels<'_, f32>) {
-    super::f32_task::<Avx2, 8, 2, 8, 64>(task, panels);
+    super::f32_task::<Avx2, 8, 2, 4, 128>(task, panels);
 }
 
 /// 8 sums. All functions here are to be inlined into one that has the features, which only runs where the CPU has them too.

@@ -13,17 +13,18 @@
 //!        ├───────────────┼───────────────┼──
 //!   4    │ panel         │               │
 //!        └───────────────┴───────────────┴──
-//! W      ┌───────────────┬───────────────┬──       a strip: 4 rows of W, packed alike when its turn comes; it stays
-//!   4    │ strip         │               │         in the first cache while the panels pass by
+//! W      ┌───────────────┬───────────────┬──       a strip: some rows of W; a block of it stays in the first cache
+//!   8    │ strip         │               │         while the panels pass by
 //!        └───────────────┴───────────────┴──
-//! tile: the 4 × 4 sums of a panel and a strip, a register each, which stay in registers over a block of k
+//! tile: the 4 × 4 sums of a panel and half of a strip, a register each, which stay in registers over a block of k
 //! ```
 //! A tile loads 8 registers for 16 multiplications of registers, so a core that can load one and multiply one at a time is
-//! kept multiplying. Packing makes both streams contiguous: unpacked, the rows lie a power of two apart, fall on the same few
-//! places of the first cache, and drive each other out.
+//! kept multiplying. A panel's block comes from the second cache once for all tiles of a strip: with strips of 4 rows, that takes
+//! as long as multiplying. Weights that must be widened are packed alike when their strip's turn comes; others are used where they are.
 //!
 //! With a few rows (a decode step) each weight is used once or twice, and the time is that of reading W from memory. Then
-//! W is used in place: a weight is widened in a register and multiplied at once.
+//! W is used in place: a weight is widened in a register and multiplied at once. With one row, rows of W are read one after the other, in
+//! the order of their addresses, and as little as possible happens between them.
 //!
 //! All cores take blocks of outputs, so W is read from memory once for all rows of a pass.
 
@@ -69,10 +70,8 @@ use tasks::{Columns, TASK, Task, for_each_task};
 use tile::{Reads, Sums};
 use transposed::transposed_task;
 
-/// Rows of x of one pass over W: their panels, of f32, stay in the second cache. Behind it some machines are as slow as memory.
-const ROWS: usize = 128;
-/// The same for tiles, whose operands are bf16 and whose multiplications take less time than reading W for few rows.
-const ROWS_OF_TILES: usize = 512;
+/// Rows of x of one pass over W, which bounds the memory that they take once more, packed.
+const ROWS: usize = 512;
 
 /// Rows of W at a time on any CPU: aarch64 has 32 registers, and others are not known to have more than 16.
 const NARROW: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
@@ -88,14 +87,12 @@ pub(super) fn matmul(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTe
         assert_eq!(of_slice, inputs, "inputs of {:?}", slice.tensor);
     }
     let product = cpu.product(weight);
-    let by_tiles = product == Product::DotBf16 && cpu.isa() == Isa::Amx;
-    let at_a_time = if by_tiles { ROWS_OF_TILES } else { ROWS };
-    for first in (0..x.rows()).step_by(at_a_time) {
-        let rows = first..x.rows().min(first + at_a_time);
+    for first in (0..x.rows()).step_by(ROWS) {
+        let rows = first..x.rows().min(first + ROWS);
         let (columns, x) = (Columns::new(y, rows.clone()), &x.data()[rows.start * inputs..rows.end * inputs]);
         match product {
             #[cfg(target_arch = "x86_64")]
-            Product::DotBf16 if by_tiles => amx::product(cpu, x, weight, rows.len(), &columns),
+            Product::DotBf16 if cpu.isa() == Isa::Amx => amx::product(cpu, x, weight, rows.len(), &columns),
             #[cfg(target_arch = "x86_64")]
             Product::DotBf16 => dot_bf16(cpu, x, weight, rows.len(), &columns),
             product => f32_product(cpu, x, weight, product == Product::RoundedF32, rows.len(), &columns),

@@ -9,6 +9,8 @@ use super::{
 
 /// Rows of x up to which a strip is used in place.
 const FEW: usize = 16;
+/// Panels that pass by all strips of a task before the next ones do: they stay in the second cache, and so do the task's weights.
+const PANELS: usize = 32;
 
 /// The outputs of a task, N rows of W at a time. A packed strip has R rows, and a block of it K registers of each: as many as fill a half or a
 /// third of a first cache, so that a panel's part fits beside them and is loaded once for all R / N tiles.
@@ -34,9 +36,12 @@ pub fn task<
         }
     } else {
         let mut packing = Packing::<T, T::Number, W, N, R, K>::new();
-        for first in task.outputs.clone().step_by(R) {
-            let (w, out) = strip::<R>(task, &rows, first);
-            tile::by_blocks::<T, E, B, W, N, R, K>(panels, w, &mut packing, &out);
+        for panel in (0..panels.count()).step_by(PANELS) {
+            let some = panel..panels.count().min(panel + PANELS);
+            for first in task.outputs.clone().step_by(R) {
+                let (w, out) = strip::<R>(task, &rows, first);
+                tile::by_blocks::<T, E, B, W, N, R, K>(panels, some.clone(), w, &mut packing, &out);
+            }
         }
     }
 }

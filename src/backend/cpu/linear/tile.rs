@@ -101,11 +101,16 @@ pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: u
     w: [&[u8]; STRIP],
     out: &Out,
 ) {
-    let passes = if panels.rows == 1 { 1 } else { panels.count() * STRIP / N };
+    let one = panels.rows == 1 && W >= 8; // registers of 4 sums are arrays, which the tile below handles better
+    let passes = if one { 1 } else { panels.count() * STRIP / N };
     let next = out.strip.wrapping_add(AHEAD * STRIP * out.stride);
     let mut ahead = Ahead { next, bytes: 0, per_line: passes * stored::LINE };
-    if panels.rows == 1 {
-        return one_row::<T, E, B, W>(panels.panel(0), w, &mut ahead, out);
+    if one {
+        return match W {
+            32.. => one_row::<T, E, B, W, 1>(panels.panel(0), w, &mut ahead, out),
+            16.. => one_row::<T, E, B, W, 2>(panels.panel(0), w, &mut ahead, out),
+            _ => one_row::<T, E, B, W, 4>(panels.panel(0), w, &mut ahead, out),
+        };
     }
     for panel in 0..panels.count() {
         for first in (0..STRIP).step_by(N) {
@@ -136,26 +141,36 @@ impl Ahead {
     }
 }
 
-/// One row of x against one row of W after the other: memory is read in the order of its addresses.
+/// One row of x against G rows of W after the other. With one, memory is read in the order of its addresses; but a sum waits for itself, and
+/// short registers make many additions of a row, so there several sums take turns.
 #[inline(always)]
-fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize>(
+fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize, const G: usize>(
     x: &[[[T::Number; W]; 1]],
     w: [&[u8]; STRIP],
     ahead: &mut Ahead,
     out: &Out,
 ) {
     let mut sums = [T::zero(); STRIP];
-    for n in 0..STRIP {
-        let (full, rest) = w[n].as_chunks::<B>().0.as_chunks::<W>();
-        let mut sum = T::zero();
-        for (w, x) in full.iter().zip(x) {
-            ahead.pass(B * W);
-            sum = sum.multiply_add(T::load(&x[0]), T::read(w));
+    for (w, sums) in w.as_chunks::<G>().0.iter().zip(sums.as_chunks_mut::<G>().0) {
+        let mut group = [T::zero(); G];
+        let mut full = [w[0].as_chunks::<B>().0.as_chunks::<W>().0; G];
+        for g in 1..G {
+            full[g] = &w[g].as_chunks::<B>().0.as_chunks::<W>().0[..full[0].len()];
         }
-        if let Some(x) = x.get(full.len()) {
-            sum = sum.multiply_add(T::load(&x[0]), T::read(&stored::filled_up(rest)));
+        for (i, x) in x[..full[0].len()].iter().enumerate() {
+            ahead.pass(G * B * W);
+            let x = T::load(&x[0]);
+            for g in 0..G {
+                group[g] = group[g].multiply_add(x, T::read(&full[g][i]));
+            }
         }
-        sums[n] = sum;
+        if let Some(x) = x.get(full[0].len()) {
+            for g in 0..G {
+                let rest = w[g].as_chunks::<B>().0.as_chunks::<W>().1;
+                group[g] = group[g].multiply_add(T::load(&x[0]), T::read(&stored::filled_up(rest)));
+            }
+        }
+        *sums = group;
     }
     out.write(0, T::finish(sums));
 }
@@ -214,7 +229,7 @@ impl<T: Sums<W>, const W: usize, const N: usize, const R: usize, const K: usize>
     }
 }
 
-/// All panels against a strip of R rows, block by block of k. A block is packed first, unless the weights fill registers as they are.
+/// Some panels against a strip of R rows, block by block of k. A block is packed first, unless the weights fill registers as they are.
 #[inline(always)]
 pub fn by_blocks<
     T: Reads<E, B, W>,
@@ -226,20 +241,21 @@ pub fn by_blocks<
     const K: usize,
 >(
     panels: &Panels<T::Number>,
+    some: Range<usize>,
     w: [&[u8]; R],
     packing: &mut Packing<T, T::Number, W, N, R, K>,
     out: &Out,
 ) {
     let (registers, parts) = (w[0].len().div_ceil(B * W), R / N);
     let as_stored = T::AS_STORED && w[0].len() % (B * W) == 0;
-    let at_a_time = if registers <= K { panels.count() } else { WAITING / parts };
-    for first in (0..panels.count()).step_by(at_a_time) {
+    let at_a_time = if registers <= K { some.len() } else { WAITING / parts };
+    for first in some.clone().step_by(at_a_time) {
         for start in (0..registers).step_by(K) {
             let block = start..registers.min(start + K);
             if !as_stored {
                 pack::<T, E, B, W, R, K>(w, block.clone(), &mut packing.strip);
             }
-            for panel in first..panels.count().min(first + at_a_time) {
+            for panel in first..some.end.min(first + at_a_time) {
                 let height = panels.height(panel);
                 for part in 0..parts {
                     let sums = &mut packing.waiting[((panel - first) * parts + part) % WAITING];
