@@ -195,7 +195,7 @@ def wanted(name, case, round_number):
         return case == "short" and round_number == 0
     if VARIANTS.get(name) and name.startswith("llama.cpp"):
         return case in ("short", "long")
-    if case == "very_long" and round_number > 1:
+    if case == "very_long" and round_number > 0:
         return False
     if name == "candle":
         return case in ("short", "batch", "start") and (case == "start" or round_number == 0)

@@ -102,9 +102,8 @@ pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: u
     out: &Out,
 ) {
     let one = panels.rows == 1 && W >= 8; // registers of 4 sums are arrays, which the tile below handles better
-    let passes = if one { 1 } else { panels.count() * STRIP / N };
     let next = out.strip.wrapping_add(AHEAD * STRIP * out.stride);
-    let mut ahead = Ahead { next, bytes: 0, per_line: passes * stored::LINE };
+    let mut ahead = Ahead { next, bytes: 0, per_line: panels.count() * stored::LINE };
     if one {
         return match W {
             32.. => one_row::<T, E, B, W, 1>(panels.panel(0), w, &mut ahead, out),
@@ -121,7 +120,7 @@ pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: u
     }
 }
 
-/// Weights to come: each pass over a strip asks for its share of them, line by line.
+/// Weights to come: each panel that passes a strip asks for its share of them, line by line.
 struct Ahead {
     next: *const u8,
     /// Bytes that were passed since the last line was asked for, and after how many it is time for the next.
@@ -130,8 +129,15 @@ struct Ahead {
 }
 
 impl Ahead {
+    /// After so many bytes, in registers of W numbers. Loops over short ones are left to the compiler, which a branch would keep from its
+    /// work: there each step asks, mostly for the line that the last one asked for.
     #[inline(always)]
-    fn pass(&mut self, bytes: usize) {
+    fn pass<const W: usize>(&mut self, bytes: usize) {
+        if W < 8 {
+            stored::prefetch(self.next, 0..1);
+            self.next = self.next.wrapping_add(bytes * stored::LINE / self.per_line);
+            return;
+        }
         self.bytes += bytes;
         while self.bytes >= self.per_line {
             self.bytes -= self.per_line;
@@ -158,7 +164,7 @@ fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize, const G: usize>
             full[g] = &w[g].as_chunks::<B>().0.as_chunks::<W>().0[..full[0].len()];
         }
         for (i, x) in x[..full[0].len()].iter().enumerate() {
-            ahead.pass(G * B * W);
+            ahead.pass::<W>(G * B * W);
             let x = T::load(&x[0]);
             for g in 0..G {
                 group[g] = group[g].multiply_add(x, T::read(&full[g][i]));
@@ -186,26 +192,28 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
 ) {
     let (x, last) = (panels.panel::<W, M>(panel), N - 1);
     let row = |n: usize| w[last.min(n)].as_chunks::<B>().0.as_chunks::<W>();
-    let w = [row(0), row(1), row(2), row(3)];
-    let full = w[0].0.len();
+    let rows = [row(0), row(1), row(2), row(3)];
+    // Of one length, which spares the loop a check for each.
+    let full = rows[0].0.len();
+    let w = [&rows[0].0[..full], &rows[1].0[..full], &rows[2].0[..full], &rows[3].0[..full]];
     let mut tile = Tile::<T, M>::zero();
     for (i, x) in x[..full].iter().enumerate() {
-        ahead.pass(N * B * W);
+        ahead.pass::<W>(N * B * W);
         let x = load::<T, W, M>(x);
-        add_row(&mut tile.a, T::read(&w[0].0[i]), &x);
-        add_row(&mut tile.b, T::read(&w[1].0[i]), &x);
+        add_row(&mut tile.a, T::read(&w[0][i]), &x);
+        add_row(&mut tile.b, T::read(&w[1][i]), &x);
         if N > 2 {
-            add_row(&mut tile.c, T::read(&w[2].0[i]), &x);
-            add_row(&mut tile.d, T::read(&w[3].0[i]), &x);
+            add_row(&mut tile.c, T::read(&w[2][i]), &x);
+            add_row(&mut tile.d, T::read(&w[3][i]), &x);
         }
     }
     if let Some(x) = x.get(full) {
         let x = load::<T, W, M>(x);
-        add_row(&mut tile.a, T::read(&stored::filled_up(w[0].1)), &x);
-        add_row(&mut tile.b, T::read(&stored::filled_up(w[1].1)), &x);
+        add_row(&mut tile.a, T::read(&stored::filled_up(rows[0].1)), &x);
+        add_row(&mut tile.b, T::read(&stored::filled_up(rows[1].1)), &x);
         if N > 2 {
-            add_row(&mut tile.c, T::read(&stored::filled_up(w[2].1)), &x);
-            add_row(&mut tile.d, T::read(&stored::filled_up(w[3].1)), &x);
+            add_row(&mut tile.c, T::read(&stored::filled_up(rows[2].1)), &x);
+            add_row(&mut tile.d, T::read(&stored::filled_up(rows[3].1)), &x);
         }
     }
     for m in 0..M {
