@@ -36,6 +36,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
+mod in_place;
 mod lanes;
 #[cfg(feature = "step2")]
 mod of_attention;

@@ -1,6 +1,7 @@
 //! A task of rows of W: strip by strip, in place or packed.
 
 use super::{
+    in_place,
     panels::Panels,
     stored,
     tasks::{Out, Task},
@@ -32,7 +33,7 @@ pub fn task<
     if panels.rows <= FEW {
         for first in task.outputs.clone().step_by(STRIP) {
             let (w, out) = strip::<STRIP>(task, &rows, first);
-            tile::in_place::<T, E, B, W, N>(panels, w, &out);
+            in_place::in_place::<T, E, B, W, N>(panels, w, &out);
         }
     } else {
         let mut packing = Packing::<T, T::Number, W, N, R, K>::new();
