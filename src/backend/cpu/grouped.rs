@@ -188,7 +188,7 @@ fn dots<T: F32Sums<L>, const L: usize, const M: usize>(
             add_row(&mut fourth, T::load(&x[3].0[i]), &w);
         }
     }
-    if d % L > 0 {
+    if !d.is_multiple_of(L) {
         let w = w.map(|k| T::load(&filled_up(k.1)));
         add_row(&mut first, T::load(&filled_up(x[0].1)), &w);
         add_row(&mut second, T::load(&filled_up(x[1].1)), &w);
@@ -275,6 +275,7 @@ fn add_piece<S: Shape, T: F32Sums<L>, const L: usize, const M: usize>(
 
 /// The same for N registers of each output, from column `col`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
 fn add_registers<T: F32Sums<L>, const L: usize, const N: usize, const M: usize>(
     weights: [&[f32]; QUERIES],
     piece: &Piece,

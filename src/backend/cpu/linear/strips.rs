@@ -55,8 +55,8 @@ fn strip<'a, const R: usize>(
     first: usize,
 ) -> ([&'a [u8]; R], Out<'a>) {
     let mut w = [rows.row(first); R];
-    for n in 1..R {
-        w[n] = rows.row((first + n).min(task.outputs.end - 1));
+    for (n, w) in w.iter_mut().enumerate().skip(1) {
+        *w = rows.row((first + n).min(task.outputs.end - 1));
     }
     (w, Out { strip: w[0].as_ptr(), stride: rows.stride, ..task.out.from(first - task.outputs.start) })
 }

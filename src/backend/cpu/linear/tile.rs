@@ -128,7 +128,7 @@ pub fn by_blocks<
     out: &Out,
 ) {
     let (registers, parts) = (w[0].len().div_ceil(B * W), R / N);
-    let as_stored = T::AS_STORED && w[0].len() % (B * W) == 0;
+    let as_stored = T::AS_STORED && w[0].len().is_multiple_of(B * W);
     let at_a_time = if registers <= K { some.len() } else { WAITING / parts };
     for first in some.clone().step_by(at_a_time) {
         for start in (0..registers).step_by(K) {
@@ -216,6 +216,7 @@ impl<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize> Strip
     for Stored<'_, E, B, W, N>
 {
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
     fn registers(&self, i: usize) -> [T::Register; N] {
         let mut registers = [T::read(&self.rows[0][i]); N];
         for n in 1..N {
