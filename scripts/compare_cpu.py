@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Compares stairwell with transformers, llama.cpp and candle on this machine's CPU: `python scripts/compare_cpu.py FOLDER` writes benches/results/cpu.json.
+"""Compares stairwell with transformers, llama.cpp and candle on this machine's CPU: `python scripts/compare_cpu.py FOLDER` writes
+benches/results/cpu.json where the CPU has AMX, and cpu_avx512.json beside it where it has not.
 
 FOLDER (some 10 GB) gets what is not there yet: a virtual environment `venv` with scripts/peers/requirements.txt, in which llama.cpp is built for this CPU;
-llama.cpp once more for AVX-512 and for AVX2 alone, in `llama-avx512` and `llama-avx2`; candle, in `candle`; and a checkpoint `models/qwen3-0.6b` with random weights, also as GGUF. All measure in bf16, with two threads, each in a process of its own. They take turns,
-round by round, so that a machine that slows down slows all of them; a figure is the median over rounds. The machine's limits are measured before, in the middle and after.
+llama.cpp once more for AVX-512 and for AVX2 alone, in `llama-avx512` and `llama-avx2`; candle, in `candle`; and a checkpoint `models/qwen3-0.6b` with random
+weights, also as GGUF. All measure in bf16, with two threads, each in a process of its own. They take turns, round by round, so that a machine that slows down
+slows all of them; a figure is the median over rounds (of one, for what takes minutes: see `wanted`). The machine's limits are measured before, in the middle and after.
 
 It wants an idle machine and Linux (/proc), and Python 3.11. Each round takes some minutes.
 """
@@ -190,7 +192,7 @@ class Run:
 
 
 def wanted(name, case, round_number):
-    """What takes many minutes for no news is left out: long runs of what is forced to less than the CPU has."""
+    """What takes many minutes for no news is left out: long runs of what is forced to less than the CPU has, and more than one of the slowest."""
     if name == "stairwell, portable":
         return case == "short" and round_number == 0
     if VARIANTS.get(name) and name.startswith("llama.cpp"):
@@ -251,7 +253,7 @@ def summary(run):
     result |= {"model": run.model.name, "weight_bytes": weight_bytes(run), "kv_bytes": int(found["stairwell"].pop("kv_bytes") or 0)}
     measured = [row for row in rows if any(row[key] for key in [*SPEEDS, "first_token_seconds"])]
     result |= {"versions": run.versions, "absent": run.absent, "roofline": roofline, "peers": measured}
-    result["ratios"] = [ratio(found["stairwell"], row) for row in measured if row["peer"] != "stairwell"]
+    result["ratios"] = [ratio(under_the_limit_of(row["peer"], found), row) for row in measured if row["peer"] != "stairwell"]
     result["derived"] = derived(result, found)
     result["targets"] = targets(result, found)
     result["ladder"] = ladder(run, found, result["roofline"])
@@ -282,6 +284,12 @@ def spread(samples):
 def over(a, b):
     """a / b, where both were measured."""
     return significant(a / b) if a and b else None
+
+
+def under_the_limit_of(peer, found):
+    """The row of stairwell that a row compares with: forced to what the peer was built for, or the default."""
+    forced = found.get(f"stairwell, {VARIANTS[peer]}") if peer.startswith("llama.cpp,") else None
+    return forced if forced and forced["prefill_128"] else found["stairwell"]
 
 
 def ratio(ours, theirs):
@@ -343,7 +351,8 @@ def targets(result, found):
 
     def behind(isa):
         """The smallest of a variant's ratios to llama.cpp under the same limit."""
-        ratios = [over(found[f"stairwell, {isa}"][key], found[f"llama.cpp, {isa}"][key]) for key in SPEEDS]
+        theirs = found[f"llama.cpp, {isa}"]
+        ratios = [over(under_the_limit_of(theirs["peer"], found)[key], theirs[key]) for key in SPEEDS]
         return min((r for r in ratios if r), default=None)
 
     wanted = [
@@ -390,7 +399,7 @@ def main():
     parser.add_argument("--no-build", action="store_true", help="take the release build that is there")
     parser.add_argument("--quick", action="store_true", help="one round, shorter, to see whether it works")
     parser.add_argument("--tiny", action="store_true", help="a checkpoint of a few kilobytes, for the same")
-    parser.add_argument("--out", type=Path, default=ROOT / "benches" / "results" / "cpu.json")
+    parser.add_argument("--out", type=Path, help="where to write instead")
     args = parser.parse_args()
     args.folder = args.folder.resolve()
     if args.quick:
@@ -406,7 +415,9 @@ def main():
     run.measure_limits()
     result = summary(run)
     table(result)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    name = "cpu.json" if "amx_gflops" in result["roofline"] else "cpu_avx512.json"
+    out = args.out or ROOT / "benches" / "results" / name
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

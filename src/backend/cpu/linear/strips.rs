@@ -1,4 +1,4 @@
-//! A task of rows of W: strip by strip, in place or packed.
+//! A task of rows of W: strip by strip, in place or by blocks.
 
 use super::{
     in_place,
