@@ -87,6 +87,15 @@ pub trait Backend: Sized + Send + 'static {
     fn embed(&self, table: &Self::Weight, first_row: usize, ids: &Self::Ids) -> Result<Self::Tensor>;
     /// y = x Wᵀ: [rows, inputs] → [rows, outputs].
     fn matmul(&self, x: &Self::Tensor, weight: &Self::Weight) -> Result<Self::Tensor>;
+    /// The same, with the columns of y cut into N tensors. A backend that can write them apart saves a copy.
+    fn matmul_split<const N: usize>(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Weight,
+        cols: [usize; N],
+    ) -> Result<[Self::Tensor; N]> {
+        self.split(self.matmul(x, weight)?, cols)
+    }
     /// x + bias on every row.
     fn add_bias(&self, x: Self::Tensor, bias: &Self::Weight) -> Result<Self::Tensor>;
     /// Cuts the columns into N tensors.

@@ -168,7 +168,7 @@ impl Attention<Cpu> for Contiguous {
         let work: usize = self.sequences.iter().map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
         // Rows of a sequence attend together, but for those that see a window: each begins at another key.
         let rows_left = |row: usize| if window.is_some() { 1 } else { this.rows_left(row) };
-        Ok(attend_blocks(cpu, q, kv_heads, work * heads * head_dim, rows_left, |block, out| {
+        Ok(attend_blocks(cpu, q, [heads, kv_heads], work * heads * head_dim, rows_left, |block, out| {
             let (slot, position) = this.place(block.first + block.rows - 1);
             let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
             let segments = kv.segments(slot, seen.clone(), block.kv_head);

@@ -36,7 +36,7 @@ impl<B: Backend> Builder<'_, B> {
         Param::new(self.backend, vec![whole_vector(self.child(name), n)])
     }
 
-    fn dense(&self, sources: Vec<Source>) -> Result<Box<dyn LinearFormat<B>>> {
+    fn dense<const N: usize>(&self, sources: Vec<Source>) -> Result<Box<dyn LinearFormat<B, N>>> {
         Ok(Box::new(Dense(Param::new(self.backend, sources)?)))
     }
 

@@ -72,9 +72,13 @@ impl<B: Backend> Param<B> {
 
 /// How a linear layer's matrix is stored and multiplied. Dense here; quantized formats are files of their own.
 #[allow(clippy::missing_errors_doc)]
-pub trait LinearFormat<B: Backend>: Send + Sync {
+pub trait LinearFormat<B: Backend, const N: usize = 1>: Send + Sync {
     /// x Wᵀ, without bias: [rows, inputs] → [rows, outputs].
     fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor>;
+    /// The same as N outputs, [rows, cols[i]] each.
+    fn forward_split(&self, backend: &B, x: &B::Tensor, cols: [usize; N]) -> Result<[B::Tensor; N]> {
+        backend.split(self.forward(backend, x)?, cols)
+    }
     /// Visits its parameters.
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()>;
 }
@@ -82,9 +86,12 @@ pub trait LinearFormat<B: Backend>: Send + Sync {
 /// A matrix of bf16, f16 or f32.
 pub struct Dense<B: Backend>(pub Param<B>);
 
-impl<B: Backend> LinearFormat<B> for Dense<B> {
+impl<B: Backend, const N: usize> LinearFormat<B, N> for Dense<B> {
     fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
         backend.matmul(x, &self.0.weight)
+    }
+    fn forward_split(&self, backend: &B, x: &B::Tensor, cols: [usize; N]) -> Result<[B::Tensor; N]> {
+        backend.matmul_split(x, &self.0.weight, cols)
     }
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
         visit(&mut self.0)
@@ -97,7 +104,7 @@ pub struct Linear<B: Backend, const N: usize = 1> {
     pub names: Vec<String>,
     /// Width of each output.
     pub cols: [usize; N],
-    pub format: Box<dyn LinearFormat<B>>,
+    pub format: Box<dyn LinearFormat<B, N>>,
     pub bias: Option<Param<B>>,
     /// Where the inputs were cut among ranks, the sum is taken before the bias is added.
     pub reduce: Option<Arc<dyn Collective<B>>>,
@@ -106,6 +113,23 @@ pub struct Linear<B: Backend, const N: usize = 1> {
 impl<B: Backend, const N: usize> Linear<B, N> {
     /// The outputs, [rows, cols[i]] each.
     pub(super) fn forward_split(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<[B::Tensor; N]> {
+        let outputs = if self.reduce.is_none() && self.bias.is_none() && self.names.len() == N {
+            self.format.forward_split(pass.backend, x, self.cols)?
+        } else {
+            let y = self.forward_whole(pass, x)?;
+            if self.names.len() < N {
+                pass.see(&self.names[0], &y);
+            }
+            pass.backend.split(y, self.cols)?
+        };
+        if self.names.len() == N {
+            self.names.iter().zip(&outputs).for_each(|(name, y)| pass.see(name, y));
+        }
+        Ok(outputs)
+    }
+
+    /// All outputs side by side: what sums over ranks and a bias are added to.
+    fn forward_whole(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<B::Tensor> {
         let mut y = self.format.forward(pass.backend, x)?;
         if let Some(collective) = &self.reduce {
             y = collective.reduce(pass.backend, y)?;
@@ -113,14 +137,7 @@ impl<B: Backend, const N: usize> Linear<B, N> {
         if let Some(bias) = &self.bias {
             y = pass.backend.add_bias(y, &bias.weight)?;
         }
-        if let [whole] = &self.names[..] {
-            pass.see(whole, &y);
-        }
-        let outputs = pass.backend.split(y, self.cols)?;
-        if self.names.len() > 1 {
-            self.names.iter().zip(&outputs).for_each(|(name, y)| pass.see(name, y));
-        }
-        Ok(outputs)
+        Ok(y)
     }
 
     pub(super) fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {

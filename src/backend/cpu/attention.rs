@@ -36,9 +36,8 @@ pub fn attend_head<F: Fn(usize) -> usize>(
     for (score, t) in scores.iter_mut().zip(range.clone()) {
         let k = &keys.k[(keys.at)(t)..][..d];
         dispatch!(isa, dot(q: &[f32], k: &[f32], score: &mut f32));
-        *score *= scale;
     }
-    softmax(isa, scores);
+    softmax(isa, scale, scores);
     out.fill(0.0);
     for (weight, t) in scores.iter().zip(range) {
         let (v, weight, out) = (&keys.v[(keys.at)(t)..][..d], *weight, &mut *out);
@@ -47,33 +46,27 @@ pub fn attend_head<F: Fn(usize) -> usize>(
 }
 // ANCHOR_END: attend_head
 
-/// e^(x − max) / Σ e^(x − max), in place. Subtracting the largest keeps e^x from overflowing.
-pub fn softmax(isa: Isa, x: &mut [f32]) {
-    dispatch!(isa, softmax_lanes(x: &mut [f32]));
+/// e^(x · scale − max) / Σ e^(x · scale − max), in place. Subtracting the largest keeps e^x from overflowing.
+pub fn softmax(isa: Isa, scale: f32, x: &mut [f32]) {
+    dispatch!(isa, softmax_lanes(scale: f32, x: &mut [f32]));
 }
 
 #[inline(always)]
-fn softmax_lanes<S: Shape, const L: usize>(x: &mut [f32]) {
+fn softmax_lanes<S: Shape, const L: usize>(scale: f32, x: &mut [f32]) {
     // Side by side: one after the other, each maximum and each sum would wait for the last.
-    let (lanes, rest) = x.as_chunks::<L>();
-    let larger = |mut max: [f32; L], lane: &[f32; L]| {
-        (0..L).for_each(|l| max[l] = max[l].max(lane[l]));
-        max
-    };
-    let max = lanes.iter().fold([f32::NEG_INFINITY; L], larger);
-    let max = max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    for v in x.iter_mut() {
-        *v = exp::<S>(*v - max);
+    let (lanes, rest) = x.as_chunks_mut::<L>();
+    let max = lanes.iter().fold(Lanes::of([f32::NEG_INFINITY; L]), Lanes::max).numbers();
+    let max = scale * max.iter().chain(&*rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; L];
+    for lane in lanes {
+        for l in 0..L {
+            lane[l] = exp::<S>(lane[l] * scale - max);
+            sums[l] += lane[l];
+        }
     }
-    let (lanes, rest) = x.as_chunks::<L>();
-    let add = |mut sums: [f32; L], lane: &[f32; L]| {
-        (0..L).for_each(|l| sums[l] += lane[l]);
-        sums
-    };
-    let sum = lanes.iter().fold([0.0; L], add).iter().chain(rest).sum::<f32>();
-    for v in x {
-        *v /= sum;
-    }
+    rest.iter_mut().for_each(|x| *x = exp::<S>(*x * scale - max));
+    let one = 1.0 / sums.iter().chain(&*rest).sum::<f32>();
+    x.iter_mut().for_each(|x| *x *= one);
 }
 
 #[inline(always)]
@@ -98,8 +91,8 @@ mod tests {
     fn softmax_survives_large_scores() {
         let e = (-1.0f32).exp();
         for isa in Isa::supported() {
-            let mut x = [1000.0, 999.0, -1000.0];
-            softmax(isa, &mut x);
+            let mut x = [500.0, 499.5, -500.0];
+            softmax(isa, 2.0, &mut x);
             for (got, want) in x.iter().zip([1.0 / (1.0 + e), e / (1.0 + e), 0.0]) {
                 assert!((got - want).abs() < 1e-6, "{x:?}");
             }

@@ -9,13 +9,18 @@ use std::cell::RefCell;
 
 /// Rows of one sequence that attend together: they share what is read of K and V, and their scores stay in the second cache.
 const ROWS: usize = 16;
+/// Query heads that attend together where many do it side by side.
+#[cfg(target_arch = "x86_64")]
+const HEADS: usize = 64;
 
-/// How many attend together on this CPU.
+/// How many rows attend together on this CPU, if a head of K and V serves so many query heads.
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-fn rows_together(cpu: &Cpu) -> usize {
+fn rows_together(cpu: &Cpu, group: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     if cpu.attends_by_tiles() {
         return super::tiled::ROWS;
+    } else if super::many_queries::fits(cpu.isa(), HEADS) {
+        return (HEADS / group).max(1);
     }
     ROWS
 }
@@ -36,7 +41,7 @@ pub struct Block<'a> {
 pub fn attend_blocks(
     cpu: &Cpu,
     q: &CpuTensor,
-    kv_heads: usize,
+    [heads, kv_heads]: [usize; 2],
     work: usize,
     rows_left: impl Fn(usize) -> usize + Sync,
     attend: impl Fn(Block, &mut [f32]) + Sync,
@@ -56,7 +61,7 @@ pub fn attend_blocks(
             (row, rest) = (row + count, later);
         }
     };
-    let together = rows_together(cpu);
+    let together = rows_together(cpu, heads / kv_heads);
     cpu.for_each_part(by_head.data_mut(), rows * group, together * group, work, |head, part, out| {
         blocks(head, part * together, out)
     });

@@ -8,7 +8,7 @@
 use super::{
     Cpu,
     attention::softmax,
-    isa::{Shape, dispatch},
+    isa::{Isa, Shape, dispatch},
     kept::{PIECE, Piece},
     linear::{F32Sums, Tiles, add_row},
 };
@@ -35,6 +35,8 @@ pub struct Scratch {
     /// A piece of K or V, widened.
     wide: Vec<f32>,
     #[cfg(target_arch = "x86_64")]
+    many: super::many_queries::Scratch,
+    #[cfg(target_arch = "x86_64")]
     tiled: super::tiled::Scratch,
 }
 
@@ -60,9 +62,19 @@ pub fn attend_group<'a>(
         // SAFETY: the CPU has AMX where it attends by tiles.
         return unsafe { super::tiled::attend(q, head_dim, rows, segments, keys, scale, scratch, out) };
     }
-    let Scratch { scores, wide, .. } = scratch;
     let (isa, heads, d) = (cpu.isa(), q.len() / head_dim, head_dim);
+    let Scratch { scores, wide, .. } = scratch;
     scores.resize(heads * keys, 0.0);
+    #[cfg(target_arch = "x86_64")]
+    if super::many_queries::fits(isa, heads) && d.is_multiple_of(super::tiles::SIDE) {
+        // SAFETY: many queries fit where the CPU has AVX-512.
+        return unsafe {
+            let scratch = &mut scratch.many;
+            scratch.score(q, d, segments.clone(), keys, scores);
+            weigh(isa, scores, rows, keys, scale);
+            scratch.add_weighted(scores, d, segments, keys, out);
+        };
+    }
     wide.resize(PIECE * d, 0.0);
     let mut at = 0;
     for (segment, next) in with_next(segments.clone(), rows) {
@@ -71,12 +83,7 @@ pub fn attend_group<'a>(
         at += segment.len;
     }
     assert_eq!(at, keys, "positions of the segments");
-    for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-        let (seen, later) = scores.split_at_mut(keys + 1 + i / (heads / rows) - rows);
-        seen.iter_mut().for_each(|score| *score *= scale);
-        softmax(isa, seen);
-        later.fill(0.0); // weights of what this row does not see
-    }
+    weigh(isa, scores, rows, keys, scale);
     out.fill(0.0);
     at = 0;
     for (segment, next) in with_next(segments, rows) {
@@ -86,6 +93,16 @@ pub fn attend_group<'a>(
     }
 }
 // ANCHOR_END: attend_group
+
+/// Weights of scores, [rows · group, keys].
+fn weigh(isa: Isa, scores: &mut [f32], rows: usize, keys: usize, scale: f32) {
+    let group = scores.len() / keys / rows;
+    for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+        let (seen, later) = scores.split_at_mut(keys + 1 + i / group - rows);
+        softmax(isa, scale, seen);
+        later.fill(0.0); // weights of what this row does not see
+    }
+}
 
 /// Each segment, and the one behind it for memory to be asked for: where one row decodes. What rows of a prompt read, the rows before them
 /// have left in a cache.

@@ -205,6 +205,12 @@ impl<const L: usize> Lanes<L> {
         Lanes(std::array::from_fn(|l| S::multiply_add(a[l], b[l], self.0[l])))
     }
 
+    /// Lane by lane, the larger one.
+    #[inline(always)]
+    pub fn max(self, other: &[f32; L]) -> Lanes<L> {
+        Lanes(std::array::from_fn(|l| if other[l] > self.0[l] { other[l] } else { self.0[l] }))
+    }
+
     /// The same for the elements that do not fill a register.
     #[inline(always)]
     pub fn multiply_add_rest<S: Shape>(mut self, a: &[f32], b: &[f32]) -> Lanes<L> {

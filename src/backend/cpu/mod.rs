@@ -11,6 +11,8 @@ pub mod isa;
 mod kept;
 mod kernels;
 mod linear;
+#[cfg(all(feature = "step2", target_arch = "x86_64"))]
+mod many_queries;
 #[cfg(feature = "step2")]
 mod memory;
 #[cfg(all(feature = "step2", target_arch = "x86_64"))]
@@ -176,6 +178,21 @@ impl CpuWeight {
         self.parts.iter().map(|(shape, _)| shape.outputs).sum()
     }
 
+    /// Whether outputs of these widths, side by side, are of whole parts each.
+    fn ends_parts_at(&self, widths: &[usize]) -> bool {
+        let mut parts = self.parts.iter().map(|(shape, _)| shape.outputs);
+        widths.iter().all(|&width| {
+            let mut left = width;
+            while left > 0 {
+                match parts.next() {
+                    Some(outputs) if outputs <= left => left -= outputs,
+                    _ => return false,
+                }
+            }
+            true
+        })
+    }
+
     /// Whether an instruction that multiplies bf16 can use them: bf16, rows of inputs side by side.
     fn dots_bf16(&self) -> bool {
         self.slices().all(|slice| slice.tensor.dtype == DType::BF16 && !slice.transposed)
@@ -258,9 +275,22 @@ impl Backend for Cpu {
     }
 
     fn matmul(&self, x: &CpuTensor, weight: &CpuWeight) -> Result<CpuTensor> {
-        let mut y = self.take(x.rows(), weight.outputs());
-        linear::matmul(self, x, weight, &mut y);
+        let [y] = self.matmul_split(x, weight, [weight.outputs()])?;
         Ok(y)
+    }
+
+    fn matmul_split<const N: usize>(
+        &self,
+        x: &CpuTensor,
+        weight: &CpuWeight,
+        cols: [usize; N],
+    ) -> Result<[CpuTensor; N]> {
+        if !weight.ends_parts_at(&cols) {
+            return self.split(self.matmul(x, weight)?, cols);
+        }
+        let mut outputs = cols.map(|n| self.take(x.rows(), n));
+        linear::matmul(self, x, weight, &mut outputs);
+        Ok(outputs)
     }
 
     fn add_bias(&self, mut x: CpuTensor, bias: &CpuWeight) -> Result<CpuTensor> {
@@ -274,6 +304,10 @@ impl Backend for Cpu {
 
     fn split<const N: usize>(&self, x: CpuTensor, cols: [usize; N]) -> Result<[CpuTensor; N]> {
         assert_eq!(cols.iter().sum::<usize>(), x.cols(), "split");
+        if N == 1 {
+            let mut whole = Some(x);
+            return Ok(cols.map(|_| whole.take().expect("one output")));
+        }
         let mut start = 0;
         Ok(cols.map(|n| {
             let mut part = self.take(x.rows(), n);

@@ -153,6 +153,10 @@ impl Backend for Cuda {
 
     fn split<const N: usize>(&self, x: CudaTensor, cols: [usize; N]) -> Result<[CudaTensor; N]> {
         assert_eq!(cols.iter().sum::<usize>(), x.cols(), "split");
+        if N == 1 {
+            let mut whole = Some(x);
+            return Ok(cols.map(|_| whole.take().expect("one output")));
+        }
         let mut parts = Vec::with_capacity(N);
         let mut first = 0;
         for n in cols {

@@ -77,11 +77,11 @@ const ROWS: usize = 512;
 /// Rows of W at a time on any CPU: aarch64 has 32 registers, and others are not known to have more than 16.
 const NARROW: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
 
-/// y[t, o] = Σ_k x[t, k] · W[o, k]; y has the parts' outputs side by side.
+/// y[t, o] = Σ_k x[t, k] · W[o, k]. The parts' outputs lie side by side; they are written to one tensor, or to several that have whole parts.
 ///
 /// # Panics
 /// If a part was never loaded or does not fit x and y.
-pub(super) fn matmul(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTensor) {
+pub(super) fn matmul<const N: usize>(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut [CpuTensor; N]) {
     let inputs = x.cols();
     for slice in weight.slices() {
         let of_slice = if slice.transposed { slice.rows.len() } else { slice.cols.len() };
@@ -90,7 +90,8 @@ pub(super) fn matmul(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTe
     let product = cpu.product(weight);
     for first in (0..x.rows()).step_by(ROWS) {
         let rows = first..x.rows().min(first + ROWS);
-        let (columns, x) = (Columns::new(y, rows.clone()), &x.data()[rows.start * inputs..rows.end * inputs]);
+        let columns = y.each_mut().map(|y| Columns::new(y, rows.clone()));
+        let x = &x.data()[rows.start * inputs..rows.end * inputs];
         match product {
             #[cfg(target_arch = "x86_64")]
             Product::DotBf16 if cpu.isa() == Isa::Amx => amx::product(cpu, x, weight, rows.len(), &columns),
@@ -102,7 +103,7 @@ pub(super) fn matmul(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut CpuTe
 }
 
 /// By multiplications of f32.
-fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: usize, y: &Columns) {
+fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: usize, y: &[Columns]) {
     let (isa, inputs) = (cpu.isa(), x.len() / rows);
     let width = inputs.next_multiple_of(isa.lanes());
     let mut numbers = cpu.take(rows, width);
@@ -145,7 +146,7 @@ fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(
 
 /// By an instruction that multiplies bf16.
 #[cfg(target_arch = "x86_64")]
-fn dot_bf16(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &Columns) {
+fn dot_bf16(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Columns]) {
     let (isa, inputs) = (cpu.isa(), x.len() / rows);
     let width = inputs.next_multiple_of(32);
     let mut numbers = cpu.take(rows, width / 2);

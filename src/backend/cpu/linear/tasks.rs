@@ -32,26 +32,31 @@ pub struct Task<'a> {
     pub out: Out<'a>,
 }
 
-/// Runs `body` on every task of `size` outputs of a product with `rows` rows of x, on all cores if it is large.
+/// Runs `body` on every task of `size` outputs of a product with `rows` rows of x, on all cores if it is large. Tensors of y have the outputs
+/// of whole slices.
 pub fn for_each_task(
     weight: &CpuWeight,
     rows: usize,
     inputs: usize,
-    y: &Columns,
+    y: &[Columns],
     size: usize,
     body: impl Fn(Task) + Sync,
 ) {
     let outputs = |slice: &Slice| if slice.transposed { slice.cols.len() } else { slice.rows.len() };
     let count: usize = weight.slices().map(|slice| outputs(slice).div_ceil(size)).sum();
     let run = |mut number: usize| {
-        let mut column = 0;
+        let (mut y, mut column) = (y.iter(), 0);
+        let mut current = y.next().expect("a tensor to write to");
         for slice in weight.slices() {
+            if column == current.cols {
+                (current, column) = (y.next().expect("columns for all outputs"), 0);
+            }
             let tasks = outputs(slice).div_ceil(size);
             if number < tasks {
                 let first = number * size;
                 let outputs = first..outputs(slice).min(first + size);
                 let out = Out {
-                    y,
+                    y: current,
                     column: column + first,
                     count: outputs.len(),
                     strip: std::ptr::null(),

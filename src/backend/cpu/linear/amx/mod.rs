@@ -61,7 +61,7 @@ thread_local! {
 }
 
 /// y = x Wᵀ for some rows of x and weights of bf16, stored [out, in].
-pub fn product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &Columns) {
+pub fn product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Columns]) {
     let inputs = x.len() / rows;
     let count = Panels::lines(rows, inputs);
     let mut lines = cpu.take(count + 1, 16);
