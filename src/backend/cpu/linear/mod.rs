@@ -67,7 +67,7 @@ use lanes::F32Lanes;
 use panels::pack_bf16;
 use panels::{Panels, pack_f32};
 use stored::{Bf16, F16, F32};
-use tasks::{Columns, TASK, Task, for_each_task};
+use tasks::{Columns, Task, for_each_task, outputs_of_task};
 use tile::{Reads, Sums};
 use transposed::transposed_task;
 
@@ -111,7 +111,7 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rounded: bool, rows: us
         dispatch!(isa, pack_f32(x: &[f32], inputs: usize, rounded: bool, panel: &mut [f32]));
     });
     let panels = &Panels::new(numbers.data(), rows, width);
-    for_each_task(weight, rows, inputs, y, TASK, |task| {
+    for_each_task(weight, rows, inputs, y, outputs_of_task(rows, inputs), |task| {
         let task = &task;
         match isa {
             _ if task.slice.transposed => {
@@ -155,7 +155,7 @@ fn dot_bf16(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Columns]
         dispatch!(isa, pack_bf16(x: &[f32], inputs: usize, panel: &mut [u16]));
     });
     let panels = &Panels::new(numbers, rows, width);
-    for_each_task(weight, rows, inputs, y, TASK, |task| {
+    for_each_task(weight, rows, inputs, y, outputs_of_task(rows, inputs), |task| {
         // SAFETY: `Cpu::product` asks for this where the CPU has it only.
         unsafe { avx512_bf16::task(&task, panels) }
     });

@@ -13,7 +13,7 @@ pub struct Rows<'a> {
     /// The tensor from the first row's first weight on.
     bytes: &'a [u8],
     /// Bytes of a row, and from one row to the next.
-    len: usize,
+    pub len: usize,
     pub stride: usize,
 }
 

@@ -9,8 +9,8 @@ use std::{marker::PhantomData, ops::Range};
 
 /// Rows of W of a strip that is used in place.
 pub const STRIP: usize = 4;
-/// Tiles whose sums wait in memory for the next block of k. Where there are more, a strip is packed again.
-const WAITING: usize = 64;
+/// Tiles of a strip whose sums wait in memory for the next block of k.
+pub const WAITING: usize = 64;
 
 // ANCHOR: sums
 /// Sums of products, in the lanes of one register. What a variant must have; the rest is the same for all.
@@ -95,24 +95,18 @@ macro_rules! of_height {
 }
 pub(super) use of_height;
 
-/// Room for a block of a packed strip of R rows, K registers of each, and for sums that wait for the next block.
-pub struct Packing<T, X, const W: usize, const N: usize, const R: usize, const K: usize> {
-    strip: [[[X; W]; R]; K],
-    waiting: [Tile<T, N>; WAITING],
-}
+/// A packed block of a strip: K registers of each of R rows, none of them across two lines of a cache.
+#[repr(align(64))]
+pub struct PackedBlock<X, const W: usize, const R: usize, const K: usize>([[[X; W]; R]; K]);
 
-impl<T: Sums<W>, const W: usize, const N: usize, const R: usize, const K: usize>
-    Packing<T, T::Number, W, N, R, K>
-{
-    #[inline(always)]
-    pub fn new() -> Self {
-        Packing { strip: [[[T::Number::default(); W]; R]; K], waiting: [Tile::zero(); WAITING] }
-    }
-}
+/// Sums of a strip's tiles between two blocks.
+pub type Waiting<T, const N: usize> = [Tile<T, N>; WAITING];
 
-/// Some panels against a strip of R rows, block by block of k. A block is packed first, unless the weights fill registers as they are.
+/// A block of k of some panels against that of a strip of R rows. It is packed first, unless the weights fill registers as they are.
+/// `waiting`: the tiles' sums between two blocks.
 #[inline(always)]
-pub fn by_blocks<
+#[allow(clippy::too_many_arguments)]
+pub fn block<
     T: Reads<E, B, W>,
     E,
     const B: usize,
@@ -124,32 +118,28 @@ pub fn by_blocks<
     panels: &Panels<T::Number>,
     some: Range<usize>,
     w: [&[u8]; R],
-    packing: &mut Packing<T, T::Number, W, N, R, K>,
+    block: Range<usize>,
+    packed: &mut PackedBlock<T::Number, W, R, K>,
+    waiting: &mut Waiting<T, N>,
     out: &Out,
 ) {
-    let (registers, parts) = (w[0].len().div_ceil(B * W), R / N);
     let as_stored = T::AS_STORED && w[0].len().is_multiple_of(B * W);
-    let at_a_time = if registers <= K { some.len() } else { WAITING / parts };
-    for first in some.clone().step_by(at_a_time) {
-        for start in (0..registers).step_by(K) {
-            let block = start..registers.min(start + K);
-            if !as_stored {
-                pack::<T, E, B, W, R, K>(w, block.clone(), &mut packing.strip);
-            }
-            for panel in first..some.end.min(first + at_a_time) {
-                let height = panels.height(panel);
-                for part in 0..parts {
-                    let sums = &mut packing.waiting[((panel - first) * parts + part) % WAITING];
-                    let at = At { panel, block: block.clone(), last: block.end == registers };
-                    let out = out.from(part * N);
-                    if as_stored {
-                        let strip = Stored::<E, B, W, N>::new(&w[part * N..], &block);
-                        of_height!(height, pass::<T, _, W, N>(panels, &strip, at, sums, &out));
-                    } else {
-                        let strip = Packed { block: &packing.strip[..], row: part * N };
-                        of_height!(height, pass::<T, _, W, N>(panels, &strip, at, sums, &out));
-                    }
-                }
+    let last = block.end == w[0].len().div_ceil(B * W);
+    if !as_stored {
+        pack::<T, E, B, W, R, K>(w, block.clone(), &mut packed.0);
+    }
+    for panel in some.clone() {
+        let height = panels.height(panel);
+        for part in 0..R / N {
+            let sums = &mut waiting[((panel - some.start) * (R / N) + part) % WAITING];
+            let at = At { panel, block: block.clone(), last };
+            let out = out.from(part * N);
+            if as_stored {
+                let strip = Stored::<E, B, W, N>::new(&w[part * N..], &block);
+                of_height!(height, pass::<T, _, W, N>(panels, &strip, at, sums, &out));
+            } else {
+                let strip = Packed { block: &packed.0[..], row: part * N };
+                of_height!(height, pass::<T, _, W, N>(panels, &strip, at, sums, &out));
             }
         }
     }
