@@ -92,33 +92,33 @@ fn every_isa_dtype_and_cut_agrees_with_f64() {
 /// Rows that attend together have the bits that they have one by one, whatever is kept between them and however it is cut.
 #[test]
 fn rows_together_have_the_bits_of_rows_alone() {
-    let (d, group, rows, n) = (40, 3, 5, 39);
-    let q: Vec<f32> = (0..rows * group * d).map(|i| value(i + 2)).collect();
-    let k: Vec<f32> = (0..n * d).map(|i| value(i + 5)).collect();
-    let k16: Vec<bf16> = k.iter().map(|x| bf16::from_f32(*x)).collect();
-    for isa in Isa::supported() {
-        for kept in [Kept::F32(&k), Kept::Bf16(&k16)] {
-            let attend = |q: &[f32], rows: usize, keys: usize| {
-                let segment = Segment { k: kept, v: kept, stride: 1, len: keys };
-                let (mut scratch, mut out) = (Scratch::default(), vec![f32::NAN; q.len()]);
-                attend_group(
-                    &Cpu::with_isa(isa),
-                    q,
-                    d,
-                    rows,
-                    [segment].into_iter(),
-                    keys,
-                    0.1,
-                    &mut scratch,
-                    &mut out,
-                );
-                out
-            };
-            let together = attend(&q, rows, n);
-            for row in 0..rows {
-                let of_row = row * group * d..(row + 1) * group * d;
-                let alone = attend(&q[of_row.clone()], 1, n + 1 + row - rows);
-                assert_eq!(together[of_row], alone, "{isa:?}: row {row}");
+    // The last three have queries for 16 lanes: 18, 22 and 32 of them.
+    for (d, group, rows, n) in [(40, 3, 5, 39), (80, 3, 6, 39), (64, 2, 11, 70), (16, 1, 32, 33)] {
+        let q: Vec<f32> = (0..rows * group * d).map(|i| value(i + 2) + (i / 64) as f32 / 100.0).collect();
+        let k: Vec<f32> = (0..n * d).map(|i| value(i + 5)).collect();
+        let v: Vec<f32> = (0..n * d).map(|i| value(3 * i + 1)).collect();
+        let [k16, v16] = [&k, &v].map(|x| x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+        for isa in Isa::supported() {
+            for bits in [32, 16] {
+                let attend =
+                    |q: &[f32], rows: usize, keys: usize, cut: usize| {
+                        let segment = |start: usize, len: usize| match bits {
+                            32 => (Kept::F32(&k[start * d..]), Kept::F32(&v[start * d..]), len),
+                            _ => (Kept::Bf16(&k16[start * d..]), Kept::Bf16(&v16[start * d..]), len),
+                        };
+                        let segments = [segment(0, cut), segment(cut, keys - cut)]
+                            .map(|(k, v, len)| Segment { k, v, stride: 1, len });
+                        let (mut scratch, mut out) = (Scratch::default(), vec![f32::NAN; q.len()]);
+                        let (cpu, segments) = (Cpu::with_isa(isa), segments.into_iter());
+                        attend_group(&cpu, q, d, rows, segments, keys, 0.1, &mut scratch, &mut out);
+                        out
+                    };
+                let together = attend(&q, rows, n, 19);
+                for row in 0..rows {
+                    let of_row = row * group * d..(row + 1) * group * d;
+                    let alone = attend(&q[of_row.clone()], 1, n + 1 + row - rows, 0);
+                    assert_eq!(together[of_row], alone, "{isa:?}, {bits} bits, head_dim {d}: row {row}");
+                }
             }
         }
     }

@@ -67,7 +67,8 @@ use lanes::F32Lanes;
 use panels::pack_bf16;
 use panels::{Panels, pack_f32};
 use stored::{Bf16, F16, F32};
-use tasks::{Columns, Task, for_each_task, outputs_of_task};
+use strips::outputs_of_task;
+use tasks::{Columns, Task, for_each_task};
 use tile::{Reads, Sums};
 use transposed::transposed_task;
 

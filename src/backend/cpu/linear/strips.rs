@@ -4,7 +4,7 @@ use super::{
     in_place,
     panels::{HEIGHT, Panels},
     stored,
-    tasks::{Out, Task},
+    tasks::{Out, TASK, Task},
     tile::{self, PackedBlock, Reads, STRIP, Sums, Waiting},
 };
 use std::cell::RefCell;
@@ -15,6 +15,11 @@ const FEW: usize = 16;
 const PANELS: usize = 32;
 /// Bytes of x that a second cache holds beside weights. Where a turn has more, all strips of a task take it block by block.
 const CACHED: usize = 3 << 18;
+
+/// Outputs of one task. Sums of many rows with many inputs wait in the second cache, so there they are half as many.
+pub fn outputs_of_task(rows: usize, inputs: usize) -> usize {
+    if rows > FEW && inputs > 1024 { TASK / 2 } else { TASK }
+}
 
 /// The outputs of a task, N rows of W at a time. A packed strip has R rows, and a block of it K registers of each: as many as fill a half or a
 /// third of a first cache, so that a panel's part fits beside them and is loaded once for all R / N tiles.
@@ -40,8 +45,8 @@ pub fn task<
         }
     } else {
         let registers = rows.len.div_ceil(B * W);
-        let turn = HEIGHT * PANELS.min(panels.count()) * registers * W * size_of::<T::Number>(); // bytes of x
-        let strips = if turn > CACHED { task.outputs.len().div_ceil(R) } else { 1 };
+        let bytes_of_x = HEIGHT * PANELS.min(panels.count()) * registers * W * size_of::<T::Number>();
+        let strips = if bytes_of_x > CACHED { task.outputs.len().div_ceil(R) } else { 1 };
         let mut memory = ROOM.take();
         let (packed, sums) = room::<PackedBlock<T::Number, W, R, K>, Waiting<T, N>>(&mut memory, strips);
         for panel in (0..panels.count()).step_by(PANELS) {
@@ -70,7 +75,8 @@ thread_local! {
 #[inline(always)]
 fn room<P, S>(memory: &mut Vec<f32>, strips: usize) -> (&mut P, &mut [S]) {
     // One more of each, as the first whole one may begin anywhere.
-    let [packed, sums] = [2 * size_of::<P>(), (strips + 1) * size_of::<S>()].map(|bytes| bytes / size_of::<f32>());
+    let [packed, sums] =
+        [2 * size_of::<P>(), (strips + 1) * size_of::<S>()].map(|bytes| bytes / size_of::<f32>());
     memory.resize(memory.len().max(packed + sums), 0.0);
     let (packed, sums) = memory.split_at_mut(packed);
     // SAFETY: both are arrays of numbers, which any bits are.

@@ -9,11 +9,6 @@ use std::ops::Range;
 
 /// Outputs of one task, for most products.
 pub const TASK: usize = 64;
-
-/// Outputs of one task of a product with so many rows of x and inputs. The sums of many rows wait for the next block of k, in the second cache.
-pub fn outputs_of_task(rows: usize, inputs: usize) -> usize {
-    if rows > 16 && inputs > 1024 { TASK / 2 } else { TASK }
-}
 /// Multiplications below which a second thread costs more than it brings.
 const SMALL: usize = 1 << 16;
 

@@ -69,8 +69,8 @@ fn cases() -> Vec<(Cpu, DType, bool)> {
 fn agrees_with_f64_and_keeps_rows_independent() {
     let sizes =
         [(0, 8, 4), (1, 1, 1), (1, 40, 3), (3, 17, 70), (4, 64, 64), (9, 100, 131), (6, 48, 5), (21, 70, 9)];
-    // Blocks of k, of weights that fill registers and that do not; panels that wait; passes over W.
-    let long = [(18, 1100, 5), (70, 2112, 9), (140, 33, 3), (530, 40, 6)];
+    // Blocks of k, of weights that fill registers and that do not; x beyond a cache; panels in turns; passes over W.
+    let long = [(18, 1100, 5), (70, 2112, 9), (130, 3104, 9), (140, 33, 3), (530, 40, 6)];
     for (rows, inputs, outputs) in sizes.into_iter().chain(long) {
         let (xs, ws) = (values(rows * inputs, 1), values(outputs * inputs, 2));
         let x_of = |t: usize| xs[t * inputs..][..inputs].iter();
@@ -118,6 +118,37 @@ fn bf16_rounds_activations() {
             let want = if cpu.arithmetic() == Arithmetic::Bf16 { rounded } else { exact };
             let error = (f64::from(got.data()[o]) - want).abs();
             assert!(error < 1e-5, "{:?} {:?} {dtype}: {error}", cpu.isa(), cpu.arithmetic());
+        }
+    }
+}
+
+/// Outputs written apart have the numbers that they have side by side, whether they begin where parts of the weight do or not.
+#[test]
+fn outputs_are_written_apart() {
+    let (rows, inputs, parts) = (5, 64, [70, 3, 9]);
+    let xs = values(rows * inputs, 7);
+    for (cpu, dtype, transposed) in cases().into_iter().filter(|(_, _, transposed)| !transposed) {
+        let mut weight = cpu.weight(&parts.map(|outputs| PartShape { outputs, inputs })).unwrap();
+        for (part, outputs) in parts.into_iter().enumerate() {
+            let tensor = stored(dtype, &[outputs, inputs], &values(outputs * inputs, 8 + part as u32));
+            let slice = Slice { tensor, rows: 0..outputs, cols: 0..inputs, transposed };
+            cpu.load(&mut weight, part, &slice).unwrap();
+        }
+        let x = cpu.upload(&xs, rows, inputs).unwrap();
+        let whole = cpu.matmul(&x, &weight).unwrap();
+        for cols in [[70, 3, 9], [73, 9, 0], [10, 60, 12]] {
+            let mut first = 0;
+            for (y, n) in cpu.matmul_split(&x, &weight, cols).unwrap().iter().zip(cols) {
+                for row in 0..rows {
+                    assert_eq!(
+                        y.row(row),
+                        &whole.row(row)[first..first + n],
+                        "{:?} {dtype} {cols:?}",
+                        cpu.isa()
+                    );
+                }
+                first += n;
+            }
         }
     }
 }
