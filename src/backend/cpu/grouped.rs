@@ -14,18 +14,7 @@ use super::{
 };
 use std::iter::repeat;
 
-pub use super::kept::Kept;
-
-/// K and V of one head at neighbouring positions.
-#[derive(Clone, Copy)]
-pub struct Segment<'a> {
-    pub k: Kept<'a>,
-    pub v: Kept<'a>,
-    /// Vectors from one position to the next: those of the other heads lie between.
-    pub stride: usize,
-    /// Positions.
-    pub len: usize,
-}
+pub use super::kept::{Kept, Segment};
 
 /// Working space of [`attend_group`].
 #[derive(Default)]

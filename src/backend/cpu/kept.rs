@@ -1,6 +1,6 @@
 //! Vectors of K and V as a cache keeps them, and how some are read as f32.
 
-use super::{grouped::Segment, linear::prefetch};
+use super::linear::prefetch;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::ops::Range;
 
@@ -17,6 +17,17 @@ pub enum Kept<'a> {
         codes: &'a [u8],
         scales: &'a [f32],
     },
+}
+
+/// K and V of one head at neighbouring positions.
+#[derive(Clone, Copy)]
+pub struct Segment<'a> {
+    pub k: Kept<'a>,
+    pub v: Kept<'a>,
+    /// Vectors from one position to the next: those of the other heads lie between.
+    pub stride: usize,
+    /// Positions.
+    pub len: usize,
 }
 
 /// Some vectors as f32, `step` numbers apart.

@@ -5,9 +5,8 @@
 //! tell which of the two has run.
 
 use super::{
-    grouped::Segment,
     isa::Isa,
-    kept::PIECE,
+    kept::{PIECE, Segment},
     tiles::{Line, SIDE, transpose},
 };
 use std::arch::x86_64::*;
@@ -169,7 +168,6 @@ impl Default for Waiting {
     }
 }
 
-// ANCHOR: dots
 /// q · k of COUNT panels and some keys; the sums of key n go to `sums[panel][first + n]`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
@@ -237,7 +235,6 @@ fn add_halves(
         None => out[..KEYS].copy_from_slice(&sums),
     }
 }
-// ANCHOR_END: dots
 
 /// Writes what 16 queries from number `first` on have for some keys, each to its row.
 #[inline]
@@ -270,7 +267,7 @@ fn copy((segment, start): Part, d: usize, wide: &mut [f32], values: &mut [Line])
     len
 }
 
-/// The same for some values, four queries and four registers of each at a time.
+/// Adds some weighted values, to four queries and four registers of each at a time.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 fn add_values(weights: &[f32], keys: usize, d: usize, values: &[Line], out: &mut [f32]) {
     let count = values.len() * SIDE / d;
@@ -307,6 +304,7 @@ fn add_columns<const M: usize>(w: [&[f32]; QUERIES], values: &[Line], out: &mut 
 /// The same for N registers of each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
 fn add_registers<const N: usize, const M: usize>(
     w: [&[f32]; QUERIES],
     values: &[Line],

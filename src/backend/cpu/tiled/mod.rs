@@ -17,7 +17,7 @@ mod tests;
 mod vectors;
 
 use super::{
-    grouped::Segment,
+    kept::Segment,
     tiles::{DEPTH, Line, Panels, SIDE, Tiles, Walk, multiply, turned},
 };
 use half::bf16;

@@ -2,7 +2,7 @@
 
 use super::STEPS;
 use crate::backend::cpu::{
-    grouped::Segment,
+    kept::Segment,
     tiles::{DEPTH, Line, SIDE, transpose},
 };
 use std::arch::x86_64::*;
