@@ -3,7 +3,8 @@
 //! The query heads of a group share one head of K and V, so they are computed together and each vector of K and V is read
 //! once for some rows. Each number is computed exactly as [`attend_head`](super::attention::attend_head) does: keys in the order of
 //! their positions, one by one. So a token's bits depend neither on the batch, nor on how its sequence was cut into forward passes,
-//! nor on how K and V are cut into segments.
+//! nor on how K and V are cut into segments. Where there are many queries and registers of 16 lanes, `many_queries` computes the
+//! same numbers another way.
 
 use super::{
     Cpu,

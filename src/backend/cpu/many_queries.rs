@@ -212,6 +212,7 @@ fn dots<const COUNT: usize>(
     }
 }
 
+// ANCHOR: add_halves
 /// Adds two lanes, and to them what waits for them: number n of the pairs completes as many halves as its lowest bits are ones.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -235,6 +236,7 @@ fn add_halves(
         None => out[..KEYS].copy_from_slice(&sums),
     }
 }
+// ANCHOR_END: add_halves
 
 /// Writes what 16 queries from number `first` on have for some keys, each to its row.
 #[inline]

@@ -22,9 +22,8 @@ pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: u
     let mut ahead = Ahead { next, bytes: 0, per_line: panels.count() * stored::LINE };
     if one {
         return match W {
-            32.. => one_row::<T, E, B, W, 1>(panels.panel(0), w, &mut ahead, out),
-            16.. => one_row::<T, E, B, W, 2>(panels.panel(0), w, &mut ahead, out),
-            _ => one_row::<T, E, B, W, 4>(panels.panel(0), w, &mut ahead, out),
+            16.. => one_row::<T, E, B, W, 1>(panels.panel(0), w, &mut ahead, out),
+            _ => one_row::<T, E, B, W, 2>(panels.panel(0), w, &mut ahead, out),
         };
     }
     for panel in 0..panels.count() {
