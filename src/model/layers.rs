@@ -75,7 +75,7 @@ impl<B: Backend> Param<B> {
 pub trait LinearFormat<B: Backend, const N: usize = 1>: Send + Sync {
     /// x Wᵀ, without bias: [rows, inputs] → [rows, outputs].
     fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor>;
-    /// The same as N outputs, [rows, cols[i]] each.
+    /// The same as N outputs, `[rows, cols[i]]` each.
     fn forward_split(&self, backend: &B, x: &B::Tensor, cols: [usize; N]) -> Result<[B::Tensor; N]> {
         backend.split(self.forward(backend, x)?, cols)
     }
