@@ -57,12 +57,12 @@ pub fn attend_group<'a>(
     scores.resize(heads * keys, 0.0);
     #[cfg(target_arch = "x86_64")]
     if super::many_queries::fits(isa, heads) && d.is_multiple_of(super::tiles::SIDE) {
+        let (parts, scratch) = (super::many_queries::parts(segments), &mut scratch.many);
         // SAFETY: many queries fit where the CPU has AVX-512.
         return unsafe {
-            let scratch = &mut scratch.many;
-            scratch.score(q, d, segments.clone(), keys, scores);
+            scratch.score(q, d, &parts, keys, scores);
             weigh(isa, scores, rows, keys, scale);
-            scratch.add_weighted(scores, d, segments, keys, out);
+            scratch.add_weighted(scores, d, &parts, keys, out);
         };
     }
     wide.resize(PIECE * d, 0.0);

@@ -38,9 +38,10 @@ pub struct Scratch {
 }
 
 /// Up to 16 positions of a segment, from number `start` on.
-type Part<'a> = (Segment<'a>, usize);
+pub type Part<'a> = (Segment<'a>, usize);
 
-fn parts<'a>(segments: impl Iterator<Item = Segment<'a>>) -> Vec<Part<'a>> {
+/// The positions in order.
+pub fn parts<'a>(segments: impl Iterator<Item = Segment<'a>>) -> Vec<Part<'a>> {
     segments.flat_map(|segment| (0..segment.len).step_by(PIECE).map(move |start| (segment, start))).collect()
 }
 
@@ -49,45 +50,41 @@ impl Scratch {
     ///
     /// # Safety
     /// The CPU must have AVX-512, and d be a multiple of 16.
-    pub unsafe fn score<'a>(
-        &mut self,
-        q: &[f32],
-        d: usize,
-        segments: impl Iterator<Item = Segment<'a>>,
-        keys: usize,
-        scores: &mut [f32],
-    ) {
-        let (parts, mut at) = (parts(segments), 0);
+    pub unsafe fn score(&mut self, q: &[f32], d: usize, parts: &[Part], keys: usize, scores: &mut [f32]) {
+        let mut at = 0;
         self.wide.resize(PIECE * d, 0.0);
-        // SAFETY: by the caller, here and below.
+        // SAFETY: by the caller.
         let panels = unsafe { turn(q, d, &mut self.panels) };
         for (i, part) in parts.iter().enumerate() {
             let scores = &mut scores[at..];
+            // SAFETY: by the caller.
             at += unsafe { score_part(panels, d, *part, parts.get(i + 1), keys, &mut self.wide, scores) };
         }
+        assert_eq!(at, keys, "positions of the segments");
     }
 
     /// out_i = Σ weights[i, t] · v_t, one t after the other; `weights` has `keys` columns, out: [queries, d].
     ///
     /// # Safety
     /// The CPU must have AVX-512, and d be a multiple of 16.
-    pub unsafe fn add_weighted<'a>(
+    pub unsafe fn add_weighted(
         &mut self,
         weights: &[f32],
         d: usize,
-        segments: impl Iterator<Item = Segment<'a>>,
+        parts: &[Part],
         keys: usize,
         out: &mut [f32],
     ) {
-        let (parts, mut at) = (parts(segments), 0);
+        let mut at = 0;
         self.values.resize(VALUES * d / SIDE, Line::ZERO);
         out.fill(0.0);
         for two in parts.chunks(VALUES / PIECE) {
             let mut count = 0;
             for part in two {
-                // SAFETY: by the caller, here and below.
+                // SAFETY: by the caller.
                 count += unsafe { copy(*part, d, &mut self.wide[..d], &mut self.values[count * d / SIDE..]) };
             }
+            // SAFETY: by the caller.
             unsafe { add_values(&weights[at..], keys, d, &self.values[..count * d / SIDE], out) };
             at += count;
         }
