@@ -51,17 +51,11 @@ pub enum Move {
 }
 
 impl Batch {
-    /// A batch of one whole sequence that wants the logits of its last row.
+    /// A batch of one whole sequence that has the cache to itself (slot 0, or blocks 0, 1, 2, …) and wants the logits of its last row.
     pub fn of(tokens: &[u32]) -> Batch {
         let mut batch = Batch::default();
-        batch.push_alone(tokens, 0);
+        batch.push(tokens, 0, &(0..tokens.len() as u32).collect::<Vec<_>>());
         batch
-    }
-
-    /// Adds the next tokens of a sequence that has the whole cache to itself: its slot is 0, its blocks are 0, 1, 2, …
-    pub fn push_alone(&mut self, tokens: &[u32], start: usize) {
-        let table: Vec<u32> = (0..(start + tokens.len()) as u32).collect();
-        self.push(tokens, start, &table);
     }
 
     /// Empties it and keeps its memory.

@@ -25,6 +25,9 @@ pub enum Error {
     /// A request that the model can't serve: empty, too long, or with an unknown token.
     #[error("{0}")]
     Request(String),
+    /// New weights that every rank refused: all of them go on with the old ones. (Step 7.)
+    #[error("{0}")]
+    Refused(String),
     /// A command line that asks for what does not go together.
     #[error("{0}")]
     Usage(String),

@@ -89,14 +89,15 @@ pub fn generate<B: Backend>(
     let mut sampler = Sampler::new(params.sampling.clone(), prompt, runner.config.vocab_size)?;
     let (start, longest) = (Instant::now(), runner.max_model_len());
     let (mut sequence, mut computed) = (prompt.to_vec(), 0);
+    // It has the cache to itself: slot 0 of it, or the blocks 0, 1, 2, …
+    let table: Vec<u32> = (0..longest.min(prompt.len() + params.max_tokens) as u32).collect();
     let mut time_to_first_token = None;
     let mut finish_reason = FinishReason::Length;
 
     while sequence.len() < prompt.len() + params.max_tokens && sequence.len() <= longest {
-        computed = runner.forward_chunks(&sequence, computed)?;
         // ANCHOR: feed
         let mut batch = Batch::default();
-        batch.push_alone(&sequence[computed..], computed);
+        batch.push(&sequence[computed..], computed, &table[..sequence.len()]);
         let logits = runner.forward(&batch, None)?;
         if runner.attention.remembers() {
             computed = sequence.len();

@@ -1,19 +1,20 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, OnEvent, Output, Policy, Request, RequestId,
-    Scheduler, Sharing, Trace, Worker,
+    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, NewRequest, Output, Policy, Request, RequestId,
+    Scheduler, Trace, Update, Worker,
 };
 use crate::{
     batch::Batch,
     error::{Error, Result},
     generate::{FinishReason, GenerateParams},
     kv::{self, ManagerOptions},
+    runner::{Prompt, check_room},
     sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
     tensor::HostTensor,
 };
 use rayon::prelude::*;
-use std::{cell::RefCell, time::Instant};
+use std::{cell::RefCell, mem, time::Instant};
 
 /// Serves many requests with one model. Each gets the tokens that it would get alone.
 pub struct Engine<W: Worker> {
@@ -25,6 +26,8 @@ pub struct Engine<W: Worker> {
     stats: EngineStats,
     trace: Option<Trace>,
     weight_version: u64,
+    /// What the next step tells.
+    updates: Vec<Update>,
 }
 
 /// Counters since the start.
@@ -95,35 +98,37 @@ impl<W: Worker> Engine<W> {
     pub fn with_kv(worker: W, kv: Box<dyn KvManager>, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
         let limits = Limits { max_num_seqs: limits.max_num_seqs.min(worker.memory().slots), ..limits };
         let scheduler = Scheduler::new(kv, policy, limits);
-        let (batch, stats) = (Batch::default(), EngineStats::default());
-        let last_chunks = Vec::new();
-        Engine { worker, scheduler, batch, last_chunks, next_id: 0, stats, trace: None, weight_version: 0 }
+        Engine {
+            worker,
+            scheduler,
+            batch: Batch::default(),
+            last_chunks: Vec::new(),
+            next_id: 0,
+            stats: EngineStats::default(),
+            trace: None,
+            weight_version: 0,
+            updates: Vec::new(),
+        }
     }
 
-    /// Adds a request; `on_event` is told of each token as it comes.
+    /// Adds a prompt; see [`add_request`](Engine::add_request).
     ///
     /// # Errors
-    /// A prompt that can never be served, with the numbers, or sampling parameters out of range.
-    pub fn add(&mut self, prompt: Vec<u32>, params: GenerateParams, on_event: OnEvent) -> Result<RequestId> {
-        self.add_sharing(prompt, params, Sharing::default(), on_event)
+    /// As [`add_request`](Engine::add_request), and a prompt that the model can't serve.
+    pub fn add(&mut self, prompt: Vec<u32>, params: GenerateParams) -> Result<RequestId> {
+        let prompt = Prompt::new(self.worker.config(), prompt)?;
+        self.add_request(NewRequest::new(prompt, params))
     }
 
-    /// Adds a request that says with whom it shares K and V.
+    /// Adds a request to the end of the queue. Steps tell what becomes of it, until an update says that it has finished.
     ///
     /// # Errors
-    /// As [`add`](Engine::add).
-    pub fn add_sharing(
-        &mut self,
-        prompt: Vec<u32>,
-        params: GenerateParams,
-        sharing: Sharing,
-        on_event: OnEvent,
-    ) -> Result<RequestId> {
-        self.worker.check_prompt(&prompt)?;
-        let (id, vocab_size) = (RequestId(self.next_id), self.worker.config().vocab_size);
-        let request = Request::new(id, prompt, params, vocab_size, on_event)?.sharing(sharing);
-        let (needed, room) =
-            (request.most_tokens(self.worker.max_model_len()), self.scheduler.kv.max_tokens());
+    /// A request that can never be served, with the numbers, or sampling parameters out of range.
+    pub fn add_request(&mut self, new: NewRequest) -> Result<RequestId> {
+        let (id, longest) = (RequestId(self.next_id), self.worker.max_model_len());
+        check_room(new.prompt.len(), longest)?;
+        let request = Request::new(id, new, self.worker.config().vocab_size)?;
+        let (needed, room) = (request.most_tokens(longest), self.scheduler.kv.max_tokens());
         if needed > room {
             let prompt = request.prompt_len();
             return Err(Error::Request(format!(
@@ -141,11 +146,12 @@ impl<W: Worker> Engine<W> {
     }
 
     // ANCHOR: step
-    /// One forward pass over a part of every running request; false if there is nothing to do.
+    /// One forward pass over a part of every running request: the tokens that it gave, and who has finished. Nothing, if there is
+    /// [nothing to do](Engine::has_work) or all of the pass was within prompts.
     ///
     /// # Errors
     /// Those of the worker.
-    pub fn step(&mut self) -> Result<bool> {
+    pub fn step(&mut self) -> Result<Vec<Update>> {
         let started = Instant::now();
         let chunks = self.scheduler.schedule(&mut self.batch);
         if chunks.is_empty() {
@@ -161,7 +167,7 @@ impl<W: Worker> Engine<W> {
         }
         self.update(&chunks, sampled);
         self.last_chunks = chunks;
-        Ok(true)
+        Ok(mem::take(&mut self.updates))
     }
 
     /// How the worker may draw a token for each chunk that wants one; none if some request wants its logits here.
@@ -193,15 +199,17 @@ impl<W: Worker> Engine<W> {
     /// Gives the tokens to their requests, and takes out those that have ended.
     fn update(&mut self, chunks: &[Chunk], sampled: Vec<Result<Sampled, SamplingError>>) {
         let (mut sampled, mut ended) = (sampled.into_iter(), Vec::new());
-        let longest = self.worker.max_model_len();
+        let (longest, remembers) = (self.worker.max_model_len(), self.worker.remembers());
         chunks.iter().for_each(|chunk| self.scheduler.kv.computed(chunk.id, chunk.positions.end));
         for (request, chunk) in self.scheduler.running_of(chunks) {
-            request.advance(chunk.positions.len());
+            // Where nothing is kept (step 1's attention), the next pass computes all of it again.
+            request.advance(if remembers { chunk.positions.len() } else { 0 });
             match chunk.samples.then(|| sampled.next()).flatten() {
                 None => {}
                 Some(Ok(token)) => {
                     self.stats.output_tokens += 1;
                     ended.extend(request.push(&token, longest).map(|reason| (chunk.id, reason, None)));
+                    self.updates.push(Update { id: chunk.id, token: Some(token), finished: None });
                 }
                 Some(Err(error)) => ended.push((chunk.id, FinishReason::Error, Some(error.to_string()))),
             }
@@ -212,43 +220,53 @@ impl<W: Worker> Engine<W> {
     }
     // ANCHOR_END: step
 
-    /// Ends a request at once, whatever it does; false if there is no such request (any more).
-    pub fn abort(&mut self, id: RequestId) -> bool {
-        self.end(id, FinishReason::Abort, None).is_some()
+    /// Whether another step has something to do or to tell.
+    pub fn has_work(&self) -> bool {
+        !self.updates.is_empty() || self.queues() != (0, 0)
     }
 
-    /// Steps until nothing is left to do.
+    /// Ends a request at once, whatever it does; the next step tells. False if there is no such request (any more).
+    pub fn abort(&mut self, id: RequestId) -> bool {
+        self.end(id, FinishReason::Abort, None)
+    }
+
+    /// Steps until nothing is left to do: what has finished, in this order.
     ///
     /// # Errors
     /// Those of [`step`](Engine::step).
-    pub fn run(&mut self) -> Result<()> {
-        while self.step()? {}
-        Ok(())
-    }
-
-    /// No chunk: there is nobody, or nobody can go on.
-    fn idle(&self) -> Result<bool> {
-        match self.queues() {
-            (0, 0) => Ok(false),
-            (waiting, running) => {
-                let policy = self.scheduler.policy().name();
-                let message = format!(
-                    "{waiting} requests wait, {running} run, and policy '{policy}' lets nobody go on"
-                );
-                Err(Error::Request(message))
-            }
+    pub fn run(&mut self) -> Result<Vec<Finished>> {
+        let mut all = Vec::new();
+        while self.has_work() {
+            all.extend(self.step()?.into_iter().filter_map(|update| update.finished));
         }
+        Ok(all)
     }
 
-    fn end(&mut self, id: RequestId, reason: FinishReason, error: Option<String>) -> Option<Finished> {
-        let request = self.scheduler.remove(id)?;
+    /// No chunk: there is no request, or none can go on.
+    fn idle(&mut self) -> Result<Vec<Update>> {
+        let (waiting, running) = self.queues();
+        if self.updates.is_empty() && (waiting, running) != (0, 0) {
+            let policy = self.scheduler.policy().name();
+            let message =
+                format!("{waiting} requests wait, {running} run, and policy '{policy}' lets nobody go on");
+            return Err(Error::Request(message));
+        }
+        Ok(mem::take(&mut self.updates))
+    }
+
+    fn end(&mut self, id: RequestId, reason: FinishReason, error: Option<String>) -> bool {
+        let Some(request) = self.scheduler.remove(id) else { return false };
         self.stats.prompt_tokens += request.prompt_len() as u64;
         let finished = request.finish(reason, error, self.weight_version);
         self.stats.cached_tokens += finished.cached_tokens as u64;
         if let Some(trace) = &mut self.trace {
             trace.finished(&finished);
         }
-        Some(finished)
+        match self.updates.iter_mut().rfind(|update| update.id == id) {
+            Some(update) => update.finished = Some(finished),
+            None => self.updates.push(Update { id, token: None, finished: Some(finished) }),
+        }
+        true
     }
 
     fn count(&mut self, chunks: &[Chunk]) {
@@ -290,7 +308,8 @@ impl<W: Worker> Engine<W> {
             self.scheduler.started().into_iter().for_each(|id| _ = self.abort(id));
         }
         while !self.scheduler.started().is_empty() {
-            self.step()?;
+            let updates = self.step()?;
+            self.updates.extend(updates); // the next step tells
         }
         Ok(())
     }

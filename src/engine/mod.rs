@@ -7,7 +7,7 @@
 //! - `request`: one prompt on its way to one output;
 //! - `policy`: which requests compute how many tokens in a step, continuous or static batching;
 //! - `scheduler`: the two queues, and the batch of a step;
-//! - `worker`: what carries a batch out;
+//! - `worker`: what carries a batch out; `report`: what it is and has done;
 //! - `engine`: the loop;
 //! - `trace`: what ran when; `timeline`, `drawing`: a picture of it; `block_history`, `block_drawing`: of the KV blocks (step 4).
 
@@ -20,6 +20,7 @@ mod drawing;
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
 mod policy;
+mod report;
 mod request;
 mod scheduler;
 mod timeline;
@@ -31,7 +32,8 @@ pub use crate::kv::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, Requ
 pub use block_history::{BlockHistory, Owner, PoolState};
 pub use engine::{Engine, EngineStats, OnUpdate};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
-pub use request::{Event, Finished, OnEvent, Phase, Request, Sharing, Times};
+pub use report::{RankReport, RanksReport, Traffic, WorkerReport};
+pub use request::{Finished, NewRequest, Phase, Request, Sharing, Times, Update};
 pub use scheduler::{Chunk, Scheduler};
 pub use timeline::{Lane, Span, Timeline};
 pub use trace::Trace;

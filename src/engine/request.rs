@@ -3,23 +3,41 @@
 use super::{Prefix, RequestId};
 use crate::{
     generate::{FinishReason, GenerateParams},
+    runner::Prompt,
     sampling::{Sampled, Sampler, SamplingError},
+    tokenizer::StopMatcher,
 };
 use std::{
-    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-/// Told of every token and of the end. `Break` after a token ends the request (a stop string); after the end it means nothing.
-pub type OnEvent = Box<dyn FnMut(Event) -> ControlFlow<()> + Send>;
+/// A request as it arrives.
+#[derive(Clone, Debug)]
+pub struct NewRequest {
+    pub prompt: Prompt,
+    pub params: GenerateParams,
+    /// Ends the request in the step that completes a stop string.
+    pub stop: Option<StopMatcher>,
+    /// With whom it shares K and V.
+    pub sharing: Sharing,
+}
 
-/// What happened to a request.
-pub enum Event<'a> {
-    /// The next token of the output.
-    Token(&'a Sampled),
-    /// The end. Nothing follows.
-    Finished(&'a Finished),
+impl NewRequest {
+    /// A request that stops at no string, and shares with everybody.
+    pub fn new(prompt: Prompt, params: GenerateParams) -> NewRequest {
+        NewRequest { prompt, params, stop: None, sharing: Sharing::default() }
+    }
+}
+
+/// What a step did for one request.
+#[derive(Clone, Debug)]
+pub struct Update {
+    pub id: RequestId,
+    /// The next token of its output, if one was sampled.
+    pub token: Option<Sampled>,
+    /// The end, if this was it: no update follows.
+    pub finished: Option<Finished>,
 }
 
 /// A request that has ended.
@@ -91,7 +109,7 @@ pub struct Request {
     pub(super) sampler: Sampler,
     arrival: Instant,
     times: Times,
-    on_event: OnEvent,
+    stop: Option<StopMatcher>,
     sharing: Sharing,
     cached_tokens: usize,
     preemptions: u32,
@@ -102,34 +120,23 @@ impl Request {
     ///
     /// # Errors
     /// Sampling parameters out of range.
-    pub fn new(
-        id: RequestId,
-        prompt: Vec<u32>,
-        params: GenerateParams,
-        vocab_size: usize,
-        on_event: OnEvent,
-    ) -> Result<Request, SamplingError> {
+    pub fn new(id: RequestId, new: NewRequest, vocab_size: usize) -> Result<Request, SamplingError> {
+        let NewRequest { prompt, params, stop, sharing } = new;
         let sampler = Sampler::new(params.sampling.clone(), &prompt, vocab_size)?;
-        let (prompt_len, arrival, times) = (prompt.len(), Instant::now(), Times::default());
         Ok(Request {
             id,
-            tokens: prompt,
-            prompt_len,
+            prompt_len: prompt.len(),
+            tokens: prompt.into_ids(),
             computed: 0,
             params,
             sampler,
-            arrival,
-            times,
-            on_event,
-            sharing: Sharing::default(),
+            arrival: Instant::now(),
+            times: Times::default(),
+            stop,
+            sharing,
             cached_tokens: 0,
             preemptions: 0,
         })
-    }
-
-    /// The same, sharing K and V with others.
-    pub fn sharing(self, sharing: Sharing) -> Request {
-        Request { sharing, ..self }
     }
 
     /// Tokens that are not computed yet: 1 while it decodes.
@@ -220,7 +227,7 @@ impl Request {
         self.times.first_token.get_or_insert(now);
         self.times.last_token = Some(now);
         self.tokens.push(sampled.token);
-        let stopped = (self.on_event)(Event::Token(sampled)).is_break();
+        let stopped = self.stop.as_mut().is_some_and(|stop| stop.push(sampled.token));
         if stopped || self.params.eos_token_id.contains(&sampled.token) {
             return Some(FinishReason::Stop);
         }
@@ -229,7 +236,7 @@ impl Request {
     }
     // ANCHOR_END: push
 
-    /// Tells the caller that it has ended.
+    /// It has ended.
     pub(super) fn finish(
         mut self,
         reason: FinishReason,
@@ -238,9 +245,6 @@ impl Request {
     ) -> Finished {
         let Request { id, times, cached_tokens, preemptions, .. } = self;
         let (seed, output) = (self.sampler.seed(), self.tokens.split_off(self.prompt_len));
-        let finished =
-            Finished { id, output, reason, error, seed, times, cached_tokens, preemptions, weight_version };
-        let _ = (self.on_event)(Event::Finished(&finished));
-        finished
+        Finished { id, output, reason, error, seed, times, cached_tokens, preemptions, weight_version }
     }
 }

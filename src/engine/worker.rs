@@ -1,10 +1,12 @@
 //! What carries a batch out.
 
+use super::WorkerReport;
 use crate::{
     backend::Backend,
     batch::Batch,
     config::ModelConfig,
     error::{Error, Result},
+    machine::Machine,
     model::KvMemory,
     runner::ModelRunner,
     sampling::{Draw, SamplingError},
@@ -12,7 +14,7 @@ use crate::{
 };
 
 // ANCHOR: worker
-/// Runs batches. `LocalWorker` (step 3) has a runner in this process, which may lead those of other ranks (7).
+/// Runs batches. `LocalWorker` (step 3) has a whole model in this process; `Leader` (7) leads the ranks that hold parts of one.
 pub trait Worker: Send {
     /// One forward pass: the logits of the batch's logit rows, or their tokens, if there is a draw for each row and the worker draws
     /// where the logits are.
@@ -26,11 +28,15 @@ pub trait Worker: Send {
     fn max_model_len(&self) -> usize;
     /// What is reserved for K and V.
     fn memory(&self) -> KvMemory;
-    /// Whether the model can serve a prompt.
+    /// Whether K and V of earlier forward passes are kept. If not, every pass computes a sequence from its first token.
+    fn remembers(&self) -> bool {
+        true
+    }
+    /// What it is and has done.
     ///
     /// # Errors
-    /// [`Error::Request`] if it can't, with the numbers.
-    fn check_prompt(&self, prompt: &[u32]) -> Result<()>;
+    /// If a rank is gone.
+    fn report(&mut self) -> Result<WorkerReport>;
     /// Replaces weights by their names in the checkpoint.
     ///
     /// # Errors
@@ -45,6 +51,29 @@ pub enum Output {
     Logits(Vec<f32>),
     /// `[rows]`, or why a row has none.
     Tokens(Vec<Result<u32, SamplingError>>),
+}
+
+impl Output {
+    /// The tokens of a pass's logits, where they can be drawn where the logits are; else the logits.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn of<B: Backend>(
+        runner: &ModelRunner<B>,
+        logits: &B::Tensor,
+        batch: &Batch,
+        draws: &[Draw],
+    ) -> Result<Output> {
+        let rows = batch.logit_rows.len();
+        if draws.len() == rows
+            && let Some(tokens) = runner.backend.draw(logits, draws)?
+        {
+            return Ok(Output::Tokens(tokens));
+        }
+        let mut logits = runner.backend.download(logits)?;
+        logits.truncate(rows * runner.config.vocab_size);
+        Ok(Output::Logits(logits))
+    }
 }
 
 /// One model in this process.
@@ -68,17 +97,10 @@ impl<B: Backend> LocalWorker<B> {
     }
 }
 
-impl<B: Backend> Worker for LocalWorker<B> {
+impl<B: Machine> Worker for LocalWorker<B> {
     fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output> {
-        let (logits, rows) = (self.runner.forward(batch, None)?, batch.logit_rows.len());
-        if draws.len() == rows
-            && let Some(tokens) = self.runner.backend.draw(&logits, draws)?
-        {
-            return Ok(Output::Tokens(tokens));
-        }
-        let mut logits = self.runner.backend.download(&logits)?;
-        logits.truncate(rows * self.runner.config.vocab_size);
-        Ok(Output::Logits(logits))
+        let logits = self.runner.forward(batch, None)?;
+        Output::of(&self.runner, &logits, batch, draws)
     }
 
     fn config(&self) -> &ModelConfig {
@@ -93,11 +115,45 @@ impl<B: Backend> Worker for LocalWorker<B> {
         self.runner.attention.memory()
     }
 
-    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
-        self.runner.check_prompt(prompt)
+    fn remembers(&self) -> bool {
+        self.runner.attention.remembers()
+    }
+
+    fn report(&mut self) -> Result<WorkerReport> {
+        Ok(WorkerReport { runner: self.runner.report(), ranks: None })
     }
 
     fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
         self.runner.update_weights(tensors)
+    }
+}
+
+impl Worker for Box<dyn Worker> {
+    fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output> {
+        (**self).forward(batch, draws)
+    }
+
+    fn config(&self) -> &ModelConfig {
+        (**self).config()
+    }
+
+    fn max_model_len(&self) -> usize {
+        (**self).max_model_len()
+    }
+
+    fn memory(&self) -> KvMemory {
+        (**self).memory()
+    }
+
+    fn remembers(&self) -> bool {
+        (**self).remembers()
+    }
+
+    fn report(&mut self) -> Result<WorkerReport> {
+        (**self).report()
+    }
+
+    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
+        (**self).update_weights(tensors)
     }
 }

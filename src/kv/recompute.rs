@@ -13,7 +13,7 @@ use crate::{
     },
     batch::{Batch, Span},
     error::Result,
-    model::{Attention, AttentionShape},
+    model::{Attention, AttentionShape, KvMemory},
 };
 use std::cell::RefCell;
 
@@ -78,5 +78,10 @@ impl Attention<Cpu> for Recompute {
 
     fn remembers(&self) -> bool {
         false
+    }
+
+    /// Nothing is reserved, and one request runs at a time.
+    fn memory(&self) -> KvMemory {
+        KvMemory { slots: 1, ..KvMemory::default() }
     }
 }

@@ -26,6 +26,8 @@ pub enum LoadFormat {
 /// How to load a model.
 #[derive(Default)]
 pub struct LoadOptions<'a> {
+    /// The directory's config.json, if it was read before.
+    pub config: Option<ModelConfig>,
     pub format: LoadFormat,
     /// What to do with names that are not the model's.
     pub rules: LoadRules,
@@ -94,7 +96,9 @@ impl<B: Backend> ModelRunner<B> {
         options: LoadOptions,
         attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
-        let part = Part::whole(&read_config(directory)?);
+        let config = options.config.map_or_else(|| read_config(directory), Ok)?;
+        let part = Part::whole(&config);
+        let options = LoadOptions { config: Some(config), ..options };
         ModelRunner::load_part(backend, directory, options, part, attention)
     }
 
@@ -110,7 +114,7 @@ impl<B: Backend> ModelRunner<B> {
         attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
         let mut kv = options.kv.clone();
-        let mut config = read_config(directory)?;
+        let mut config = options.config.clone().map_or_else(|| read_config(directory), Ok)?;
         let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
         let build = |config: &ModelConfig| model::build_part(&backend, config, max_length, part.clone());
         let (model, loaded) = match options.format {
@@ -136,7 +140,6 @@ impl<B: Backend> ModelRunner<B> {
         runner.weights = weights;
         runner.replays = part.rank.world_size == 1 && part.stage == Stage::whole(&runner.config);
         runner.max_model_len = runner.max_model_len.min(kv.max_model_len.unwrap_or(usize::MAX));
-        runner.max_chunk = kv.max_chunk.unwrap_or(usize::MAX).max(1);
         Ok(runner)
     }
 }

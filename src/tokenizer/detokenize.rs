@@ -114,6 +114,23 @@ impl Detokenizer {
         }
     }
 
+    /// Takes the next id and gives the bytes that it adds, also those of a character that is not complete yet.
+    pub(super) fn push_bytes(&mut self, id: u32) -> Vec<u8> {
+        let shared = self.tokenizer.shared.clone();
+        if self.skip_special_tokens && self.tokenizer.is_special(id) {
+            return Vec::new();
+        }
+        match (&mut self.pending, token(&shared.inner, id)) {
+            (_, None) => Vec::new(),
+            (Pending::Character(_), Some(token)) => bytes_of(&token),
+            (Pending::Run { strip, .. }, Some(token)) => match shared.decoding.unit(token) {
+                Unit::Byte(byte) => vec![byte],
+                Unit::Text(text) => strip.apply(text).into_bytes(),
+            },
+            (Pending::Window { .. }, Some(_)) => self.push(id).into_bytes(),
+        }
+    }
+
     /// The text has ended: gives what was still open; bytes that are no character become U+FFFD.
     pub fn finish(&mut self) -> String {
         match &mut self.pending {

@@ -3,7 +3,7 @@
 //! - [`Tokenizer`] reads what a checkpoint brings and gives the ids that transformers' `AutoTokenizer` gives.
 //! - [`ChatTemplate`] turns messages into the one text that the model was trained on.
 //! - [`Detokenizer`] gives text token by token and never half a character.
-//! - [`StopStrings`] ends a text at a stop string that may lie across tokens.
+//! - [`StopStrings`] ends a text at a stop string that may lie across tokens, and [`StopMatcher`] tells the engine in the same step.
 //!
 //! Vocabulary, merges and their algorithm are the `tokenizers` crate's, the same code that transformers runs.
 
@@ -17,6 +17,7 @@ mod files;
 mod python;
 mod special;
 mod stop;
+mod stop_matcher;
 #[cfg(test)]
 mod testing;
 mod tojson;
@@ -32,6 +33,7 @@ pub use detokenize::Detokenizer;
 pub use error::TokenizerError;
 pub use files::TokenizerFiles;
 pub use stop::{Emit, StopStrings};
+pub use stop_matcher::StopMatcher;
 
 use class::Class;
 use decoding::Decoding;

@@ -1,26 +1,8 @@
-//! What a runner that holds a part of a model needs from the others: nothing until step 7.
+//! What a worker is and has done, for stats.
 
-use super::ModelRunner;
-use crate::{backend::Backend, batch::Batch, error::Result, tensor::HostTensor};
+use crate::runner::RunnerReport;
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, Range, Sub};
-
-/// Carries what is asked of one rank's runner through all ranks that hold parts of the model.
-#[allow(clippy::missing_errors_doc)]
-pub trait Relay<B: Backend>: Send {
-    /// A pass of all ranks, this one's part included: the logits, as [`ModelRunner::forward`] gives them.
-    fn forward(&mut self, runner: &mut ModelRunner<B>, batch: &Batch) -> Result<B::Tensor>;
-
-    /// Replaces parameters in all ranks.
-    fn update_weights(
-        &mut self,
-        runner: &mut ModelRunner<B>,
-        tensors: Vec<(String, HostTensor)>,
-    ) -> Result<()>;
-
-    /// What each rank holds and has done.
-    fn report(&mut self, runner: &ModelRunner<B>) -> Result<RelayReport>;
-}
 
 /// What a rank has said so far: calls, and bytes of its own that it gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +68,7 @@ pub struct RankReport {
 
 /// What all ranks hold and have done.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RelayReport {
+pub struct RanksReport {
     /// By what means they speak.
     pub comm: &'static str,
     /// Ranks of each stage, and stages.
@@ -100,4 +82,13 @@ pub struct RelayReport {
     pub bubble: f64,
     pub bubble_formula: f64,
     pub ranks: Vec<RankReport>,
+}
+
+/// What a worker is and has done.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    /// Of its own runner.
+    pub runner: RunnerReport,
+    /// Of all ranks, where there are several. (Step 7.)
+    pub ranks: Option<RanksReport>,
 }
