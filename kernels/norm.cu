@@ -7,7 +7,7 @@
 //   v2   16 bytes a read, and x stays in registers: it is read once. Predicted: two thirds of the reads, and a quarter of the requests.
 //        Counted: so it is. Where it loses: n must be a multiple of 4 and at most 4096, since registers are few; what does not fit, v1 does.
 //
-// Counts: tests/profile.rs. Nobody has timed them on a GPU yet.
+// Counts: tests/suite/profile.rs. Nobody has timed them on a GPU yet.
 #include "common.cuh"
 
 // ANCHOR: by_warps

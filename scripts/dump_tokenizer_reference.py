@@ -3,7 +3,7 @@
     python scripts/dump_tokenizer_reference.py [--shared ../shared] [--out tests/fixtures/tokenizer/reference.json]
 
 Holds our own texts, chats and tools; ids and decoded texts; and of each rendered chat its length and FNV-1a hash, so
-that no text of other people's templates is in this repository. tests/tokenizer.rs reads it.
+that no text of other people's templates is in this repository. tests/suite/tokenizer.rs reads it.
 """
 
 import argparse

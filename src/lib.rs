@@ -31,7 +31,6 @@ pub mod backend;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
-pub mod contracts;
 pub mod demo;
 pub mod error;
 pub mod generate;

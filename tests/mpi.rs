@@ -2,6 +2,7 @@
 //!
 //! `cargo test --features full,mpi --test mpi`. It starts itself again under mpirun, once for each number of ranks.
 
+#[path = "suite/common.rs"]
 mod common;
 
 use common::{Reference, fixture, fixtures, greedy_params, program};

@@ -1,4 +1,4 @@
-// Kernels with one bug each. The simulator's checkers must find them, in every block: tests/simulator.rs. A kernel that takes `only` has its
+// Kernels with one bug each. The simulator's checkers must find them, in every block: tests/suite/simulator.rs. A kernel that takes `only` has its
 // bug in that block alone, or in all of them if it is the largest number.
 #include "../ptx.cuh"
 

@@ -1,4 +1,4 @@
-// Kernels that show what one instruction does: tests/simulator.rs compares them with plain loops. Run by one warp.
+// Kernels that show what one instruction does: tests/suite/simulator.rs compares them with plain loops. Run by one warp.
 #include "../ptx.cuh"
 
 // c = a b by tensor cores. a: [16, 16], b: [8, 16] (its columns), 16 bits; c: [16, 8].

@@ -4,7 +4,7 @@ use super::{
     step2::{KvCache, Vectors},
     story::{NO_WINDOWS, PROMPT, TOKENS, Windows, check_story_of},
 };
-use crate::{
+use stairwell::{
     backend::{
         Shaped,
         cpu::{Cpu, CpuTensor},
@@ -119,16 +119,5 @@ impl<C: KvCache> Attention<Cpu> for Pieces<C> {
             cache.attend(shape, position - first, q.row(row), &k, &v, out.row_mut(row));
         }
         Ok(out)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::contracts::story::check_margins;
-
-    #[test]
-    fn no_token_of_the_windowed_story_is_a_narrow_choice() {
-        check_margins(WINDOWS, WINDOWED_PROMPT);
     }
 }

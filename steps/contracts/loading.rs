@@ -4,8 +4,8 @@ use super::{
     scratch::{Scratch, awkward_shard},
     story::{check_story, runner_of},
 };
-use crate::{checkpoint::StateDict, demo, tensor::HostTensor};
 use serde_json::json;
+use stairwell::{checkpoint::StateDict, demo, tensor::HostTensor};
 use std::{error::Error, path::Path};
 
 /// What may fail for any reason: files, JSON, a name that is not there.

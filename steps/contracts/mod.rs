@@ -33,12 +33,13 @@ mod story;
 pub use loading::{NameMapper, Outcome, TensorReader};
 
 /// The body of an exercise that is not written yet: panics with a sentence that says what to write and where to read.
-#[macro_export]
 macro_rules! stub {
     ($sentence:literal) => {
         panic!(concat!("not written yet: ", $sentence))
     };
 }
+
+pub(crate) use stub;
 
 /// Checks values [n] against those of a formula in f64. `suspects` are known mistakes with the values that each would give;
 /// the message asks about the one that fits.

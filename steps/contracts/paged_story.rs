@@ -1,7 +1,7 @@
 //! An engine whose blocks are managed by someone else's pieces, and the stories that it must tell.
 
 use super::blocks::{Append, Growth, Hash, PrefixIndex, ReferenceCounts};
-use crate::{
+use stairwell::{
     backend::cpu::Cpu,
     batch::Move,
     demo,

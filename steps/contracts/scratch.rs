@@ -1,8 +1,8 @@
 //! A directory for a contract's checkpoint, gone when it is dropped.
 
 use super::Outcome;
-use crate::{checkpoint::Directory, demo};
 use serde_json::{Map, Value, json};
+use stairwell::{checkpoint::Directory, demo};
 use std::{
     fs, io,
     path::{Path, PathBuf},

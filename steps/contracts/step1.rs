@@ -7,7 +7,7 @@ use super::{
     check_values,
     story::{check_story, runner_on},
 };
-use crate::backend::cpu::{Cpu, Kernels};
+use stairwell::backend::cpu::{Cpu, Kernels};
 
 /// `rms_norm` is out = x / √(mean(x²) + ε) · weight, and out's old contents don't matter.
 ///
@@ -139,18 +139,4 @@ pub fn tells_the_demo_story(kernels: impl Kernels + 'static) {
 /// Values in −1..1 without a pattern that a mistake could share.
 fn wave(i: usize) -> f32 {
     (1.7 * i as f32 + 0.3).sin()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::cpu::Standard;
-
-    #[test]
-    fn the_standard_kernels_keep_the_contracts() {
-        rms_norm(&Standard);
-        rotate_half(&Standard);
-        kv_head(&Standard);
-        tells_the_demo_story(Standard);
-    }
 }

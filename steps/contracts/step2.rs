@@ -2,7 +2,7 @@
 
 pub use super::cached::{Pieces, tells_the_demo_story, tells_the_windowed_story};
 use super::check_values;
-use crate::model::AttentionShape;
+use stairwell::model::AttentionShape;
 use std::{cell::RefCell, collections::BTreeMap};
 
 /// The cache of one layer and one sequence, in pieces. Each has an answer of ours, so that a reader can write one alone.
@@ -358,28 +358,4 @@ fn lost_key(tokens: usize, window: usize, chunk: usize, max_tokens: usize) -> Op
 /// Values in −1..1 without a pattern that a mistake could share.
 fn wave(i: usize) -> f32 {
     (1.7 * i as f32 + 0.3).sin()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Ours;
-    impl KvCache for Ours {}
-
-    #[test]
-    fn our_pieces_keep_the_contracts() {
-        write(&Ours);
-        attend(&Ours);
-        ring(&Ours);
-        tells_the_demo_story(Ours);
-        tells_the_windowed_story(Ours);
-    }
-
-    #[test]
-    fn a_ring_of_the_window_loses_a_key_once_a_chunk_is_longer_than_one() {
-        assert_eq!(lost_key(4, 4, 1, 20), None);
-        assert_eq!(lost_key(6, 4, 3, 20), None);
-        assert!(lost_key(5, 4, 3, 20).is_some() && lost_key(4, 4, 3, 20).is_some());
-    }
 }

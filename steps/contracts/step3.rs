@@ -1,6 +1,6 @@
 //! The contracts of step 3, for the exercises of chapter 3: the scheduler's budget, and the slots of the KV cache.
 
-use crate::{
+use stairwell::{
     demo,
     engine::{
         Continuous, Engine, Event, KvManager, KvUsage, Limits, LocalWorker, OnEvent, Policy, Queues,
@@ -146,10 +146,10 @@ pub fn tells_the_demo_stories_in_slots<M: KvManager + 'static>(new: impl FnOnce(
     });
 }
 
-type DemoEngine = Engine<LocalWorker<crate::backend::cpu::Cpu>>;
+type DemoEngine = Engine<LocalWorker<stairwell::backend::cpu::Cpu>>;
 
 #[track_caller]
-fn check_stories(mine: impl FnOnce(LocalWorker<crate::backend::cpu::Cpu>) -> DemoEngine) {
+fn check_stories(mine: impl FnOnce(LocalWorker<stairwell::backend::cpu::Cpu>) -> DemoEngine) {
     let one_at_a_time = Limits { max_num_seqs: 1, ..LIMITS };
     let ours = write(|worker| Engine::new(worker, Box::new(Continuous), one_at_a_time));
     let (ours, _) = ours.expect("the engine's own stories");
@@ -168,7 +168,7 @@ fn check_stories(mine: impl FnOnce(LocalWorker<crate::backend::cpu::Cpu>) -> Dem
 
 /// The stories, and the steps that they took.
 fn write(
-    engine: impl FnOnce(LocalWorker<crate::backend::cpu::Cpu>) -> DemoEngine,
+    engine: impl FnOnce(LocalWorker<stairwell::backend::cpu::Cpu>) -> DemoEngine,
 ) -> Result<(Vec<String>, u64)> {
     let tokenizer = Tokenizer::new(demo::tokenizer_files())?;
     let kv = KvOptions {
@@ -196,18 +196,4 @@ fn write(
     let stories = stories.lock().map(|s| s.clone()).unwrap_or_default();
     let texts = stories.values().map(|ids| tokenizer.decode(ids, true).replace('\n', " ")).collect();
     Ok((texts, engine.stats().steps))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::Slots;
-
-    #[test]
-    fn ours_keep_the_contracts() {
-        share(&mut Continuous);
-        slots(Slots::new);
-        tells_the_demo_stories(Continuous);
-        tells_the_demo_stories_in_slots(Slots::new);
-    }
 }

@@ -242,13 +242,3 @@ pub fn tells_the_demo_stories<P, I>(
 {
     paged_story::check(pool, append, index);
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ours_keeps_the_contract() {
-        pool(Counted::new);
-    }
-}

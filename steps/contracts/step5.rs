@@ -4,8 +4,8 @@
 pub use super::step5_attention::{DecodeWork, combine, heuristic, paged_walk};
 
 use super::story::check_story;
-use crate::backend::cuda::{Address, Arg, Cuda, Device, Grid, Profile, Schedule, Simulated};
-use crate::{
+use stairwell::backend::cuda::{Address, Arg, Cuda, Device, Grid, Profile, Schedule, Simulated};
+use stairwell::{
     demo,
     runner::{LoadOptions, ModelRunner},
 };

@@ -1,7 +1,7 @@
 //! The contracts of chapter 5's second half: a walk through a block table, parts merged, and how many parts.
 
 use super::check_values;
-use crate::backend::cuda::{Address, Arg, Device, Grid, Schedule, Simulated};
+use stairwell::backend::cuda::{Address, Arg, Device, Grid, Schedule, Simulated};
 
 /// Numbers of a head, a lane each.
 const D: usize = 32;
@@ -228,11 +228,11 @@ pub fn heuristic(parts: impl Fn(&DecodeWork) -> usize) {
              {least}{hint}"
         );
         theirs += time;
-        fixed += work.time(tokens.div_ceil(crate::backend::cuda::PART));
+        fixed += work.time(tokens.div_ceil(stairwell::backend::cuda::PART));
     }
     assert!(
         theirs < fixed,
         "parts of {} keys take {fixed} over all, yours {theirs}",
-        crate::backend::cuda::PART
+        stairwell::backend::cuda::PART
     );
 }

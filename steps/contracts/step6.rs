@@ -6,7 +6,7 @@ use super::{
     step5_attention::{numbers, upload},
     story::{NO_WINDOWS, check_story_of},
 };
-use crate::{
+use stairwell::{
     backend::cuda::{
         Address, Arg, Cuda, Device, Grid, KernelShape, Profile, Schedule, Simulated, with_workload,
     },

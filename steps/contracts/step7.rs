@@ -1,7 +1,7 @@
 //! The contracts of step 7, for the exercises of chapter 7: which part of a weight a rank holds, and a sum over ranks that goes round in a ring.
 
 use super::story::check_story;
-use crate::{
+use stairwell::{
     backend::{Backend, Slice, cpu::Cpu},
     checkpoint::StateDict,
     demo,

@@ -1,10 +1,8 @@
 //! Answers to the exercises of chapter 1: `cargo test --test solution1`.
 
+use crate::contracts::{NameMapper, Outcome, TensorReader, step1};
 use serde_json::Value;
-use stairwell::{
-    backend::cpu::Kernels,
-    contracts::{NameMapper, Outcome, TensorReader, step1},
-};
+use stairwell::backend::cpu::Kernels;
 use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom},

@@ -1,6 +1,6 @@
 //! Wrong answers to the fifth exercise of chapter 1.
 
-use stairwell::contracts::NameMapper;
+use crate::contracts::NameMapper;
 
 /// `replace` also changes the middle of a name: `submodule.` becomes `sub`.
 pub struct ReplacesAnywhere;

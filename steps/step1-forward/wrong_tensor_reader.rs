@@ -1,7 +1,7 @@
 //! Wrong answers to the fourth exercise of chapter 1.
 
+use crate::contracts::{Outcome, TensorReader};
 use serde_json::Value;
-use stairwell::contracts::{Outcome, TensorReader};
 use std::{fs, path::Path};
 
 /// Takes `data_offsets` for positions in the file.

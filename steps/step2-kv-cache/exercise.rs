@@ -7,11 +7,9 @@
 //! cache. Answers: solution.rs, beside this file.
 #![allow(unused_variables)] // the parameters of what is not written yet
 
-use stairwell::{
-    contracts::step2::{self, KvCache, Vectors},
-    model::AttentionShape,
-    stub,
-};
+use crate::contracts::step2::{self, KvCache, Vectors};
+use crate::contracts::stub;
+use stairwell::model::AttentionShape;
 
 // 1. Write --------------------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,14 @@
 //! A text with a KV cache, pass by pass, with the demo model's real numbers, and what three mistakes look like:
 //! `cargo run --release --features step2 --example step2`.
 
+#[allow(dead_code, unused_imports)] // this program uses a part of it
+#[path = "../contracts/mod.rs"]
+mod contracts;
+
+use crate::contracts::step2::{KvCache, Pieces};
 use stairwell::{
     backend::{Backend, cpu::Cpu},
     batch::Batch,
-    contracts::step2::{KvCache, Pieces},
     demo,
     error::Result,
     generate::{GenerateParams, generate},

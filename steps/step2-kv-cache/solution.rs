@@ -1,9 +1,7 @@
 //! Answers to the exercises of chapter 2: `cargo test --features step2 --test solution2`.
 
-use stairwell::{
-    contracts::step2::{self, KvCache, Vectors},
-    model::AttentionShape,
-};
+use crate::contracts::step2::{self, KvCache, Vectors};
+use stairwell::model::AttentionShape;
 
 // 1. Write --------------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,7 @@
 //! Wrong answers to the second exercise of chapter 2: head by head, by the textbook, with one mistake each.
 
-use stairwell::{
-    contracts::step2::{KvCache, Vectors},
-    model::AttentionShape,
-};
+use crate::contracts::step2::{KvCache, Vectors};
+use stairwell::model::AttentionShape;
 
 /// Softmax of products that are √head_dim too large.
 pub struct ForgetsToScale;

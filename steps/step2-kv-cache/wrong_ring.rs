@@ -1,6 +1,6 @@
 //! Wrong answers to the third exercise of chapter 2.
 
-use stairwell::contracts::step2::KvCache;
+use crate::contracts::step2::KvCache;
 
 /// Right for one token at a time. A prompt's last tokens overwrite keys that its first ones still see.
 pub struct WindowAlone;

@@ -1,6 +1,6 @@
 //! Wrong answers to the first exercise of chapter 2.
 
-use stairwell::contracts::step2::KvCache;
+use crate::contracts::step2::KvCache;
 
 /// One token's memory for all of them.
 pub struct OverwritesPosition0;

@@ -8,11 +8,9 @@
 #![allow(unused_variables)] // the parameters of what is not written yet
 #![allow(dead_code)] // fields that nobody reads yet
 
-use stairwell::{
-    contracts::step3,
-    engine::{KvManager, KvUsage, Policy, Queues, RequestId},
-    stub,
-};
+use crate::contracts::step3;
+use crate::contracts::stub;
+use stairwell::engine::{KvManager, KvUsage, Policy, Queues, RequestId};
 
 // 1. The budget ---------------------------------------------------------------------------------------------------------
 

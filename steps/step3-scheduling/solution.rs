@@ -1,9 +1,7 @@
 //! Answers to the exercises of chapter 3: `cargo test --features step3 --test solution3`.
 
-use stairwell::{
-    contracts::step3,
-    engine::{KvManager, KvUsage, Policy, Queues, RequestId},
-};
+use crate::contracts::step3;
+use stairwell::engine::{KvManager, KvUsage, Policy, Queues, RequestId};
 use std::collections::HashMap;
 
 pub struct MyPolicy;

@@ -10,10 +10,8 @@
 #![allow(dead_code)] // fields that nobody reads yet
 #![allow(clippy::ptr_arg)] // a table that does not grow yet
 
-use stairwell::{
-    contracts::step4::{self, Growth, Hash, PrefixIndex, ReferenceCounts},
-    stub,
-};
+use crate::contracts::step4::{self, Growth, Hash, PrefixIndex, ReferenceCounts};
+use crate::contracts::stub;
 
 // 1. The pool -----------------------------------------------------------------------------------------------------------
 

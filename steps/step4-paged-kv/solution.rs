@@ -1,6 +1,6 @@
 //! Answers to exercise.rs: `cargo test --features step4 --test solution4`.
 
-use stairwell::contracts::step4::{self, Growth, Hash, PrefixIndex, ReferenceCounts};
+use crate::contracts::step4::{self, Growth, Hash, PrefixIndex, ReferenceCounts};
 use std::collections::HashMap;
 
 // 1. The pool -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 //! Wrong answers to the second exercise of chapter 4: each has one mistake.
 
-use stairwell::contracts::step4::{Growth, ReferenceCounts};
+use crate::contracts::step4::{Growth, ReferenceCounts};
 
 /// Writes to blocks that others hold too.
 pub fn writes_to_shared(

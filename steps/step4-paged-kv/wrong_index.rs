@@ -1,6 +1,6 @@
 //! Wrong answers to the third exercise of chapter 4: each has one mistake.
 
-use stairwell::contracts::step4::{Hash, PrefixIndex};
+use crate::contracts::step4::{Hash, PrefixIndex};
 
 /// What is published: parent, tokens, block, name.
 type Entries = Vec<(Option<u64>, Vec<u32>, u32, u64)>;

@@ -1,6 +1,6 @@
 //! Wrong answers to the first exercise of chapter 4: each has one mistake.
 
-use stairwell::contracts::step4::ReferenceCounts;
+use crate::contracts::step4::ReferenceCounts;
 
 /// Counts, and a rule that takes a reference away and says whether the block can be allocated again.
 pub struct Counts {

@@ -7,10 +7,8 @@
 //! Each exercise has a contract, which says what is wrong. When the first one is written, the engine tells its story with your sum in every
 //! RMSNorm. Answers: solution.cu.
 
-use stairwell::{
-    contracts::step5::{self, DecodeWork},
-    stub,
-};
+use crate::contracts::step5::{self, DecodeWork};
+use crate::contracts::stub;
 
 /// 6. Into how many parts to divide the contexts of a decode step, so that a GPU is busy and little is merged.
 #[allow(unused_variables)]

@@ -1,6 +1,6 @@
 //! The contracts of chapter 5, kept by the kernels in solution.cu, and the answer to the last exercise.
 
-use stairwell::contracts::step5::{self, DecodeWork};
+use crate::contracts::step5::{self, DecodeWork};
 
 /// The sixth. As many parts as fill the GPU once, twice and so on, and not a block more, which would be a wave of its own. Of these, and of no
 /// division at all, the fastest.

@@ -1,4 +1,4 @@
-// Solutions of chapter 5's exercises that are wrong. Each contract must say what is the matter: tests/exercises5.rs.
+// Solutions of chapter 5's exercises that are wrong. Each contract must say what is the matter: tests/exercises/chapter5.rs.
 
 // 1. Sums over a warp. Lanes move numbers down: the first lane gets the sum, and the others get parts of it.
 GLOBAL void first_lane_only(float* y, const float* x) {

@@ -5,7 +5,7 @@
 //!
 //! Each exercise has a contract, which says what is wrong. When the first one is written, the engine computes its prompt with it. Answers: solution.cu.
 
-use stairwell::contracts::step6;
+use crate::contracts::step6;
 
 #[test]
 fn meet() {

@@ -1,5 +1,5 @@
 //! The contracts of chapter 6, kept by the kernels in solution.cu.
-use stairwell::contracts::step6;
+use crate::contracts::step6;
 
 #[test]
 fn meet() {

@@ -1,7 +1,7 @@
 //! Answers to exercise.rs: `cargo test --features step7 --test solution7`.
 
+use crate::contracts::step7::{self, Cut};
 use stairwell::{
-    contracts::step7::{self, Cut},
     error::Result,
     model::Rank,
     parallel::{Communicator, bytes, numbers},

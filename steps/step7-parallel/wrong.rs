@@ -1,8 +1,8 @@
 //! Wrong answers to the exercises of chapter 7: each has one mistake.
 
 use super::solution::{my_slice, part};
+use crate::contracts::step7::Cut;
 use stairwell::{
-    contracts::step7::Cut,
     error::Result,
     model::Rank,
     parallel::{Communicator, bytes, numbers},

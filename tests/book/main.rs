@@ -5,21 +5,15 @@
 //! only those of one page.
 //! The head of each module in tests/book/ says what to write in a page.
 
-mod book {
-    pub mod console;
-    pub mod figures;
-    pub mod house;
-    pub mod links;
-    pub mod listings;
-    pub mod page;
-}
+mod console;
+mod figures;
+mod house;
+mod links;
+mod listings;
+mod page;
 
-use book::{
-    console, figures,
-    links::{self, Target},
-    listings,
-    page::{pages, root},
-};
+use links::Target;
+use page::{pages, root};
 use std::{
     env, fs,
     process::Command,

@@ -2,7 +2,6 @@
 
 use std::{
     panic::{self, PanicHookInfo},
-    process::ExitCode,
     sync::Mutex,
 };
 
@@ -14,8 +13,8 @@ pub const KEPT: Option<&str> = None;
 /// What the last panic said, on any thread: the engine runs kernels on many.
 static SAID: Mutex<Option<String>> = Mutex::new(None);
 
-/// Runs every case. `exercise` is the text of the file that the stubs are in.
-pub fn run(stubs: &[Case], solutions: &[Case], wrong: &[Case], exercise: &str) -> ExitCode {
+/// Runs every case, and says how many fail. `exercise` is the text of the file that the stubs are in.
+pub fn run(stubs: &[Case], solutions: &[Case], wrong: &[Case], exercise: &str) -> usize {
     panic::set_hook(Box::new(|info: &PanicHookInfo| {
         let said = info.payload_as_str().unwrap_or("a panic without words").to_owned();
         SAID.lock().expect("no panic here").get_or_insert(said);
@@ -43,8 +42,7 @@ pub fn run(stubs: &[Case], solutions: &[Case], wrong: &[Case], exercise: &str) -
             println!("  said: {}", if kept { "the contract is kept" } else { &said });
         }
     }
-    println!("\n{failed} of the checks on exercises failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failed
 }
 
 /// Whether the exercise still holds the sentence that its stub says.

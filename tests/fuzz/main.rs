@@ -5,8 +5,8 @@
 //! numbers that are hard to hold; and JSON of the fields that the parser knows with values that it does not expect.
 //! Memory is counted by this binary's own allocator, thread by thread.
 
+#[path = "../suite/common.rs"]
 mod common;
-#[path = "fuzz/rig.rs"]
 mod rig;
 
 use common::fixture;

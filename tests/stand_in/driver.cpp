@@ -1,5 +1,5 @@
 // Stands in for NVIDIA's driver, its run-time compiler and cuBLAS, so that what calls them can be tested without a GPU: the calls have
-// NVIDIA's names and arguments, and kernels run on the simulator. tests/gpu.rs builds it as a library and lets the program load it.
+// NVIDIA's names and arguments, and kernels run on the simulator. tests/suite/gpu.rs builds it as a library and lets the program load it.
 //
 //   STAND_IN=no-device | old-driver | new-nvrtc | does-not-compile     what is wrong with it
 //   STAND_IN_MEMORY=bytes                                              of the device

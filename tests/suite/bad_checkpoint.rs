@@ -1,9 +1,7 @@
 //! Checkpoints that can't be used. Each is refused by the program with one line that says what and where, and each has a good
 //! neighbour that looks much like it and is accepted.
 
-mod common;
-
-use common::{Checkpoint, Reference, accepted, changed, finish, fixture, program, run, shared};
+use crate::common::{Checkpoint, Reference, accepted, changed, finish, fixture, program, run, shared};
 use serde_json::{Value, json};
 use stairwell::tensor::{DType, HostTensor};
 use std::fs;

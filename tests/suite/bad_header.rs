@@ -1,9 +1,7 @@
 //! safetensors files that are damaged or hostile, and neighbours that only look so.
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
-mod common;
-
-use common::{Checkpoint, Reference, accepted, run};
+use crate::common::{Checkpoint, Reference, accepted, run};
 use serde_json::{Map, Value, json};
 
 const FILE: &str = "model.safetensors";

@@ -1,9 +1,7 @@
 //! Requests that can't be served, and command lines that make no sense: each is refused with one line that names the flag or
 //! the number, and has a good neighbour that is served.
 
-mod common;
-
-use common::{Checkpoint, fixture, run};
+use crate::common::{Checkpoint, fixture, run};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 

@@ -1,8 +1,6 @@
 //! `stairwell batch`: every result is what `generate` gives, bad lines stop nobody, and a killed run can be resumed.
 
-mod common;
-
-use common::{Ran, finish, fixture, program, run};
+use crate::common::{Ran, finish, fixture, program, run};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,

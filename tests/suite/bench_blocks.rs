@@ -1,8 +1,6 @@
 //! What `stairwell bench` tells of step 4: blocks, shared prefixes, preemption.
 
-mod common;
-
-use common::run;
+use crate::common::run;
 use serde_json::{Value, json};
 
 /// 12 requests, 6 at a time, of at most 32 + 40 tokens.

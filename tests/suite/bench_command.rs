@@ -1,8 +1,6 @@
 //! `stairwell bench` and `stairwell timeline`: what they print, what they refuse, and that a picture shows what ran.
 
-mod common;
-
-use common::{fixture, run};
+use crate::common::{fixture, run};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use stairwell::engine::Timeline;

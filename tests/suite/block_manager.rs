@@ -5,11 +5,9 @@
 //! Whatever a wrong manager does (a stale hash, a shared block that is freed or written to, a lost copy), somebody reads something
 //! that is not his.
 
-mod block_manager {
-    pub mod model;
-}
+mod model;
 
-use block_manager::model::{Cache, Model, PLAIN, Setup};
+use model::{Cache, Model, PLAIN, Setup};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use stairwell::kv::{GONE, KvManager, Preemption, RequestId};
 

@@ -1,8 +1,6 @@
 //! `stairwell blocks`: its picture shows what ran, and what is no record of blocks is refused.
 
-mod common;
-
-use common::{finish, program, run};
+use crate::common::{finish, program, run};
 use serde_json::{Value, json};
 use stairwell::engine::{BlockHistory, Owner};
 use std::{collections::BTreeSet, env, fs, path::Path};

@@ -1,8 +1,6 @@
 //! What the program prints: the shape of its JSON, its files, its traces, and how it behaves in a pipe.
 
-mod common;
-
-use common::{Checkpoint, Reference, changed, finish, fixture, logits, program, read_tensors, run};
+use crate::common::{Checkpoint, Reference, changed, finish, fixture, logits, program, read_tensors, run};
 use serde_json::{Value, json};
 use stairwell::tensor::HostTensor;
 use std::{fs, path::Path, process::Stdio};
@@ -148,7 +146,7 @@ fn logits_go_to_a_file() {
     run(&args).good();
     let tensors = read_tensors(&out);
     assert_eq!(tensors.keys().collect::<Vec<_>>(), ["logits"]);
-    let ours = logits(&mut common::load(fixture("llama3")), &reference.prompt);
+    let ours = logits(&mut crate::common::load(fixture("llama3")), &reference.prompt);
     assert!(tensors["logits"] == HostTensor::from_f32(&[21, 164], &ours));
 
     run(&[&args[..], &["--layers"]].concat()).good();

@@ -1,9 +1,7 @@
 //! The CPU in bf16, by every instruction set that it has: judged by how far transformers itself is from f32 in bf16
 //! (scripts/measure_sixteen_bits.py). Whole prompts in one pass, so nobody's error leads to other tokens.
 
-mod common;
-
-use common::{Reference, fixture, fixtures};
+use crate::common::{Reference, fixture, fixtures};
 use stairwell::{
     backend::{
         Backend,
@@ -33,7 +31,7 @@ fn errors_in_bf16_are_at_most_those_of_transformers() {
     let measured = std::fs::read_to_string(fixture("sixteen_bits.json")).unwrap();
     let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
     let mut worst = 0.0f64;
-    // Dynamic RoPE's frequencies are those of the longest sequence, as tests/step1.rs explains.
+    // Dynamic RoPE's frequencies are those of the longest sequence, as tests/suite/step1.rs explains.
     for name in fixtures().into_iter().filter(|name| name != "rope-dynamic-bf16") {
         let reference = Reference::of(&name);
         let theirs = ["rms", "largest"].map(|key| measured["errors"][&name]["bf16"][key].as_f64().unwrap());

@@ -1,8 +1,6 @@
 //! `--device` on the command line: what ran is in the stats, and what is not there is said.
 
-mod common;
-
-use common::{fixture, run};
+use crate::common::{fixture, run};
 use serde_json::Value;
 use std::fs;
 

@@ -1,11 +1,8 @@
 //! The device in bf16 and f16, linear layers and kept K and V: judged by how far transformers itself is from double precision in that dtype
 //! (scripts/measure_sixteen_bits.py). Whole prompts in one pass, so nobody's error leads to other tokens.
 
-mod common;
-mod device;
-
-use common::{Reference, fixture, fixtures};
-use device::device;
+use crate::common::{Reference, fixture, fixtures};
+use crate::device::device;
 use stairwell::{
     backend::{
         Backend,
@@ -23,7 +20,7 @@ fn errors_are_at_most_twice_those_of_transformers() {
     let measured = std::fs::read_to_string(fixture("sixteen_bits.json")).unwrap();
     let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
     let mut worst = [0.0f64; 2];
-    // Dynamic RoPE's frequencies are those of the longest sequence, as tests/step1.rs explains.
+    // Dynamic RoPE's frequencies are those of the longest sequence, as tests/suite/step1.rs explains.
     for name in fixtures().into_iter().filter(|name| name != "rope-dynamic-bf16") {
         let reference = Reference::of(&name);
         for (at, (dtype, kv)) in

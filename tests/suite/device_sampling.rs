@@ -1,12 +1,8 @@
 //! Tokens that the device draws are those that the host would draw.
 
-mod common;
-mod device;
-mod serving;
-
-use common::{Reference, fixture};
-use device::{device, device_in};
-use serving::{Ended, keep};
+use crate::common::{Reference, fixture};
+use crate::device::{device, device_in};
+use crate::serving::{Ended, keep};
 use stairwell::{
     backend::{
         Backend,

@@ -1,8 +1,6 @@
 //! From a prompt to tokens and text: the loop, its counters, batches, seeds, endings; and the demo model.
 
-mod common;
-
-use common::{Reference, bits, fixture, greedy, load, load_with, logits};
+use crate::common::{Reference, bits, fixture, greedy, load, load_with, logits};
 use stairwell::{
     backend::{Backend, cpu::Cpu},
     batch::Batch,
@@ -80,7 +78,7 @@ fn dynamic_scaling_does_not_move_beyond_the_context() {
     let name = "rope-dynamic-bf16";
     let at = |max_length: Option<usize>| {
         let options = LoadOptions { max_length, ..LoadOptions::default() };
-        let mut runner = common::load_with(Cpu::default(), fixture(name), options).unwrap();
+        let mut runner = crate::common::load_with(Cpu::default(), fixture(name), options).unwrap();
         bits(&logits(&mut runner, &Reference::of(name).prompt))
     };
     assert_eq!(at(Some(64)), at(None));

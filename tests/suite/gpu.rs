@@ -1,9 +1,7 @@
 //! A GPU as the program sees one: NVIDIA's libraries are loaded by name, and here tests/stand_in/driver.cpp gives what they are asked for.
 //! It shows that the calls are right, not that a GPU does what the simulator does.
 
-mod common;
-
-use common::{Reference, fixture, fixtures};
+use crate::common::{Reference, fixture, fixtures};
 use serde_json::Value;
 use std::{
     env, fs,

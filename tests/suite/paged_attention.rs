@@ -1,10 +1,7 @@
 //! Attention over blocks, without an engine: as exact as without them, and how close narrow K and V come.
 
-mod common;
-mod serving;
-
-use common::{Reference, bits, distance, fixtures, greedy};
-use serving::{pool, runner};
+use crate::common::{Reference, bits, distance, fixtures, greedy};
+use crate::serving::{pool, runner};
 use stairwell::{
     backend::Backend,
     batch::Batch,
@@ -25,7 +22,7 @@ fn recompute_contiguous_and_paged_give_hugging_faces_ids_and_the_same_bits() {
         let mut first: Option<Vec<u32>> = None;
         for kv in kinds {
             let mut runner = runner(name, kv.clone());
-            let logits = bits(&common::logits(&mut runner, &reference.prompt));
+            let logits = bits(&crate::common::logits(&mut runner, &reference.prompt));
             assert_eq!(first.get_or_insert(logits.clone()), &logits, "{name}: {kv:?}");
             let ids = greedy(&mut runner, &reference.prompt, reference.greedy.len());
             assert_eq!(ids, reference.greedy, "{name}: {kv:?}");

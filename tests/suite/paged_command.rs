@@ -1,8 +1,6 @@
 //! `batch` on a pool of blocks: the flags, what is said of them, and that they change no result.
 
-mod common;
-
-use common::{Checkpoint, Ran, changed, finish, fixture, program, run};
+use crate::common::{Checkpoint, Ran, changed, finish, fixture, program, run};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, process::Stdio, thread, time::Duration};
 use tempfile::TempDir;

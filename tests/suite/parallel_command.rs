@@ -1,8 +1,6 @@
 //! `generate`, `batch` and `bench` on several ranks: the results of one worker, and clear refusals.
 
-mod common;
-
-use common::{Checkpoint, changed, fixture, run};
+use crate::common::{Checkpoint, changed, fixture, run};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs};
 use tempfile::TempDir;
@@ -140,7 +138,7 @@ fn what_cannot_be_cut_is_refused() {
 /// The kernels of the simulator, on devices of their own.
 #[test]
 fn ranks_run_on_simulated_devices() {
-    let reference = common::Reference::of("gpt2-deep");
+    let reference = crate::common::Reference::of("gpt2-deep");
     let model = fixture("gpt2-deep");
     let prompt = reference.prompt.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let args =

@@ -1,8 +1,6 @@
 //! `stairwell plan`: its figures worked out by hand, compared with what the engine reserves, and what it refuses.
 
-mod common;
-
-use common::{Checkpoint, Ran, changed, fixture, run, shared};
+use crate::common::{Checkpoint, Ran, changed, fixture, run, shared};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 

@@ -1,8 +1,6 @@
 //! The counters of kernels whose traffic can be worked out by hand.
 
-mod common;
-
-use common::run;
+use crate::common::run;
 use stairwell::backend::cuda::{
     Arg, Device, Grid, KernelShape, Profile, Simulated, profile_kernel, profiled,
 };

@@ -55,7 +55,7 @@ fn a_missing_barrier_changes_the_result_of_another_order_in_every_block() {
 
 #[test]
 fn divergence_is_an_error_with_its_line() {
-    let source = include_str!("../kernels/simulator/planted.cu");
+    let source = include_str!("../../kernels/simulator/planted.cu");
     let line_of = |part: &str| 1 + source.lines().position(|line| line.contains(part)).unwrap();
     for schedule in SCHEDULES {
         let said = run("planted_divergent_barrier", schedule, 0).unwrap_err();

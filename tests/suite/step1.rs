@@ -2,13 +2,13 @@
 //!
 //! The fixtures and what they are there for: tests/fixtures/README.md.
 
-mod common;
-
-use common::{
+use crate::common::{
     Checkpoint, Reference, TOLERANCE, bits, distance, fixture, fixtures, greedy, load, load_on, logits,
     shared,
 };
+use crate::contracts::{step1 as contract, story};
 use serde_json::Value;
+use stairwell::backend::cpu::Standard;
 use stairwell::{
     backend::{
         Backend, Shaped,
@@ -31,7 +31,7 @@ fn every_fixture_has_hugging_faces_logits() {
         // Dynamic scaling depends on the longest sequence of the run: here the prompt itself.
         let options =
             stairwell::runner::LoadOptions { max_length: Some(reference.prompt.len()), ..Default::default() };
-        let mut runner = common::load_with(Cpu::default(), fixture(&name), options).unwrap();
+        let mut runner = crate::common::load_with(Cpu::default(), fixture(&name), options).unwrap();
         let error = distance(&logits(&mut runner, &reference.prompt), &reference.logits);
         assert!(error <= TOLERANCE, "{name}: logits are {error:.1e} from the reference");
     }
@@ -233,4 +233,17 @@ fn a_real_checkpoint_tells_transformers_story() {
             rows.chunks(runner.config.vocab_size).skip(STORY_PROMPT.len() - 1).map(best).collect();
         assert_eq!(ids, STORY, "{name}");
     }
+}
+
+#[test]
+fn the_standard_kernels_keep_the_contracts() {
+    contract::rms_norm(&Standard);
+    contract::rotate_half(&Standard);
+    contract::kv_head(&Standard);
+    contract::tells_the_demo_story(Standard);
+}
+
+#[test]
+fn no_token_of_the_story_is_a_narrow_choice() {
+    story::check_margins(story::NO_WINDOWS, story::PROMPT);
 }

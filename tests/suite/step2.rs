@@ -1,8 +1,11 @@
 //! Step 2: the contiguous KV cache gives what recomputing gives and what Hugging Face gives, and computes each token once.
 
-mod common;
-
-use common::{Reference, TOLERANCE, bits, distance, fixture, fixtures, greedy, load_with, run};
+use crate::common::{Reference, TOLERANCE, bits, distance, fixture, fixtures, greedy, load_with, run};
+use crate::contracts::{
+    cached,
+    step2::{self as contract, KvCache, lost_key},
+    story,
+};
 use proptest::prelude::*;
 use stairwell::{
     backend::{Backend, cpu::Cpu},
@@ -50,7 +53,7 @@ fn every_fixture_has_hugging_faces_ids_and_logits_with_one_token_a_step() {
             assert_eq!(runner.tokens_computed(), prompt + output - 1, "{name}: each token once");
             compared += 1;
         }
-        // Dynamic RoPE depends on the longest sequence of the run, which tests/step1.rs sets.
+        // Dynamic RoPE depends on the longest sequence of the run, which tests/suite/step1.rs sets.
         if name != "rope-dynamic-bf16" {
             let ones = vec![1; reference.prompt.len()];
             let error = distance(&chunked(&mut runner, &reference.prompt, &ones, 0), &reference.logits);
@@ -67,7 +70,7 @@ fn every_prompt_length_gives_the_bits_of_recomputing() {
         let prompt = Reference::of(name).prompt;
         let mut whole = with_kv(name, KvOptions::recompute());
         for n in 1..=prompt.len() {
-            let reference = common::logits(&mut whole, &prompt[..n]);
+            let reference = crate::common::logits(&mut whole, &prompt[..n]);
             // A ring as small as it may be: the window and the chunk.
             let mut runner = cached(name, KvOptions { max_chunk: Some(n), ..KvOptions::default() });
             let got = chunked(&mut runner, &prompt[..n], &[n], 0);
@@ -75,7 +78,7 @@ fn every_prompt_length_gives_the_bits_of_recomputing() {
         }
         let mut one_by_one = cached(name, KvOptions { max_chunk: Some(1), ..KvOptions::default() });
         let got = chunked(&mut one_by_one, &prompt, &vec![1; prompt.len()], 0);
-        assert_eq!(bits(&got), bits(&common::logits(&mut whole, &prompt)), "{name}, one by one");
+        assert_eq!(bits(&got), bits(&crate::common::logits(&mut whole, &prompt)), "{name}, one by one");
     }
 }
 
@@ -94,7 +97,7 @@ proptest! {
         let other: Vec<u32> = tokens.iter().map(|t| (t + 11) % 90).collect();
         let kv = KvOptions { max_num_seqs: Some(3), max_chunk: Some(8), max_model_len: Some(64), ..KvOptions::default() };
         let mut runner = cached(name, kv);
-        let reference = common::logits(&mut with_kv(name, KvOptions::recompute()), &tokens);
+        let reference = crate::common::logits(&mut with_kv(name, KvOptions::recompute()), &tokens);
         let vocab = runner.config.vocab_size;
 
         let mut start = 0;
@@ -226,4 +229,28 @@ fn the_program_says_what_it_kept() {
     run(&[&args[..], &["--attention", "paged9"]].concat()).refused(&["no attention 'paged9'", "contiguous"]);
     run(&[&args[..], &["--attention", "recompute", "--kv-dtype", "bf16"]].concat())
         .refused(&["keeps no K and V"]);
+}
+
+struct Ours;
+impl KvCache for Ours {}
+
+#[test]
+fn our_pieces_keep_the_contracts() {
+    contract::write(&Ours);
+    contract::attend(&Ours);
+    contract::ring(&Ours);
+    contract::tells_the_demo_story(Ours);
+    contract::tells_the_windowed_story(Ours);
+}
+
+#[test]
+fn a_ring_of_the_window_loses_a_key_once_a_chunk_is_longer_than_one() {
+    assert_eq!(lost_key(4, 4, 1, 20), None);
+    assert_eq!(lost_key(6, 4, 3, 20), None);
+    assert!(lost_key(5, 4, 3, 20).is_some() && lost_key(4, 4, 3, 20).is_some());
+}
+
+#[test]
+fn no_token_of_the_windowed_story_is_a_narrow_choice() {
+    story::check_margins(cached::WINDOWS, cached::WINDOWED_PROMPT);
 }

@@ -1,11 +1,10 @@
 //! Step 3: whatever the batch, every request gets what it gets alone; budgets hold, nobody starves, nothing leaks.
 
-mod common;
-mod serving;
-
-use common::{Reference, bits, fixtures, greedy_params};
+use crate::common::{Reference, bits, fixtures, greedy_params};
+use crate::contracts::step3 as contract;
+use crate::serving::{Ended, Recording, alone, keep, runner};
 use proptest::prelude::*;
-use serving::{Ended, Recording, alone, keep, runner};
+use stairwell::engine::Slots;
 use stairwell::{
     engine::{Continuous, Engine, Event, Limits, LocalWorker, OnEvent, Policy, RequestId, Static, Worker},
     generate::{FinishReason, GenerateParams},
@@ -235,4 +234,12 @@ fn a_stop_from_the_caller_ends_a_request() {
     let times = finished.times;
     assert!(times.admitted <= times.first_token && times.first_token <= times.last_token);
     assert!(times.per_token(3).is_some() && times.per_token(1).is_none());
+}
+
+#[test]
+fn ours_keep_the_contracts() {
+    contract::share(&mut Continuous);
+    contract::slots(Slots::new);
+    contract::tells_the_demo_stories(Continuous);
+    contract::tells_the_demo_stories_in_slots(Slots::new);
 }

@@ -1,11 +1,9 @@
 //! Step 4: blocks change nothing but memory. Whatever is shared, copied, preempted or swapped, every request gets what it gets alone.
 
-mod common;
-mod serving;
-
-use common::{Reference, bits, greedy, greedy_params};
+use crate::common::{Reference, bits, greedy, greedy_params};
+use crate::contracts::step4::{self as contract, Counted};
+use crate::serving::{Ended, Recording, alone, keep, pool, runner};
 use proptest::prelude::*;
-use serving::{Ended, Recording, alone, keep, pool, runner};
 use stairwell::{
     demo,
     engine::{Continuous, Engine, Limits, LocalWorker, OnUpdate, RequestId, Sharing, Worker},
@@ -312,9 +310,9 @@ fn weights_are_updated_between_old_and_new_requests() {
         }
         (0..3).for_each(|_| _ = engine.step().unwrap());
         let tensors: Vec<(String, HostTensor)> =
-            common::Checkpoint::copy("qwen3").tensors().into_iter().collect();
+            crate::common::Checkpoint::copy("qwen3").tensors().into_iter().collect();
         let new: Vec<(String, HostTensor)> =
-            tensors.iter().map(|(name, tensor)| (name.clone(), common::changed(tensor))).collect();
+            tensors.iter().map(|(name, tensor)| (name.clone(), crate::common::changed(tensor))).collect();
         engine.update_weights(new.clone(), on_update).unwrap();
         assert_eq!(
             (engine.queues(), engine.blocks().cached),
@@ -342,4 +340,9 @@ fn weights_are_updated_between_old_and_new_requests() {
             engine.update_weights([("nobody".to_owned(), tensors[0].1.clone())], on_update).unwrap_err();
         assert!(error.to_string().contains("nobody") && engine.weight_version() == 1, "{error}");
     }
+}
+
+#[test]
+fn our_pool_keeps_the_contract() {
+    contract::pool(Counted::new);
 }

@@ -1,12 +1,8 @@
 //! Step 5: kernels give what the CPU gives, and the engine on a device tells what Hugging Face tells.
 
-mod common;
-mod device;
-mod serving;
-
-use common::{Reference, fixture, fixtures, greedy_params};
-use device::device_in;
-use serving::{Ended, keep};
+use crate::common::{Reference, fixture, fixtures, greedy_params};
+use crate::device::device_in;
+use crate::serving::{Ended, keep};
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
@@ -201,11 +197,11 @@ fn logits_on_the_device_are_hugging_faces() {
             batch.want_all_logits();
             let logits = runner.forward(&batch, None).unwrap();
             let logits = runner.backend.download(&logits).unwrap();
-            let distance = common::distance(&logits, &reference.logits);
+            let distance = crate::common::distance(&logits, &reference.logits);
             assert!(distance < 1e-4, "{name}, {schedule:?}: {distance}");
             assert_eq!(
-                first.get_or_insert_with(|| common::bits(&logits)),
-                &common::bits(&logits),
+                first.get_or_insert_with(|| crate::common::bits(&logits)),
+                &crate::common::bits(&logits),
                 "{name}, {schedule:?}"
             );
         }

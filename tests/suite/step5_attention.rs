@@ -1,13 +1,9 @@
 //! Every version of attention against f64: random shapes, tables in any order, blocks that sequences share, contexts of several thousand tokens.
 //! Slots that nobody has written are NaN on the simulated device.
 
-mod device;
-mod paged_case;
-mod random;
-
-use device::device_in;
-use paged_case::{Case, KeepsKv, SCHEDULES, Sequence};
-use random::{Random, download, near};
+use crate::device::device_in;
+use crate::paged_case::{Case, KeepsKv, SCHEDULES, Sequence};
+use crate::random::{Random, download, near};
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Slice,

@@ -1,10 +1,7 @@
 //! Every kernel against f64, over random shapes. What nobody has written is NaN on the simulated device, so a kernel that reads it shows.
 
-mod device;
-mod random;
-
-use device::device;
-use random::{DTYPES, Random, download, near, rounded};
+use crate::device::device;
+use crate::random::{DTYPES, Random, download, near, rounded};
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,

@@ -1,12 +1,8 @@
 //! Step 6: attention over prompts against f64, version by version: random shapes, ragged batches, prefixes in a cache, windows, scores far apart.
 
-mod device;
-mod paged_case;
-mod random;
-
-use device::device_in;
-use paged_case::{Case, KeepsKv, Sequence, bits};
-use random::{Random, download, near};
+use crate::device::device_in;
+use crate::paged_case::{Case, KeepsKv, Sequence, bits};
+use crate::random::{Random, download, near};
 use stairwell::{
     backend::{
         Backend,
@@ -48,7 +44,7 @@ fn asking(version: FlashVersion) -> CudaOptions {
 
 /// Those that the device has.
 fn versions() -> Vec<FlashVersion> {
-    let hopper = device::device().is_hopper();
+    let hopper = crate::device::device().is_hopper();
     FlashVersion::ALL.into_iter().filter(|version| hopper || *version != FlashVersion::V4).collect()
 }
 
@@ -171,7 +167,7 @@ fn chunks_have_the_same_bits() {
                 let cut =
                     |x: &[f32], width: usize, from: usize| x[from * width..(start + new) * width].to_vec();
                 let width = case.kv_heads * case.head_dim;
-                let of_chunk = paged_case::Numbers {
+                let of_chunk = crate::paged_case::Numbers {
                     q: vec![cut(&numbers.q[0], row, start)],
                     k: vec![cut(&numbers.k[0], width, 0)],
                     v: vec![cut(&numbers.v[0], width, 0)],
@@ -211,15 +207,18 @@ fn the_log_of_the_sum_is_kept() {
             sequences,
         };
         let numbers = case.numbers(random);
-        let kept =
-            |x: &[f32]| -> Vec<f32> { x.iter().map(|x| random::rounded(dtype.stored(), *x)).collect() };
+        let kept = |x: &[f32]| -> Vec<f32> {
+            x.iter().map(|x| crate::random::rounded(dtype.stored(), *x)).collect()
+        };
         let (q, k) = (&numbers.q[0], kept(&numbers.k[0]));
         let want: Vec<f64> = (0..tokens * heads)
             .map(|at| {
                 let query = &q[at * head_dim..][..head_dim];
                 let score = |t: usize| -> f64 {
                     let pairs = query.iter().zip(&k[t * head_dim..][..head_dim]);
-                    pairs.map(|(q, k)| f64::from(random::rounded(queries, *q)) * f64::from(*k)).sum::<f64>()
+                    pairs
+                        .map(|(q, k)| f64::from(crate::random::rounded(queries, *q)) * f64::from(*k))
+                        .sum::<f64>()
                         * f64::from(case.scale())
                 };
                 let scores: Vec<f64> = (0..=at / heads).map(score).collect();

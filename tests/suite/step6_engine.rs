@@ -1,8 +1,6 @@
 //! Step 6 in the engine: prompts on the kernels of flash attention give the CPU's tokens, whatever the chunks and the cached prefixes.
 
-mod common;
-
-use common::{fixture, run};
+use crate::common::{fixture, run};
 use serde_json::Value;
 use std::fs;
 

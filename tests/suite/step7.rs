@@ -1,8 +1,6 @@
 //! Step 7: a model cut among ranks gives the tokens of one worker.
 
-mod common;
-
-use common::{Reference, TOLERANCE, distance, fixture, fixtures, greedy_params, logits, shared};
+use crate::common::{Reference, TOLERANCE, distance, fixture, fixtures, greedy_params, logits, shared};
 use stairwell::{
     backend::{Backend, cpu::Cpu},
     batch::Batch,
@@ -99,7 +97,7 @@ fn what_ranks_say_to_each_other_is_counted() {
 fn ranks_hold_their_part_of_the_weights() {
     for name in ["qwen2-deep", "gpt2-deep", "llama2", "qwen3"] {
         let dir = fixture(name);
-        let whole = common::load(&dir).weights;
+        let whole = crate::common::load(&dir).weights;
         for cut in cuts(&dir).into_iter().filter(|cut| cut.pipeline <= 2) {
             let mut runner = ranks(&dir, cut, KvOptions::default(), None).unwrap();
             let report = report(&mut runner);
@@ -163,7 +161,7 @@ fn bits_do_not_vary_from_run_to_run() {
     let run = || {
         let mut runner =
             ranks(&dir, Topology { tensor: 4, pipeline: 2 }, KvOptions::default(), None).unwrap();
-        common::bits(&logits(&mut runner, &prompt))
+        crate::common::bits(&logits(&mut runner, &prompt))
     };
     let first = run();
     for _ in 0..5 {
@@ -212,7 +210,7 @@ fn a_size_that_does_not_divide_is_refused_with_those_that_do() {
 /// What is wrong in one rank's part alone is said by name, and nobody waits for ever.
 #[test]
 fn a_rank_that_cannot_load_is_named() {
-    let copy = common::Checkpoint::copy("qwen2-deep");
+    let copy = crate::common::Checkpoint::copy("qwen2-deep");
     copy.edit_header("model-00005-of-00005.safetensors", |header| {
         let name = header.keys().find(|name| name.contains("layers.4")).unwrap().clone();
         header.remove(&name);
@@ -225,7 +223,7 @@ fn a_rank_that_cannot_load_is_named() {
 /// A stage opens no shard that holds only others' tensors.
 #[test]
 fn a_shard_of_another_stage_is_not_opened() {
-    let copy = common::Checkpoint::copy("qwen2-deep");
+    let copy = crate::common::Checkpoint::copy("qwen2-deep");
     let stage = stairwell::model::Stage { layers: 0..1, of: 5 };
     let directory = Directory::Disk(copy.path().into());
     let open = || stairwell::checkpoint::StateDict::open_some(&directory, |name| stage.holds(name, true));
@@ -248,7 +246,7 @@ fn a_batch_of_several_sequences_is_cut_anywhere() {
     batch.push(&want.prompt, 0, &[0, 1]);
     batch.push(&want.prompt[..7], 0, &[2, 3]);
     let kv = || KvOptions { max_num_seqs: Some(2), max_model_len: Some(32), ..KvOptions::default() };
-    let mut alone = common::load_with(
+    let mut alone = crate::common::load_with(
         Cpu::default(),
         &dir,
         stairwell::runner::LoadOptions { kv: kv(), ..Default::default() },

@@ -1,8 +1,6 @@
 //! `stairwell verify` names the first module that differs, whatever was changed.
 
-mod common;
-
-use common::{Checkpoint, changed, fixture, run};
+use crate::common::{Checkpoint, changed, fixture, run};
 use serde_json::Value;
 use stairwell::{checkpoint::write_safetensors, tensor::HostTensor};
 
@@ -16,14 +14,14 @@ fn verify(dir: &str, reference: &str, flags: &[&str]) -> (Option<i32>, Value) {
 
 #[test]
 fn every_fixture_verifies() {
-    for name in common::fixtures() {
+    for name in crate::common::fixtures() {
         let (code, report) = verify(fixture(&name).to_str().unwrap(), &name, &[]);
         assert_eq!(
             (code, &report["agrees"], &report["first_difference"]),
             (Some(0), &true.into(), &Value::Null),
             "{name}"
         );
-        let modules = common::Reference::of(&name).modules.len();
+        let modules = crate::common::Reference::of(&name).modules.len();
         assert_eq!(
             report["modules"].as_array().unwrap().len(),
             modules + 1,
@@ -140,7 +138,7 @@ fn the_table_is_for_people() {
 #[test]
 fn a_reference_may_hold_only_logits() {
     let dir = tempfile::tempdir().unwrap();
-    let mut tensors = common::read_tensors(&fixture("qwen2").join("reference.safetensors"));
+    let mut tensors = crate::common::read_tensors(&fixture("qwen2").join("reference.safetensors"));
     tensors.retain(|name, _| name == "logits" || name == "prompt_ids");
     let file = dir.path().join("reference.safetensors");
     write_safetensors(&file, &tensors.into_iter().collect::<Vec<_>>()).unwrap();

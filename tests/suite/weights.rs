@@ -1,8 +1,8 @@
 //! Weights on their way into a model: names, tied embeddings, dummies, and replacing them while the model is loaded.
 
-mod common;
-
-use common::{Checkpoint, Reference, bits, changed, distance, fixture, greedy, load, load_with, logits};
+use crate::common::{
+    Checkpoint, Reference, bits, changed, distance, fixture, greedy, load, load_with, logits,
+};
 use serde_json::json;
 use stairwell::{
     backend::cpu::Cpu,

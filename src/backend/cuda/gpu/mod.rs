@@ -6,7 +6,7 @@
 //! - `blas`: linear layers, by cuBLAS;
 //! - `nccl`: sums over several GPUs (step 7).
 //!
-//! No GPU was at hand when this was written. It was run against a driver that stands in for the real one (tests/gpu.rs).
+//! No GPU was at hand when this was written. It was run against a driver that stands in for the real one (tests/suite/gpu.rs).
 
 mod blas;
 mod compile;

@@ -1,7 +1,7 @@
 //! Sums over several GPUs by NCCL, NVIDIA's library for that: they are taken on the devices, by NVLink or PCIe, without the host.
 //!
 //! cudarc looks for `libnccl.so`; where only `libnccl.so.2` is installed, a link of that name does. Without it sums go by way of the host, and the stats say so.
-//! It was run against a library that stands in for it (tests/gpu.rs), and on no GPU so far, let alone on two.
+//! It was run against a library that stands in for it (tests/suite/gpu.rs), and on no GPU so far, let alone on two.
 
 use super::Context;
 use crate::{

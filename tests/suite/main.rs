@@ -1,0 +1,90 @@
+//! The tests of every step, in one program: `cargo test --features stepN --test suite stepN::` runs those of one file.
+
+#[allow(dead_code, unused_imports)] // the exercises use the rest
+#[path = "../../steps/contracts/mod.rs"]
+mod contracts;
+
+// Step 1.
+mod bad_checkpoint;
+mod bad_header;
+mod bad_request;
+mod command_line;
+mod common;
+mod cpu_dtypes;
+mod generation;
+mod step1;
+mod tokenizer;
+mod verify;
+mod weights;
+
+// Step 2.
+#[cfg(feature = "step2")]
+mod step2;
+
+// Step 3.
+#[cfg(feature = "step3")]
+mod batch_command;
+#[cfg(feature = "step3")]
+mod bench_command;
+#[cfg(feature = "step3")]
+mod serving;
+#[cfg(feature = "step3")]
+mod step3;
+
+// Step 4.
+#[cfg(feature = "step4")]
+mod bench_blocks;
+#[cfg(feature = "step4")]
+mod block_manager;
+#[cfg(feature = "step4")]
+mod blocks_command;
+#[cfg(feature = "step4")]
+mod paged_attention;
+#[cfg(feature = "step4")]
+mod paged_command;
+#[cfg(feature = "step4")]
+mod plan_command;
+#[cfg(feature = "step4")]
+mod step4;
+
+// Step 5.
+#[cfg(feature = "step5")]
+mod device;
+#[cfg(feature = "step5")]
+mod device_command;
+#[cfg(feature = "step5")]
+mod device_dtypes;
+#[cfg(feature = "step5")]
+mod device_sampling;
+#[cfg(feature = "step5")]
+mod gpu;
+#[cfg(feature = "step5")]
+mod paged_case;
+#[cfg(feature = "step5")]
+mod probes;
+#[cfg(feature = "step5")]
+mod profile;
+#[cfg(feature = "step5")]
+mod random;
+#[cfg(feature = "step5")]
+mod simulator;
+#[cfg(feature = "step5")]
+mod step5;
+#[cfg(feature = "step5")]
+mod step5_attention;
+#[cfg(feature = "step5")]
+mod step5_kernels;
+
+// Step 6.
+#[cfg(feature = "step6")]
+mod step6;
+#[cfg(feature = "step6")]
+mod step6_engine;
+
+// Step 7.
+#[cfg(feature = "step7")]
+mod communicator;
+#[cfg(feature = "step7")]
+mod parallel_command;
+#[cfg(feature = "step7")]
+mod step7;
