@@ -12,7 +12,7 @@ use crate::{
     backend::Backend,
     batch::Batch,
     config::ModelConfig,
-    error::{Error, Result},
+    error::Result,
     model::{Attention, Inputs, Model, Observer, Pass},
     sampling::{Sampled, Sampler},
     tensor::HostTensor,
