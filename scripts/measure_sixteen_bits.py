@@ -3,7 +3,7 @@
 
     python scripts/measure_sixteen_bits.py           # writes it; needs scripts/requirements.txt
 
-The engine's runs in these dtypes may err twice as much (tests/sixteen_bits.rs). All positions of a fixture's prompt are computed in one forward
+The engine's runs in these dtypes may err twice as much (tests/suite/cpu_dtypes.rs). All positions of a fixture's prompt are computed in one forward
 pass, so nobody's error leads to other tokens.
 """
 

@@ -10,9 +10,9 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 cargo build --release --features step6
 
 echo "== kernels against f64, the engine against Hugging Face (f32)"
-STAIRWELL_TEST_DEVICE=cuda cargo test --features step6 --test step5 --test step5_kernels --test step5_attention --test device_dtypes \
-    --test device_sampling -- --test-threads 1
-STAIRWELL_TEST_DEVICE=cuda cargo test --features step6 --test step6 -- --test-threads 1 every_version mixed widths chunks log_of
+STAIRWELL_TEST_DEVICE=cuda cargo test --features step6 --test suite -- --test-threads 1 \
+    step5:: step5_kernels:: step5_attention:: device_dtypes:: device_sampling::
+STAIRWELL_TEST_DEVICE=cuda cargo test --features step6 --test suite -- --test-threads 1 step6::every_version step6::mixed step6::the_widths step6::chunks step6::the_log
 
 echo "== the demo story, on the CPU and on the GPU"
 story() { target/release/stairwell generate --prompt "Once upon a time" --temperature 0 --max-tokens 40 "$@" 2>/dev/null; }

@@ -32,17 +32,15 @@ body() {
 }
 
 export CARGO_TARGET_DIR=${SANITIZE_TARGET:-target/sanitize} # dependencies are built once for both
-tests=(simulator step5 step5_kernels step6)
 
-# build SANITIZER: the tests, put aside, since the next build has the same names.
+# build SANITIZER: the tests, put aside, since the next build has the same name.
 build() {
     echo "== $1: builds"
     export STAIRWELL_SANITIZE=$1
-    local flags=() built
-    for test in "${tests[@]}"; do flags+=(--test "$test"); done
+    local built
     mkdir -p "$CARGO_TARGET_DIR/sanitized/$1"
-    built=$(cargo test --quiet --features step6 "${flags[@]}" --no-run --message-format json | grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
-    for test in "${tests[@]}"; do cp "$(grep "/deps/$test-[0-9a-f]*$" <<<"$built")" "$CARGO_TARGET_DIR/sanitized/$1/$test"; done
+    built=$(cargo test --quiet --features step6 --test suite --no-run --message-format json | grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
+    cp "$(grep "/deps/suite-[0-9a-f]*$" <<<"$built")" "$CARGO_TARGET_DIR/sanitized/$1/suite"
 }
 
 # check SANITIZER: it finds what was planted for it, and nothing else.
@@ -51,7 +49,7 @@ check() {
     for kernel in ${planted[$sanitizer]}; do
         IFS=: read -r from to <<<"$(body "$kernel")"
         for block in 0 1 2; do # a checker that goes blind after the first block would be worth little
-            STAIRWELL_KERNEL=$kernel STAIRWELL_BLOCK=$block run "$sanitizer" "$folder/simulator" --ignored --exact one_kernel --test-threads 1
+            STAIRWELL_KERNEL=$kernel STAIRWELL_BLOCK=$block run "$sanitizer" "$folder/suite" --ignored --exact simulator::one_kernel --test-threads 1
             lines=$(grep '^planted.cu:' <<<"$found" | cut -d: -f2 | sort -n | awk -v a="$from" -v b="$to" '$1 >= a && $1 <= b' || true)
             if [ -z "$lines" ]; then
                 echo "$output"
@@ -62,15 +60,12 @@ check() {
         echo "$kernel: found in each of 3 blocks, planted.cu lines" $lines
     done
 
-    STAIRWELL_KERNEL=planted_nothing run "$sanitizer" "$folder/simulator" --ignored --exact one_kernel --test-threads 1
+    STAIRWELL_KERNEL=planted_nothing run "$sanitizer" "$folder/suite" --ignored --exact simulator::one_kernel --test-threads 1
     [ -z "$found" ] || { echo "$output"; echo "$sanitizer reports a bug in planted_nothing"; return 1; }
-    for tests in "step5 every_kernel paged_attention logits_on_the_device" "step5_kernels every_version_of_the_matrix_product" "step6 every_version"; do
-        read -r file names <<<"$tests"
-        # shellcheck disable=SC2086
-        run "$sanitizer" "$folder/$file" --test-threads 1 $names
-        grep -q "test result: ok" <<<"$output" || { echo "$output" | tail -50; echo "the tests failed under $sanitizer"; return 1; }
-        [ -z "$found" ] || { echo "$output" | head -80; echo "$sanitizer reports:" $found; return 1; }
-    done
+    run "$sanitizer" "$folder/suite" --test-threads 1 step5::every_kernel step5::paged_attention step5::logits_on_the_device \
+        step5_kernels::every_version_of_the_matrix_product step6::every_version
+    grep -q "test result: ok" <<<"$output" || { echo "$output" | tail -50; echo "the tests failed under $sanitizer"; return 1; }
+    [ -z "$found" ] || { echo "$output" | head -80; echo "$sanitizer reports:" $found; return 1; }
     echo "every kernel, and every version of attention and of the matrix product: nothing found"
 }
 

@@ -29,5 +29,5 @@ check aarch64-ucontext "qemu-aarch64 -L /usr/aarch64-linux-gnu" aarch64-linux-gn
 
 if command -v clang++ >/dev/null; then
     echo "== the tests, with kernels by clang++"
-    CXX=clang++ CARGO_TARGET_DIR=target/clang cargo test --quiet --features step5 --test simulator --test probes --test profile --test step5
+    CXX=clang++ CARGO_TARGET_DIR=target/clang cargo test --quiet --features step5 --test suite -- simulator:: probes:: profile:: step5::
 fi

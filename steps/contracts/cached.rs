@@ -17,8 +17,8 @@ use stairwell::{
 };
 
 /// The positions that a row sees in the windowed story; the prompt, one chunk, is longer.
-const WINDOWS: Windows = [Some(4), None, Some(4), None];
-const WINDOWED_PROMPT: &str = "One day, Tom found a big box in the park. He";
+pub const WINDOWS: Windows = [Some(4), None, Some(4), None];
+pub const WINDOWED_PROMPT: &str = "One day, Tom found a big box in the park. He";
 
 /// The demo model with this cache writes the story that it writes by computing everything again, and computes each token once.
 ///

@@ -332,7 +332,7 @@ pub fn ring(cache: &impl KvCache) {
 }
 
 /// Runs a sequence through a ring in chunks, and tells of the first key that a row wants and no longer finds.
-fn lost_key(tokens: usize, window: usize, chunk: usize, max_tokens: usize) -> Option<String> {
+pub fn lost_key(tokens: usize, window: usize, chunk: usize, max_tokens: usize) -> Option<String> {
     let mut ring = vec![usize::MAX; tokens];
     if tokens == 0 {
         return Some("\n  nothing can be kept in it".into());

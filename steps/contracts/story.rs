@@ -14,13 +14,13 @@ use stairwell::{
 };
 use std::ops::ControlFlow;
 
-pub(super) const PROMPT: &str = "Once upon a time";
+pub const PROMPT: &str = "Once upon a time";
 /// Long enough for a mistake that shows only after twenty tokens.
 pub(super) const TOKENS: usize = 40;
 
 /// The window of each of the demo's layers.
 pub(super) type Windows = [Option<usize>; 4];
-pub(super) const NO_WINDOWS: Windows = [None; 4];
+pub const NO_WINDOWS: Windows = [None; 4];
 
 /// Panics unless a runner writes the story that the engine writes, token for token.
 #[track_caller]

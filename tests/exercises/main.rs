@@ -8,6 +8,7 @@ mod contracts;
 mod rig;
 
 /// A chapter whose step is not built.
+#[allow(dead_code)] // with every step there is none
 mod absent {
     pub fn run() -> usize {
         0
