@@ -37,6 +37,7 @@ pub mod generate;
 pub mod kv;
 pub mod machine;
 pub mod model;
+pub mod request;
 pub mod runner;
 pub mod sampling;
 pub mod tensor;
