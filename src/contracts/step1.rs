@@ -144,13 +144,13 @@ fn wave(i: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::Standard;
+    use crate::backend::cpu::{Isa, Standard};
 
     #[test]
     fn the_standard_kernels_keep_the_contracts() {
-        rms_norm(&Standard);
-        rotate_half(&Standard);
-        kv_head(&Standard);
-        tells_the_demo_story(Standard);
+        rms_norm(&Standard(Isa::detect()));
+        rotate_half(&Standard(Isa::detect()));
+        kv_head(&Standard(Isa::detect()));
+        tells_the_demo_story(Standard(Isa::detect()));
     }
 }
