@@ -6,8 +6,8 @@
 
 use super::{
     faster,
-    softmax::weigh,
     vectors::{PIECE, Segment},
+    weigh::weigh,
 };
 use crate::backend::{
     cpu::Cpu,

@@ -15,6 +15,8 @@ pub mod row_blocks;
 mod softmax;
 #[cfg(feature = "step2")]
 pub mod vectors;
+#[cfg(feature = "step2")]
+mod weigh;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 mod x86;
 

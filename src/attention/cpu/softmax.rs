@@ -7,16 +7,6 @@ pub fn softmax(isa: Isa, scale: f32, x: &mut [f32]) {
     dispatch!(isa, softmax_lanes(scale: f32, x: &mut [f32]));
 }
 
-/// Weights of scores, [rows · group, keys], with a cache.
-pub fn weigh(isa: Isa, scores: &mut [f32], rows: usize, keys: usize, scale: f32) {
-    let group = scores.len() / keys / rows;
-    for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-        let (seen, later) = scores.split_at_mut(keys + 1 + i / group - rows);
-        softmax(isa, scale, seen);
-        later.fill(0.0); // weights of what this row does not see
-    }
-}
-
 #[inline(always)]
 fn softmax_lanes<S: F32<L>, const L: usize>(simd: S, scale: f32, x: &mut [f32]) {
     // Side by side: one after the other, each maximum and each sum would wait for the last.

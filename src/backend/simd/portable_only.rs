@@ -14,6 +14,7 @@ pub(super) fn has(isa: Isa) -> bool {
 macro_rules! dispatch {
     ($isa:expr, $body:ident($($arg:ident: $type:ty),* $(,)?)) => {{
         let _: $crate::backend::simd::Isa = $isa;
+        $(let $arg: $type = $arg;)*
         $body::<$crate::backend::simd::Portable, 4>($crate::backend::simd::Portable, $($arg),*)
     }};
 }

@@ -5,8 +5,8 @@ mod lanes;
 mod registers;
 
 use super::{
-    softmax::weigh,
     vectors::{Kept, PIECE, Segment},
+    weigh::weigh,
 };
 use crate::{
     backend::{

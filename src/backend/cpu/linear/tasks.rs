@@ -53,13 +53,7 @@ pub fn for_each_task(
             if number < tasks {
                 let first = number * size;
                 let outputs = first..outputs(slice).min(first + size);
-                let out = Out {
-                    y: current,
-                    column: column + first,
-                    count: outputs.len(),
-                    strip: std::ptr::null(),
-                    stride: 0,
-                };
+                let out = Out { y: current, column: column + first, count: outputs.len() };
                 return body(Task { slice, outputs, out });
             }
             number -= tasks;
@@ -97,9 +91,6 @@ pub struct Out<'a> {
     pub y: &'a Columns,
     pub column: usize,
     pub count: usize,
-    /// The weights that they come from, and bytes from one of their rows to the next, to prefetch those behind.
-    pub strip: *const u8,
-    pub stride: usize,
 }
 
 impl Out<'_> {

@@ -9,18 +9,18 @@ use super::{
 use crate::backend::simd::{LINE, filled_up, prefetch};
 
 /// How many strips ahead weights are asked for.
-const AHEAD: usize = 4;
+pub const AHEAD: usize = 4;
 
-/// All panels against a strip that is used in place.
+/// All panels against a strip that is used in place. `next`: weights to ask memory for on the way.
 #[inline(always)]
 pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
     simd: T,
     panels: &Panels<T::Number>,
     w: [&[u8]; STRIP],
+    next: *const u8,
     out: &Out,
 ) {
     let one = panels.rows == 1;
-    let next = out.strip.wrapping_add(AHEAD * STRIP * out.stride);
     let mut ahead = Ahead { next, bytes: 0, per_line: panels.count() * LINE };
     if one {
         return match W {

@@ -45,7 +45,8 @@ pub fn task<
     if panels.rows <= FEW {
         for first in task.outputs.clone().step_by(STRIP) {
             let (w, out) = strip::<STRIP>(task, &rows, first);
-            in_place::in_place::<T, E, B, W, N>(simd, panels, w, &out);
+            let next = w[0].as_ptr().wrapping_add(in_place::AHEAD * STRIP * rows.stride);
+            in_place::in_place::<T, E, B, W, N>(simd, panels, w, next, &out);
         }
     } else {
         let registers = rows.len.div_ceil(B * W);
@@ -101,5 +102,5 @@ fn strip<'a, const R: usize>(
     for (n, w) in w.iter_mut().enumerate().skip(1) {
         *w = rows.row((first + n).min(task.outputs.end - 1));
     }
-    (w, Out { strip: w[0].as_ptr(), stride: rows.stride, ..task.out.from(first - task.outputs.start) })
+    (w, task.out.from(first - task.outputs.start))
 }
