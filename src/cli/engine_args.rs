@@ -9,7 +9,7 @@ use super::{
 use clap::Args;
 use stairwell::{
     config::RopeScaling,
-    engine::{Engine, Limits, LocalWorker, Policy, Trace, Worker},
+    engine::{Engine, Limits, LocalWorker, Policy, Worker},
     error::{Error, Result},
     kv::{self, AttentionKind, ManagerOptions},
     machine::Machine,
@@ -120,7 +120,7 @@ impl EngineArgs {
     /// If the file can't be written.
     pub fn write_trace<B: Machine>(&self, engine: &mut LocalEngine<B>) -> Result<()> {
         let (Some(path), Some(trace)) = (&self.trace, engine.take_trace()) else { return Ok(()) };
-        let json = Trace::to_json(&trace).to_string();
+        let json = trace.to_json().to_string();
         fs::write(path, json).map_err(|error| Error::Io { path: path.clone(), error })
     }
 }
