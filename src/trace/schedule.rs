@@ -115,8 +115,7 @@ impl Schedule {
     }
 }
 
-/// Adds an event to the lanes and steps. The events of a step have one time; times are not negative, so their bits are in their
-/// order.
+/// Adds an event to the lanes and steps.
 fn read(
     event: &Event,
     at: usize,
@@ -124,17 +123,16 @@ fn read(
     steps: &mut BTreeMap<u64, Step>,
 ) -> Result<()> {
     let (start, end) = (event.ts / 1e3, (event.ts + event.dur) / 1e3);
-    let mut step = || steps.entry(event.ts.to_bits()).or_insert(Step { start, end, ..Step::default() });
     match (event.ph.as_str(), event.cat.as_str(), event.name.as_str()) {
         ("M", _, "thread_name") if event.tid > 0 => {
             let args: LaneArgs = event.args(at)?;
             let lane = lanes.entry(event.tid).or_default();
             (lane.name, lane.arrival) = (args.name, args.arrival_us.clamp(0.0, LATEST) / 1e3);
         }
-        ("X", "step", _) => step().end = end,
+        ("X", "step", _) => step(event, steps).end = end,
         ("X", cat @ ("prefill" | "decode"), _) => {
             let PartArgs { from, to } = event.args(at)?;
-            let (tokens, step) = (to.saturating_sub(from), step());
+            let (tokens, step) = (to.saturating_sub(from), step(event, steps));
             let (phase, sum) = match cat {
                 "prefill" => (Phase::Prefill, &mut step.prefill_tokens),
                 _ => (Phase::Decode, &mut step.decode_tokens),
@@ -144,10 +142,17 @@ fn read(
         }
         ("C", _, "KV tokens") => {
             let KvArgs { used, unused } = event.args(at)?;
-            (step().kv_used, step().kv_reserved) = (used, used.saturating_add(unused));
+            let step = step(event, steps);
+            (step.kv_used, step.kv_reserved) = (used, used.saturating_add(unused));
         }
         ("i", _, "finished") => lanes.entry(event.tid).or_default().finished = Some(start),
         _ => {}
     }
     Ok(())
+}
+
+/// The step that an event belongs to: the events of a step have one time. Times are not negative, so their bits are in their order.
+fn step<'a>(event: &Event, steps: &'a mut BTreeMap<u64, Step>) -> &'a mut Step {
+    let start = event.ts / 1e3;
+    steps.entry(event.ts.to_bits()).or_insert(Step { start, end: start, ..Step::default() })
 }
