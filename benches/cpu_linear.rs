@@ -1,10 +1,10 @@
 //! Linear layers on the CPU: each variant, and the crate gemm, against what the machine can do, measured in the same run.
 //!
 //! ```text
-//! cargo bench --features step2,gemm --bench cpu_linear           # a table, and target/cpu_linear.json
-//! cargo bench --features step2 --bench cpu_linear -- avx512/     # some of it
-//! cargo bench --features step2 --bench cpu_linear -- roofline    # the machine's limits alone
-//! cargo bench --features step2 --bench cpu_linear -- --test      # whether it runs
+//! cargo bench --features step4,gemm --bench cpu_linear           # a table, and target/cpu_linear.json
+//! cargo bench --features step4 --bench cpu_linear -- avx512/     # some of it
+//! cargo bench --features step4 --bench cpu_linear -- roofline    # the machine's limits alone
+//! cargo bench --features step4 --bench cpu_linear -- --test      # whether it runs
 //! python scripts/record_cpu.py                                   # writes benches/results/cpu_linear.json
 //! ```
 //! The layer is gate and up of Qwen3-0.6B, 1,024 → 6,144. There are 50 of them, used in turn: 629 MB in bf16, so that no cache holds them, as

@@ -59,7 +59,7 @@ fn decode(c: &mut Criterion, name: &str, mut runner: ModelRunner<Cpu>) {
         let tokens = tokens(n);
         runner.forward(&Batch::of(&tokens[..n - 1]), None).expect("a prefill");
         let mut batch = Batch::default();
-        batch.push_alone(&tokens[n - 1..], n - 1);
+        batch.push(&tokens[n - 1..], n - 1, &(0..n as u32).collect::<Vec<_>>());
         forward(&mut group, n, &mut runner, &batch);
     }
 }

@@ -16,7 +16,7 @@ use stairwell::{
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
 };
-use std::{hint::black_box, ops::ControlFlow, time::Duration};
+use std::{hint::black_box, time::Duration};
 
 const REQUESTS: usize = 64;
 const MAX_NUM_SEQS: usize = 8;
@@ -83,7 +83,7 @@ fn serve(c: &mut Criterion, name: &str, lengths: &[Lengths]) {
                     let prompt = (0..prompt as u32).map(|i| 3 + i * 7 % 1000).collect();
                     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
                     let params = GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() };
-                    engine.add(prompt, params, Box::new(|_| ControlFlow::Continue(()))).expect("a request");
+                    engine.add(prompt, params).expect("a request");
                 }
                 engine.run().expect("a run");
                 black_box(engine.stats())

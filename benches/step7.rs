@@ -17,13 +17,14 @@ use stairwell::{
     backend::cpu::Cpu,
     batch::Batch,
     checkpoint::Directory,
+    engine::{RanksReport, Traffic},
     error::Result,
     kv::KvOptions,
     parallel::{
-        Communicator, Setup, TIMEOUT, Threads, Topology, Workload, finish, in_threads, mpi_lines,
+        Communicator, Leader, Setup, TIMEOUT, Threads, Topology, Workload, finish, in_threads, mpi_lines,
         processes_here, threads_of_a_rank,
     },
-    runner::{LoadFormat, ModelRunner, RelayReport, Traffic, Weights},
+    runner::{LoadFormat, Weights},
 };
 use std::{
     env, fs, thread,
@@ -200,31 +201,28 @@ fn on_its_cores(
     })
 }
 
-fn measure(mut runner: ModelRunner<Cpu>) -> Measured {
+fn measure(mut leader: Leader<Cpu>) -> Measured {
     let blocks = (PROMPT + STEPS + 1).div_ceil(16) as u32;
     let table = |i: u32| (i * blocks..(i + 1) * blocks).collect::<Vec<u32>>();
-    let forward = |runner: &mut ModelRunner<Cpu>, tokens: usize, start: usize, sequences: usize| {
+    let forward = |leader: &mut Leader<Cpu>, tokens: usize, start: usize, sequences: usize| {
         let mut batch = Batch::default();
         for i in 0..sequences {
             batch.push(&vec![17 + i as u32; tokens], start, &table(i as u32));
         }
         let started = Instant::now();
-        runner.forward(&batch, None).unwrap_or_else(|error| panic!("{error}"));
+        leader.logits(&batch).unwrap_or_else(|error| panic!("{error}"));
         started.elapsed().as_secs_f64()
     };
-    forward(&mut runner, 1, 0, SEQUENCES); // pages are touched, workspaces are filled
-    let report = |runner: &mut ModelRunner<Cpu>| runner.ranks().unwrap_or_else(|error| panic!("{error}"));
-    let before = report(&mut runner);
-    let prefill = forward(&mut runner, PROMPT, 0, 1);
-    let after = report(&mut runner);
-    let busy = |report: &RelayReport| -> f64 {
+    forward(&mut leader, 1, 0, SEQUENCES); // pages are touched, workspaces are filled
+    let report = |leader: &mut Leader<Cpu>| leader.ranks().unwrap_or_else(|error| panic!("{error}"));
+    let before = report(&mut leader);
+    let prefill = forward(&mut leader, PROMPT, 0, 1);
+    let after = report(&mut leader);
+    let busy = |report: &RanksReport| -> f64 {
         report.ranks.iter().filter(|rank| rank.slice == 0).map(|rank| rank.busy_seconds).sum()
     };
-    let (bubble, said) = before.zip(after).map_or((0.0, Traffic::default()), |(before, after)| {
-        let busy = busy(&after) - busy(&before);
-        let said = after.ranks[0].traffic - before.ranks[0].traffic;
-        (1.0 - busy / (after.pipeline_parallel as f64 * prefill), said)
-    });
-    let decode = (0..STEPS).map(|step| forward(&mut runner, 1, 1 + step, SEQUENCES)).sum();
-    Measured { prefill, decode, bubble, said, weights: runner.weights }
+    let said = after.ranks[0].traffic - before.ranks[0].traffic;
+    let bubble = 1.0 - (busy(&after) - busy(&before)) / (after.pipeline_parallel as f64 * prefill);
+    let decode = (0..STEPS).map(|step| forward(&mut leader, 1, 1 + step, SEQUENCES)).sum();
+    Measured { prefill, decode, bubble, said, weights: leader.runner.weights }
 }

@@ -25,7 +25,7 @@
 # It reads `benches/results/cpu_linear.json` and `benches/results/cpu.json`, and needs no model. To record yours:
 #
 # ```text
-# cargo bench --features step2 --bench cpu_linear
+# cargo bench --features step4 --bench cpu_linear
 # python scripts/compare_cpu.py FOLDER
 # python notebooks/build.py    # executes this notebook anew
 # ```

@@ -1,6 +1,6 @@
 """What the CPU reaches of its roofline: `python scripts/record_cpu.py` writes benches/results/cpu_linear.json and cpu_attention.json.
 
-It runs `cargo bench --features step2,gemm --bench cpu_linear` and `… --bench cpu_attention`, some minutes in all. Standard library only.
+It runs `cargo bench --features step4,gemm --bench cpu_linear` and `… --bench cpu_attention`, some minutes in all. Standard library only.
 """
 
 import json
@@ -18,7 +18,7 @@ def rounded(row):
 
 def record(name):
     """One bench: its limits, and its rows."""
-    subprocess.run(["cargo", "bench", "--features", "step2,gemm", "--bench", name], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "bench", "--features", "step4,gemm", "--bench", name], cwd=ROOT, check=True)
     found = json.loads((TARGET / f"{name}.json").read_text())
     return {"roofline": rounded(found["roofline"]), "rows": [rounded(row) for row in found["rows"]]}
 

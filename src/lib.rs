@@ -27,6 +27,7 @@
 //! ```
 
 // Step 1: one correct forward pass, the whole sequence again for every token.
+pub mod attention;
 pub mod backend;
 pub mod batch;
 pub mod checkpoint;
@@ -37,12 +38,13 @@ pub mod generate;
 pub mod kv;
 pub mod machine;
 pub mod model;
+pub mod request;
 pub mod runner;
 pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
 
-// Step 2: a contiguous KV cache: kv/contiguous.rs, kv/memory.rs, backend/cpu/grouped.rs (files of modules above).
+// Step 2: a contiguous KV cache: kv/contiguous.rs, kv/memory.rs, attention/cpu/group.rs (files of modules above).
 
 // Step 3: many requests: prefill and decode, continuous batching, chunked prefill.
 #[cfg(feature = "step3")]

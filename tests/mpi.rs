@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use stairwell::{
     backend::cpu::Cpu,
     checkpoint::Directory,
-    generate::generate,
+    engine::{Continuous, Engine, Limits},
     kv::KvOptions,
     parallel::{self, Leader, Setup, Topology, Workload, mpi_lines, serve_rank},
     runner::read_config,
@@ -18,7 +18,6 @@ use stairwell::{
 use std::{
     env, fs,
     io::{BufRead, BufReader},
-    ops::ControlFlow,
     path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
@@ -90,11 +89,11 @@ fn every_cut(ranks: usize) {
                 continue;
             }
             let workload = Workload { max_length: None, kv: KvOptions::default() };
-            let mut runner = Leader::over(Cpu::default(), &setup, &lines, workload, None).unwrap();
-            let params = greedy_params(want.greedy.len());
-            let output =
-                generate(&mut runner, &want.prompt, &params, &mut |_| ControlFlow::Continue(())).unwrap();
-            assert_eq!(output.ids, want.greedy, "{name} on {cut:?}");
+            let leader = Leader::over(Cpu::default(), &setup, &lines, workload, None).unwrap();
+            let limits = Limits { max_num_seqs: 1, max_batched_tokens: usize::MAX };
+            let mut engine = Engine::new(leader, Box::new(Continuous), limits);
+            engine.add(want.prompt.clone(), greedy_params(want.greedy.len())).unwrap();
+            assert_eq!(engine.run().unwrap()[0].output, want.greedy, "{name} on {cut:?}");
             println!("test {name}, {} slices of {} stages ... ok", cut.tensor, cut.pipeline);
         }
     }

@@ -1,10 +1,7 @@
 //! How fast each instruction set multiplies: loops of nothing else, in enough chains to keep every pipe busy.
 
 use super::on_all_cores;
-use stairwell::backend::cpu::{
-    Isa,
-    isa::{Lanes, PortableShape},
-};
+use stairwell::backend::simd::{Isa, Portable, Simd};
 use std::hint::black_box;
 
 /// Chains of multiply-adds in one loop. Each takes four or five cycles, and two start in every cycle (a dot product of bf16 in every other, on
@@ -29,14 +26,14 @@ pub fn operations_per_second(isa: Isa, turns: usize) -> f64 {
 
 /// A multiplication and an addition, or both in one, whatever every CPU of this architecture has.
 fn portable(turns: usize) {
-    let (x, y) = (black_box([0.999f32; 4]), black_box([0.001f32; 4]));
+    let (x, y) = (Portable.load(&black_box([0.999; 4])), Portable.load(&black_box([0.001; 4])));
     let mut sums = [x; CHAINS];
     for _ in 0..turns {
         for sum in &mut sums {
-            *sum = Lanes::of(y).multiply_add::<PortableShape>(sum, &x).numbers();
+            *sum = Portable.multiply_add(y, *sum, x);
         }
     }
-    black_box(sums);
+    black_box(Portable.finish(sums));
 }
 
 /// Each is called only for an [`Isa`], and there is none that this CPU does not have.

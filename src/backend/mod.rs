@@ -10,6 +10,7 @@
 pub mod cpu;
 #[cfg(feature = "step5")]
 pub mod cuda;
+pub mod simd;
 
 use crate::{
     error::Result,

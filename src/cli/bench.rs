@@ -1,21 +1,21 @@
 //! `stairwell bench`: how fast this machine serves this model.
 
 use super::{
-    Lead, Outcome,
+    Outcome,
     bench_report::{latencies, machine, model, outputs_sha256, requests, spread, table, totals},
     bench_run::{Bar, Drawing, Run, serve},
     bench_workload::{LATE_OUTPUT, Lengths, Recipe, Workload},
-    engine_args::{EngineArgs, LocalEngine},
+    engine_args::{EngineArgs, LoadWorker, LocalEngine},
+    engine_stats::ranks,
     model_args::Format,
-    rank_stats::ranks,
     terminal::print,
 };
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use stairwell::{
-    engine::{Continuous, Policy, Static},
+    config::ModelConfig,
+    engine::{Continuous, Policy, Static, Worker},
     error::{Error, Result},
-    machine::Machine,
     runner::read_config,
     sampling::SamplingParams,
 };
@@ -181,18 +181,29 @@ impl Args {
 pub fn run(args: Args) -> Result<Outcome> {
     match args.what {
         What::Throughput(args) => {
-            on_device!(args.engine.on, args.engine.load, |machine| throughput(*args, machine))
+            on_device!(args.engine.on, args.engine.load, |machine| match args
+                .engine
+                .parallel
+                .lead(machine, &args.engine.load)?
+            {
+                Some(lead) => throughput(*args, lead),
+                None => Ok(Outcome::Good),
+            })
         }
         What::Latency(args) => {
-            on_device!(args.engine.on, args.engine.load, |machine| latency(*args, machine))
+            on_device!(args.engine.on, args.engine.load, |machine| match args
+                .engine
+                .parallel
+                .lead(machine, &args.engine.load)?
+            {
+                Some(lead) => latency(*args, lead),
+                None => Ok(Outcome::Good),
+            })
         }
     }
 }
 
-fn throughput<B: Machine>(mut args: Throughput, machine: B) -> Result<Outcome> {
-    let Some(lead) = args.engine.parallel.lead(machine, &args.engine.load)? else {
-        return Ok(Outcome::Good);
-    };
+fn throughput(mut args: Throughput, lead: LoadWorker) -> Result<Outcome> {
     let config = read_config(&args.engine.load.model.directory()?)?;
     let default = match args.preset {
         Some(Preset::NanoVllm) => (256, Lengths::uniform(100, 1024), Lengths::uniform(100, 1024)),
@@ -235,7 +246,7 @@ fn throughput<B: Machine>(mut args: Throughput, machine: B) -> Result<Outcome> {
     if args.policy == PolicyName::OneAtATime {
         args.engine.max_num_seqs = 1;
     }
-    let mut engine = start(lead, &args.engine, workload.longest(), policy, &args.common)?;
+    let mut engine = start(lead, &config, &args.engine, workload.longest(), policy, &args.common)?;
     let bar = Bar::new(workload.all().count());
     let run = serve(&mut engine, &workload, args.common.drawing(), &bar)?;
     drop(bar);
@@ -253,10 +264,7 @@ fn throughput<B: Machine>(mut args: Throughput, machine: B) -> Result<Outcome> {
     report("bench throughput", &args.engine, &args.common, &mut engine, &[run], settings)
 }
 
-fn latency<B: Machine>(mut args: Latency, machine: B) -> Result<Outcome> {
-    let Some(lead) = args.engine.parallel.lead(machine, &args.engine.load)? else {
-        return Ok(Outcome::Good);
-    };
+fn latency(mut args: Latency, lead: LoadWorker) -> Result<Outcome> {
     let config = read_config(&args.engine.load.model.directory()?)?;
     let (input, output) = (args.input_len as usize, args.output_len as usize);
     args.common.check(config.vocab_size)?;
@@ -275,7 +283,7 @@ fn latency<B: Machine>(mut args: Latency, machine: B) -> Result<Outcome> {
         })
     };
     args.engine.max_num_seqs = args.batch_size;
-    let mut engine = start(lead, &args.engine, input + output, Box::new(Continuous), &args.common)?;
+    let mut engine = start(lead, &config, &args.engine, input + output, Box::new(Continuous), &args.common)?;
     let batches = args.warmup as usize + args.iterations as usize;
     let bar = Bar::new(batches * args.batch_size as usize);
     let mut serve = |batch| serve(&mut engine, &workload(batch), args.common.drawing(), &bar);
@@ -324,44 +332,45 @@ fn check_length(
 }
 
 /// The engine, with room for the longest request.
-fn start<B: Machine>(
-    lead: Lead<B>,
+fn start(
+    lead: LoadWorker,
+    config: &ModelConfig,
     args: &EngineArgs,
     longest: usize,
     policy: Box<dyn Policy>,
     common: &Common,
-) -> Result<LocalEngine<B>> {
-    let engine = args.engine(lead, longest, policy)?;
-    let room = stairwell::engine::Worker::max_model_len(&engine.worker);
+) -> Result<LocalEngine> {
+    let mut engine = args.engine(lead, config, longest, policy)?;
+    let room = engine.worker.max_model_len();
     if room < longest {
         let message =
             format!("--max-model-len {room}: the longest request has {longest} tokens; leave the flag out");
         return Err(Error::Usage(message));
     }
     if !common.json {
-        args.note(&engine, longest);
+        args.note(&mut engine, longest)?;
     }
     Ok(engine)
 }
 
 /// Puts the report together, and prints and writes it.
-fn report<B: Machine>(
+fn report(
     command: &str,
     args: &EngineArgs,
     common: &Common,
-    engine: &mut LocalEngine<B>,
+    engine: &mut LocalEngine,
     runs: &[Run],
     mut settings: Value,
 ) -> Result<Outcome> {
-    let ranks = ranks(&mut engine.worker.runner)?;
-    let (runner, limits) = (&engine.worker.runner, engine.limits());
-    let ran = runner.backend.report();
+    let worker = engine.worker.report()?;
+    let (runner, limits) = (&worker.runner, engine.limits());
+    let ran = &runner.machine;
     let shared = json!({
         "max_num_seqs": limits.max_running(),
         "max_batched_tokens": limits.max_batched_tokens,
-        "max_model_len": runner.max_model_len(),
-        "attention": runner.attention.name(),
-        "kv_dtype": runner.attention.memory().dtype.map(|dtype| dtype.to_string()),
+        "max_model_len": runner.max_model_len,
+        "attention": runner.attention,
+        "kv_dtype": runner.memory.dtype.map(|dtype| dtype.to_string()),
         "device": ran.device,
         "isa": ran.isa,
         "kernel_launches": ran.kernel_launches,
@@ -382,11 +391,11 @@ fn report<B: Machine>(
         "command": command,
         "version": env!("CARGO_PKG_VERSION"),
         "machine": machine(),
-        "model": model(engine, name, format),
+        "model": model(engine.worker.config(), runner, name, format),
         "settings": settings,
-        "totals": totals(engine, runs),
+        "totals": totals(&engine.stats(), runner, runs),
         "latencies": latencies,
-        "parallel": ranks,
+        "parallel": ranks(&worker),
         "outputs_sha256": outputs_sha256(runs),
         "requests": requests(runs),
     });

@@ -2,12 +2,15 @@
 
 use super::{
     bench_run::{Run, Served},
-    engine_args::LocalEngine,
     terminal::{human_bytes, peak_memory},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use stairwell::{engine::BlockCounts, machine::Machine};
+use stairwell::{
+    config::ModelConfig,
+    engine::{BlockCounts, EngineStats},
+    runner::RunnerReport,
+};
 use std::{fmt::Write, time::Duration};
 use sysinfo::{CpuRefreshKind, System};
 
@@ -22,8 +25,7 @@ pub fn machine() -> Value {
 }
 
 /// The model's class and sizes.
-pub fn model<B: Machine>(engine: &LocalEngine<B>, name: &str, format: &str) -> Value {
-    let (runner, config) = (&engine.worker.runner, &engine.worker.runner.config);
+pub fn model(config: &ModelConfig, runner: &RunnerReport, name: &str, format: &str) -> Value {
     json!({
         "name": name,
         "class": config.architecture.class_name(),
@@ -37,15 +39,14 @@ pub fn model<B: Machine>(engine: &LocalEngine<B>, name: &str, format: &str) -> V
 }
 
 /// Sums over one run or several.
-pub fn totals<B: Machine>(engine: &LocalEngine<B>, runs: &[Run]) -> Value {
+pub fn totals(stats: &EngineStats, runner: &RunnerReport, runs: &[Run]) -> Value {
     let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
     let requests = sum(|run| run.served.len() as u64);
     let prompt = sum(|run| run.served.iter().map(|s| s.prompt_tokens as u64).sum());
     let output = sum(|run| run.served.iter().map(|s| s.finished.output.len() as u64).sum());
     let steps = sum(|run| run.stats.steps);
     let seconds = runs.iter().map(|run| run.seconds).sum::<f64>().max(1e-9);
-    let (runner, stats) = (&engine.worker.runner, engine.stats());
-    let memory = runner.attention.memory();
+    let memory = runner.memory;
     let (reserved, used) = (sum(|run| run.stats.kv_reserved), sum(|run| run.stats.kv_used));
     let (running, cached) = (sum(|run| run.stats.running), sum(|run| run.stats.cached_tokens));
     json!({

@@ -6,16 +6,14 @@ use super::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stairwell::{
-    engine::{BlockCounts, EngineStats, Event, Finished, OnEvent},
+    engine::{BlockCounts, EngineStats, Finished, RequestId, Update},
     error::{Error, Result},
     generate::GenerateParams,
-    machine::Machine,
     sampling::SamplingParams,
 };
 use std::{
-    ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
+    collections::BTreeMap,
+    mem, thread,
     time::{Duration, Instant},
 };
 
@@ -51,6 +49,8 @@ const UNDER_WAY: usize = 8;
 /// What requests tell while they run.
 #[derive(Default)]
 struct Log {
+    /// In the order of arrival: prompt tokens, the longest output, and when each token of the output came.
+    running: BTreeMap<RequestId, (usize, usize, Vec<Instant>)>,
     served: Vec<Served>,
     /// Requests that are well under way: see [`UNDER_WAY`].
     under_way: usize,
@@ -60,33 +60,41 @@ impl Log {
     fn lets_the_late_one_in(&self, others: usize) -> bool {
         self.under_way == others || self.served.len() == others
     }
+
+    fn take(&mut self, update: Update) {
+        let Some((prompt_tokens, longest, times)) = self.running.get_mut(&update.id) else { return };
+        if update.token.is_some() {
+            times.push(Instant::now());
+            self.under_way += usize::from(times.len() == UNDER_WAY.min(*longest));
+        }
+        if let Some(finished) = update.finished {
+            let (prompt_tokens, token_times) = (*prompt_tokens, mem::take(times));
+            self.served.push(Served { prompt_tokens, finished, token_times });
+        }
+    }
 }
 
 /// Serves a workload until its last token.
 ///
 /// # Errors
 /// Those of the engine, and the first of a request.
-pub fn serve<B: Machine>(
-    engine: &mut LocalEngine<B>,
-    workload: &Workload,
-    drawing: Drawing,
-    bar: &Bar,
-) -> Result<Run> {
-    let (log, before, start) = (Arc::default(), (engine.stats(), engine.blocks()), Instant::now());
+pub fn serve(engine: &mut LocalEngine, workload: &Workload, drawing: Drawing, bar: &Bar) -> Result<Run> {
+    let (before, start) = ((engine.stats(), engine.blocks()), Instant::now());
     let (mut coming, mut late) = (workload.items.iter().peekable(), workload.late.as_ref());
-    let (mut seen, mut index) = (0, 0);
+    let (mut log, mut index) = (Log::default(), 0);
     loop {
         while let Some(item) = coming.next_if(|item| item.arrival <= start.elapsed()) {
-            add(engine, item, drawing, index, &log)?;
+            add(engine, item, drawing, index, &mut log)?;
             index += 1;
         }
-        if index == workload.items.len() && lock(&log).lets_the_late_one_in(index) {
-            late.take().map_or(Ok(()), |item| add(engine, item, drawing, index, &log))?;
+        if index == workload.items.len() && log.lets_the_late_one_in(index) {
+            late.take().map_or(Ok(()), |item| add(engine, item, drawing, index, &mut log))?;
         }
-        let worked = engine.step()?;
-        let done = lock(&log).served.len();
-        bar.0.inc((done - seen) as u64);
-        seen = done;
+        let worked = engine.has_work();
+        for update in engine.step()? {
+            bar.0.inc(u64::from(update.finished.is_some()));
+            log.take(update);
+        }
         match coming.peek() {
             None if !worked && late.is_none() => break,
             Some(item) if !worked => thread::sleep(item.arrival.saturating_sub(start.elapsed())),
@@ -94,7 +102,7 @@ pub fn serve<B: Machine>(
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    let mut served = std::mem::take(&mut lock(&log).served);
+    let mut served = log.served;
     served.sort_by_key(|served| served.finished.id);
     if let Some(error) = served.iter().find_map(|served| served.finished.error.clone()) {
         return Err(Error::Request(error));
@@ -121,40 +129,13 @@ impl Drop for Bar {
     }
 }
 
-fn add<B: Machine>(
-    engine: &mut LocalEngine<B>,
-    item: &Item,
-    drawing: Drawing,
-    index: usize,
-    log: &Arc<Mutex<Log>>,
-) -> Result<()> {
+fn add(engine: &mut LocalEngine, item: &Item, drawing: Drawing, index: usize, log: &mut Log) -> Result<()> {
     let seed = Some(drawing.seed.wrapping_add(index as u64));
     let sampling = SamplingParams { temperature: drawing.temperature, seed, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: item.output_len, sampling, eos_token_id: Vec::new() };
-    engine.add(item.prompt.clone(), params, listener(item, log.clone()))?;
+    let id = engine.add(item.prompt.clone(), params)?;
+    log.running.insert(id, (item.prompt.len(), item.output_len, Vec::new()));
     Ok(())
-}
-
-fn listener(item: &Item, log: Arc<Mutex<Log>>) -> OnEvent {
-    let (prompt_tokens, output_len) = (item.prompt.len(), item.output_len);
-    let mut token_times = Vec::new();
-    Box::new(move |event| {
-        match event {
-            Event::Token(_) => {
-                token_times.push(Instant::now());
-                lock(&log).under_way += usize::from(token_times.len() == UNDER_WAY.min(output_len));
-            }
-            Event::Finished(finished) => {
-                let (finished, token_times) = (finished.clone(), std::mem::take(&mut token_times));
-                lock(&log).served.push(Served { prompt_tokens, finished, token_times });
-            }
-        }
-        ControlFlow::Continue(())
-    })
-}
-
-fn lock(log: &Mutex<Log>) -> std::sync::MutexGuard<'_, Log> {
-    log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counters of what lies between two moments; peaks are those of the whole.

@@ -1,19 +1,17 @@
 //! Flags of the engine: who runs when.
 
 use super::{
-    Lead, ParallelArgs, SharedKvArgs,
+    ParallelArgs, SharedKvArgs,
     kv_args::KvArgs,
     model_args::{DeviceArgs, LoadArgs},
     terminal::print_note,
 };
 use clap::Args;
 use stairwell::{
-    config::RopeScaling,
-    engine::{Engine, Limits, LocalWorker, Policy, Worker},
+    config::{ModelConfig, RopeScaling},
+    engine::{Engine, Limits, Policy, Worker},
     error::{Error, Result},
-    kv::{self, AttentionKind, ManagerOptions},
-    machine::Machine,
-    runner::read_config,
+    kv::{self, AttentionKind, KvOptions, ManagerOptions},
 };
 use std::{fs, path::PathBuf};
 
@@ -52,10 +50,13 @@ pub trait ManagerArgs {
 impl ManagerArgs for KvArgs {}
 
 /// After how many finished requests weights are updated, and how.
-pub type Update<B> = (usize, Box<dyn FnOnce(&mut LocalEngine<B>) -> Result<()>>);
+pub type WeightUpdate = (usize, Box<dyn FnOnce(&mut LocalEngine) -> Result<()>>);
 
-/// The engine that the commands run.
-pub type LocalEngine<B> = Engine<LocalWorker<B>>;
+/// The engine that the commands run, on any machine and any number of ranks.
+pub type LocalEngine = Engine<Box<dyn Worker>>;
+
+/// Loads the model, for sequences of at most so many tokens.
+pub type LoadWorker = Box<dyn FnOnce(&LoadArgs, &ModelConfig, usize, KvOptions) -> Result<Box<dyn Worker>>>;
 
 impl EngineArgs {
     /// What a step may hold.
@@ -70,15 +71,15 @@ impl EngineArgs {
     ///
     /// # Errors
     /// Those of loading, and flags that do not go together.
-    pub fn engine<B: Machine>(
+    pub fn engine(
         &self,
-        lead: Lead<B>,
+        lead: LoadWorker,
+        config: &ModelConfig,
         longest: usize,
         policy: Box<dyn Policy>,
-    ) -> Result<LocalEngine<B>> {
-        let config = read_config(&self.load.model.directory()?)?;
+    ) -> Result<LocalEngine> {
         let limits = self.limits();
-        let mut kv = self.kv.options(&config, Some(limits.max_batched_tokens))?;
+        let mut kv = self.kv.options(config, Some(limits.max_batched_tokens))?;
         if kv.attention == Some(AttentionKind::Recompute) {
             let message =
                 "--attention recompute: it keeps no K and V, and batching needs them; leave the flag out";
@@ -92,7 +93,7 @@ impl EngineArgs {
                 "RoPE scaling is dynamic, and its base that of the longest request, {longest} tokens, for all of them"
             ));
         }
-        let worker = LocalWorker::new(lead.load(&self.load, longest, kv)?)?;
+        let worker = lead(&self.load, config, longest, kv)?;
         let manager = kv::manager(&worker.memory(), worker.max_model_len(), &self.kv.manager());
         let mut engine = Engine::with_kv(worker, manager, policy, limits);
         if self.trace.is_some() {
@@ -102,8 +103,12 @@ impl EngineArgs {
     }
 
     /// Says what was reserved, and where fewer requests run than were asked for.
-    pub fn note<B: Machine>(&self, engine: &LocalEngine<B>, longest: usize) {
-        self.kv.note(&engine.worker.runner, Some(longest));
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    pub fn note(&self, engine: &mut LocalEngine, longest: usize) -> Result<()> {
+        let context = engine.worker.config().context();
+        self.kv.note(&engine.worker.report()?.runner, context, Some(longest));
         let (asked, running) = (self.max_num_seqs as usize, engine.limits().max_running());
         if running < asked {
             let reason = match engine.limits().max_num_seqs < asked {
@@ -112,13 +117,14 @@ impl EngineArgs {
             };
             print_note(&format!("{running} requests run at a time, not {asked}: {reason}"));
         }
+        Ok(())
     }
 
     /// Writes the trace, if one was asked for.
     ///
     /// # Errors
     /// If the file can't be written.
-    pub fn write_trace<B: Machine>(&self, engine: &mut LocalEngine<B>) -> Result<()> {
+    pub fn write_trace(&self, engine: &mut LocalEngine) -> Result<()> {
         let (Some(path), Some(trace)) = (&self.trace, engine.take_trace()) else { return Ok(()) };
         let json = trace.to_json().to_string();
         fs::write(path, json).map_err(|error| Error::Io { path: path.clone(), error })

@@ -1,26 +1,20 @@
 //! `stairwell generate`: text from a model.
 
 use super::{
-    KvArgs, Outcome, ParallelArgs,
+    KvArgs, Outcome, ParallelArgs, lead,
     model_args::{DeviceArgs, LoadArgs, TokenIds},
-    rank_stats::ranks,
     stats::{print_figures, stats},
     terminal::{self, print, print_note},
     text::Text,
 };
 use clap::ArgGroup;
-use serde_json::{Value, json};
+use serde_json::json;
 use stairwell::{
-    config::generation::{GenerationConfig, Knobs, SamplingDefaults},
     error::{Error, Result},
-    generate::{GenerateParams, generate},
     machine::Machine,
-    runner::{check_prompt, read_config},
-    sampling::SamplingParams,
-    tokenizer::ChatOptions,
-    tokenizer::Tokenizer,
+    request::{Checkpoint, Fields, Logprobs, Resolved, Stop},
 };
-use std::{io, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{io, time::Instant};
 
 /// Generate text after a prompt, streaming it as it comes
 #[derive(clap::Args)]
@@ -73,7 +67,7 @@ struct SamplingArgs {
     temperature: Option<f32>,
     /// Keep the K largest logits; 0 keeps all
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = parse_top_k)]
-    top_k: Option<usize>,
+    top_k: Option<i64>,
     /// Keep the smallest set of tokens that reaches this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
@@ -119,10 +113,11 @@ struct SamplingArgs {
 }
 
 /// vLLM writes -1 for "keep all".
-fn parse_top_k(text: &str) -> Result<usize, String> {
+fn parse_top_k(text: &str) -> Result<i64, String> {
     match text.parse::<i64>() {
         Ok(-1) => Ok(0),
-        Ok(k) => usize::try_from(k).map_err(|_| format!("{k} is below 0; use 0 to keep all")),
+        Ok(k) if k >= 0 => Ok(k),
+        Ok(k) => Err(format!("{k} is below 0; use 0 to keep all")),
         Err(_) => Err(format!("'{text}' is no whole number")),
     }
 }
@@ -133,26 +128,31 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
     parsed.ok_or_else(|| format!("'{text}' is no bias; write ID=X, such as 42=-100"))
 }
 
-impl SamplingArgs {
-    fn knobs(&self, max_tokens: Option<u32>) -> Knobs {
-        Knobs {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            max_tokens: max_tokens.map(|n| n as usize),
-        }
-    }
-
-    fn params(&self, defaults: &SamplingDefaults) -> SamplingParams {
-        SamplingParams {
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            logit_bias: self.logit_bias.clone(),
-            seed: self.seed,
-            logprobs: self.logprobs,
-            ..defaults.params()
+impl Args {
+    /// The flags as the fields of a request.
+    fn fields(&self) -> Fields {
+        let sampling = &self.sampling;
+        let message = |role: &str, text: &String| json!({"role": role, "content": text});
+        let system = self.system.iter().map(|text| message("system", text));
+        let user = |text: &String| system.chain([message("user", text)]).collect();
+        Fields {
+            prompt: self.prompt.clone(),
+            messages: self.chat.as_ref().map(user),
+            prompt_ids: self.prompt_ids.clone().map(|TokenIds(ids)| ids),
+            max_tokens: self.max_tokens.map(|n| n as usize),
+            seed: sampling.seed,
+            stop: Stop::Many(sampling.stop.clone()),
+            ignore_eos: sampling.ignore_eos,
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            top_k: sampling.top_k,
+            min_p: sampling.min_p,
+            repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            logit_bias: sampling.logit_bias.iter().copied().collect(),
+            logprobs: sampling.logprobs.map(Logprobs::Number),
+            ..Fields::default()
         }
     }
 }
@@ -162,75 +162,50 @@ pub fn run(args: Args) -> Result<Outcome> {
 }
 
 fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
-    let Some(lead) = args.parallel.lead(machine, &args.load)? else { return Ok(Outcome::Good) };
-    let directory = args.load.model.directory()?;
-    let config = read_config(&directory)?;
-    let generation = match directory.read("generation_config.json")? {
-        Some(json) => Some(GenerationConfig::parse(&json, &directory.path("generation_config.json"))?),
-        None => None,
-    };
-    let defaults = SamplingDefaults::resolve(&args.sampling.knobs(args.max_tokens), generation.as_ref())?;
-    let params = GenerateParams {
-        max_tokens: defaults.max_tokens.map_or(256, |n| n.value),
-        sampling: args.sampling.params(&defaults),
-        eos_token_id: match (args.sampling.ignore_eos, generation) {
-            (true, _) => Vec::new(),
-            (false, Some(g)) if !g.eos_token_id.is_empty() => g.eos_token_id,
-            (false, _) => config.eos_token_id.clone(),
-        },
-    };
-    params.sampling.validate(config.vocab_size)?;
-    if let Some(note) = &defaults.note {
-        print_note(note);
-    }
-    let (prompt, tokenizer) = read_prompt(&args)?;
-    check_prompt(&config, &prompt)?;
+    let Some(lead) = lead(&args.parallel, machine, &args.load)? else { return Ok(Outcome::Good) };
+    let checkpoint = args.load.model.checkpoint()?;
+    let request = read_request(&args, &checkpoint)?;
+    let (prompt, params) = (request.prompt.clone(), request.params.clone());
 
     let start = Instant::now();
     let chunk = args.max_batched_tokens.map_or(prompt.len(), |n| prompt.len().min(n as usize));
-    let kv = args.kv.options(&config, Some(chunk))?;
-    let mut runner = lead.load(&args.load, prompt.len() + params.max_tokens, kv)?;
-    runner.check_prompt(&prompt)?;
-    if args.max_batched_tokens.is_some() && !runner.attention.remembers() {
+    let kv = args.kv.options(&checkpoint.config, Some(chunk))?;
+    if args.max_batched_tokens.is_some() && kv.keeps_nothing() {
         let message = "--max-batched-tokens: attention 'recompute' keeps no K and V, so every pass has the whole sequence; leave the flag out, or take \
                        --attention contiguous (--features step2)";
         return Err(Error::Usage(message.into()));
     }
+    let longest = prompt.len().saturating_add(params.max_tokens);
+    let mut model = lead.load(&args.load, &checkpoint.config, longest, kv)?;
     let load_seconds = start.elapsed().as_secs_f64();
     if !args.json {
-        args.kv.note(&runner, None);
+        args.kv.note(&model.report()?.0, checkpoint.config.context(), None);
     }
 
-    let after = if args.chat.is_some() { &[] } else { &prompt[..] };
-    let mut text = Text::new(tokenizer.clone(), after, &args.sampling.stop);
+    let mut text = Text::new(checkpoint.tokenizer().ok().cloned(), request.text_after(), &request.stop);
     if let (Some(prompt), false, true) = (&args.prompt, args.json, terminal::colours(&io::stdout())) {
         print(&terminal::styled(prompt, "1", true))?;
     }
-    let mut failed = None;
-    let output = generate(&mut runner, &prompt, &params, &mut |sampled| {
-        let (piece, flow) = text.push(sampled);
-        match if args.json { Ok(()) } else { print(&piece) } {
-            Ok(()) => flow,
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+    let stop = checkpoint.stop_matcher(&request);
+    let output = model.generate(prompt, params, stop, &mut |sampled| {
+        let piece = text.push(sampled);
+        if args.json { Ok(()) } else { print(&piece) }
     })?;
-    failed.map_or(Ok(()), Err)?;
     let rest = text.finish();
     if !args.json {
         print(&rest)?;
     }
 
-    let mut stats = stats(&runner, prompt.len(), &output, load_seconds);
-    stats.extend(ranks(&mut runner)?);
-    stats.extend(defaults.describe().into_iter().map(|(k, v)| (k.to_owned(), v.into())));
+    let (report, ranks) = model.report()?;
+    let class = checkpoint.config.architecture.class_name();
+    let mut stats = stats(&report, class, request.prompt.len(), &output, load_seconds);
+    stats.extend(ranks);
+    stats.extend(request.defaults.describe().into_iter().map(|(k, v)| (k.to_owned(), v.into())));
     if args.json {
         let mut object = json!({
-            "prompt_ids": prompt,
+            "prompt_ids": *request.prompt,
             "output_ids": output.ids,
-            "text": tokenizer.is_some().then_some(text.text),
+            "text": checkpoint.tokenizer().is_ok().then_some(text.text),
             "finish_reason": output.finish_reason.name(),
             "stats": stats,
         });
@@ -245,28 +220,21 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     Ok(Outcome::Good)
 }
 
-/// The prompt's ids, and the tokenizer if there is one.
-fn read_prompt(args: &Args) -> Result<(Vec<u32>, Option<Arc<Tokenizer>>)> {
-    if let Some(TokenIds(ids)) = &args.prompt_ids {
-        let tokenizer = args.load.model.tokenizer();
-        if let (Err(error), false) = (&tokenizer, args.json) {
-            print_note(&format!("output is printed as token ids: {error}"));
-        }
-        return Ok((ids.clone(), tokenizer.ok().map(Arc::new)));
+/// The request, checked; notes say what the user may not expect.
+fn read_request(args: &Args, checkpoint: &Checkpoint) -> Result<Resolved> {
+    if args.prompt_ids.is_none() {
+        args.load.model.tokenizer_of(checkpoint)?;
+    } else if let (Err(error), false) = (checkpoint.tokenizer(), args.json) {
+        print_note(&format!("output is printed as token ids: {error}"));
     }
-    let tokenizer = args.load.model.tokenizer()?;
-    let ids = match (&args.prompt, &args.chat) {
-        (Some(text), _) => tokenizer.encode_prompt(text)?,
-        (None, chat) => {
-            let message = |role: &str, text: &String| json!({"role": role, "content": text});
-            let system = args.system.iter().map(|text| message("system", text));
-            let messages: Vec<Value> = system.chain(chat.iter().map(|text| message("user", text))).collect();
-            let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
-            tokenizer.encode_chat(&messages, &options)?
+    let request = checkpoint.resolve(args.fields()).map_err(|error| match error {
+        Error::Request(_) if args.prompt.as_deref() == Some("") => {
+            Error::Request("--prompt: the prompt is empty; give some text".into())
         }
-    };
-    if ids.is_empty() {
-        return Err(Error::Request("--prompt: the prompt is empty; give some text".into()));
+        error => error,
+    })?;
+    if let Some(note) = &request.defaults.note {
+        print_note(note);
     }
-    Ok((ids, Some(Arc::new(tokenizer))))
+    Ok(request)
 }

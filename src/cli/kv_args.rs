@@ -3,11 +3,10 @@
 use super::terminal::{human_bytes, print_note};
 use clap::{Args, ValueEnum};
 use stairwell::{
-    backend::Backend,
     config::ModelConfig,
     error::{Error, Result},
     kv::{AttentionKind, KvDtype, KvOptions},
-    runner::ModelRunner,
+    runner::RunnerReport,
 };
 
 /// How K and V are kept.
@@ -70,26 +69,22 @@ impl KvArgs {
     }
 
     /// Says what was reserved, and where the length comes from; `wanted` is the longest sequence of this run, if it is known.
-    pub fn note<B: Backend>(&self, runner: &ModelRunner<B>, wanted: Option<usize>) {
-        let (memory, length) = (runner.attention.memory(), runner.max_model_len());
+    pub fn note(&self, runner: &RunnerReport, context: usize, wanted: Option<usize>) {
+        let (memory, length) = (runner.memory, runner.max_model_len);
         if memory.reserved_bytes == 0 {
             return;
         }
-        let source = self.source_of_length(runner, wanted);
+        let source = self.source_of_length(length, context, wanted);
         let slots = if memory.slots == 1 { String::new() } else { format!("{} sequences of ", memory.slots) };
         let bytes = human_bytes(memory.reserved_bytes);
         print_note(&format!("KV cache: room for {slots}{length} tokens ({source}), {bytes}"));
     }
+
     /// Where the longest sequence's length comes from; `wanted` is the longest sequence of this run, if it is known.
-    pub fn source_of_length<B: Backend>(
-        &self,
-        runner: &ModelRunner<B>,
-        wanted: Option<usize>,
-    ) -> &'static str {
-        let length = runner.max_model_len();
+    pub fn source_of_length(&self, length: usize, context: usize, wanted: Option<usize>) -> &'static str {
         match self.max_model_len {
             Some(_) => "--max-model-len",
-            None if length == runner.config.context() => "the model's context",
+            None if length == context => "the model's context",
             None if wanted == Some(length) => "the longest request",
             None => "what fits into free memory",
         }

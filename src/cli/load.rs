@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<Outcome> {
             trace_event(&mut lines, state_dict, &event);
         }
     };
-    let runner = args.load.load(args.load.cpu()?, None, KvOptions::recompute(), events)?;
+    let runner = args.load.load(args.load.cpu()?, None, None, KvOptions::recompute(), events)?;
     let memory = peak_memory().map_or("unknown".into(), human_bytes);
     let _ = writeln!(
         lines,

@@ -27,8 +27,12 @@ macro_rules! on_device {
     };
 }
 
+#[cfg(not(feature = "step3"))]
+mod alone;
 #[cfg(feature = "step3")]
 mod batch;
+#[cfg(feature = "step3")]
+mod batch_open;
 #[cfg(feature = "step3")]
 mod batch_request;
 #[cfg(feature = "step3")]
@@ -61,8 +65,12 @@ mod model_args;
 mod no_gpu;
 #[cfg(not(feature = "step7"))]
 mod no_parallel;
+#[cfg(all(feature = "step3", not(feature = "step7")))]
+mod no_ranks;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 mod no_update;
+#[cfg(feature = "step3")]
+mod one_request;
 #[cfg(feature = "step4")]
 mod paged_args;
 #[cfg(feature = "step7")]
@@ -81,6 +89,11 @@ mod tokenize;
 mod update_args;
 mod verify;
 
+// One request: by a loop of its own, or by an engine that has no other.
+#[cfg(not(feature = "step3"))]
+use alone::lead;
+#[cfg(feature = "step3")]
+use one_request::lead;
 // The flags about K and V: each step's flatten those of the step before.
 #[cfg(feature = "step5")]
 use gpu_args::GpuArgs;
@@ -90,8 +103,6 @@ use kv_args::KvArgs as SharedKvArgs;
 use kv_args::KvArgs;
 #[cfg(not(feature = "step5"))]
 use no_gpu::NoGpu as GpuArgs;
-#[cfg(all(feature = "step3", not(feature = "step7")))]
-use no_parallel::Lead;
 #[cfg(not(feature = "step7"))]
 use no_parallel::{NoParallel as ParallelArgs, finish, speaks};
 #[cfg(all(feature = "step3", not(feature = "step4")))]
@@ -99,7 +110,7 @@ use no_update::NoUpdate as UpdateArgs;
 #[cfg(feature = "step4")]
 use paged_args::{PagedArgs as KvArgs, SharedArgs as SharedKvArgs};
 #[cfg(feature = "step7")]
-use parallel_args::{Lead, ParallelArgs, finish, speaks};
+use parallel_args::{ParallelArgs, finish, speaks};
 #[cfg(feature = "step4")]
 use update_args::UpdateArgs;
 

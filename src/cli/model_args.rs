@@ -5,11 +5,13 @@ use clap::{Args, ValueEnum};
 use stairwell::{
     backend::cpu::{self, Cpu},
     checkpoint::{Directory, LoadRules, locate},
+    config::ModelConfig,
     demo,
     error::{Error, Result},
     kv::KvOptions,
     machine::{DeviceKind, Machine},
     model::LoadEvent,
+    request::Checkpoint,
     runner::{LoadFormat, LoadOptions, ModelRunner},
     tokenizer::{Tokenizer, TokenizerFiles},
 };
@@ -76,6 +78,19 @@ impl ModelArgs {
         }
     }
 
+    /// The directory, with config.json, generation_config.json and the tokenizer, read once.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::open(self.directory()?)
+    }
+
+    /// A checkpoint's tokenizer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn tokenizer_of<'a>(&self, checkpoint: &'a Checkpoint) -> Result<&'a Tokenizer> {
+        checkpoint.tokenizer().map_err(|why| Error::Request(why.to_owned()))
+    }
+
     /// The directory's tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(Tokenizer::new(self.tokenizer_files()?)?)
@@ -91,10 +106,12 @@ impl ModelArgs {
 }
 
 impl LoadArgs {
-    /// Loads the model. `max_length` is the longest sequence of this run, if it is known; `events` sees every tensor.
+    /// Loads the model; `config` is its config.json, if it was read before. `max_length` is the longest sequence of this run, if it is
+    /// known; `events` sees every tensor.
     pub fn load<B: Machine>(
         &self,
         machine: B,
+        config: Option<ModelConfig>,
         max_length: Option<usize>,
         kv: KvOptions,
         mut events: impl FnMut(LoadEvent),
@@ -106,7 +123,7 @@ impl LoadArgs {
             Format::Dummy => LoadFormat::Dummy,
         };
         let (events, progress) = (Some(&mut events as &mut dyn FnMut(LoadEvent)), Some(&add as _));
-        let options = LoadOptions { format, rules: self.rules(), max_length, kv, events, progress };
+        let options = LoadOptions { config, format, rules: self.rules(), max_length, kv, events, progress };
         ModelRunner::load_on(machine, &self.model.directory()?, options)
     }
 

@@ -1,33 +1,16 @@
 //! The place of `parallel_args.rs` in builds without step 7.
 
-use super::model_args::LoadArgs;
 use clap::Args;
-use stairwell::{
-    error::{Error, Result},
-    kv::KvOptions,
-    machine::Machine,
-    runner::ModelRunner,
-};
+use stairwell::error::Error;
 
 /// There are several ranks from step 7 on.
 #[derive(Args)]
 pub struct NoParallel {}
 
-/// The only rank.
-pub struct Lead<B>(B);
-
 impl NoParallel {
     /// As many as there are cores.
     pub fn threads(&self) -> usize {
         0
-    }
-
-    /// The only rank leads.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn lead<B: Machine>(&self, machine: B, _load: &LoadArgs) -> Result<Option<Lead<B>>> {
-        Ok(Some(Lead(machine)))
     }
 }
 
@@ -38,13 +21,3 @@ pub fn speaks(_error: &Error) -> bool {
 
 /// Ends what ranks have begun together: nothing.
 pub fn finish(_well: bool) {}
-
-impl<B: Machine> Lead<B> {
-    /// Loads the model.
-    ///
-    /// # Errors
-    /// Those of loading.
-    pub fn load(self, load: &LoadArgs, max_length: usize, kv: KvOptions) -> Result<ModelRunner<B>> {
-        load.load(self.0, Some(max_length), kv, |_| ())
-    }
-}

@@ -1,8 +1,8 @@
 //! The place of `update_args.rs` in builds without step 4.
 
-use super::engine_args::Update;
+use super::engine_args::WeightUpdate;
 use clap::Args;
-use stairwell::{error::Result, machine::Machine};
+use stairwell::error::Result;
 
 /// Weights can be updated from step 4 on.
 #[derive(Args)]
@@ -13,7 +13,7 @@ impl NoUpdate {
     ///
     /// # Errors
     /// Never.
-    pub fn open<B: Machine>(&self) -> Result<Option<Update<B>>> {
+    pub fn open(&self) -> Result<Option<WeightUpdate>> {
         Ok(None)
     }
 }

@@ -7,11 +7,10 @@ use super::{
 };
 use clap::{Args, ValueEnum};
 use stairwell::{
-    backend::Backend,
     config::ModelConfig,
     error::{Error, Result},
     kv::{AttentionKind, KvBudget, KvOptions, KvSwap, ManagerOptions, Preemption},
-    runner::ModelRunner,
+    runner::RunnerReport,
 };
 
 /// How K and V are kept, in a pool of blocks or otherwise.
@@ -95,15 +94,15 @@ impl PagedArgs {
     }
 
     /// Says what was reserved.
-    pub fn note<B: Backend>(&self, runner: &ModelRunner<B>, wanted: Option<usize>) {
-        let memory = runner.attention.memory();
-        let Some(pool) = memory.pool else { return self.base.note(runner, wanted) };
+    pub fn note(&self, runner: &RunnerReport, context: usize, wanted: Option<usize>) {
+        let memory = runner.memory;
+        let Some(pool) = memory.pool else { return self.base.note(runner, context, wanted) };
         let source = match (self.kv_memory, self.max_kv_tokens) {
             (Some(_), _) => " (--kv-memory)",
             (_, Some(_)) => " (--max-kv-tokens)",
             _ => "",
         };
-        let (size, blocks, length) = (pool.block_size, pool.blocks, runner.max_model_len());
+        let (size, blocks, length) = (pool.block_size, pool.blocks, runner.max_model_len);
         let (tokens, at_a_time) = (size * blocks, blocks / length.div_ceil(size).max(1));
         let concurrent = match at_a_time {
             0 => format!("less than one sequence of {length} tokens"),
@@ -113,7 +112,7 @@ impl PagedArgs {
         print_note(&format!(
             "KV cache{source}: {blocks} blocks of {size} tokens, {tokens} tokens, {}: {concurrent} ({})",
             human_bytes(memory.reserved_bytes),
-            self.base.source_of_length(runner, wanted),
+            self.base.source_of_length(length, context, wanted),
         ));
     }
 }
@@ -144,8 +143,8 @@ impl SharedArgs {
     }
 
     /// Says what was reserved.
-    pub fn note<B: Backend>(&self, runner: &ModelRunner<B>, wanted: Option<usize>) {
-        self.pool.note(runner, wanted);
+    pub fn note(&self, runner: &RunnerReport, context: usize, wanted: Option<usize>) {
+        self.pool.note(runner, context, wanted);
     }
 }
 

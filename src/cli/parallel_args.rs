@@ -1,17 +1,18 @@
 //! Flags of step 7: on how many ranks a model runs.
 
 use super::{
+    engine_args::LoadWorker,
     model_args::{Format, LoadArgs},
     terminal::Progress,
 };
 use clap::{Args, ValueEnum};
 pub use stairwell::parallel::{finish, speaks};
 use stairwell::{
+    engine::LocalWorker,
     error::Result,
-    kv::KvOptions,
     machine::Machine,
     parallel::{self, Leader, Lines, Setup, Topology, Workload, in_threads, serve_rank},
-    runner::{LoadFormat, ModelRunner},
+    runner::LoadFormat,
 };
 use std::time::Duration;
 
@@ -52,14 +53,6 @@ fn seconds(text: &str) -> Result<f64, String> {
     seconds.ok_or_else(|| format!("'{text}' is no number of seconds; give one above 0"))
 }
 
-/// The process that leads: it reads the requests and prints the results.
-pub struct Lead<B> {
-    machine: B,
-    setup: Setup,
-    /// To other processes.
-    lines: Option<Lines>,
-}
-
 impl ParallelArgs {
     fn topology(&self) -> Topology {
         let stages = self.pp_layers.as_ref().map_or(1, Vec::len).max(1);
@@ -88,49 +81,43 @@ impl ParallelArgs {
         })
     }
 
-    /// The process that leads goes on; the others serve it here until it ends, and get nothing.
+    /// The process that leads goes on, with what loads the model on all ranks; the others serve it here until it ends, and get nothing.
     ///
     /// # Errors
     /// Those of the means by which ranks speak, and in a process that serves, those of its part.
-    pub fn lead<B: Machine>(&self, machine: B, load: &LoadArgs) -> Result<Option<Lead<B>>> {
+    pub fn lead<B: Machine>(&self, machine: B, load: &LoadArgs) -> Result<Option<LoadWorker>> {
         let setup = self.setup(load)?;
-        match self.comm {
-            Comm::Threads => {
-                parallel::check_alone(setup.topology)?;
-                Ok(Some(Lead { machine, setup, lines: None }))
-            }
-            Comm::Mpi => {
-                let lines = parallel::mpi_lines(setup.topology, setup.timeout)?;
-                let machine = match lines.number_here {
-                    0 => machine,
-                    number => machine.for_rank(number)()?,
-                };
-                if lines.rank() == 0 {
-                    return Ok(Some(Lead { machine, setup, lines: Some(lines) }));
-                }
-                serve_rank(machine, &setup, &lines)?;
-                Ok(None)
-            }
+        if self.comm == Comm::Threads {
+            parallel::check_alone(setup.topology)?;
+            return Ok(Some(loader(machine, setup, None)));
         }
+        let lines = parallel::mpi_lines(setup.topology, setup.timeout)?;
+        let machine = match lines.number_here {
+            0 => machine,
+            number => machine.for_rank(number)()?,
+        };
+        if lines.rank() == 0 {
+            return Ok(Some(loader(machine, setup, Some(lines))));
+        }
+        serve_rank(machine, &setup, &lines)?;
+        Ok(None)
     }
 }
 
-impl<B: Machine> Lead<B> {
-    /// Loads the model, on all ranks.
-    ///
-    /// # Errors
-    /// Those of loading, on any rank.
-    pub fn load(self, load: &LoadArgs, max_length: usize, kv: KvOptions) -> Result<ModelRunner<B>> {
-        let Lead { machine, setup, lines } = self;
-        let workload = Workload { max_length: Some(max_length), kv };
+/// What loads the model: on ranks that are processes, if there are lines to them, in threads, or whole.
+fn loader<B: Machine>(machine: B, setup: Setup, lines: Option<Lines>) -> LoadWorker {
+    Box::new(move |load, config, longest, kv| {
+        let setup = Setup { config: Some(config.clone()), ..setup };
+        let workload = Workload { max_length: Some(longest), kv };
         let progress = Progress::new("reading weights");
         let add = |bytes, total| progress.add(bytes, total);
-        match lines {
-            Some(lines) => Leader::over(machine, &setup, &lines, workload, Some(&add)),
+        Ok(match lines {
+            Some(lines) => Box::new(Leader::over(machine, &setup, &lines, workload, Some(&add))?),
             None if setup.topology == Topology::ALONE => {
-                load.load(machine, Some(max_length), workload.kv, |_| ())
+                let runner = load.load(machine, setup.config, Some(longest), workload.kv, |_| ())?;
+                Box::new(LocalWorker { runner })
             }
-            None => in_threads(machine, &setup, workload, Some(&add)),
-        }
-    }
+            None => Box::new(in_threads(machine, &setup, workload, Some(&add))?),
+        })
+    })
 }

@@ -2,11 +2,12 @@
 
 use super::terminal::{human_bytes, peak_memory};
 use serde_json::{Map, Value, json};
-use stairwell::{generate::Generated, machine::Machine, runner::ModelRunner};
+use stairwell::{generate::Generated, runner::RunnerReport};
 
 /// All of them, for `--json`.
-pub fn stats<B: Machine>(
-    runner: &ModelRunner<B>,
+pub fn stats(
+    runner: &RunnerReport,
+    model: &str,
     prompt_tokens: usize,
     output: &Generated,
     load_seconds: f64,
@@ -14,21 +15,21 @@ pub fn stats<B: Machine>(
     let (n, total) = (output.ids.len(), output.total_time.as_secs_f64());
     let first = output.time_to_first_token.as_secs_f64();
     let per_token = (n > 1).then(|| (total - first) / (n - 1) as f64);
-    let report = runner.backend.report();
+    let report = &runner.machine;
     let stats = json!({
         "device": report.device,
         "kernel_launches": report.kernel_launches,
         "graph_replays": report.graph_replays,
-        "attention": runner.attention.name(),
-        "attention_kernel": runner.attention.kernel(),
-        "prefill_kernel": runner.attention.prefill_kernel(),
+        "attention": runner.attention,
+        "attention_kernel": runner.attention_kernel,
+        "prefill_kernel": runner.prefill_kernel,
         "dtype": report.dtype.to_string().to_lowercase(),
         "isa": report.isa,
         "threads": rayon::current_num_threads(),
-        "model": runner.config.architecture.class_name(),
+        "model": model,
         "prompt_tokens": prompt_tokens,
         "output_tokens": n,
-        "tokens_computed": runner.tokens_computed(),
+        "tokens_computed": runner.tokens_computed,
         "load_seconds": load_seconds,
         "time_to_first_token_seconds": first,
         "time_per_output_token_seconds": per_token,
@@ -36,7 +37,7 @@ pub fn stats<B: Machine>(
         "output_tokens_per_second": n as f64 / total.max(1e-9),
         "prefill_tokens_per_second": prompt_tokens as f64 / first.max(1e-9),
         "decode_tokens_per_second": per_token.map(|seconds| 1.0 / seconds.max(1e-9)),
-        "max_model_len": runner.max_model_len(),
+        "max_model_len": runner.max_model_len,
         "peak_memory_bytes": peak_memory(),
         "seed": output.seed,
     });
@@ -46,13 +47,13 @@ pub fn stats<B: Machine>(
 }
 
 /// What is kept, and what a decode step reads: every weight once, and K and V of the tokens before.
-fn memory_traffic<B: Machine>(
-    runner: &ModelRunner<B>,
+fn memory_traffic(
+    runner: &RunnerReport,
     prompt_tokens: usize,
     output_tokens: usize,
     seconds_per_token: Option<f64>,
 ) -> Map<String, Value> {
-    let memory = runner.attention.memory();
+    let memory = runner.memory;
     // The last output token was never put through the model.
     let kept = (prompt_tokens + output_tokens).saturating_sub(1) as u64;
     let mean_length = prompt_tokens as f64 + output_tokens as f64 / 2.0;

@@ -5,11 +5,10 @@ use stairwell::{
     sampling::Sampled,
     tokenizer::{Detokenizer, Emit, StopStrings, Tokenizer},
 };
-use std::{ops::ControlFlow, sync::Arc};
 
 /// One output.
 pub struct Text {
-    tokenizer: Option<Arc<Tokenizer>>,
+    tokenizer: Option<Tokenizer>,
     detokenizer: Option<Detokenizer>,
     stop: StopStrings,
     /// All of it so far.
@@ -20,8 +19,8 @@ pub struct Text {
 
 impl Text {
     /// The output after a prompt, or after nothing for an answer in a chat. Without a tokenizer it is token ids.
-    pub fn new(tokenizer: Option<Arc<Tokenizer>>, prompt: &[u32], stop: &[String]) -> Text {
-        let detokenizer = tokenizer.as_deref().map(|t| match prompt {
+    pub fn new(tokenizer: Option<Tokenizer>, prompt: &[u32], stop: &[String]) -> Text {
+        let detokenizer = tokenizer.as_ref().map(|t| match prompt {
             [] => Detokenizer::new(t, true),
             prompt => Detokenizer::after_prompt(t, prompt, true),
         });
@@ -29,20 +28,21 @@ impl Text {
         Text { tokenizer, detokenizer, stop, text: String::new(), logprobs: Vec::new() }
     }
 
-    /// Takes a token; gives the text that is final now, and whether to go on.
-    pub fn push(&mut self, sampled: &Sampled) -> (String, ControlFlow<()>) {
+    /// Takes a token; gives the text that is final now. Nothing comes after a stop string.
+    pub fn push(&mut self, sampled: &Sampled) -> String {
         if sampled.logprob.is_some() {
             self.logprobs.push(self.logprob_entry(sampled));
         }
-        let (text, flow) = match &mut self.detokenizer {
-            None => (format!("{} ", sampled.token), ControlFlow::Continue(())),
-            Some(detokenizer) => match self.stop.push(&detokenizer.push(sampled.token)) {
-                Emit::Text(text) => (text, ControlFlow::Continue(())),
-                Emit::Stopped { text, .. } => (text, ControlFlow::Break(())),
-            },
+        let text = match &mut self.detokenizer {
+            None => format!("{} ", sampled.token),
+            Some(detokenizer) => {
+                let (Emit::Text(text) | Emit::Stopped { text, .. }) =
+                    self.stop.push(&detokenizer.push(sampled.token));
+                text
+            }
         };
         self.text.push_str(&text);
-        (text, flow)
+        text
     }
 
     /// The text that was held back.

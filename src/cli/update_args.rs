@@ -1,12 +1,11 @@
 //! Flags that update the weights of a running engine, as training with rollouts does.
 
-use super::engine_args::{LocalEngine, Update};
+use super::engine_args::{LocalEngine, WeightUpdate};
 use clap::{Args, ValueEnum};
 use stairwell::{
     checkpoint::{StateDict, locate},
     engine::OnUpdate,
     error::{Error, Result},
-    machine::Machine,
 };
 
 /// When to take other weights, and what becomes of those who are running.
@@ -37,7 +36,7 @@ impl UpdateArgs {
     ///
     /// # Errors
     /// If it can't be opened.
-    pub fn open<B: Machine>(&self) -> Result<Option<Update<B>>> {
+    pub fn open(&self) -> Result<Option<WeightUpdate>> {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
         let weights = StateDict::open(&locate(model, None)?)?;
         let model = model.clone();
@@ -45,7 +44,7 @@ impl UpdateArgs {
             When::Drain => OnUpdate::Drain,
             When::Abort => OnUpdate::Abort,
         };
-        let run = move |engine: &mut LocalEngine<B>| {
+        let run = move |engine: &mut LocalEngine| {
             let refused = |e: Error| Error::Request(format!("--update-weights {model}: {e}"));
             engine.update_weights(weights.tensors(), on_update).map_err(refused)
         };

@@ -76,7 +76,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     let config = read_config(&args.load.model.directory()?)?;
     check_prompt(&config, &prompt)?;
     let kv = args.kv.options(&config, Some(prompt.len()))?;
-    let mut runner = args.load.load(machine, Some(prompt.len()), kv, |_| ())?;
+    let mut runner = args.load.load(machine, Some(config), Some(prompt.len()), kv, |_| ())?;
     runner.check_prompt(&prompt)?;
     let mut batch = Batch::of(&prompt);
     batch.want_all_logits();

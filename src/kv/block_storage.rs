@@ -4,7 +4,7 @@ use super::{
     KvDtype,
     storage::{Storage, Values},
 };
-use crate::{backend::cpu::grouped::Segment, model::AttentionShape};
+use crate::{attention::cpu::vectors::Segment, model::AttentionShape};
 use std::{collections::TryReserveError, ops::Range};
 
 // ANCHOR: layer_blocks

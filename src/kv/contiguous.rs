@@ -13,12 +13,12 @@ use super::{
     storage::Storage,
 };
 use crate::{
-    backend::cpu::{
-        Cpu, CpuTensor,
-        blocks::attend_blocks,
-        free_memory,
-        grouped::{Scratch, Segment, attend_group},
+    attention::cpu::{
+        group::{Scratch, attend_group},
+        row_blocks::attend_blocks,
+        vectors::Segment,
     },
+    backend::cpu::{Cpu, CpuTensor, free_memory},
     batch::Batch,
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},

@@ -54,6 +54,11 @@ impl KvOptions {
         (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes)
     }
 
+    /// Whether the attention that is asked for, or the best one of this build, keeps no K and V.
+    pub fn keeps_nothing(&self) -> bool {
+        self.attention.unwrap_or(AttentionKind::BEST) == AttentionKind::Recompute
+    }
+
     /// Step 1's: keep nothing.
     pub fn recompute() -> KvOptions {
         KvOptions { attention: Some(AttentionKind::Recompute), ..KvOptions::default() }

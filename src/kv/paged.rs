@@ -14,12 +14,11 @@ use super::{
     sizing::{Pool, host_room, plan_pool},
 };
 use crate::{
-    backend::cpu::{
-        Cpu, CpuTensor,
-        blocks::attend_blocks,
-        free_memory,
-        grouped::{Scratch, attend_group},
+    attention::cpu::{
+        group::{Scratch, attend_group},
+        row_blocks::attend_blocks,
     },
+    backend::cpu::{Cpu, CpuTensor, free_memory},
     batch::{Batch, Move},
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},

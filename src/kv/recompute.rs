@@ -4,12 +4,10 @@
 //! them. That is step 1's honest cost, and the reason for step 2.
 
 use crate::{
+    attention::cpu::head::{Keys, attend_head},
     backend::{
         Shaped,
-        cpu::{
-            Cpu, CpuTensor,
-            attention::{Keys, attend_head},
-        },
+        cpu::{Cpu, CpuTensor},
     },
     batch::{Batch, Span},
     error::Result,

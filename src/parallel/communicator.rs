@@ -1,9 +1,9 @@
 //! What ranks say to each other.
 
 use crate::{
+    engine::Traffic,
     error::{Error, Result},
     model::Rank,
-    runner::Traffic,
 };
 
 // ANCHOR: communicator

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Directory, LoadRules},
+    config::ModelConfig,
     error::{Error, Result},
     kv::{KvBudget, KvOptions, KvSwap},
     machine::{Machine, MakeMachine},
@@ -22,6 +23,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub struct Setup {
     pub directory: Directory,
+    /// Its config.json, if it was read before.
+    pub config: Option<ModelConfig>,
     pub format: LoadFormat,
     pub rules: LoadRules,
     pub topology: Topology,
@@ -40,6 +43,7 @@ impl Setup {
     pub fn new(directory: Directory, topology: Topology) -> Setup {
         Setup {
             directory,
+            config: None,
             format: LoadFormat::default(),
             rules: LoadRules::default(),
             topology,
@@ -49,11 +53,17 @@ impl Setup {
         }
     }
 
+    /// The same, with config.json read, and the cut checked against it.
+    fn with_config(&self) -> Result<(Setup, ModelConfig)> {
+        let config = self.config.clone().map_or_else(|| read_config(&self.directory), Ok)?;
+        self.topology.check(&config)?;
+        Ok((Setup { config: Some(config.clone()), ..self.clone() }, config))
+    }
+
     /// What must be alike in all ranks.
-    fn fingerprint(&self) -> Result<Vec<u8>> {
-        let config = self.directory.read("config.json")?;
-        let cut = format!("{:?} {:?} {:?}", self.topology, self.stage_layers, self.format);
-        Ok([config.unwrap_or_default(), cut.into_bytes()].concat())
+    fn fingerprint(&self, config: &ModelConfig) -> Vec<u8> {
+        let (cut, layers) = (self.topology, &self.stage_layers);
+        format!("{config:?} {cut:?} {layers:?} {:?}", self.format).into_bytes()
     }
 
     // ANCHOR: load
@@ -69,11 +79,14 @@ impl Setup {
         progress: OnProgress,
     ) -> Result<(ModelRunner<B>, Member)> {
         let load = || {
-            let config = read_config(&self.directory)?;
-            self.topology.check(&config)?;
+            let (_, config) = self.with_config()?;
             let (rank, topology) = (lines.rank(), self.topology);
             let stages = stages(&config, topology.pipeline, self.stage_layers.as_deref())?;
-            compare(&*lines.world, "the model's config.json, or the way it is cut", &self.fingerprint()?)?;
+            compare(
+                &*lines.world,
+                "the model's config.json, or the way it is cut",
+                &self.fingerprint(&config),
+            )?;
 
             let (stage, slice) = (stages[topology.stage(rank)].clone(), topology.slice(rank));
             let collective = Arc::new(ThroughHost::new(&machine, lines.stage.clone())?);
@@ -82,7 +95,8 @@ impl Setup {
             let (format, rules) = (self.format, self.rules.clone());
             let kv = KvOptions { neighbours: lines.here - 1, ..workload.kv.clone() };
             let max_length = workload.max_length;
-            let options = LoadOptions { format, rules, max_length, kv, events: None, progress };
+            let config = Some(config);
+            let options = LoadOptions { config, format, rules, max_length, kv, events: None, progress };
             let runner =
                 ModelRunner::load_part(machine, &self.directory, options, part, |machine, model, kv| {
                     alike(machine, model, kv, lines)
@@ -155,7 +169,7 @@ fn least_room<B: Machine>(attention: &dyn Attention<B>, lines: &Lines) -> Result
     Ok((mine, least))
 }
 
-/// A model on ranks that are threads of this process: the runner of rank 0, which leads them.
+/// A model on ranks that are threads of this process: rank 0, which leads them.
 ///
 /// # Errors
 /// Whatever is wrong with the model, with the way it is cut, or with a rank.
@@ -164,9 +178,9 @@ pub fn in_threads<B: Machine>(
     setup: &Setup,
     workload: Workload,
     progress: OnProgress,
-) -> Result<ModelRunner<B>> {
-    // Said once, before there is anybody who could say it too.
-    setup.topology.check(&read_config(&setup.directory)?)?;
+) -> Result<Leader<B>> {
+    // Checked before there are other ranks, which would report the same error.
+    let (setup, _) = &setup.with_config()?;
     let mut lines = Threads::lines(setup.topology, setup.timeout).into_iter();
     let first = lines.next().expect("a rank");
     let start = |lines: Lines| {
@@ -178,15 +192,14 @@ pub fn in_threads<B: Machine>(
     };
     let threads = lines.map(start).collect::<Result<Vec<_>>>().inspect_err(|error| first.fail(error))?;
     let loaded = setup.load(machine, &first, &workload, progress);
-    let (mut runner, member) = match loaded {
+    let (runner, member) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             threads.into_iter().for_each(|thread| drop(thread.join()));
             return Err(error);
         }
     };
-    runner.relay = Some(Box::new(Leader::new(member, setup.micro_batches, threads)));
-    Ok(runner)
+    Ok(Leader::new(runner, member, setup.micro_batches, threads))
 }
 
 /// A rank's whole life, on its share of the cores. Rank 0 hears of its errors.
@@ -216,23 +229,22 @@ pub fn serve_rank<B: Machine>(machine: B, setup: &Setup, lines: &Lines) -> Resul
     serve().inspect_err(|error| lines.fail(error))
 }
 
-impl Leader {
+impl<B: Machine> Leader<B> {
     /// A model on ranks that are processes: tells them what to load, loads rank 0's part, and leads them.
     ///
     /// # Errors
     /// As those of [`in_threads`].
-    pub fn over<B: Machine>(
+    pub fn over(
         machine: B,
         setup: &Setup,
         lines: &Lines,
         workload: Workload,
         progress: OnProgress,
-    ) -> Result<ModelRunner<B>> {
-        setup.topology.check(&read_config(&setup.directory)?)?;
+    ) -> Result<Leader<B>> {
+        let (setup, _) = &setup.with_config()?;
         lines.world.broadcast(0, &mut encode(&workload))?;
-        let (mut runner, member) = setup.load(machine, lines, &workload, progress)?;
-        runner.relay = Some(Box::new(Leader::new(member, setup.micro_batches, Vec::new())));
-        Ok(runner)
+        let (runner, member) = setup.load(machine, lines, &workload, progress)?;
+        Ok(Leader::new(runner, member, setup.micro_batches, Vec::new()))
     }
 }
 

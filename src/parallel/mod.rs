@@ -5,7 +5,7 @@
 //! - [`Topology`]: who has which slice and which stage; [`stages()`]: which layers a stage has; [`check_ranks`]: into how many slices a model can be cut;
 //! - [`ThroughHost`]: a model's collectives over any communicator, by way of host memory;
 //! - [`Setup`]: how a rank loads its part and meets the others; [`in_threads`]: all of them in this process;
-//! - [`Leader`]: rank 0, which a [`crate::runner::ModelRunner`] asks for every pass; [`follow`]: the others;
+//! - [`Leader`]: rank 0, the engine's worker, which leads every pass; [`follow`]: the others;
 //! - [`micro_batches`]: a batch in pieces, so that stages work at the same time.
 
 mod communicator;
@@ -24,7 +24,7 @@ mod threads;
 mod through_host;
 mod topology;
 
-pub use crate::runner::Traffic;
+pub use crate::engine::Traffic;
 pub use communicator::{Communicator, bytes, numbers};
 pub use launch::{OnProgress, Setup, TIMEOUT, in_threads, serve_rank, threads_of_a_rank};
 pub use micro_batch::{MICRO_BATCH_ROWS, micro_batch_count, micro_batches};

@@ -1,9 +1,9 @@
-//! A model on several ranks, as one runner: rank 0 leads, the others follow.
+//! A model on several ranks, as one worker: rank 0 leads, the others follow.
 //!
 //! ```text
-//! rank 0     Engine ─▶ Worker ─▶ ModelRunner ─▶ Leader ── broadcast of the batch ──┐
-//!                                                  │                              ▼
-//!                                                  └▶ Member, its part     follow: Member, its part
+//! rank 0     Engine ─▶ Worker: Leader ── broadcast of the batch ──┐
+//!                                │                                ▼
+//!                                └▶ Member, its part       follow: Member, its part
 //! ```
 //! One scheduler decides, on rank 0; the others do what its batches say, in their order. So there is one set of block tables, and ranks can't drift apart.
 
@@ -16,9 +16,13 @@ use super::{
 use crate::{
     backend::{Backend, Shaped},
     batch::Batch,
+    config::ModelConfig,
+    engine::{Output, RankReport, RanksReport, Traffic, Worker, WorkerReport},
     error::{Error, Result},
-    model::Stage,
-    runner::{ModelRunner, RankReport, Relay, RelayReport, Traffic},
+    machine::Machine,
+    model::{KvMemory, Stage},
+    runner::ModelRunner,
+    sampling::Draw,
     tensor::HostTensor,
 };
 use std::{
@@ -113,11 +117,11 @@ impl Member {
             self.lines.world.broadcast(0, &mut data)?;
             all.push((name.clone(), HostTensor::from_bytes(*dtype, shape, data)));
         }
-        let refused = runner.update_part(all).err().map(|error| error.to_string());
+        let refused = runner.update_weights(all).err().map(|error| error.to_string());
         // A rank checks what it holds: what one refuses, all the others may have taken.
         let said = self.lines.world.all_gather(refused.clone().unwrap_or_default().as_bytes())?;
         match said.iter().all(|why| why.is_empty()) || said.iter().all(|why| !why.is_empty()) {
-            true => refused.map_or(Ok(()), |why| Err(Error::Request(why))),
+            true => refused.map_or(Ok(()), |why| Err(Error::Refused(why))),
             false => {
                 let rank = said.iter().position(|why| !why.is_empty()).expect("one has refused");
                 let why = String::from_utf8_lossy(&said[rank]).into_owned();
@@ -179,7 +183,7 @@ pub fn follow<B: Backend>(runner: &mut ModelRunner<B>, member: &mut Member) -> R
                 member.send_logits(runner, &batch, &logits)?;
             }
             Task::Update(names) => match member.update(runner, &names, &[]) {
-                Err(Error::Request(_)) => {} // refused by all, and rank 0 says so
+                Err(Error::Refused(_)) => {} // rank 0 says so
                 done => done?,
             },
             Task::Report => drop(member.report(runner)?),
@@ -190,7 +194,9 @@ pub fn follow<B: Backend>(runner: &mut ModelRunner<B>, member: &mut Member) -> R
 // ANCHOR_END: follow
 
 /// Rank 0: its own part, and the word to the others.
-pub struct Leader {
+pub struct Leader<B: Backend> {
+    /// Its own part of the model.
+    pub runner: ModelRunner<B>,
     member: Member,
     /// Micro-batches of a pass, if a number was asked for.
     micro_batches: Option<usize>,
@@ -210,10 +216,24 @@ struct Passes {
     bubble_seconds: f64,
 }
 
-impl Leader {
+impl<B: Backend> Leader<B> {
     /// Leads the others, which have loaded their parts.
-    pub fn new(member: Member, micro_batches: Option<usize>, threads: Vec<JoinHandle<()>>) -> Leader {
-        Leader { member, micro_batches, threads, passes: Passes::default(), failed: false }
+    pub fn new(
+        runner: ModelRunner<B>,
+        member: Member,
+        micro_batches: Option<usize>,
+        threads: Vec<JoinHandle<()>>,
+    ) -> Leader<B> {
+        Leader { runner, member, micro_batches, threads, passes: Passes::default(), failed: false }
+    }
+
+    /// A pass of all ranks, this one's part included: the logits, as [`ModelRunner::forward`] gives them.
+    ///
+    /// # Errors
+    /// Those of its own part, and of a rank that is gone or has failed.
+    pub fn logits(&mut self, batch: &Batch) -> Result<B::Tensor> {
+        let logits = self.pass(batch);
+        self.settle(logits)
     }
 
     fn tell(&mut self, task: &Task) -> Result<()> {
@@ -223,16 +243,17 @@ impl Leader {
     }
 
     // ANCHOR: lead
-    fn pass<B: Backend>(&mut self, runner: &mut ModelRunner<B>, batch: &Batch) -> Result<B::Tensor> {
+    fn pass(&mut self, batch: &Batch) -> Result<B::Tensor> {
         let (topology, started) = (self.member.lines.topology, Instant::now());
         let count = micro_batch_count(batch.tokens.len(), topology.pipeline, self.micro_batches);
         self.tell(&Task::Pass { batch: batch.clone(), micro_batches: count })?;
-        let mut logits = self.member.pass(runner, batch, count)?;
+        let mut logits = self.member.pass(&mut self.runner, batch, count)?;
         let whole = match topology.pipeline {
             1 => logits.pop().expect("one micro-batch"),
             stages => {
                 let logits = numbers(&self.member.lines.world.recv(topology.ranks_of(stages - 1).start)?);
-                runner.backend.upload(&logits, batch.logit_rows.len(), runner.config.vocab_size)?
+                let vocab_size = self.runner.config.vocab_size;
+                self.runner.backend.upload(&logits, batch.logit_rows.len(), vocab_size)?
             }
         };
         self.passes.add(count, topology.pipeline, started.elapsed().as_secs_f64());
@@ -248,46 +269,20 @@ impl Leader {
         }
         done
     }
-}
 
-impl Passes {
-    fn add(&mut self, micro_batches: usize, stages: usize, seconds: f64) {
-        self.count += 1;
-        self.micro_batches += micro_batches as u64;
-        self.seconds += seconds;
-        self.bubble_seconds += seconds * (stages - 1) as f64 / (micro_batches + stages - 1) as f64;
-    }
-}
-
-impl<B: Backend> Relay<B> for Leader {
-    fn forward(&mut self, runner: &mut ModelRunner<B>, batch: &Batch) -> Result<B::Tensor> {
-        let logits = self.pass(runner, batch);
-        self.settle(logits)
-    }
-
-    fn update_weights(
-        &mut self,
-        runner: &mut ModelRunner<B>,
-        tensors: Vec<(String, HostTensor)>,
-    ) -> Result<()> {
-        let names = names_of(&tensors);
-        let told = self.tell(&Task::Update(names.clone()));
-        let updated = told.and_then(|()| self.member.update(runner, &names, &tensors));
-        match updated {
-            Err(Error::Request(why)) => Err(Error::Request(why)), // refused by all: they go on with the old weights
-            other => self.settle(other),
-        }
-    }
-
-    fn report(&mut self, runner: &ModelRunner<B>) -> Result<RelayReport> {
+    /// What each rank holds and has done.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    pub fn ranks(&mut self) -> Result<RanksReport> {
         let told = self.tell(&Task::Report);
-        let ranks = told.and_then(|()| self.member.report(runner));
+        let ranks = told.and_then(|()| self.member.report(&self.runner));
         let ranks = self.settle(ranks)?;
         let (topology, passes) = (self.member.lines.topology, &self.passes);
         // The ranks of a stage work at the same time: one of them stands for it.
         let busy: f64 = ranks.iter().filter(|rank| rank.slice == 0).map(|rank| rank.busy_seconds).sum();
         let seconds = passes.seconds.max(1e-9);
-        Ok(RelayReport {
+        Ok(RanksReport {
             comm: self.member.lines.world.name(),
             tensor_parallel: topology.tensor,
             pipeline_parallel: topology.pipeline,
@@ -303,7 +298,54 @@ impl<B: Backend> Relay<B> for Leader {
     }
 }
 
-impl Drop for Leader {
+impl Passes {
+    fn add(&mut self, micro_batches: usize, stages: usize, seconds: f64) {
+        self.count += 1;
+        self.micro_batches += micro_batches as u64;
+        self.seconds += seconds;
+        self.bubble_seconds += seconds * (stages - 1) as f64 / (micro_batches + stages - 1) as f64;
+    }
+}
+
+impl<B: Machine> Worker for Leader<B> {
+    fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output> {
+        let logits = self.logits(batch)?;
+        Output::of(&self.runner, &logits, batch, draws)
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.runner.config
+    }
+
+    fn max_model_len(&self) -> usize {
+        self.runner.max_model_len()
+    }
+
+    fn memory(&self) -> KvMemory {
+        self.runner.attention.memory()
+    }
+
+    fn remembers(&self) -> bool {
+        self.runner.attention.remembers()
+    }
+
+    fn report(&mut self) -> Result<WorkerReport> {
+        let ranks = Some(self.ranks()?);
+        Ok(WorkerReport { runner: self.runner.report(), ranks })
+    }
+
+    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
+        let tensors: Vec<_> = tensors.collect();
+        let names = names_of(&tensors);
+        let told = self.tell(&Task::Update(names.clone()));
+        match told.and_then(|()| self.member.update(&mut self.runner, &names, &tensors)) {
+            Err(Error::Refused(why)) => Err(Error::Refused(why)), // all go on with the old weights
+            other => self.settle(other),
+        }
+    }
+}
+
+impl<B: Backend> Drop for Leader<B> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.member.lines.fail(&Error::Parallel("it has met a bug and ends".into()));

@@ -2,9 +2,9 @@
 
 use super::{Communicator, Lines, Topology, communicator::other};
 use crate::{
+    engine::Traffic,
     error::{Error, Result},
     model::Rank,
-    runner::Traffic,
 };
 use std::{
     collections::VecDeque,

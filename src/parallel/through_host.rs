@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     backend::{Backend, Shaped},
+    engine::Traffic,
     error::Result,
     machine::{Machine, Sums},
     model::{Collective, Rank},
-    runner::Traffic,
 };
 use std::sync::Arc;
 

@@ -3,9 +3,9 @@
 use super::{Communicator, check_ranks, stages::check_stages};
 use crate::{
     config::ModelConfig,
+    engine::Traffic,
     error::{Error, Result},
     model::Rank,
-    runner::Traffic,
 };
 use std::{ops::Range, sync::Arc};
 

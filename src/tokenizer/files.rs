@@ -33,6 +33,11 @@ impl TokenizerFiles {
         let config = read_if_present(&dir.join("config.json"))?.unwrap_or_default();
         // A config.json that is wrong is for the model's loader to complain about.
         let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+        Self::read_for(dir, config["model_type"].as_str().map(String::from))
+    }
+
+    /// The same where config.json has been read: `model_type` is what it says.
+    pub fn read_for(dir: &Path, model_type: Option<String>) -> Result<Self, TokenizerError> {
         Ok(Self {
             origin: dir.to_path_buf(),
             tokenizer_json: read_if_present(&dir.join("tokenizer.json"))?,
@@ -40,7 +45,7 @@ impl TokenizerFiles {
             special_tokens_map: read_if_present(&dir.join("special_tokens_map.json"))?,
             chat_template: read_if_present(&dir.join("chat_template.jinja"))?,
             has_tokenizer_model: dir.join("tokenizer.model").is_file(),
-            model_type: config["model_type"].as_str().map(String::from),
+            model_type,
         })
     }
 

@@ -6,21 +6,17 @@ use stairwell::{
     batch::Move,
     demo,
     engine::{
-        BlockCounts, Continuous, Engine, Event, Finished, KvManager, KvUsage, Limits, LocalWorker, OnEvent,
+        BlockCounts, Continuous, Engine, Finished, KvManager, KvUsage, Limits, LocalWorker, NewRequest,
         Prefix, RequestId, Sharing,
     },
     error::Result,
     generate::GenerateParams,
     kv::{AttentionKind, BlockManager, KvBudget, KvOptions, ManagerOptions},
-    runner::{LoadOptions, ModelRunner},
+    runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tokenizer::Tokenizer,
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
 
 const BLOCK_SIZE: usize = 4;
 /// For two of the four requests at their longest.
@@ -108,30 +104,23 @@ fn write(
     let worker = LocalWorker::new(runner)?;
     let kv = kv(&worker);
     let mut engine = Engine::with_kv(worker, kv, Box::new(Continuous), limits);
-    let stories = Arc::new(Mutex::new(BTreeMap::new()));
     let mut like = None;
     for (prompt, seed) in REQUESTS {
-        let stories = stories.clone();
-        let on_event: OnEvent = Box::new(move |event| {
-            if let (Event::Finished(finished), Ok(mut stories)) = (event, stories.lock()) {
-                stories.insert(finished.id, finished.clone());
-            }
-            ControlFlow::Continue(())
-        });
         let temperature = if seed.is_some() { 1.0 } else { 0.0 };
         let sampling = SamplingParams { temperature, seed, ..SamplingParams::default() };
         let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
         let sharing = Sharing { like: like.filter(|_| seed.is_some()), salt: None };
         let ids = tokenizer.encode_prompt(&format!("{BEGINNING}{prompt}"))?;
-        like = Some(engine.add_sharing(ids, params, sharing, on_event)?);
+        let prompt = Prompt::new(&engine.worker.runner.config, ids)?;
+        like = Some(engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, params) })?);
     }
-    engine.run()?;
-    let stories = stories.lock().map(|s| s.clone()).unwrap_or_default();
+    let mut stories = engine.run()?;
+    stories.sort_by_key(|story| story.id);
     let story = |finished: &Finished| Story {
         text: tokenizer.decode(&finished.output, true).replace('\n', " "),
         cached_tokens: finished.cached_tokens,
     };
-    Ok((stories.values().map(story).collect(), engine))
+    Ok((stories.iter().map(story).collect(), engine))
 }
 
 /// A KV manager of someone's pieces.

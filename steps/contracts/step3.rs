@@ -2,10 +2,7 @@
 
 use stairwell::{
     demo,
-    engine::{
-        Continuous, Engine, Event, KvManager, KvUsage, Limits, LocalWorker, OnEvent, Policy, Queues,
-        RequestId,
-    },
+    engine::{Continuous, Engine, KvManager, KvUsage, Limits, LocalWorker, Policy, Queues, RequestId},
     error::Result,
     generate::GenerateParams,
     kv::{AttentionKind, KvOptions},
@@ -13,11 +10,7 @@ use stairwell::{
     sampling::SamplingParams,
     tokenizer::Tokenizer,
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
 
 /// A state of the queues: running, waiting, `max_num_seqs`, `max_batched_tokens`.
 type State = (&'static [usize], &'static [usize], usize, usize);
@@ -179,21 +172,14 @@ fn write(
     };
     let options = LoadOptions { kv, ..LoadOptions::default() };
     let mut engine = engine(LocalWorker::new(ModelRunner::load(&demo::directory(), options)?)?);
-    let stories = Arc::new(Mutex::new(BTreeMap::new()));
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
     for prompt in PROMPTS {
-        let stories = stories.clone();
-        let on_event: OnEvent = Box::new(move |event| {
-            if let (Event::Finished(finished), Ok(mut stories)) = (event, stories.lock()) {
-                stories.insert(finished.id, finished.output.clone());
-            }
-            ControlFlow::Continue(())
-        });
-        engine.add(tokenizer.encode_prompt(prompt)?, params.clone(), on_event)?;
+        engine.add(tokenizer.encode_prompt(prompt)?, params.clone())?;
     }
-    engine.run()?;
-    let stories = stories.lock().map(|s| s.clone()).unwrap_or_default();
-    let texts = stories.values().map(|ids| tokenizer.decode(ids, true).replace('\n', " ")).collect();
+    let mut stories = engine.run()?;
+    stories.sort_by_key(|story| story.id);
+    let texts =
+        stories.iter().map(|story| tokenizer.decode(&story.output, true).replace('\n', " ")).collect();
     Ok((texts, engine.stats().steps))
 }

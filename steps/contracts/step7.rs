@@ -1,11 +1,13 @@
 //! The contracts of step 7, for the exercises of chapter 7: which part of a weight a rank holds, and a sum over ranks that goes round in a ring.
 
-use super::story::check_story;
+use super::story::{Storyteller, check_story};
 use stairwell::{
     backend::{Backend, Slice, cpu::Cpu},
     checkpoint::StateDict,
     demo,
+    engine::{Continuous, Engine, Limits},
     error::{Error, Result},
+    generate::GenerateParams,
     kv::KvOptions,
     model::Rank,
     parallel::{Communicator, Leader, Lines, Setup, Threads, Topology, Traffic, Workload, follow},
@@ -128,7 +130,7 @@ fn on_ranks(
     ranks: usize,
     line: impl Fn(Threads) -> Arc<dyn Communicator>,
     ready: impl Fn(&mut ModelRunner<Cpu>, Rank) -> Result<()> + Copy + Send + 'static,
-) -> Result<ModelRunner<Cpu>> {
+) -> Result<Engine<Leader<Cpu>>> {
     let topology = Topology { tensor: ranks, pipeline: 1 };
     let load = move |lines: &Lines| {
         let workload = Workload { max_length: None, kv: KvOptions::default() };
@@ -148,9 +150,17 @@ fn on_ranks(
     });
     let mut lines: Vec<Lines> = lines.collect();
     let others = lines.split_off(1).into_iter().map(|lines| thread::spawn(move || serve(lines))).collect();
-    let (mut runner, member) = load(&lines[0]).inspect_err(|error| lines[0].fail(error))?;
-    runner.relay = Some(Box::new(Leader::new(member, None, others)));
-    Ok(runner)
+    let (runner, member) = load(&lines[0]).inspect_err(|error| lines[0].fail(error))?;
+    let limits = Limits { max_num_seqs: 1, max_batched_tokens: 256 };
+    Ok(Engine::new(Leader::new(runner, member, None, others), Box::new(Continuous), limits))
+}
+
+impl Storyteller for Engine<Leader<Cpu>> {
+    fn tell(&mut self, prompt: &[u32], params: &GenerateParams) -> Result<(Vec<u32>, u64)> {
+        self.add(prompt.to_vec(), params.clone())?;
+        let story = self.run()?.pop().expect("the request has finished");
+        Ok((story.output, self.worker.runner.tokens_computed()))
+    }
 }
 
 /// x becomes the sum over ranks, by `send` and `recv` alone.

@@ -22,24 +22,33 @@ pub(super) const TOKENS: usize = 40;
 pub(super) type Windows = [Option<usize>; 4];
 pub const NO_WINDOWS: Windows = [None; 4];
 
+/// What can write a story: a runner, and from step 7 on a worker that leads ranks.
+pub(super) trait Storyteller {
+    /// The ids after a prompt, greedy, and how many tokens went through the model.
+    fn tell(&mut self, prompt: &[u32], params: &GenerateParams) -> Result<(Vec<u32>, u64)>;
+}
+
+impl<B: Backend> Storyteller for ModelRunner<B> {
+    fn tell(&mut self, prompt: &[u32], params: &GenerateParams) -> Result<(Vec<u32>, u64)> {
+        let output = generate(self, prompt, params, &mut |_| ControlFlow::Continue(()))?;
+        Ok((output.ids, self.tokens_computed()))
+    }
+}
+
 /// Panics unless a runner writes the story that the engine writes, token for token.
 #[track_caller]
-pub(super) fn check_story<B: Backend>(mine: Result<ModelRunner<B>>) {
+pub(super) fn check_story(mine: Result<impl Storyteller>) {
     check_story_of(NO_WINDOWS, PROMPT, mine);
 }
 
 /// The same with windows, and after another prompt. The engine writes the story by recomputing.
 /// Gives the tokens of the prompt, and how many went through the reader's model.
 #[track_caller]
-pub(super) fn check_story_of<B: Backend>(
-    windows: Windows,
-    prompt: &str,
-    mine: Result<ModelRunner<B>>,
-) -> (u64, u64) {
+pub(super) fn check_story_of(windows: Windows, prompt: &str, mine: Result<impl Storyteller>) -> (u64, u64) {
     let prompt_ids = tokenizer().and_then(|t| Ok(t.encode_prompt(prompt)?)).expect("the demo's tokenizer");
     let ours = recompute(windows).and_then(|mut runner| write(&mut runner, &prompt_ids));
-    let ours = ours.expect("the engine's own story");
-    let mine = mine.and_then(|mut runner| Ok((write(&mut runner, &prompt_ids)?, runner.tokens_computed())));
+    let (ours, _) = ours.expect("the engine's own story");
+    let mine = mine.and_then(|mut runner| write(&mut runner, &prompt_ids));
     let (mine, computed) =
         mine.unwrap_or_else(|e| panic!("the engine can't write the demo story with your piece: {e}"));
     if let Some(at) = ours.iter().zip(&mine).position(|(ours, mine)| ours != mine) {
@@ -89,10 +98,10 @@ fn tokenizer() -> Result<Tokenizer> {
 }
 
 /// The story's ids: greedy, and on past its end.
-fn write<B: Backend>(runner: &mut ModelRunner<B>, prompt: &[u32]) -> Result<Vec<u32>> {
+fn write(runner: &mut impl Storyteller, prompt: &[u32]) -> Result<(Vec<u32>, u64)> {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
-    Ok(generate(runner, prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids)
+    runner.tell(prompt, &params)
 }
 
 fn text(ids: &[u32]) -> String {
@@ -104,7 +113,7 @@ fn text(ids: &[u32]) -> String {
 pub fn check_margins(windows: Windows, prompt: &str) {
     let mut runner = recompute(windows).unwrap();
     let prompt = tokenizer().unwrap().encode_prompt(prompt).unwrap();
-    let ids = write(&mut runner, &prompt).unwrap();
+    let (ids, _) = write(&mut runner, &prompt).unwrap();
     let mut batch = stairwell::batch::Batch::of(&[&prompt[..], &ids].concat());
     batch.logit_rows = (prompt.len() as u32 - 1..batch.tokens.len() as u32 - 1).collect();
     let logits = runner.forward(&batch, None).unwrap();

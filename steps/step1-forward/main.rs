@@ -127,7 +127,7 @@ fn rotation(runner: &ModelRunner<Cpu>, outputs: &Outputs) {
         let (cos, sin): (Vec<f32>, Vec<f32>) =
             rope.inv_freq.iter().map(|f| (angle(f).cos(), angle(f).sin())).unzip();
         let mut head = head.to_vec();
-        Standard.rotate_half(&mut head, &cos, &sin);
+        Standard::default().rotate_half(&mut head, &cos, &sin);
         head
     };
     println!("\n4. RoPE turns the {} pairs of a head; pair 1 is elements 1 and {}:", d / 2, 1 + d / 2);
@@ -147,7 +147,10 @@ fn head_sharing(runner: &ModelRunner<Cpu>) {
     let (heads, kv_heads) = (runner.config.num_attention_heads, runner.config.num_key_value_heads);
     println!("\n5. {heads} query heads share {kv_heads} heads of K and V");
     for head in 0..heads {
-        println!("   query head {head} reads K and V of head {}", Standard.kv_head(head, heads, kv_heads));
+        println!(
+            "   query head {head} reads K and V of head {}",
+            Standard::default().kv_head(head, heads, kv_heads)
+        );
     }
 }
 

@@ -32,7 +32,7 @@ const TOKENS: usize = 80;
 fn main() -> Result<()> {
     let tokenizer = Tokenizer::new(demo::tokenizer_files())?;
     let prompt = tokenizer.encode_prompt(PROMPT)?;
-    let (_, right) = story(Box::new(Standard), &prompt)?;
+    let (_, right) = story(Box::new(Standard::default()), &prompt)?;
     let (_, wrong) = story(Box::new(wrong_rotate_half::Interleaved), &prompt)?;
     println!("RoPE by halves (right):\n{PROMPT}{}\n", tokenizer.decode(&right, true));
     println!("RoPE by neighbours (wrong):\n{PROMPT}{}\n", tokenizer.decode(&wrong, true));
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     println!("                           tokens of {TOKENS}     1-5  6-10  11-20  21-40  41-80");
     let stories = (0..16).map(|seed| sampled_story(&prompt, seed)).collect::<Result<Vec<_>>>()?;
     let traps: [(&str, Box<dyn Kernels>); 6] = [
-        ("(the right engine)", Box::new(Standard)),
+        ("(the right engine)", Box::new(Standard::default())),
         ("RoPE by neighbours", Box::new(wrong_rotate_half::Interleaved)),
         ("RoPE turned backwards", Box::new(wrong_rotate_half::TurnedBackwards)),
         ("kv_head = head % kv_heads", Box::new(wrong_kv_head::HeadModuloKvHeads)),
@@ -136,10 +136,10 @@ fn changes(sequence: &[u32]) -> Result<Vec<(usize, usize, f32)>> {
             let of = |module: &str| &seen.0[&format!("model.layers.{layer}.self_attn.{module}")];
             for (t, head) in (distance..sequence.len()).flat_map(|t| (0..heads).map(move |h| (t, h))) {
                 let q = &of("q_norm")[(t * heads + head) * d..][..d];
-                let kv_head = Standard.kv_head(head, heads, kv_heads);
+                let kv_head = Standard::default().kv_head(head, heads, kv_heads);
                 let k = &of("k_norm")[((t - distance) * kv_heads + kv_head) * d..][..d];
                 let neighbours = score(&wrong_rotate_half::Interleaved, distance, q, k);
-                sum += (score(&Standard, distance, q, k) - neighbours).abs();
+                sum += (score(&Standard::default(), distance, q, k) - neighbours).abs();
                 n += 1;
             }
         }

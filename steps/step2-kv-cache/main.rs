@@ -161,7 +161,7 @@ fn runner(kv: KvOptions) -> Result<ModelRunner<Cpu>> {
 /// One pass over the tokens from position `start` on; the logits of the last.
 fn forward(runner: &mut ModelRunner<Cpu>, tokens: &[u32], start: usize) -> Result<Vec<f32>> {
     let mut batch = Batch::default();
-    batch.push_alone(tokens, start);
+    batch.push(tokens, start, &[0]); // it has slot 0
     let logits = runner.forward(&batch, None)?;
     runner.backend.download(&logits)
 }

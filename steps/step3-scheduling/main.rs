@@ -2,18 +2,14 @@
 
 use stairwell::{
     demo,
-    engine::{Chunk, Continuous, Engine, Event, Limits, LocalWorker, OnEvent, Policy, RequestId, Static},
+    engine::{Chunk, Continuous, Engine, Limits, LocalWorker, Policy, RequestId, Static},
     error::Result,
     generate::{GenerateParams, generate},
     kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     tokenizer::Tokenizer,
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 /// Prompt, output tokens, and the step before which it arrives.
 const REQUESTS: [(&str, usize, u64); 4] = [
@@ -25,7 +21,7 @@ const REQUESTS: [(&str, usize, u64); 4] = [
 const LIMITS: Limits = Limits { max_num_seqs: 3, max_batched_tokens: 8 };
 
 /// Output tokens by request.
-type Outputs = Arc<Mutex<BTreeMap<RequestId, Vec<u32>>>>;
+type Outputs = BTreeMap<RequestId, Vec<u32>>;
 type DemoEngine = Engine<LocalWorker<stairwell::backend::cpu::Cpu>>;
 
 fn main() -> Result<()> {
@@ -52,11 +48,7 @@ fn main() -> Result<()> {
     ] {
         let mut engine = engine(policy, limits)?;
         for (prompt, tokens, _) in REQUESTS {
-            engine.add(
-                tokenizer.encode_prompt(prompt)?,
-                params(tokens),
-                Box::new(|_| ControlFlow::Continue(())),
-            )?;
+            engine.add(tokenizer.encode_prompt(prompt)?, params(tokens))?;
         }
         engine.run()?;
         let stats = engine.stats();
@@ -88,21 +80,21 @@ fn engine(policy: Box<dyn Policy>, limits: Limits) -> Result<DemoEngine> {
 }
 
 /// Serves the requests as they arrive, and tells each step.
-fn serve(tokenizer: &Tokenizer, mut engine: DemoEngine) -> Result<BTreeMap<RequestId, Vec<u32>>> {
-    let outputs = Outputs::default();
+fn serve(tokenizer: &Tokenizer, mut engine: DemoEngine) -> Result<Outputs> {
+    let mut outputs = Outputs::default();
     let (mut arrived, mut step) = (0, 0);
     while arrived < REQUESTS.len() || engine.queues() != (0, 0) {
         while let Some((prompt, tokens, _)) = REQUESTS.get(arrived).filter(|(_, _, at)| *at <= step) {
             let ids = tokenizer.encode_prompt(prompt)?;
             println!("   {} arrives: {} prompt tokens, {tokens} to write", name(arrived), ids.len());
-            engine.add(ids, params(*tokens), keep(&outputs))?;
+            engine.add(ids, params(*tokens))?;
             arrived += 1;
         }
-        engine.step()?;
+        let finished = engine.step()?.into_iter().filter_map(|update| update.finished);
+        outputs.extend(finished.map(|finished| (finished.id, finished.output)));
         step += 1;
         println!("   step {step:2}  {:36} {} waiting", row(&engine), engine.queues().0);
     }
-    let outputs = outputs.lock().map(|outputs| outputs.clone()).unwrap_or_default();
     Ok(outputs)
 }
 
@@ -113,16 +105,6 @@ fn row(engine: &DemoEngine) -> String {
         format!("{} {}", name(chunk.id.0 as usize), positions.join(" "))
     };
     engine.last_chunks().iter().map(span).collect::<Vec<_>>().join(" | ")
-}
-
-fn keep(outputs: &Outputs) -> OnEvent {
-    let outputs = outputs.clone();
-    Box::new(move |event| {
-        if let (Event::Finished(finished), Ok(mut outputs)) = (event, outputs.lock()) {
-            outputs.insert(finished.id, finished.output.clone());
-        }
-        ControlFlow::Continue(())
-    })
 }
 
 fn name(at: usize) -> char {

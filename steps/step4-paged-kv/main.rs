@@ -2,19 +2,17 @@
 
 use stairwell::{
     demo,
-    engine::{Continuous, Engine, Event, KvManager, Limits, LocalWorker, Prefix, RequestId, Sharing},
+    engine::{
+        Continuous, Engine, KvManager, Limits, LocalWorker, NewRequest, Prefix, RequestId, Sharing, Worker,
+    },
     error::Result,
     generate::GenerateParams,
     kv::{BlockManager, KvBudget, KvOptions, KvPool, ManagerOptions},
-    runner::{LoadOptions, ModelRunner},
+    runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tokenizer::Tokenizer,
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
 
 const A: RequestId = RequestId(0);
 const B: RequestId = RequestId(1);
@@ -103,22 +101,14 @@ fn tell(blocks: usize) -> Result<BTreeMap<RequestId, String>> {
     };
     let runner = ModelRunner::load(&demo::directory(), LoadOptions { kv, ..LoadOptions::default() })?;
     let mut engine = Engine::new(LocalWorker::new(runner)?, Box::new(Continuous), limits);
-    let stories = Arc::new(Mutex::new(BTreeMap::new()));
     for (seed, (prompt, max_tokens, like)) in (0..).zip(REQUESTS) {
-        let (stories, decoder) = (stories.clone(), Tokenizer::new(demo::tokenizer_files())?);
-        let on_event = Box::new(move |event: Event<'_>| {
-            if let (Event::Finished(finished), Ok(mut stories)) = (event, stories.lock()) {
-                let story = decoder.decode(&finished.output, true).replace('\n', " ");
-                stories.insert(finished.id, story);
-            }
-            ControlFlow::Continue(())
-        });
         let sampling = SamplingParams { temperature: 0.7, seed: Some(seed), ..SamplingParams::default() };
         let params = GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() };
         let sharing = Sharing { like: like.map(RequestId), salt: None };
-        engine.add_sharing(tokenizer.encode_prompt(prompt)?, params, sharing, on_event)?;
+        let prompt = Prompt::new(engine.worker.config(), tokenizer.encode_prompt(prompt)?)?;
+        engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, params) })?;
     }
-    engine.run()?;
+    let stories = engine.run()?;
     let (stats, copies) = (engine.stats(), engine.blocks().copies);
     println!(
         "   {blocks:6} {:6} {:10.1} {:16} {:7} {copies:7} {:12}",
@@ -128,6 +118,6 @@ fn tell(blocks: usize) -> Result<BTreeMap<RequestId, String>> {
         stats.cached_tokens,
         stats.preemptions
     );
-    let stories = stories.lock().map(|stories| stories.clone()).unwrap_or_default();
-    Ok(stories)
+    let text = |ids: &[u32]| tokenizer.decode(ids, true).replace('\n', " ");
+    Ok(stories.iter().map(|story| (story.id, text(&story.output))).collect())
 }

@@ -3,11 +3,12 @@
 use stairwell::{
     backend::cpu::Cpu,
     demo,
+    engine::{Continuous, Engine, Limits, RanksReport},
     error::Result,
     generate::{GenerateParams, generate},
     kv::KvOptions,
     parallel::{Setup, Topology, Workload, in_threads},
-    runner::{ModelRunner, RelayReport},
+    runner::ModelRunner,
     sampling::SamplingParams,
     tokenizer::Tokenizer,
 };
@@ -37,11 +38,14 @@ fn main() -> Result<()> {
 }
 
 /// Writes the story on ranks that are threads, and shows what each of them holds.
-fn on_ranks(topology: Topology, prompt: &[u32], whole: u64) -> Result<(Vec<u32>, RelayReport)> {
+fn on_ranks(topology: Topology, prompt: &[u32], whole: u64) -> Result<(Vec<u32>, RanksReport)> {
     let workload = Workload { max_length: None, kv: KvOptions::default() };
-    let mut runner = in_threads(Cpu::default(), &Setup::new(demo::directory(), topology), workload, None)?;
-    let story = write(&mut runner, prompt)?;
-    let report = runner.ranks()?.expect("several ranks");
+    let leader = in_threads(Cpu::default(), &Setup::new(demo::directory(), topology), workload, None)?;
+    let limits = Limits { max_num_seqs: 1, ..Limits::default() };
+    let mut engine = Engine::new(leader, Box::new(Continuous), limits);
+    engine.add(prompt.to_vec(), params())?;
+    let story = engine.run()?.remove(0).output;
+    let report = engine.worker.ranks()?;
     for rank in &report.ranks {
         println!(
             "   rank {}: layers {:?}, {:>7} bytes of weights, {:>2} %; {:>6} of them copied",
@@ -56,7 +60,7 @@ fn on_ranks(topology: Topology, prompt: &[u32], whole: u64) -> Result<(Vec<u32>,
 }
 
 /// What rank 0 has said, and for how many passes.
-fn said(report: &RelayReport) -> String {
+fn said(report: &RanksReport) -> String {
     let traffic = report.ranks[0].traffic;
     format!(
         "{} passes; rank 0 was in {} all_reduces of {} bytes in all, and sent {} messages of {} bytes",
@@ -65,7 +69,11 @@ fn said(report: &RelayReport) -> String {
 }
 
 fn write(runner: &mut ModelRunner<Cpu>, prompt: &[u32]) -> Result<Vec<u32>> {
+    Ok(generate(runner, prompt, &params(), &mut |_| ControlFlow::Continue(()))?.ids)
+}
+
+/// Greedy, and a few tokens.
+fn params() -> GenerateParams {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    let params = GenerateParams { max_tokens: TOKENS, sampling, ..GenerateParams::default() };
-    Ok(generate(runner, prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids)
+    GenerateParams { max_tokens: TOKENS, sampling, ..GenerateParams::default() }
 }

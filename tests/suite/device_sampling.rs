@@ -2,7 +2,7 @@
 
 use crate::common::{Reference, fixture};
 use crate::device::{device, device_in};
-use crate::serving::{Ended, keep};
+use crate::serving::run;
 use stairwell::{
     backend::{
         Backend,
@@ -135,15 +135,13 @@ fn an_engine_on_the_device_draws_the_same_there_and_on_the_host() {
         let runner = ModelRunner::load_on(cuda, &Directory::Disk(fixture("qwen3")), options).unwrap();
         let limits = Limits { max_num_seqs: 3, max_batched_tokens: 16 };
         let mut engine = Engine::new(LocalWorker::new(runner).unwrap(), Box::new(Continuous), limits);
-        let ended = Ended::default();
         for seed in 0..3 {
             let sampling =
                 SamplingParams { top_p: 0.9, seed: Some(seed), logprobs, ..SamplingParams::default() };
             let params = GenerateParams { max_tokens: 12, sampling, eos_token_id: Vec::new() };
-            engine.add(reference.prompt.clone(), params, keep(&ended)).unwrap();
+            engine.add(reference.prompt.clone(), params).unwrap();
         }
-        engine.run().unwrap();
-        let outputs: Vec<Vec<u32>> = ended.lock().unwrap().values().map(|f| f.output.clone()).collect();
+        let outputs: Vec<Vec<u32>> = run(&mut engine).into_values().map(|f| f.output).collect();
         (outputs, engine.stats().drawn_by_worker)
     };
     let (device, host) = (run(None), run(Some(1)));

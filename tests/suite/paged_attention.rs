@@ -40,7 +40,8 @@ fn fp8_is_close_and_chunking_changes_no_bit() {
             let (mut start, mut logits) = (0, Vec::new());
             for tokens in prompt.chunks(chunk) {
                 let mut batch = Batch::default();
-                batch.push_alone(tokens, start);
+                let table: Vec<u32> = (0..(start + tokens.len()) as u32).collect();
+                batch.push(tokens, start, &table);
                 batch.want_all_logits();
                 let rows = runner.forward(&batch, None).unwrap();
                 logits.extend(runner.backend.download(&rows).unwrap());

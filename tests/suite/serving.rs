@@ -6,7 +6,7 @@ use stairwell::{
     backend::cpu::Cpu,
     batch::Batch,
     config::ModelConfig,
-    engine::{Event, Finished, LocalWorker, OnEvent, Output, RequestId, Worker},
+    engine::{Engine, Finished, LocalWorker, Output, RequestId, Update, Worker, WorkerReport},
     error::{Error, Result},
     generate::{FinishReason, GenerateParams, generate},
     kv::{AttentionKind, KvBudget, KvOptions},
@@ -15,11 +15,7 @@ use stairwell::{
     sampling::Draw,
     tensor::HostTensor,
 };
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 /// A fixture's model on the CPU.
 pub fn runner(name: &str, kv: KvOptions) -> ModelRunner<Cpu> {
@@ -74,8 +70,8 @@ impl Worker for Recording {
     fn memory(&self) -> KvMemory {
         self.inner.memory()
     }
-    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
-        self.inner.check_prompt(prompt)
+    fn report(&mut self) -> Result<WorkerReport> {
+        self.inner.report()
     }
     fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
         self.inner.update_weights(tensors)
@@ -83,17 +79,25 @@ impl Worker for Recording {
 }
 
 /// What has finished, by id.
-pub type Ended = Arc<Mutex<BTreeMap<RequestId, Finished>>>;
+pub type Ended = BTreeMap<RequestId, Finished>;
 
 /// Keeps what finishes, and allows each to finish once.
-pub fn keep(ended: &Ended) -> OnEvent {
-    let ended = ended.clone();
-    Box::new(move |event| {
-        if let Event::Finished(finished) = event {
-            assert!(ended.lock().unwrap().insert(finished.id, finished.clone()).is_none(), "ended twice");
-        }
-        ControlFlow::Continue(())
-    })
+pub fn keep(ended: &mut Ended, finished: impl IntoIterator<Item = Finished>) {
+    for finished in finished {
+        assert!(ended.insert(finished.id, finished).is_none(), "ended twice");
+    }
+}
+
+/// What has finished in a step.
+pub fn finished(updates: Vec<Update>) -> impl Iterator<Item = Finished> {
+    updates.into_iter().filter_map(|update| update.finished)
+}
+
+/// Runs until nothing is left to do.
+pub fn run<W: Worker>(engine: &mut Engine<W>) -> Ended {
+    let mut ended = Ended::default();
+    keep(&mut ended, engine.run().unwrap());
+    ended
 }
 
 /// What a request gives alone, by step 1's way.

@@ -237,10 +237,10 @@ fn a_real_checkpoint_tells_transformers_story() {
 
 #[test]
 fn the_standard_kernels_keep_the_contracts() {
-    contract::rms_norm(&Standard);
-    contract::rotate_half(&Standard);
-    contract::kv_head(&Standard);
-    contract::tells_the_demo_story(Standard);
+    contract::rms_norm(&Standard::default());
+    contract::rotate_half(&Standard::default());
+    contract::kv_head(&Standard::default());
+    contract::tells_the_demo_story(Standard::default());
 }
 
 #[test]

@@ -2,16 +2,19 @@
 
 use crate::common::{Reference, bits, fixtures, greedy_params};
 use crate::contracts::step3 as contract;
-use crate::serving::{Ended, Recording, alone, keep, runner};
+use crate::serving::{Ended, Recording, alone, finished, keep, run, runner};
 use proptest::prelude::*;
 use stairwell::engine::Slots;
 use stairwell::{
-    engine::{Continuous, Engine, Event, Limits, LocalWorker, OnEvent, Policy, RequestId, Static, Worker},
+    demo,
+    engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, Policy, RequestId, Static, Worker},
     generate::{FinishReason, GenerateParams},
     kv::{AttentionKind, KvOptions},
+    runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
+    tokenizer::{StopMatcher, Tokenizer},
 };
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::collections::BTreeMap;
 
 const LONGEST: usize = 64;
 
@@ -69,7 +72,7 @@ fn jobs() -> impl Strategy<Value = Vec<Job>> {
 /// Runs the jobs; checks after every step what must hold then, and at the end what each gave.
 fn check(name: &str, jobs: &[Job], limits: Limits, policy: Box<dyn Policy>) {
     let mut engine = engine(name, limits, policy);
-    let (ended, mut ids): (Ended, Vec<Option<RequestId>>) = (Ended::default(), vec![None; jobs.len()]);
+    let (mut ended, mut ids): (Ended, Vec<Option<RequestId>>) = (Ended::default(), vec![None; jobs.len()]);
     // Logits by request, as they were sampled from.
     let mut logits: BTreeMap<RequestId, Vec<Vec<u32>>> = BTreeMap::new();
     let mut step = 0;
@@ -77,17 +80,18 @@ fn check(name: &str, jobs: &[Job], limits: Limits, policy: Box<dyn Policy>) {
     while step <= 60 || engine.queues() != (0, 0) {
         for (at, job) in jobs.iter().enumerate() {
             if job.arrival == step {
-                ids[at] = Some(engine.add(job.prompt.clone(), job.params.clone(), keep(&ended)).unwrap());
+                ids[at] = Some(engine.add(job.prompt.clone(), job.params.clone()).unwrap());
             }
             if job.abort == Some(step) && ids[at].is_some() {
-                let running = !ended.lock().unwrap().contains_key(&ids[at].unwrap());
+                let running = !ended.contains_key(&ids[at].unwrap());
                 assert_eq!(engine.abort(ids[at].unwrap()), running);
             }
         }
         let decoding = engine.decoding();
-        let ran = engine.step().unwrap();
+        let steps = engine.stats().steps;
+        keep(&mut ended, finished(engine.step().unwrap()));
         step += 1;
-        if !ran {
+        if engine.stats().steps == steps {
             continue;
         }
         let batch = engine.last_batch();
@@ -108,7 +112,7 @@ fn check(name: &str, jobs: &[Job], limits: Limits, policy: Box<dyn Policy>) {
     let mut whole = runner(name, KvOptions::recompute());
     let mut work_before = 0;
     for (at, job) in jobs.iter().enumerate() {
-        let finished = ended.lock().unwrap()[&ids[at].unwrap()].clone();
+        let finished = ended[&ids[at].unwrap()].clone();
         let got = logits.remove(&finished.id).unwrap_or_default();
         alone(&mut whole, &job.prompt, &job.params).check(name, &finished, &got);
         work_before += job.prompt.len() + job.params.max_tokens;
@@ -140,12 +144,10 @@ fn hugging_faces_ids_from_a_shared_batch() {
         let reference = Reference::of(name);
         let limits = Limits { max_num_seqs: 4, max_batched_tokens: 9 };
         let mut engine = engine(name, limits, Box::new(Continuous));
-        let ended = Ended::default();
         for n in [reference.prompt.len(), 3, reference.prompt.len(), 1, 5] {
-            engine.add(reference.prompt[..n].to_vec(), greedy_params(16), keep(&ended)).unwrap();
+            engine.add(reference.prompt[..n].to_vec(), greedy_params(16)).unwrap();
         }
-        engine.run().unwrap();
-        let ended = ended.lock().unwrap();
+        let ended = run(&mut engine);
         for id in [0, 2].map(RequestId) {
             assert_eq!(ended[&id].output, reference.greedy, "{name}");
         }
@@ -158,13 +160,13 @@ fn a_long_prompt_stalls_nobody() {
     let limits = Limits { max_num_seqs: 4, max_batched_tokens: 8 };
     let mut engine = engine("qwen3", limits, Box::new(Continuous));
     let params = |max_tokens| GenerateParams { max_tokens, ..GenerateParams::default() };
-    let ended = Ended::default();
-    let short = engine.add(vec![1, 2, 3], params(30), keep(&ended)).unwrap();
+    let mut ended = Ended::default();
+    let short = engine.add(vec![1, 2, 3], params(30)).unwrap();
     engine.step().unwrap();
-    let long = engine.add(vec![5; 60], params(1), keep(&ended)).unwrap();
+    let long = engine.add(vec![5; 60], params(1)).unwrap();
     let mut chunks = Vec::new();
-    while !ended.lock().unwrap().contains_key(&long) {
-        engine.step().unwrap();
+    while !ended.contains_key(&long) {
+        keep(&mut ended, finished(engine.step().unwrap()));
         assert!(sampled(&engine).contains(&short), "a token at every step");
         chunks.push(engine.last_batch().tokens.len() - 1);
     }
@@ -175,11 +177,7 @@ fn a_long_prompt_stalls_nobody() {
 fn what_can_never_fit_is_refused_at_once() {
     let mut engine = engine("qwen3", Limits::default(), Box::new(Continuous));
     let mut refused = |prompt: Vec<u32>| {
-        let added = engine.add(
-            prompt,
-            GenerateParams { max_tokens: 1, ..Default::default() },
-            keep(&Ended::default()),
-        );
+        let added = engine.add(prompt, GenerateParams { max_tokens: 1, ..Default::default() });
         added.unwrap_err().to_string()
     };
     let long = refused(vec![1; LONGEST + 1]);
@@ -201,7 +199,7 @@ fn a_slot_is_held_by_one_request_and_most_of_it_is_empty() {
     let mut engine = engine("qwen3", limits, Box::new(Continuous));
     let params = GenerateParams { max_tokens: 4, ..GenerateParams::default() };
     for _ in 0..3 {
-        engine.add(vec![1; 8], params.clone(), keep(&Ended::default())).unwrap();
+        engine.add(vec![1; 8], params.clone()).unwrap();
     }
     engine.step().unwrap();
     assert_eq!(engine.queues(), (1, 2), "the third waits for a slot");
@@ -213,27 +211,40 @@ fn a_slot_is_held_by_one_request_and_most_of_it_is_empty() {
     assert_eq!(stats.tokens_computed, 3 * (8 + 3));
 }
 
+/// A stop string ends a request in the step that completes it; the tokens are told as they come, and the end with the last.
 #[test]
-fn a_stop_from_the_caller_ends_a_request() {
-    let mut engine = engine("qwen3", Limits::default(), Box::new(Continuous));
-    let ended = Ended::default();
-    let mut keep_it = keep(&ended);
-    let mut seen = 0;
-    let stop_at_three: OnEvent = Box::new(move |event| {
-        if let Event::Finished(_) = event {
-            return keep_it(event);
+fn a_stop_string_ends_a_request() {
+    let tokenizer = Tokenizer::new(demo::tokenizer_files()).unwrap();
+    let kv = KvOptions { attention: Some(AttentionKind::Contiguous), ..KvOptions::default() };
+    let options = LoadOptions { kv, ..LoadOptions::default() };
+    let worker = LocalWorker::new(ModelRunner::load(&demo::directory(), options).unwrap()).unwrap();
+    let mut engine = Engine::new(worker, Box::new(Continuous), Limits::default());
+    let prompt = tokenizer.encode_prompt("Once upon a time").unwrap();
+    engine.add(prompt.clone(), greedy_params(40)).unwrap();
+    let whole = run(&mut engine).pop_first().unwrap().1.output;
+
+    let text = |n: usize| tokenizer.decode(&[&prompt[..], &whole[..n]].concat(), true);
+    // What the tokens 8 to 10 add, which are not there before.
+    let stop = text(10)[text(7).len()..].to_owned();
+    let first = (0..=40).find(|&n| text(n)[text(0).len()..].contains(&stop)).unwrap();
+    let matcher = StopMatcher::new(&tokenizer, &prompt, &["nowhere".into(), stop]);
+    let new =
+        NewRequest::new(Prompt::new(engine.worker.config(), prompt.clone()).unwrap(), greedy_params(40));
+    engine.add_request(NewRequest { stop: matcher, ..new }).unwrap();
+    let mut tokens = Vec::new();
+    let finished = loop {
+        let update = engine.step().unwrap().pop().unwrap();
+        tokens.extend(update.token.map(|sampled| sampled.token));
+        if let Some(finished) = update.finished {
+            break finished;
         }
-        seen += 1;
-        if seen == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    let params = GenerateParams { max_tokens: 20, ..GenerateParams::default() };
-    let id = engine.add(vec![1, 2], params, stop_at_three).unwrap();
-    engine.run().unwrap();
-    let finished = &ended.lock().unwrap()[&id];
-    assert_eq!((finished.output.len(), finished.reason), (3, FinishReason::Stop));
+    };
+    assert_eq!((tokens.len(), finished.reason), (first, FinishReason::Stop));
+    assert_eq!((&tokens, &finished.output[..]), (&finished.output, &whole[..first]));
     let times = finished.times;
     assert!(times.admitted <= times.first_token && times.first_token <= times.last_token);
     assert!(times.per_token(3).is_some() && times.per_token(1).is_none());
+    assert!(!engine.has_work());
 }
 
 #[test]

@@ -2,14 +2,14 @@
 
 use crate::common::{Reference, bits, greedy, greedy_params};
 use crate::contracts::step4::{self as contract, Counted};
-use crate::serving::{Ended, Recording, alone, keep, pool, runner};
+use crate::serving::{Ended, Recording, alone, finished, keep, pool, run, runner};
 use proptest::prelude::*;
 use stairwell::{
     demo,
-    engine::{Continuous, Engine, Limits, LocalWorker, OnUpdate, RequestId, Sharing, Worker},
+    engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, OnUpdate, RequestId, Sharing, Worker},
     generate::{FinishReason, GenerateParams},
     kv::{self, AttentionKind, KvOptions, KvSwap, ManagerOptions, Preemption},
-    runner::{LoadOptions, ModelRunner},
+    runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tensor::HostTensor,
 };
@@ -101,7 +101,7 @@ fn jobs() -> impl Strategy<Value = Vec<Job>> {
 fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Recording> {
     let mut engine = engine(name, setup);
     engine.worker.fails = fails;
-    let (ended, mut ids): (Ended, Vec<Option<RequestId>>) = (Ended::default(), vec![None; jobs.len()]);
+    let (mut ended, mut ids): (Ended, Vec<Option<RequestId>>) = (Ended::default(), vec![None; jobs.len()]);
     let mut logits: BTreeMap<RequestId, Vec<Vec<u32>>> = BTreeMap::new();
     let vocab = engine.worker.config().vocab_size;
     let mut step = 0;
@@ -110,7 +110,9 @@ fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Re
             if job.arrival == step {
                 let like = job.again.then(|| at.checked_sub(1).and_then(|before| ids[before])).flatten();
                 let sharing = Sharing { salt: job.salt.clone(), like };
-                let added = engine.add_sharing(job.prompt.clone(), job.params.clone(), sharing, keep(&ended));
+                let prompt = Prompt::new(engine.worker.config(), job.prompt.clone()).unwrap();
+                let added =
+                    engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, job.params.clone()) });
                 ids[at] = Some(added.unwrap());
             }
             if let Some(id) = ids[at].filter(|_| job.abort == Some(step)) {
@@ -119,13 +121,16 @@ fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Re
         }
         step += 1;
         assert!(step < 10_000, "it ends");
+        let steps = engine.stats().steps;
         match engine.step() {
-            Ok(true) => {}
-            Ok(false) => continue,
+            Ok(updates) => keep(&mut ended, finished(updates)),
             Err(error) => {
                 assert!(error.to_string().contains("the machine is gone"), "{error}");
                 continue;
             }
+        }
+        if engine.stats().steps == steps {
+            continue;
         }
         let batch = engine.last_batch();
         assert!(batch.tokens.len() <= setup.limits.max_batched_tokens, "the budget");
@@ -142,7 +147,7 @@ fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Re
     let mut whole = runner(name, KvOptions::recompute());
     let mut tokens = 0;
     for (at, job) in jobs.iter().enumerate() {
-        let finished = ended.lock().unwrap()[&ids[at].unwrap()].clone();
+        let finished = ended[&ids[at].unwrap()].clone();
         let got = logits.remove(&finished.id).unwrap_or_default();
         alone(&mut whole, &job.prompt, &job.params).check(&format!("{name}, {setup:?}"), &finished, &got);
         tokens += job.prompt.len() + job.params.max_tokens;
@@ -226,16 +231,15 @@ fn a_long_system_prompt_is_computed_once() {
     let limits = Limits { max_num_seqs: 4, max_batched_tokens: 256 };
     let mut engine = Engine::new(LocalWorker::new(runner).unwrap(), Box::new(Continuous), limits);
     let system: Vec<u32> = (0..1000).map(|i| 3 + i * 7 % 1000).collect();
-    let (ended, mut computed) = (Ended::default(), Vec::new());
+    let (mut ended, mut computed) = (Ended::default(), Vec::new());
     for own in [[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]] {
         let before = engine.stats().tokens_computed;
-        engine.add([&system[..], &own].concat(), greedy_params(1), keep(&ended)).unwrap();
-        engine.run().unwrap();
+        engine.add([&system[..], &own].concat(), greedy_params(1)).unwrap();
+        keep(&mut ended, engine.run().unwrap());
         computed.push(engine.stats().tokens_computed - before);
     }
     assert_eq!(computed[0], 1005);
     assert!(computed[1] <= 16 + 5, "{} tokens were computed", computed[1]);
-    let ended = ended.lock().unwrap();
     let cached = |id| ended[&RequestId(id)].cached_tokens;
     assert_eq!((cached(0), cached(1) as u64), (0, 1005 - computed[1]));
 }
@@ -243,18 +247,17 @@ fn a_long_system_prompt_is_computed_once() {
 #[test]
 fn samples_share_the_prompt_and_copy_one_block_each() {
     let mut engine = engine("qwen3", Setup::default());
-    let ended = Ended::default();
     let prompt: Vec<u32> = (1..11).collect();
-    let first = engine.add(prompt.clone(), greedy_params(4), keep(&ended)).unwrap();
+    let first = engine.add(prompt.clone(), greedy_params(4)).unwrap();
     for _ in 0..3 {
         let sharing = Sharing { like: Some(first), salt: None };
-        engine.add_sharing(prompt.clone(), greedy_params(4), sharing, keep(&ended)).unwrap();
+        let prompt = Prompt::new(engine.worker.config(), prompt.clone()).unwrap();
+        engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, greedy_params(4)) }).unwrap();
     }
-    engine.run().unwrap();
+    let ended = run(&mut engine);
     let stats = engine.stats();
     assert_eq!(stats.tokens_computed, (10 + 3) + 3 * (1 + 3), "the prompt once, and its last token for each");
     assert_eq!(engine.blocks().copies, 3, "10 tokens are two blocks and a half");
-    let ended = ended.lock().unwrap();
     assert!(ended.values().all(|finished| finished.output == ended[&first].output));
     assert_eq!(ended.values().map(|f| f.cached_tokens).collect::<Vec<_>>(), [0, 9, 9, 9]);
 }
@@ -263,7 +266,7 @@ fn samples_share_the_prompt_and_copy_one_block_each() {
 fn what_can_never_fit_is_refused_with_the_numbers() {
     let mut engine = engine("qwen3", Setup { tokens: 40, ..Setup::default() });
     let refused = |engine: &mut Engine<Recording>, prompt: usize, max_tokens: usize| {
-        let added = engine.add(vec![1; prompt], greedy_params(max_tokens), keep(&Ended::default()));
+        let added = engine.add(vec![1; prompt], greedy_params(max_tokens));
         added.unwrap_err().to_string()
     };
     let error = refused(&mut engine, 30, 12);
@@ -273,10 +276,8 @@ fn what_can_never_fit_is_refused_with_the_numbers() {
     );
     assert!(refused(&mut engine, 41, 1).contains("--kv-memory"));
     assert_eq!(engine.queues(), (0, 0));
-    let ended = Ended::default();
-    engine.add(vec![1; 30], greedy_params(11), keep(&ended)).unwrap(); // the last token is not run
-    engine.run().unwrap();
-    assert_eq!(ended.lock().unwrap()[&RequestId(0)].output.len(), 11);
+    engine.add(vec![1; 30], greedy_params(11)).unwrap(); // the last token is not run
+    assert_eq!(run(&mut engine)[&RequestId(0)].output.len(), 11);
 }
 
 #[test]
@@ -284,16 +285,17 @@ fn a_window_in_every_layer_needs_no_more_than_the_window() {
     // Mistral's fixture has a window of 7; 24 tokens of room serve 60.
     let limits = Limits { max_num_seqs: 1, max_batched_tokens: 8 };
     let mut engine = engine("mistral-f16", Setup { tokens: 24, limits, ..Setup::default() });
-    let ended = Ended::default();
+    let mut ended = Ended::default();
     let prompt = Reference::of("mistral-f16").prompt;
-    let id = engine.add(prompt.clone(), greedy_params(64 - prompt.len()), keep(&ended)).unwrap();
+    let id = engine.add(prompt.clone(), greedy_params(64 - prompt.len())).unwrap();
     let mut held = 0;
-    while engine.step().unwrap() {
+    while engine.has_work() {
+        keep(&mut ended, finished(engine.step().unwrap()));
         held = held.max(engine.blocks().held);
     }
     assert!(held <= 5, "{held} blocks of 4");
     let alone = greedy(&mut runner("mistral-f16", KvOptions::recompute()), &prompt, 64 - prompt.len());
-    assert_eq!(ended.lock().unwrap()[&id].output, alone);
+    assert_eq!(ended[&id].output, alone);
 }
 
 #[test]
@@ -303,12 +305,12 @@ fn weights_are_updated_between_old_and_new_requests() {
             "qwen3",
             Setup { limits: Limits { max_num_seqs: 2, max_batched_tokens: 64 }, ..Setup::default() },
         );
-        let ended = Ended::default();
+        let mut ended = Ended::default();
         let prompt: Vec<u32> = (1..18).collect();
         for _ in 0..3 {
-            engine.add(prompt.clone(), greedy_params(8), keep(&ended)).unwrap();
+            engine.add(prompt.clone(), greedy_params(8)).unwrap();
         }
-        (0..3).for_each(|_| _ = engine.step().unwrap());
+        (0..3).for_each(|_| keep(&mut ended, finished(engine.step().unwrap())));
         let tensors: Vec<(String, HostTensor)> =
             crate::common::Checkpoint::copy("qwen3").tensors().into_iter().collect();
         let new: Vec<(String, HostTensor)> =
@@ -319,14 +321,13 @@ fn weights_are_updated_between_old_and_new_requests() {
             ((1, 0), 0),
             "the third one waits; nothing is cached"
         );
-        engine.run().unwrap();
+        keep(&mut ended, engine.run().unwrap());
 
         let mut old = runner("qwen3", KvOptions::recompute());
         let before = greedy(&mut old, &prompt, 8);
         old.update_weights(new).unwrap();
         let after = greedy(&mut old, &prompt, 8);
         assert_ne!(before, after);
-        let ended = ended.lock().unwrap();
         for id in [0, 1].map(RequestId) {
             let (finished, whole) = (&ended[&id], on_update == OnUpdate::Drain);
             assert_eq!(finished.weight_version, 0);

@@ -2,7 +2,7 @@
 
 use crate::common::{Reference, fixture, fixtures, greedy_params};
 use crate::device::device_in;
-use crate::serving::{Ended, keep};
+use crate::serving::run;
 use stairwell::{
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
@@ -170,13 +170,11 @@ fn the_simulated_device_tells_what_hugging_face_tells() {
             let manager = kv::manager(&pool, worker.runner.max_model_len(), &options);
             let limits = Limits { max_num_seqs: 4, max_batched_tokens: 13 };
             let mut engine = Engine::with_kv(worker, manager, Box::new(Continuous), limits);
-            let ended = Ended::default();
             for _ in 0..4 {
                 let params = greedy_params(reference.greedy.len());
-                engine.add(reference.prompt.clone(), params, keep(&ended)).unwrap();
+                engine.add(reference.prompt.clone(), params).unwrap();
             }
-            engine.run().unwrap();
-            for (id, finished) in ended.lock().unwrap().iter() {
+            for (id, finished) in &run(&mut engine) {
                 assert_eq!(finished.output, reference.greedy, "{name}, {id:?}, blocks of {block_size}");
             }
             assert!(engine.worker.runner.backend.launches() > 100, "kernels ran");

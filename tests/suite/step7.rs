@@ -1,28 +1,23 @@
 //! Step 7: a model cut among ranks gives the tokens of one worker.
 
-use crate::common::{Reference, TOLERANCE, distance, fixture, fixtures, greedy_params, logits, shared};
+use crate::common::{Reference, TOLERANCE, distance, fixture, fixtures, greedy_params, shared};
 use stairwell::{
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     checkpoint::Directory,
+    engine::{Continuous, Engine, Limits, RanksReport},
     error::Result,
-    generate::generate,
     kv::{AttentionKind, KvOptions},
-    parallel::{Setup, Topology, Workload, check_ranks, in_threads},
-    runner::{ModelRunner, RelayReport, read_config},
+    parallel::{Leader, Setup, Topology, Workload, check_ranks, in_threads},
+    runner::read_config,
 };
-use std::{ops::ControlFlow, path::Path};
+use std::path::Path;
 
 const TENSOR: [usize; 4] = [1, 2, 3, 4];
 const PIPELINE: [usize; 4] = [1, 2, 3, 5];
 
 /// The model in a directory on so many ranks, which are threads.
-fn ranks(
-    dir: &Path,
-    topology: Topology,
-    kv: KvOptions,
-    micro_batches: Option<usize>,
-) -> Result<ModelRunner<Cpu>> {
+fn ranks(dir: &Path, topology: Topology, kv: KvOptions, micro_batches: Option<usize>) -> Result<Leader<Cpu>> {
     let setup = Setup { micro_batches, ..Setup::new(Directory::Disk(dir.into()), topology) };
     in_threads(Cpu::default(), &setup, Workload { max_length: None, kv }, None)
 }
@@ -34,17 +29,28 @@ fn cuts(dir: &Path) -> Vec<Topology> {
     all.filter(|cut| *cut != Topology::ALONE && cut.check(&config).is_ok()).collect()
 }
 
-fn report(runner: &mut ModelRunner<Cpu>) -> RelayReport {
-    runner.ranks().unwrap().expect("several ranks")
+/// What a leader's ranks write after a prompt, greedily, and the leader again.
+fn write(leader: Leader<Cpu>, prompt: &[u32], n: usize) -> (Vec<u32>, Leader<Cpu>) {
+    let limits = Limits { max_num_seqs: 1, max_batched_tokens: usize::MAX };
+    let mut engine = Engine::new(leader, Box::new(Continuous), limits);
+    engine.add(prompt.to_vec(), greedy_params(n)).unwrap();
+    (engine.run().unwrap().pop().unwrap().output, engine.worker)
+}
+
+/// Logits of all rows of a prompt.
+fn logits(leader: &mut Leader<Cpu>, prompt: &[u32]) -> Vec<f32> {
+    let mut batch = Batch::of(prompt);
+    batch.want_all_logits();
+    let logits = leader.logits(&batch).unwrap();
+    leader.runner.backend.download(&logits).unwrap()
 }
 
 /// Generates with `micro_batches` of a pass, compares the ids, and gives what the ranks say of themselves.
-fn generated(dir: &Path, want: &Reference, cut: Topology, micro_batches: Option<usize>) -> RelayReport {
-    let mut runner = ranks(dir, cut, KvOptions::default(), micro_batches).unwrap();
-    let params = greedy_params(want.greedy.len());
-    let output = generate(&mut runner, &want.prompt, &params, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert_eq!(output.ids, want.greedy, "{} on {cut:?}", dir.display());
-    report(&mut runner)
+fn generated(dir: &Path, want: &Reference, cut: Topology, micro_batches: Option<usize>) -> RanksReport {
+    let leader = ranks(dir, cut, KvOptions::default(), micro_batches).unwrap();
+    let (ids, mut leader) = write(leader, &want.prompt, want.greedy.len());
+    assert_eq!(ids, want.greedy, "{} on {cut:?}", dir.display());
+    leader.ranks().unwrap()
 }
 
 #[test]
@@ -99,9 +105,9 @@ fn ranks_hold_their_part_of_the_weights() {
         let dir = fixture(name);
         let whole = crate::common::load(&dir).weights;
         for cut in cuts(&dir).into_iter().filter(|cut| cut.pipeline <= 2) {
-            let mut runner = ranks(&dir, cut, KvOptions::default(), None).unwrap();
-            let report = report(&mut runner);
-            let config = &runner.config;
+            let mut leader = ranks(&dir, cut, KvOptions::default(), None).unwrap();
+            let report = leader.ranks().unwrap();
+            let config = &leader.runner.config;
             let held: u64 = report.ranks.iter().map(|rank| rank.weight_bytes).sum();
             // What several ranks have: vectors, positions, heads of K and V where ranks outnumber them; and the table that both ends of a pipeline have.
             let (layers, hidden) = (config.num_hidden_layers, config.hidden_size);
@@ -146,11 +152,8 @@ fn every_attention_runs_on_ranks() {
     let (dir, want) = (fixture("qwen2-deep"), Reference::of("qwen2-deep"));
     for kind in AttentionKind::ALL {
         let kv = KvOptions { attention: Some(kind), ..KvOptions::default() };
-        let mut runner = ranks(&dir, Topology { tensor: 2, pipeline: 2 }, kv, Some(3)).unwrap();
-        let params = greedy_params(want.greedy.len());
-        let output =
-            generate(&mut runner, &want.prompt, &params, &mut |_| ControlFlow::Continue(())).unwrap();
-        assert_eq!(output.ids, want.greedy, "{kind:?}");
+        let leader = ranks(&dir, Topology { tensor: 2, pipeline: 2 }, kv, Some(3)).unwrap();
+        assert_eq!(write(leader, &want.prompt, want.greedy.len()).0, want.greedy, "{kind:?}");
     }
 }
 
@@ -180,16 +183,9 @@ fn other_checkpoints_agree_too() {
         let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
         let ids = |key: &str| -> Vec<u32> { serde_json::from_value(expected[key].clone()).unwrap() };
         for cut in cuts(&dir) {
-            let mut runner = ranks(&dir, cut, KvOptions::default(), None).unwrap();
+            let leader = ranks(&dir, cut, KvOptions::default(), None).unwrap();
             let (want, prompt) = (ids("greedy_ids"), ids("prompt_ids"));
-            let output =
-                generate(
-                    &mut runner,
-                    &prompt,
-                    &greedy_params(want.len()),
-                    &mut |_| ControlFlow::Continue(()),
-                );
-            assert_eq!(output.unwrap().ids, want, "{} on {cut:?}", dir.display());
+            assert_eq!(write(leader, &prompt, want.len()).0, want, "{} on {cut:?}", dir.display());
             cut_ones += 1;
         }
     }
@@ -256,8 +252,8 @@ fn a_batch_of_several_sequences_is_cut_anywhere() {
     let of_alone = alone.backend.download(&of_alone).unwrap();
     for count in [1, 2, 3, 5, 28] {
         let mut runner = ranks(&dir, Topology { tensor: 1, pipeline: 3 }, kv(), Some(count)).unwrap();
-        let logits = runner.forward(&batch, None).unwrap();
+        let logits = runner.logits(&batch).unwrap();
         // One rank for each stage: the same sums in the same order.
-        assert_eq!(runner.backend.download(&logits).unwrap(), of_alone, "{count} micro-batches");
+        assert_eq!(runner.runner.backend.download(&logits).unwrap(), of_alone, "{count} micro-batches");
     }
 }

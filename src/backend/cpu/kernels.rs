@@ -3,11 +3,7 @@
 //! They are a trait, so that another implementation (a reader's own RMSNorm, say) can run the whole model:
 //! `Cpu::with_kernels(Box::new(Mine))`.
 
-use super::{
-    attention::dot,
-    exp::exp,
-    isa::{Shape, dispatch},
-};
+use crate::backend::simd::{F32, Isa, dispatch, dot, exp};
 
 /// Operations on one row or one head. The default bodies are plain Rust.
 pub trait Kernels: Send + Sync {
@@ -69,22 +65,29 @@ pub trait Kernels: Send + Sync {
 }
 
 /// What stairwell uses: the default bodies, and those that a prompt spends time in for vectors.
-pub struct Standard;
+pub struct Standard(pub Isa);
+
+impl Default for Standard {
+    /// With the best instruction set of this machine.
+    fn default() -> Standard {
+        Standard(Isa::detect())
+    }
+}
 
 impl Kernels for Standard {
     fn rms_norm(&self, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
-        dispatch!(Isa::detect(), rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32));
+        dispatch!(self.0, rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32));
     }
 
     fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
-        dispatch!(Isa::detect(), silu_mul(gate: &mut [f32], up: &[f32]));
+        dispatch!(self.0, silu_mul(gate: &mut [f32], up: &[f32]));
     }
 }
 
 #[inline(always)]
-fn rms_norm<S: Shape, const L: usize>(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+fn rms_norm<S: F32<L>, const L: usize>(simd: S, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let mut squares = 0.0;
-    dot::<S, L>(x, x, &mut squares);
+    dot(simd, x, x, &mut squares);
     let scale = 1.0 / (squares / x.len() as f32 + eps).sqrt();
     for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
         *out = x * scale * w;
@@ -92,10 +95,9 @@ fn rms_norm<S: Shape, const L: usize>(out: &mut [f32], x: &[f32], weight: &[f32]
 }
 
 #[inline(always)]
-#[allow(clippy::extra_unused_type_parameters)] // dispatch! gives them to every body
-fn silu_mul<S: Shape, const L: usize>(gate: &mut [f32], up: &[f32]) {
+fn silu_mul<S: F32<L>, const L: usize>(simd: S, gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
-        *g = *g / (1.0 + exp::<S>(-*g)) * u;
+        *g = *g / (1.0 + exp(simd, -*g)) * u;
     }
 }
 
@@ -111,17 +113,19 @@ mod tests {
     fn vectors_do_what_the_plain_bodies_do() {
         let x: Vec<f32> = (0..77).map(|i| (i * 37 % 64) as f32 - 31.5).collect();
         let weight: Vec<f32> = (0..77).map(|i| (i * 11 % 32) as f32 / 16.0).collect();
-        let (mut got, mut want) = (vec![0.0; 77], vec![0.0; 77]);
-        Standard.rms_norm(&mut got, &x, &weight, 1e-6);
-        Plain.rms_norm(&mut want, &x, &weight, 1e-6);
-        let close = |got: &[f32], want: &[f32]| {
-            got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1e-5 * w.abs().max(1e-3))
-        };
-        assert!(close(&got, &want), "{got:?} for {want:?}");
-        got.copy_from_slice(&x);
-        want.copy_from_slice(&x);
-        Standard.silu_mul(&mut got, &weight);
-        Plain.silu_mul(&mut want, &weight);
-        assert!(close(&got, &want), "{got:?} for {want:?}");
+        for isa in Isa::supported() {
+            let (mut got, mut want) = (vec![0.0; 77], vec![0.0; 77]);
+            Standard(isa).rms_norm(&mut got, &x, &weight, 1e-6);
+            Plain.rms_norm(&mut want, &x, &weight, 1e-6);
+            let close = |got: &[f32], want: &[f32]| {
+                got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1e-5 * w.abs().max(1e-3))
+            };
+            assert!(close(&got, &want), "{got:?} for {want:?}");
+            got.copy_from_slice(&x);
+            want.copy_from_slice(&x);
+            Standard(isa).silu_mul(&mut got, &weight);
+            Plain.silu_mul(&mut want, &weight);
+            assert!(close(&got, &want), "{got:?} for {want:?}");
+        }
     }
 }

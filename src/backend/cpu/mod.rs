@@ -1,27 +1,12 @@
 //! The CPU backend: f32 activations, weights as stored, all cores.
 
-pub mod attention;
-#[cfg(feature = "step2")]
-pub mod blocks;
-mod exp;
-#[cfg(feature = "step2")]
-pub mod grouped;
-pub mod isa;
-#[cfg(feature = "step2")]
-mod kept;
 mod kernels;
 mod linear;
-#[cfg(all(feature = "step2", target_arch = "x86_64"))]
-mod many_queries;
 #[cfg(feature = "step2")]
 mod memory;
-#[cfg(all(feature = "step2", target_arch = "x86_64"))]
-mod tiled;
-#[cfg(target_arch = "x86_64")]
-mod tiles;
 mod workspace;
 
-pub use isa::Isa;
+pub use super::simd::Isa;
 pub use kernels::{Kernels, Standard};
 #[cfg(feature = "step2")]
 pub(crate) use memory::free_memory;
@@ -69,10 +54,14 @@ impl Default for Cpu {
 }
 
 impl Cpu {
-    /// With a given instruction set, which must be one of [`Isa::supported`].
+    /// With a given instruction set, for all operations.
+    ///
+    /// # Panics
+    /// If it is none of [`Isa::supported`].
     pub fn with_isa(isa: Isa) -> Cpu {
+        assert!(Isa::supported().contains(&isa), "this CPU, or this build, has no {isa:?}");
         let arithmetic = Arithmetic::F32;
-        let (dots_bf16, kernels) = (AtomicBool::new(false), Box::new(Standard));
+        let (dots_bf16, kernels) = (AtomicBool::new(false), Box::new(Standard(isa)));
         Cpu { isa, arithmetic, dots_bf16, kernels, workspace: Arc::default() }
     }
 
@@ -115,12 +104,6 @@ impl Cpu {
             Arithmetic::Bf16 if !fits => linear::Product::RoundedF32,
             Arithmetic::Auto | Arithmetic::Bf16 => linear::Product::DotBf16,
         }
-    }
-
-    /// Whether attention multiplies bf16 by AMX's tiles.
-    #[cfg(feature = "step2")]
-    fn attends_by_tiles(&self) -> bool {
-        self.isa == Isa::Amx && self.dtype() == DType::BF16
     }
 
     /// The small operations in use.

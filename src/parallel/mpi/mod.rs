@@ -16,9 +16,9 @@ use super::{
     threads::late,
 };
 use crate::{
+    engine::Traffic,
     error::{Error, Result},
     model::Rank,
-    runner::Traffic,
 };
 use ::mpi::{
     collective::CommunicatorCollectives, point_to_point::Source, request::Request,

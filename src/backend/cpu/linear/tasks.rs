@@ -3,8 +3,6 @@
 use super::super::{CpuTensor, CpuWeight};
 use crate::backend::{Shaped, Slice};
 use rayon::prelude::*;
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// Outputs of one task, for most products.
@@ -55,13 +53,7 @@ pub fn for_each_task(
             if number < tasks {
                 let first = number * size;
                 let outputs = first..outputs(slice).min(first + size);
-                let out = Out {
-                    y: current,
-                    column: column + first,
-                    count: outputs.len(),
-                    strip: std::ptr::null(),
-                    stride: 0,
-                };
+                let out = Out { y: current, column: column + first, count: outputs.len() };
                 return body(Task { slice, outputs, out });
             }
             number -= tasks;
@@ -77,9 +69,9 @@ pub fn for_each_task(
 
 /// y's columns for some of its rows, written by several threads, each its own.
 pub struct Columns {
-    start: *mut f32,
-    rows: usize,
-    cols: usize,
+    pub(super) start: *mut f32,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
 }
 // SAFETY: the pointer is only used through `Out::write`, whose callers write disjoint columns.
 unsafe impl Sync for Columns {}
@@ -99,9 +91,6 @@ pub struct Out<'a> {
     pub y: &'a Columns,
     pub column: usize,
     pub count: usize,
-    /// The weights that they come from, and bytes from one of their rows to the next, to prefetch those behind.
-    pub strip: *const u8,
-    pub stride: usize,
 }
 
 impl Out<'_> {
@@ -129,21 +118,6 @@ impl Out<'_> {
             } else {
                 values.iter().take(count).enumerate().for_each(|(n, value)| to.add(n).write(*value));
             }
-        }
-    }
-
-    /// The same from registers.
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub fn write_lines(&self, row: usize, values: [__m512i; 2]) {
-        assert!(row < self.y.rows && self.column + self.count <= self.y.cols);
-        let mask = (1u64 << self.count.min(32)) - 1;
-        // SAFETY: inside the tensor by the line above, as the mask lets `count` numbers be written; see `write`.
-        unsafe {
-            let to = self.y.start.add(row * self.y.cols + self.column);
-            _mm512_mask_storeu_epi32(to.cast(), mask as u16, values[0]);
-            _mm512_mask_storeu_epi32(to.wrapping_add(16).cast(), (mask >> 16) as u16, values[1]);
         }
     }
 }

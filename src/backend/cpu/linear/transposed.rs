@@ -1,7 +1,7 @@
 //! Weights stored [in, out], as GPT-2's: a row of W is scaled and added, input by input.
 
-use super::{super::isa::Shape, panels::Panels, tasks::Task};
-use crate::tensor::convert_to_f32;
+use super::tasks::Task;
+use crate::{backend::simd::F32, tensor::convert_to_f32};
 use std::cell::RefCell;
 
 thread_local! {
@@ -9,22 +9,22 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The outputs of a task.
+/// The outputs of a task; x: [rows, inputs].
 #[inline(always)]
-pub fn transposed_task<S: Shape, const L: usize>(task: &Task, panels: &Panels<f32>) {
+pub fn transposed_task<S: F32<L>, const L: usize>(simd: S, task: &Task, x: &[f32], inputs: usize) {
     let mut scratch = SCRATCH.take();
     let (slice, width) = (task.slice, task.outputs.len());
     let (dtype, (_, stride)) = (slice.tensor.dtype, slice.tensor.matrix_shape());
     scratch.clear();
-    scratch.resize((panels.rows + 1) * width, 0.0);
+    scratch.resize((x.len() / inputs + 1) * width, 0.0);
     let (w, sums) = scratch.split_at_mut(width);
     for k in 0..slice.rows.len() {
         let first = (slice.rows.start + k) * stride + slice.cols.start + task.outputs.start;
         convert_to_f32(dtype, &slice.tensor.data[first * dtype.bytes()..][..width * dtype.bytes()], w);
         for (row, sums) in sums.chunks_exact_mut(width).enumerate() {
-            let x = *panels.at::<L>(row, k);
+            let x = x[row * inputs + k];
             for (sum, w) in sums.iter_mut().zip(&*w) {
-                *sum = S::multiply_add(x, *w, *sum);
+                *sum = simd.multiply_add_one(x, *w, *sum);
             }
         }
     }

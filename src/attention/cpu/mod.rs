@@ -1,0 +1,26 @@
+//! The loops of attention on the CPU.
+//!
+//! - [`head`]: one query head over its keys (step 1).
+//! - `group`: the query heads that share a head of K and V, over what a cache keeps (step 2); `row_blocks` gives rows of a batch to the
+//!   cores, and `vectors` reads K and V as they are kept.
+//! - `x86/`: the same numbers faster, with wider registers (step 4).
+
+#[cfg(feature = "step2")]
+pub mod group;
+pub mod head;
+#[cfg(all(feature = "step2", not(all(feature = "step4", target_arch = "x86_64"))))]
+mod plain_only;
+#[cfg(feature = "step2")]
+pub mod row_blocks;
+mod softmax;
+#[cfg(feature = "step2")]
+pub mod vectors;
+#[cfg(feature = "step2")]
+mod weigh;
+#[cfg(all(feature = "step4", target_arch = "x86_64"))]
+mod x86;
+
+#[cfg(all(feature = "step2", not(all(feature = "step4", target_arch = "x86_64"))))]
+use plain_only as faster;
+#[cfg(all(feature = "step4", target_arch = "x86_64"))]
+use x86 as faster;

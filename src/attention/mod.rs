@@ -1,0 +1,3 @@
+//! Attention: the only place where tokens meet.
+
+pub mod cpu;

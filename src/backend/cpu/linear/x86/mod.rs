@@ -1,0 +1,137 @@
+//! Faster products on x86-64: registers of 8 or 16 numbers, blocks that stay in the caches, and instructions that multiply bf16.
+//!
+//! ```text
+//!            k ──▶  block of k      block of k
+//! x      ┌───────────────┬───────────────┬──       a panel: 4 rows of x, packed [k / W][4][W] once a product
+//!   4    │ panel         │               │         (W numbers fill a register)
+//!        ├───────────────┼───────────────┼──
+//!   4    │ panel         │               │
+//!        └───────────────┴───────────────┴──
+//! W      ┌───────────────┬───────────────┬──       a strip: some rows of W; a block of it stays in the first cache
+//!   8    │ strip         │               │         while the panels pass by
+//!        └───────────────┴───────────────┴──
+//! tile: the 4 × 4 sums of a panel and half of a strip, a register each, which stay in registers over a block of k
+//! ```
+//! A tile loads 8 registers for 16 multiplications of registers, so a core that can load one and multiply one at a time is
+//! kept multiplying. A panel's block comes from the second cache once for all tiles of a strip: with strips of 4 rows, that takes
+//! as long as multiplying. Weights that must be widened are packed alike when their strip's turn comes; others are used where they are.
+//!
+//! With a few rows (a decode step) each weight is used once or twice, and the time is that of reading W from memory. Then
+//! W is used in place: a weight is widened in a register and multiplied at once. With one row, rows of W are read one after the other, in
+//! the order of their addresses, and as little as possible happens between them.
+
+mod amx;
+mod in_place;
+mod macro_kernel;
+mod micro_kernel;
+mod pack;
+mod weights;
+
+use super::{
+    super::{Cpu, CpuWeight, Isa},
+    Product,
+    tasks::{Columns, Task, for_each_task},
+    transposed::transposed_task,
+};
+use crate::{
+    backend::simd::{Avx2, Avx512, Avx512Bf16, dispatch},
+    tensor::DType,
+};
+use macro_kernel::outputs_of_task;
+use pack::{Panels, pack_bf16, pack_f32};
+use weights::{Bf16, F16, F32, Reads};
+
+/// y = x Wᵀ, if there is a faster way than dot products. Returns whether y was computed.
+pub fn faster_product(
+    cpu: &Cpu,
+    product: Product,
+    x: &[f32],
+    weight: &CpuWeight,
+    rows: usize,
+    y: &[Columns],
+) -> bool {
+    let bf16 = (product == Product::DotBf16).then(Avx512Bf16::new).flatten();
+    match (bf16, cpu.isa()) {
+        (Some(_), Isa::Amx) => amx::product(cpu, x, weight, rows, y),
+        (Some(simd), _) => dot_bf16(cpu, simd, x, weight, rows, y),
+        (None, Isa::Portable) => return false,
+        (None, _) => f32_product(cpu, x, weight, rows, y),
+    }
+    true
+}
+
+/// By multiplications of f32.
+fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Columns]) {
+    let (isa, inputs) = (cpu.isa(), x.len() / rows);
+    let (wide, narrow) = ((isa.lanes() == 16).then(Avx512::new).flatten(), Avx2::new());
+    let width = inputs.next_multiple_of(isa.lanes());
+    let mut numbers = cpu.take(rows, width);
+    pack::fill(x, inputs, numbers.data_mut(), |x, panel| {
+        dispatch!(isa, pack_f32(x: &[f32], inputs: usize, panel: &mut [f32]));
+    });
+    let panels = &Panels::new(numbers.data(), rows, width);
+    for_each_task(weight, rows, inputs, y, outputs_of_task(rows, inputs), |task| {
+        let task = &task;
+        match (wide, narrow) {
+            _ if task.slice.transposed => {
+                dispatch!(isa, transposed_task(task: &Task<'_>, x: &[f32], inputs: usize));
+            }
+            // SAFETY: the token proves that the CPU has these features.
+            (Some(simd), _) => unsafe { avx512_task(simd, task, panels) },
+            // SAFETY: as above.
+            (None, Some(simd)) => unsafe { avx2_task(simd, task, panels) },
+            (None, None) => unreachable!("{isa:?} has one of them"),
+        }
+    });
+}
+
+/// A task by AVX2 and FMA. 16 registers hold 4 × 2 sums and what is multiplied.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn avx2_task(simd: Avx2, task: &Task<'_>, panels: &Panels<'_, f32>) {
+    f32_task::<Avx2, 8, 2, 4, 128>(simd, task, panels);
+}
+
+/// A task by AVX-512. 32 registers hold 4 × 4 sums and what is multiplied.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn avx512_task(simd: Avx512, task: &Task<'_>, panels: &Panels<'_, f32>) {
+    f32_task::<Avx512, 16, 4, 8, 32>(simd, task, panels);
+}
+
+/// A task whose weights are bf16, stored [out, in].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+fn bf16_task(simd: Avx512Bf16, task: &Task<'_>, panels: &Panels<'_, u16>) {
+    macro_kernel::task::<Avx512Bf16, Bf16, 2, 32, 4, 8, 32>(simd, task, panels);
+}
+
+/// One task by multiplications of f32, N rows of W at a time.
+#[inline(always)]
+fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(
+    simd: T,
+    task: &Task<'_>,
+    panels: &Panels<'_, f32>,
+) where
+    T: Reads<F32, 4, L> + Reads<Bf16, 2, L> + Reads<F16, 2, L> + crate::backend::simd::F32<L>,
+{
+    match task.slice.tensor.dtype {
+        DType::F32 => macro_kernel::task::<T, F32, 4, L, N, R, K>(simd, task, panels),
+        DType::BF16 => macro_kernel::task::<T, Bf16, 2, L, N, R, K>(simd, task, panels),
+        DType::F16 => macro_kernel::task::<T, F16, 2, L, N, R, K>(simd, task, panels),
+        other => panic!("{other} is no weight dtype"),
+    }
+}
+
+/// By an instruction that multiplies bf16.
+fn dot_bf16(cpu: &Cpu, simd: Avx512Bf16, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Columns]) {
+    let (isa, inputs) = (cpu.isa(), x.len() / rows);
+    let width = inputs.next_multiple_of(32);
+    let mut numbers = cpu.take(rows, width / 2);
+    let numbers = pack::as_bf16(numbers.data_mut());
+    pack::fill(x, inputs, numbers, |x, panel| {
+        dispatch!(isa, pack_bf16(x: &[f32], inputs: usize, panel: &mut [u16]));
+    });
+    let panels = &Panels::new(numbers, rows, width);
+    for_each_task(weight, rows, inputs, y, outputs_of_task(rows, inputs), |task| {
+        // SAFETY: the token proves that the CPU has these features.
+        unsafe { bf16_task(simd, &task, panels) }
+    });
+}

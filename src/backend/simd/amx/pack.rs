@@ -1,0 +1,115 @@
+//! Rows of x as operands b: bf16, in pairs.
+
+use super::{DEPTH, Line, SIDE, Walk, transpose::transpose};
+use rayon::prelude::*;
+use std::arch::x86_64::*;
+
+/// Rows of x in bf16, 16 to a panel or all of them if they are fewer, [k / 32][16 pairs][columns][2]: an operand b is a piece of it. Zeros
+/// fill up what is missing.
+pub struct Panels<'a> {
+    /// A tile is as many lines as it has columns.
+    lines: &'a [Line],
+    /// Rows of x.
+    pub rows: usize,
+    /// Columns of a tile.
+    pub columns: usize,
+    /// Steps of 32 numbers.
+    pub steps: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// Lines that some rows need.
+    pub fn lines(rows: usize, inputs: usize) -> usize {
+        rows.min(SIDE) * rows.div_ceil(SIDE) * inputs.div_ceil(DEPTH)
+    }
+
+    /// Packs x on all cores.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512-BF16.
+    pub unsafe fn on_all_cores(x: &[f32], rows: usize, lines: &'a mut [Line]) -> Panels<'a> {
+        let (columns, inputs) = (rows.min(SIDE), x.len() / rows);
+        let steps = inputs.div_ceil(DEPTH);
+        let panels = lines.par_chunks_mut(steps * columns);
+        panels.zip(x.par_chunks(SIDE * inputs)).for_each(|(panel, x)| {
+            // SAFETY: by the caller.
+            unsafe { pack_panel(x, inputs, columns, panel) }
+        });
+        Panels { lines, rows, columns, steps }
+    }
+
+    /// Packs x.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512-BF16.
+    pub unsafe fn new(x: &[f32], rows: usize, lines: &'a mut [Line]) -> Panels<'a> {
+        let (columns, inputs) = (rows.min(SIDE), x.len() / rows);
+        let steps = inputs.div_ceil(DEPTH);
+        let panels = lines.chunks_mut(steps * columns);
+        for (panel, x) in panels.zip(x.chunks(SIDE * inputs)) {
+            // SAFETY: by the caller.
+            unsafe { pack_panel(x, inputs, columns, panel) }
+        }
+        Panels { lines, rows, columns, steps }
+    }
+
+    /// Panels that are packed already.
+    pub fn packed(lines: &'a [Line], rows: usize, steps: usize) -> Panels<'a> {
+        Panels { lines, rows, columns: rows.min(SIDE), steps }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.rows.div_ceil(SIDE)
+    }
+
+    /// A panel and the one behind it, from a step on.
+    pub fn walk(&self, panel: usize, step: usize) -> Walk {
+        let start = |panel: usize| self.lines[(panel * self.steps + step) * self.columns..].as_ptr().cast();
+        let second = if panel + 1 < self.count() { panel + 1 } else { panel };
+        Walk { start: [start(panel), start(second)], stride: 4 * self.columns, step: 64 * self.columns }
+    }
+}
+
+/// A panel, step by step.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pack_panel(x: &[f32], inputs: usize, columns: usize, panel: &mut [Line]) {
+    for (step, tile) in panel.chunks_exact_mut(columns).enumerate() {
+        pack(x, inputs, step * DEPTH, columns, tile);
+    }
+}
+
+/// Numbers `from` .. `from` + 32 of some rows, at most 16, as one operand b.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pack(x: &[f32], inputs: usize, from: usize, columns: usize, tile: &mut [Line]) {
+    let mut rows = [_mm512_setzero_si512(); SIDE];
+    for (pairs, x) in rows.iter_mut().zip(x.chunks_exact(inputs)) {
+        let mut rest = [0.0; DEPTH];
+        let numbers = match x[from..].first_chunk::<DEPTH>() {
+            Some(numbers) => numbers,
+            None => {
+                rest[..inputs - from].copy_from_slice(&x[from..]);
+                &rest
+            }
+        };
+        // SAFETY: 32 numbers are read; both types of the result are 512 bits.
+        *pairs = unsafe {
+            let (low, high) =
+                (_mm512_loadu_ps(numbers.as_ptr()), _mm512_loadu_ps(numbers.as_ptr().add(SIDE)));
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+        };
+    }
+    if columns == 1 {
+        // SAFETY: a tile of one column is a line.
+        unsafe { _mm512_store_si512(tile[0].0.as_mut_ptr().cast(), rows[0]) }
+        return;
+    }
+    // SAFETY: this function has AVX-512.
+    let of_pair = unsafe { transpose(rows) };
+    let mask = ((1u32 << columns) - 1) as u16;
+    let tile = Line::bytes(tile);
+    for (to, columns_of_pair) in tile.chunks_exact_mut(4 * columns).zip(of_pair) {
+        // SAFETY: the mask lets `columns` pairs be written.
+        unsafe { _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), mask, columns_of_pair) }
+    }
+}

@@ -1,0 +1,44 @@
+//! Several copies of every hot loop, one for each width of x86's vector registers.
+
+use super::{Avx2, Avx512, Avx512Bf16, Isa, amx};
+
+/// Whether a later step compiles more copies for this CPU.
+pub(super) const NEEDS_STEP4: bool = false;
+
+/// Whether this CPU, and the system that it runs, have an instruction set.
+pub(super) fn has(isa: Isa) -> bool {
+    match isa {
+        Isa::Portable => true,
+        Isa::Avx2 => Avx2::new().is_some(),
+        Isa::Avx512 => Avx512::new().is_some(),
+        Isa::Avx512Bf16 => Avx512Bf16::new().is_some(),
+        Isa::Amx => Avx512Bf16::new().is_some() && amx::is_allowed(),
+    }
+}
+
+/// Runs `$body(token, args…)` in the copy that was compiled for `$isa`: an `#[inline(always)]` body inside a function with
+/// `#[target_feature]` is compiled for those features. On a CPU without them, it runs the portable copy.
+macro_rules! dispatch {
+    ($isa:expr, $body:ident($($arg:ident: $type:ty),* $(,)?)) => {{
+        use $crate::backend::simd::{Avx2, Avx512, Isa, Portable};
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        fn avx512(simd: Avx512, $($arg: $type),*) {
+            $body::<Avx512, 16>(simd, $($arg),*)
+        }
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2(simd: Avx2, $($arg: $type),*) {
+            $body::<Avx2, 8>(simd, $($arg),*)
+        }
+        let isa: Isa = $isa;
+        match (isa.lanes() == 16).then(Avx512::new).flatten() {
+            // SAFETY: the token proves that the CPU has these features.
+            Some(simd) => unsafe { avx512(simd, $($arg),*) },
+            None => match (isa == Isa::Avx2).then(Avx2::new).flatten() {
+                // SAFETY: as above.
+                Some(simd) => unsafe { avx2(simd, $($arg),*) },
+                None => $body::<Portable, 4>(Portable, $($arg),*),
+            },
+        }
+    }};
+}
+pub(crate) use dispatch;

@@ -1,0 +1,79 @@
+//! `generate` in steps 1 and 2, which have no engine: one request at a time, by [`stairwell::generate`].
+
+use super::{ParallelArgs, model_args::LoadArgs, rank_stats};
+use serde_json::{Map, Value};
+use stairwell::{
+    config::ModelConfig,
+    error::Result,
+    generate::{GenerateParams, Generated, generate},
+    kv::KvOptions,
+    machine::Machine,
+    runner::{ModelRunner, Prompt, RunnerReport},
+    sampling::Sampled,
+    tokenizer::StopMatcher,
+};
+use std::ops::ControlFlow;
+
+/// The only rank.
+pub struct Lead<B>(B);
+
+/// A model that serves one request.
+pub struct OneRequest<B: Machine>(ModelRunner<B>);
+
+/// The only rank leads.
+///
+/// # Errors
+/// Never.
+pub fn lead<B: Machine>(_: &ParallelArgs, machine: B, _: &LoadArgs) -> Result<Option<Lead<B>>> {
+    Ok(Some(Lead(machine)))
+}
+
+impl<B: Machine> Lead<B> {
+    /// Loads the model; the whole prompt is one pass.
+    ///
+    /// # Errors
+    /// Those of loading.
+    pub fn load(
+        self,
+        load: &LoadArgs,
+        config: &ModelConfig,
+        longest: usize,
+        kv: KvOptions,
+    ) -> Result<OneRequest<B>> {
+        Ok(OneRequest(load.load(self.0, Some(config.clone()), Some(longest), kv, |_| ())?))
+    }
+}
+
+impl<B: Machine> OneRequest<B> {
+    /// Generates; `on_token` sees each token as it comes.
+    ///
+    /// # Errors
+    /// Those of the model and of `on_token`.
+    pub fn generate(
+        &mut self,
+        prompt: Prompt,
+        params: GenerateParams,
+        mut stop: Option<StopMatcher>,
+        on_token: &mut dyn FnMut(&Sampled) -> Result<()>,
+    ) -> Result<Generated> {
+        let mut failed = Ok(());
+        let output = generate(&mut self.0, &prompt, &params, &mut |sampled| {
+            failed = on_token(sampled);
+            match failed.is_err() || stop.as_mut().is_some_and(|stop| stop.push(sampled.token)) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
+        failed.map(|()| output)
+    }
+
+    /// What it is and has done, and what its ranks have.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn report(&mut self) -> Result<(RunnerReport, Map<String, Value>)> {
+        let report = self.0.report();
+        let ranks = rank_stats::one_rank(&report.weights);
+        Ok((report, ranks))
+    }
+}

@@ -1,0 +1,61 @@
+//! What requests need of a checkpoint, read once: config.json, generation_config.json and the tokenizer.
+
+use crate::{
+    checkpoint::Directory,
+    config::{ModelConfig, generation::GenerationConfig},
+    demo,
+    error::{Error, Result},
+    runner::read_config,
+    tokenizer::{Tokenizer, TokenizerFiles},
+};
+
+/// A directory, and what stands in its small files.
+pub struct Checkpoint {
+    pub directory: Directory,
+    pub config: ModelConfig,
+    pub generation: Option<GenerationConfig>,
+    /// Or why there is none: token ids can be served without one.
+    tokenizer: Result<Tokenizer, String>,
+}
+
+impl Checkpoint {
+    /// Reads config.json, generation_config.json and the tokenizer's files.
+    ///
+    /// # Errors
+    /// If one of the first two is bad, or config.json is absent.
+    pub fn open(directory: Directory) -> Result<Checkpoint> {
+        let config = read_config(&directory)?;
+        let file = "generation_config.json";
+        let parse = |json: Vec<u8>| GenerationConfig::parse(&json, &directory.path(file));
+        let generation = directory.read(file)?.map(parse).transpose()?;
+        let files = match &directory {
+            Directory::Disk(path) => {
+                TokenizerFiles::read_for(path, Some(config.architecture.model_type().to_owned()))
+            }
+            Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
+        };
+        let tokenizer = files.and_then(Tokenizer::new).map_err(|error| error.to_string());
+        Ok(Checkpoint { directory, config, generation, tokenizer })
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, &str> {
+        self.tokenizer.as_ref().map_err(String::as_str)
+    }
+
+    /// The tokenizer, for `what` of a request that can't do without.
+    pub(super) fn tokenizer_for(&self, what: &str) -> Result<&Tokenizer> {
+        self.tokenizer().map_err(|why| Error::Request(format!("{what} needs a tokenizer: {why}")))
+    }
+
+    /// Tokens that end an output: those of generation_config.json, or else those of config.json.
+    pub fn eos_token_id(&self) -> &[u32] {
+        match &self.generation {
+            Some(generation) if !generation.eos_token_id.is_empty() => &generation.eos_token_id,
+            _ => &self.config.eos_token_id,
+        }
+    }
+}

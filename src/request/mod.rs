@@ -1,0 +1,10 @@
+//! One request as the world writes it: OpenAI's fields, a checkpoint that is read once, and what the two make of each other. The
+//! command line and the lines of `batch` come in here, and so will a server.
+
+mod checkpoint;
+mod fields;
+mod resolve;
+
+pub use checkpoint::Checkpoint;
+pub use fields::{Fields, Logprobs, Stop};
+pub use resolve::{DEFAULT_MAX_TOKENS, Resolved};

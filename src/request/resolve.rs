@@ -1,0 +1,112 @@
+//! From the fields of a request to what an engine runs.
+
+use super::{Checkpoint, Fields};
+use crate::{
+    config::generation::{Knobs, SamplingDefaults},
+    error::{Error, Result},
+    generate::GenerateParams,
+    runner::Prompt,
+    sampling::SamplingParams,
+    tokenizer::{ChatOptions, StopMatcher},
+};
+
+/// The longest output in tokens, if neither the request nor generation_config.json says.
+pub const DEFAULT_MAX_TOKENS: usize = 256;
+
+/// A request that was checked, with everything that it leaves out filled in.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub prompt: Prompt,
+    /// The prompt is a chat: the answer is a text of its own.
+    pub chat: bool,
+    pub params: GenerateParams,
+    /// Samples of the prompt, 1..=128.
+    pub n: usize,
+    pub stop: Vec<String>,
+    /// Only requests with the same salt share K and V. (Step 4.)
+    pub salt: Option<String>,
+    /// Where the sampling parameters are from.
+    pub defaults: SamplingDefaults,
+}
+
+impl Resolved {
+    /// The prompt that the output's text continues; nothing before an answer in a chat.
+    pub fn text_after(&self) -> &[u32] {
+        if self.chat { &[] } else { &self.prompt }
+    }
+}
+
+impl Checkpoint {
+    /// Checks a request and fills in its defaults.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it: the field, its value and what would do.
+    pub fn resolve(&self, fields: Fields) -> Result<Resolved> {
+        let (defaults, n) = (self.defaults(&fields)?, fields.n.unwrap_or(1));
+        let params = self.params(&fields, &defaults)?;
+        if !(1..=128).contains(&n) {
+            return Err(Error::Request(format!("n is {n}; it must be in 1..=128")));
+        }
+        let stop = fields.stop.strings();
+        if !stop.is_empty() {
+            self.tokenizer_for("stop")?;
+        }
+        let (chat, salt) = (fields.messages.is_some(), fields.cache_salt.clone());
+        let prompt = Prompt::new(&self.config, self.prompt_ids(fields)?)?;
+        Ok(Resolved { prompt, chat, params, n, stop, salt, defaults })
+    }
+
+    /// What ends the output of a request in the step that completes a stop string; `None` without a stop string.
+    pub fn stop_matcher(&self, request: &Resolved) -> Option<StopMatcher> {
+        StopMatcher::new(self.tokenizer().ok()?, request.text_after(), &request.stop)
+    }
+
+    fn prompt_ids(&self, fields: Fields) -> Result<Vec<u32>> {
+        match (fields.prompt, fields.messages, fields.prompt_ids) {
+            (Some(text), None, None) => Ok(self.tokenizer_for("text")?.encode_prompt(&text)?),
+            (None, Some(messages), None) => {
+                let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+                Ok(self.tokenizer_for("text")?.encode_chat(&messages, &options)?)
+            }
+            (None, None, Some(ids)) => Ok(ids),
+            _ => Err(Error::Request("give exactly one of prompt, messages and prompt_ids".into())),
+        }
+    }
+
+    fn defaults(&self, fields: &Fields) -> Result<SamplingDefaults> {
+        let top_k = match fields.top_k {
+            Some(-1) => Some(0), // vLLM's "keep all"
+            Some(k) => {
+                Some(usize::try_from(k).map_err(|_| Error::Request(format!("top_k is {k}; 0 keeps all")))?)
+            }
+            None => None,
+        };
+        let knobs = Knobs {
+            temperature: fields.temperature,
+            top_k,
+            top_p: fields.top_p,
+            min_p: fields.min_p,
+            repetition_penalty: fields.repetition_penalty,
+            max_tokens: fields.max_tokens,
+        };
+        Ok(SamplingDefaults::resolve(&knobs, self.generation.as_ref())?)
+    }
+
+    fn params(&self, fields: &Fields, defaults: &SamplingDefaults) -> Result<GenerateParams> {
+        let sampling = SamplingParams {
+            presence_penalty: fields.presence_penalty,
+            frequency_penalty: fields.frequency_penalty,
+            logit_bias: fields.logit_bias.iter().map(|(id, bias)| (*id, *bias)).collect(),
+            seed: fields.seed,
+            logprobs: fields.wanted_logprobs(),
+            ..defaults.params()
+        };
+        sampling.validate(self.config.vocab_size)?;
+        let max_tokens = defaults.max_tokens.as_ref().map_or(DEFAULT_MAX_TOKENS, |n| n.value);
+        if max_tokens == 0 {
+            return Err(Error::Request("max_tokens is 0; it must be at least 1".into()));
+        }
+        let eos_token_id = if fields.ignore_eos { Vec::new() } else { self.eos_token_id().to_vec() };
+        Ok(GenerateParams { max_tokens, sampling, eos_token_id })
+    }
+}
