@@ -1,14 +1,14 @@
 """Draws the book's figures: `python scripts/figures.py`. With `--check` it writes nothing and exits 1 if a figure in the
 repository is not what this script draws.
 
-Python's standard library only. The numbers in the pictures are read from models/demo and benches/results, the names of the
+Python's standard library only. The numbers in the pictures are read from models/demo, benches/results and notebooks/data, the names of the
 model's parts are looked up in src/model/decoder.rs. What each picture shows is in scripts/figures/.
 """
 
 import argparse
 import sys
 
-from figures import attention, cpu, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, scheduling, sources, staircase
+from figures import attention, cpu, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, recorded, scheduling, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
@@ -37,11 +37,13 @@ FIGURES = {
     f"{CHAPTER_3}/budget.svg": scheduling.budget,
     f"{CHAPTER_3}/slots.svg": scheduling.slots,
     f"{CHAPTER_3}/measured.svg": scheduling.measured,
+    f"{CHAPTER_3}/timeline.svg": recorded.timeline,
     f"{CHAPTER_4}/slots-and-blocks.svg": paging.slots_and_blocks,
     f"{CHAPTER_4}/block-table.svg": paging.block_table,
     f"{CHAPTER_4}/copy-on-write.svg": paging.copy_on_write,
     f"{CHAPTER_4}/chain.svg": paging.chain,
     f"{CHAPTER_4}/measured.svg": paging.measured,
+    f"{CHAPTER_4}/blocks.svg": recorded.blocks,
     f"{CHAPTER_4}/amx-tile.svg": cpu.amx_tile,
     f"{CHAPTER_4}/attention-blocks.svg": cpu.attention_blocks,
     f"{CHAPTER_4}/roofline.svg": cpu.roofline,

@@ -49,9 +49,11 @@ pub mod tokenizer;
 // Step 3: many requests: prefill and decode, continuous batching, chunked prefill.
 #[cfg(feature = "step3")]
 pub mod engine;
+#[cfg(feature = "step3")]
+pub mod trace;
 
 // Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/paged.rs, kv/prefix_cache.rs, kv/plan.rs and
-// engine/block_*.rs (files of modules above).
+// trace/pool.rs (files of modules above).
 // Step 5: the CUDA backend: backend/cuda/ and kernels/, which a simulator runs where there is no GPU; kv/paged_cuda.rs, machine/cuda.rs.
 // Step 6: flash-style prefill: kernels/flash_attention*.cu, backend/cuda/flash_attention.rs, kv/flash_cuda.rs.
 // Step 7: one model on several ranks: tensor parallelism, pipeline parallelism; threads and MPI.

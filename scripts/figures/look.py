@@ -21,6 +21,7 @@ LIGHT = {
     "green": ("#25713a", "#e2f5e6"),
     "purple": ("#6d3fb4", "#f0e9fb"),
     "red": ("#bd2430", "#fde7e8"),
+    "teal": ("#0f6f71", "#def3f3"),
 }
 DARK = {
     "ink": ("#e5eaf0", "#1d242d"),
@@ -30,6 +31,7 @@ DARK = {
     "green": ("#6fce87", "#173521"),
     "purple": ("#c3a2ff", "#33244f"),
     "red": ("#ff8f8f", "#4a2023"),
+    "teal": ("#4cc3c5", "#0f3536"),
 }
 
 SIZES = {"head": 15, "body": 13.5, "small": 12, "code": 12.5, "listing": 11.5}

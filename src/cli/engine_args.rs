@@ -9,7 +9,7 @@ use super::{
 use clap::Args;
 use stairwell::{
     config::{ModelConfig, RopeScaling},
-    engine::{Engine, Limits, Policy, Trace, Worker},
+    engine::{Engine, Limits, Policy, Worker},
     error::{Error, Result},
     kv::{self, AttentionKind, KvOptions, ManagerOptions},
 };
@@ -126,7 +126,7 @@ impl EngineArgs {
     /// If the file can't be written.
     pub fn write_trace(&self, engine: &mut LocalEngine) -> Result<()> {
         let (Some(path), Some(trace)) = (&self.trace, engine.take_trace()) else { return Ok(()) };
-        let json = Trace::to_json(&trace).to_string();
+        let json = trace.to_json().to_string();
         fs::write(path, json).map_err(|error| Error::Io { path: path.clone(), error })
     }
 }

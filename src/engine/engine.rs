@@ -2,7 +2,7 @@
 
 use super::{
     BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, NewRequest, Output, Policy, Request, RequestId,
-    Scheduler, Trace, Update, Worker,
+    Scheduler, Update, Worker,
 };
 use crate::{
     batch::Batch,
@@ -12,6 +12,7 @@ use crate::{
     runner::{Prompt, check_room},
     sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
     tensor::HostTensor,
+    trace::{Part, Trace},
 };
 use rayon::prelude::*;
 use std::{cell::RefCell, mem, time::Instant};
@@ -138,7 +139,7 @@ impl<W: Worker> Engine<W> {
             )));
         }
         if let Some(trace) = &mut self.trace {
-            trace.arrived(&request);
+            trace.arrived(id, request.prompt_len(), request.arrival());
         }
         self.next_id += 1;
         self.scheduler.add(request);
@@ -163,7 +164,8 @@ impl<W: Worker> Engine<W> {
             self.worker.forward(&self.batch, &draws).inspect_err(|_| self.scheduler.recompute_all())?;
         let sampled = self.sample(&chunks, output);
         if let Some(trace) = &mut self.trace {
-            trace.step(started, &chunks, self.scheduler.waiting(), &*self.scheduler.kv);
+            let parts: Vec<Part> = chunks.iter().map(Chunk::part).collect();
+            trace.step(started, &parts, self.scheduler.waiting(), &*self.scheduler.kv);
         }
         self.update(&chunks, sampled);
         self.last_chunks = chunks;
@@ -260,7 +262,7 @@ impl<W: Worker> Engine<W> {
         let finished = request.finish(reason, error, self.weight_version);
         self.stats.cached_tokens += finished.cached_tokens as u64;
         if let Some(trace) = &mut self.trace {
-            trace.finished(&finished);
+            trace.finished(id, finished.reason.name(), finished.output.len());
         }
         match self.updates.iter_mut().rfind(|update| update.id == id) {
             Some(update) => update.finished = Some(finished),
@@ -317,7 +319,9 @@ impl<W: Worker> Engine<W> {
 
     /// Records from now on what runs when.
     pub fn start_trace(&mut self) {
-        self.trace = Some(Trace::new(self.scheduler.policy().name(), self.limits()));
+        let limits = self.limits();
+        self.trace =
+            Some(Trace::new(self.scheduler.policy().name(), limits.max_num_seqs, limits.max_batched_tokens));
     }
 
     /// What was recorded.

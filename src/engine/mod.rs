@@ -8,33 +8,20 @@
 //! - `policy`: which requests compute how many tokens in a step, continuous or static batching;
 //! - `scheduler`: the two queues, and the batch of a step;
 //! - `worker`: what carries a batch out; `report`: what it is and has done;
-//! - `engine`: the loop;
-//! - `trace`: what ran when; `timeline`, `drawing`: a picture of it; `block_history`, `block_drawing`: of the KV blocks (step 4).
+//! - `engine`: the loop. A [`Trace`](crate::trace::Trace) records what ran when.
 
-#[cfg(feature = "step4")]
-mod block_drawing;
-#[cfg(feature = "step4")]
-mod block_history;
-mod canvas;
-mod drawing;
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
 mod policy;
 mod report;
 mod request;
 mod scheduler;
-mod timeline;
-mod trace;
 mod worker;
 
 pub use crate::kv::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, RequestId, Slots};
-#[cfg(feature = "step4")]
-pub use block_history::{BlockHistory, Owner, PoolState};
 pub use engine::{Engine, EngineStats, OnUpdate};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use report::{RankReport, RanksReport, Traffic, WorkerReport};
 pub use request::{Finished, NewRequest, Phase, Request, Sharing, Times, Update};
 pub use scheduler::{Chunk, Scheduler};
-pub use timeline::{Lane, Span, Timeline};
-pub use trace::Trace;
 pub use worker::{LocalWorker, Output, Worker};

@@ -6,6 +6,7 @@ use crate::{
     runner::Prompt,
     sampling::{Sampled, Sampler, SamplingError},
     tokenizer::StopMatcher,
+    trace,
 };
 use std::{
     sync::Arc,
@@ -95,6 +96,15 @@ pub enum Phase {
     Prefill,
     /// The token that was sampled last.
     Decode,
+}
+
+impl From<Phase> for trace::Phase {
+    fn from(phase: Phase) -> trace::Phase {
+        match phase {
+            Phase::Prefill => trace::Phase::Prefill,
+            Phase::Decode => trace::Phase::Decode,
+        }
+    }
 }
 
 /// A request and its state.

@@ -1,7 +1,7 @@
 //! The two queues, and the batch of the next step.
 
 use super::{KvManager, Limits, Phase, Policy, Queues, Request, RequestId};
-use crate::batch::Batch;
+use crate::{batch::Batch, trace::Part};
 use std::{collections::VecDeque, ops::Range};
 
 /// First come, first served. A request waits, runs (prefill, then decode), and is taken out when it has finished.
@@ -26,6 +26,13 @@ pub struct Chunk {
     pub positions: Range<usize>,
     /// Whether the last one's logits are wanted: not within a prompt.
     pub samples: bool,
+}
+
+impl Chunk {
+    /// The chunk, as a trace records it.
+    pub fn part(&self) -> Part {
+        Part { id: self.id, phase: self.phase.into(), positions: self.positions.clone() }
+    }
 }
 
 impl Scheduler {

@@ -1,9 +1,9 @@
-//! `stairwell bench` and `stairwell timeline`: what they print, what they refuse, and that a picture shows what ran.
+//! `stairwell bench` and `stairwell timeline`: what they print, what they refuse, and that a page shows what ran.
 
 use crate::common::{fixture, run};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stairwell::engine::Timeline;
+use stairwell::trace::Schedule;
 use std::{fs, path::Path};
 
 fn throughput(flags: &[&str]) -> Value {
@@ -218,79 +218,65 @@ fn preset_takes_flags() {
     );
 }
 
-/// The trace of a run with these flags, and the picture of it.
-fn picture(flags: &[&str], window: &[&str]) -> (Timeline, String) {
+/// The record of a run with these flags, and the page that draws it.
+fn drawn(flags: &[&str], window: &[&str]) -> (String, String) {
     let dir = tempfile::tempdir().unwrap();
-    let (trace, svg) = (dir.path().join("trace.json"), dir.path().join("timeline.svg"));
+    let (trace, out) = (dir.path().join("trace.json"), dir.path().join("timeline.html"));
     throughput(&[flags, &["--trace", trace.to_str().unwrap()]].concat());
-    run(&[&["timeline", trace.to_str().unwrap(), "--out", svg.to_str().unwrap()], window].concat()).good();
-    let timeline = Timeline::parse(&fs::read(&trace).unwrap(), &trace).unwrap();
-    (timeline, fs::read_to_string(svg).unwrap())
+    run(&[&["timeline", trace.to_str().unwrap(), "--out", out.to_str().unwrap()], window].concat()).good();
+    (fs::read_to_string(trace).unwrap(), fs::read_to_string(out).unwrap())
 }
 
-/// Opened and closed in order, and no other `<` or `&`.
-fn assert_well_formed(svg: &str) {
-    let mut open = Vec::new();
-    for tag in svg.split('<').skip(1) {
-        let (tag, text) = tag.split_once('>').expect("a tag ends");
-        assert!(
-            !text.contains('>')
-                && text
-                    .matches('&')
-                    .all(|_| ["&amp;", "&lt;", "&gt;"].iter().any(|escape| text.contains(escape)))
-        );
-        match tag.strip_prefix('/') {
-            Some(name) => assert_eq!(open.pop(), Some(name)),
-            None if tag.ends_with('/') => {}
-            None => open.push(tag.split(' ').next().unwrap()),
-        }
-    }
-    assert!(open.is_empty(), "{open:?} stay open");
-    assert!(!svg.contains("NaN") && !svg.contains("inf"));
+/// One of the page's JSON documents, as a browser reads it.
+fn document(page: &str, id: &str) -> Value {
+    let text = page.split_once(&format!("id=\"{id}\">")).unwrap().1;
+    serde_json::from_str(text.split_once("</script>").unwrap().0).unwrap()
 }
 
 #[test]
-fn a_picture_has_a_lane_for_each_request() {
-    let (timeline, svg) = picture(&["--late-prompt", "40", "--max-batched-tokens", "16"], &[]);
-    assert_well_formed(&svg);
-    assert_eq!((timeline.lanes.len(), timeline.budget), (10, Some(16)));
-    for (i, lane) in timeline.lanes.iter().enumerate() {
-        assert!(svg.contains(&format!(">{}</text>", lane.name)), "{}", lane.name);
+fn a_record_has_a_lane_for_each_request() {
+    let (record, page) = drawn(&["--late-prompt", "40", "--max-batched-tokens", "16"], &[]);
+    let schedule = Schedule::parse(&record).unwrap();
+    assert_eq!((schedule.lanes.len(), schedule.budget), (10, Some(16)));
+    for (i, lane) in schedule.lanes.iter().enumerate() {
         assert_eq!(lane.name, format!("request {i}"));
         assert!(lane.finished.is_some());
         assert!(lane.spans.windows(2).all(|pair| pair[0].end <= pair[1].start));
         assert!(lane.arrival <= lane.spans[0].start);
     }
-    let late = &timeline.lanes[9];
+    let late = &schedule.lanes[9];
     assert!(late.spans.len() >= 3 + 7, "40 tokens in chunks of at most 16, and 7 decode steps");
     assert!(
-        timeline.steps.iter().all(|s| s.prefill_tokens + s.decode_tokens <= 16 && s.kv_used <= s.kv_reserved)
+        schedule.steps.iter().all(|s| s.prefill_tokens + s.decode_tokens <= 16 && s.kv_used <= s.kv_reserved)
     );
-    let tokens = |spans: &[stairwell::engine::Span]| spans.iter().map(|s| s.tokens).sum::<u64>();
-    let lanes: u64 = timeline.lanes.iter().map(|lane| tokens(&lane.spans)).sum();
-    assert_eq!(lanes, timeline.steps.iter().map(|s| s.prefill_tokens + s.decode_tokens).sum::<u64>());
+    let tokens = |spans: &[stairwell::trace::Span]| spans.iter().map(|s| s.tokens).sum::<u64>();
+    let lanes: u64 = schedule.lanes.iter().map(|lane| tokens(&lane.spans)).sum();
+    assert_eq!(lanes, schedule.steps.iter().map(|s| s.prefill_tokens + s.decode_tokens).sum::<u64>());
+
+    assert_eq!(document(&page, "record"), serde_json::from_str::<Value>(&record).unwrap());
+    let steps = json!({"start": 0, "end": schedule.steps.len()});
+    assert_eq!(document(&page, "view"), json!({"tab": "schedule", "steps": steps}));
 }
 
 #[test]
 fn a_window_of_time() {
-    let (timeline, _) = picture(&[], &[]);
-    let (_, svg) = picture(&[], &["--from", "0", "--to", "0.001"]);
-    assert_well_formed(&svg);
+    let (_, page) = drawn(&[], &["--from", "0", "--to", "0.001"]);
+    let steps = &document(&page, "view")["steps"];
+    assert!(steps["start"] == 0 && steps["end"].as_u64() <= Some(1), "{steps}");
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace.json");
     throughput(&["--trace", trace.to_str().unwrap()]);
     for window in [["--from", "1e9"], ["--from", "-1"], ["--to", "0"], ["--from", "nan"]] {
-        let out = dir.path().join("x.svg");
+        let out = dir.path().join("x.html");
         run(&[&["timeline", trace.to_str().unwrap(), "--out", out.to_str().unwrap()], &window[..]].concat())
             .refused(&["--from"]);
     }
-    assert!(timeline.end() > 0.0);
 }
 
 #[test]
 fn files_that_are_no_trace() {
     let dir = tempfile::tempdir().unwrap();
-    let (file, out) = (dir.path().join("trace.json"), dir.path().join("timeline.svg"));
+    let (file, out) = (dir.path().join("trace.json"), dir.path().join("timeline.html"));
     let (file, out) = (file.to_str().unwrap(), out.to_str().unwrap());
     let refused = |text: &str, parts: &[&str]| {
         fs::write(file, text).unwrap();
@@ -308,6 +294,7 @@ fn files_that_are_no_trace() {
         .refused(&["model.safetensors", "not a trace"]);
     run(&["timeline", "/no/such.json", "--out", out]).refused(&["/no/such.json"]);
     run(&["timeline", file]).refused(&["--out"]);
+    run(&["timeline", file, "--out", "timeline.svg"]).refused(&["--out", "must end in .html"]);
 }
 
 fn any_event() -> impl Strategy<Value = Value> {
@@ -324,12 +311,12 @@ fn any_event() -> impl Strategy<Value = Value> {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-    /// Whatever a file says, there is a picture or an error.
+    /// Whatever a file says, there is a schedule or an error.
     #[test]
     fn no_file_makes_it_panic(events in prop::collection::vec(any_event(), 0..20)) {
         let text = json!({"traceEvents": events}).to_string();
-        if let Ok(timeline) = Timeline::parse(text.as_bytes(), Path::new("t")) {
-            assert_well_formed(&timeline.svg(0.0, timeline.end()));
+        if let Ok(schedule) = Schedule::parse(&text) {
+            prop_assert!(schedule.between(0.0, schedule.end()).end <= schedule.steps.len());
         }
     }
 }

@@ -1,14 +1,15 @@
-//! `stairwell blocks`: its picture shows what ran, and what is no record of blocks is refused.
+//! `stairwell blocks`: its page shows what ran, and what is no record of blocks is refused.
 
 use crate::common::{finish, program, run};
 use serde_json::{Value, json};
-use stairwell::engine::{BlockHistory, Owner};
-use std::{collections::BTreeSet, env, fs, path::Path};
+use stairwell::trace::{Owner, PoolHistory, PoolState};
+use std::{fs, path::Path};
 use tempfile::TempDir;
 
 /// Chapter 4's requests: a common beginning, two samples of one of them, and a pool in which somebody has to give way.
 const STORIES: &str = "steps/step4-paged-kv/stories.jsonl";
-const FIGURE: &str = "steps/step4-paged-kv/figures/blocks.svg";
+/// What scripts/figures draws the chapter's picture from.
+const RECORD: &str = "notebooks/data/step4_trace.json";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -44,8 +45,8 @@ impl Recorded {
         fs::read_to_string(out).unwrap()
     }
 
-    fn history(&self) -> BlockHistory {
-        BlockHistory::parse(self.trace.to_string().as_bytes(), Path::new("trace.json")).unwrap()
+    fn history(&self) -> PoolHistory {
+        PoolHistory::parse(&self.trace.to_string()).unwrap()
     }
 }
 
@@ -71,7 +72,7 @@ fn the_history_is_that_of_the_run() {
         assert!(preempted > 0, "{more:?}: the pool is that small");
         assert_eq!(run.summary["preemptions"], preempted, "{more:?}");
         assert!(history.steps.last().unwrap().tables.is_empty(), "{more:?}: all are given back");
-        let shares = |state: &stairwell::engine::PoolState| {
+        let shares = |state: &PoolState| {
             state.owners(history.total).iter().any(|owner| matches!(owner, Owner::Shared(_)))
         };
         let forked = history.steps.iter().any(shares);
@@ -82,47 +83,31 @@ fn the_history_is_that_of_the_run() {
 }
 
 #[test]
-fn the_picture_shows_whose_each_block_is() {
+fn the_page_opens_on_the_pool() {
     let run = Recorded::stories(&[]);
-    let svg = run.draw("all.svg", &[]);
-    let labels: BTreeSet<&str> =
-        svg.split(r#"<text class="n""#).skip(1).filter_map(|t| t.split(['>', '<']).nth(1)).collect();
-    assert_eq!(labels, BTreeSet::from(["0", "1", "2", "3", "4", "5"]), "the requests");
-    assert!(svg.contains(">×4</text>"), "the common beginning");
-    assert_eq!(svg.matches(r#"class="gone""#).count(), 2, "one preemption, and the legend");
-    assert!(svg.contains("Who has which block in steps 0 to 68: 13 of 13 blocks of 16 tokens"));
-
-    let window = run.draw("window.svg", &["--from", "30", "--to", "40", "--rows", "3"]);
-    assert!(window.contains("Who has which block in steps 30 to 39: 3 of 13 blocks of 16 tokens"));
-    assert_eq!(window.matches(r#"class="gone""#).count(), 1, "nobody is preempted in it");
-
+    let document = |page: &str, id: &str| -> Value {
+        let text = page.split_once(&format!("id=\"{id}\">")).unwrap().1;
+        serde_json::from_str(text.split_once("</script>").unwrap().0).unwrap()
+    };
     let page = run.draw("all.html", &[]);
-    assert!(page.contains(&svg), "the page has the same picture");
-    let data = page.split("const data = ").nth(1).unwrap().split(";\n").next().unwrap();
-    let data: Value = serde_json::from_str(data).unwrap();
-    assert_eq!(data["changes"].as_array().unwrap().len(), 69);
-    for outside in ["http:", "https:", "src=", "@import", "url("] {
-        let page = page.replace("http://www.w3.org/2000/svg", "");
-        assert!(!page.contains(outside), "the page is self-contained: {outside}");
-    }
+    assert_eq!(document(&page, "record"), run.trace);
+    assert_eq!(document(&page, "view"), json!({"tab": "pool", "steps": {"start": 0, "end": 69}}));
+    let window = run.draw("window.html", &["--from", "30", "--to", "40"]);
+    assert_eq!(document(&window, "view")["steps"], json!({"start": 30, "end": 40}));
 }
 
-/// `UPDATE_BOOK=1` draws it anew.
 #[test]
-fn the_chapters_figure_is_what_the_command_draws() {
-    let svg = Recorded::stories(&[]).draw("blocks.svg", &[]);
-    if env::var_os("UPDATE_BOOK").is_some() {
-        fs::write(root().join(FIGURE), &svg).unwrap();
-    }
-    let figure = fs::read_to_string(root().join(FIGURE)).unwrap_or_default();
-    assert!(figure == svg, "{FIGURE} is not what `stairwell blocks` draws; to mend it: UPDATE_BOOK=1");
+fn the_chapters_record_is_what_runs_today() {
+    let record = fs::read_to_string(root().join(RECORD)).unwrap();
+    let recorded = PoolHistory::parse(&record).unwrap();
+    assert_eq!(Recorded::stories(&[]).history(), recorded, "record {RECORD} anew, as chapter 4 says");
 }
 
 #[test]
 fn what_is_no_record_of_blocks_is_refused() {
     let recorded = Recorded::stories(&[]);
     let refused = |name: &str, text: &str, parts: &[&str]| {
-        let (file, out) = (recorded.path(name), recorded.path("never.svg"));
+        let (file, out) = (recorded.path(name), recorded.path("never.html"));
         fs::write(&file, text).unwrap();
         run(&["blocks", &file, "--out", &out]).refused(&[parts, &[name]].concat());
         assert!(!Path::new(&out).exists(), "nothing is written");
@@ -139,12 +124,12 @@ fn what_is_no_record_of_blocks_is_refused() {
     refused("e.json", &blocks(json!([]), json!([9]), 4), &["block 9 of 4"]);
     refused("f.json", &blocks(json!([]), json!([]), 1 << 40), &["1099511627776 blocks of 16 tokens"]);
     refused("g.json", &blocks(json!([[0, u64::MAX, 2, []]]), json!([]), 4), &["its table has 0 blocks"]);
-    refused("h.json", &blocks(json!("none"), json!([]), 4), &["event 0 of 'traceEvents' (blocks)"]);
+    refused("h.json", &blocks(json!("none"), json!([]), 4), &["event 0 of 'traceEvents' ('blocks')"]);
 
     let trace = recorded.path("trace.json");
-    run(&["blocks", &trace, "--out", "blocks.png"]).refused(&["must end in .svg or .html"]);
-    let out = recorded.path("never.svg");
-    for window in [["--from", "69"], ["--to", "0"], ["--rows", "0"]] {
+    run(&["blocks", &trace, "--out", "blocks.png"]).refused(&["must end in .html"]);
+    let out = recorded.path("never.html");
+    for window in [["--from", "69"], ["--to", "0"]] {
         let args = ["blocks", &trace, "--out", &out, window[0], window[1]];
         run(&args).refused(&["there is nothing to draw", "has steps 0 to 68"]);
     }

@@ -1,0 +1,15 @@
+//! Before step 4 the KV cache has no blocks to record.
+
+use crate::kv::KvManager;
+use serde_json::Value;
+
+/// Records nothing.
+#[derive(Default)]
+pub struct PoolTrace;
+
+impl PoolTrace {
+    /// No events.
+    pub fn events(&mut self, _ts: f64, _kv: &dyn KvManager) -> Vec<Value> {
+        Vec::new()
+    }
+}
