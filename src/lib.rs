@@ -27,6 +27,7 @@
 //! ```
 
 // Step 1: one correct forward pass, the whole sequence again for every token.
+pub mod attention;
 pub mod backend;
 pub mod batch;
 pub mod checkpoint;
@@ -42,16 +43,16 @@ pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
 
-// Step 2: a contiguous KV cache: kv/contiguous.rs, kv/memory.rs, backend/cpu/grouped.rs (files of modules above).
+// Step 2: a contiguous KV cache: attention/contiguous.rs, attention/slot_memory.rs, backend/cpu/grouped.rs (files of modules above).
 
-// Step 3: many requests: prefill and decode, continuous batching, chunked prefill.
+// Step 3: many requests: prefill and decode, continuous batching, chunked prefill; kv/manager.rs.
 #[cfg(feature = "step3")]
 pub mod engine;
 
-// Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/paged.rs, kv/prefix_cache.rs, kv/plan.rs and
-// engine/block_*.rs (files of modules above).
-// Step 5: the CUDA backend: backend/cuda/ and kernels/, which a simulator runs where there is no GPU; kv/paged_cuda.rs, machine/cuda.rs.
-// Step 6: flash-style prefill: kernels/flash_attention*.cu, backend/cuda/flash_attention.rs, kv/flash_cuda.rs.
+// Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/prefix_cache.rs, attention/paged.rs,
+// attention/memory_plan.rs and engine/block_*.rs (files of modules above).
+// Step 5: the CUDA backend: backend/cuda/, attention/cuda/ and kernels/, which a simulator runs where there is no GPU; machine/cuda.rs.
+// Step 6: flash-style prefill: kernels/flash_attention*.cu, backend/cuda/flash_attention.rs, attention/cuda/flash.rs.
 // Step 7: one model on several ranks: tensor parallelism, pipeline parallelism; threads and MPI.
 #[cfg(feature = "step7")]
 pub mod parallel;

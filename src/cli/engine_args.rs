@@ -8,11 +8,13 @@ use super::{
 };
 use clap::Args;
 use stairwell::{
+    attention::AttentionKind,
     config::RopeScaling,
     engine::{Engine, Limits, LocalWorker, Policy, Trace, Worker},
     error::{Error, Result},
-    kv::{self, AttentionKind, ManagerOptions},
+    kv::{self, ManagerOptions},
     machine::Machine,
+    model::KvMemory,
     runner::read_config,
 };
 use std::{fs, path::PathBuf};
@@ -93,7 +95,8 @@ impl EngineArgs {
             ));
         }
         let worker = LocalWorker::new(lead.load(&self.load, longest, kv)?)?;
-        let manager = kv::manager(&worker.memory(), worker.max_model_len(), &self.kv.manager());
+        let KvMemory { slots, pool, .. } = worker.memory();
+        let manager = kv::manager(slots, pool, worker.max_model_len(), &self.kv.manager());
         let mut engine = Engine::with_kv(worker, manager, policy, limits);
         if self.trace.is_some() {
             engine.start_trace();

@@ -3,10 +3,10 @@
 use super::terminal::{human_bytes, print_note};
 use clap::{Args, ValueEnum};
 use stairwell::{
+    attention::{AttentionKind, KvDtype, KvOptions},
     backend::Backend,
     config::ModelConfig,
     error::{Error, Result},
-    kv::{AttentionKind, KvDtype, KvOptions},
     runner::ModelRunner,
 };
 

@@ -3,11 +3,11 @@
 use super::terminal::Progress;
 use clap::{Args, ValueEnum};
 use stairwell::{
+    attention::KvOptions,
     backend::cpu::{self, Cpu},
     checkpoint::{Directory, LoadRules, locate},
     demo,
     error::{Error, Result},
-    kv::KvOptions,
     machine::{DeviceKind, Machine},
     model::LoadEvent,
     runner::{LoadFormat, LoadOptions, ModelRunner},

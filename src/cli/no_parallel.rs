@@ -3,8 +3,8 @@
 use super::model_args::LoadArgs;
 use clap::Args;
 use stairwell::{
+    attention::KvOptions,
     error::{Error, Result},
-    kv::KvOptions,
     machine::Machine,
     runner::ModelRunner,
 };

@@ -7,10 +7,11 @@ use super::{
 };
 use clap::{Args, ValueEnum};
 use stairwell::{
+    attention::{AttentionKind, KvBudget, KvOptions, KvSwap},
     backend::Backend,
     config::ModelConfig,
     error::{Error, Result},
-    kv::{AttentionKind, KvBudget, KvOptions, KvSwap, ManagerOptions, Preemption},
+    kv::{ManagerOptions, Preemption},
     runner::ModelRunner,
 };
 

@@ -7,8 +7,8 @@ use super::{
 use clap::{Args, ValueEnum};
 pub use stairwell::parallel::{finish, speaks};
 use stairwell::{
+    attention::KvOptions,
     error::Result,
-    kv::KvOptions,
     machine::Machine,
     parallel::{self, Leader, Lines, Setup, Topology, Workload, in_threads, serve_rank},
     runner::{LoadFormat, ModelRunner},

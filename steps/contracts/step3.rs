@@ -1,6 +1,7 @@
 //! The contracts of step 3, for the exercises of chapter 3: the scheduler's budget, and the slots of the KV cache.
 
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     demo,
     engine::{
         Continuous, Engine, Event, KvManager, KvUsage, Limits, LocalWorker, OnEvent, Policy, Queues,
@@ -8,7 +9,6 @@ use stairwell::{
     },
     error::Result,
     generate::GenerateParams,
-    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tokenizer::Tokenizer,

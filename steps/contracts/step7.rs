@@ -2,11 +2,11 @@
 
 use super::story::check_story;
 use stairwell::{
+    attention::KvOptions,
     backend::{Backend, Slice, cpu::Cpu},
     checkpoint::StateDict,
     demo,
     error::{Error, Result},
-    kv::KvOptions,
     model::Rank,
     parallel::{Communicator, Leader, Lines, Setup, Threads, Topology, Traffic, Workload, follow},
     runner::ModelRunner,

@@ -1,11 +1,12 @@
 //! Blocks, shared and scarce: `cargo run --release --features step4 --example step4`.
 
 use stairwell::{
+    attention::{KvBudget, KvOptions},
     demo,
     engine::{Continuous, Engine, Event, KvManager, Limits, LocalWorker, Prefix, RequestId, Sharing},
     error::Result,
     generate::GenerateParams,
-    kv::{BlockManager, KvBudget, KvOptions, KvPool, ManagerOptions},
+    kv::{BlockManager, KvPool, ManagerOptions},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tokenizer::Tokenizer,

@@ -1,11 +1,11 @@
 //! Chapter 7 as a program: `cargo run --release --features step7 --example step7`.
 
 use stairwell::{
+    attention::KvOptions,
     backend::cpu::Cpu,
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv::KvOptions,
     parallel::{Setup, Topology, Workload, in_threads},
     runner::{ModelRunner, RelayReport},
     sampling::SamplingParams,

@@ -6,9 +6,9 @@ use crate::serving::{Ended, Recording, alone, keep, runner};
 use proptest::prelude::*;
 use stairwell::engine::Slots;
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     engine::{Continuous, Engine, Event, Limits, LocalWorker, OnEvent, Policy, RequestId, Static, Worker},
     generate::{FinishReason, GenerateParams},
-    kv::{AttentionKind, KvOptions},
     sampling::SamplingParams,
 };
 use std::{collections::BTreeMap, ops::ControlFlow};

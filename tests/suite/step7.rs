@@ -2,12 +2,12 @@
 
 use crate::common::{Reference, TOLERANCE, distance, fixture, fixtures, greedy_params, logits, shared};
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     checkpoint::Directory,
     error::Result,
     generate::generate,
-    kv::{AttentionKind, KvOptions},
     parallel::{Setup, Topology, Workload, check_ranks, in_threads},
     runner::{ModelRunner, RelayReport, read_config},
 };

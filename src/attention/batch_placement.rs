@@ -1,9 +1,10 @@
 //! Where the rows of a batch have their K and V in a pool of blocks: what attention must know, on the CPU and on a device.
 
-use super::{block_table::GONE, sizing::Pool};
+use super::pool_size::Pool;
 use crate::{
     batch::{Batch, Span},
     error::{Error, Result},
+    kv::GONE,
 };
 use std::ops::Range;
 

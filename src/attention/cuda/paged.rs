@@ -1,11 +1,11 @@
-//! [`Paged`](super::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
+//! [`Paged`](crate::attention::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
 
-use super::{
-    KvDtype, KvOptions,
-    placement::Placement,
-    sizing::{Pool, plan_pool},
-};
 use crate::{
+    attention::{
+        batch_placement::Placement,
+        options::{KvDtype, KvOptions},
+        pool_size::{Pool, plan_pool},
+    },
     backend::{
         Rope, Shaped,
         cuda::{

@@ -5,13 +5,13 @@
 //! a table:       [7, 2, 9]: positions 0 … 15 are in block 7, 16 … 31 in block 2, and so on
 //! ```
 //! Within a block, the tokens of one head lie side by side: a row reads one head of a block as one piece. Who has which block is not
-//! decided here, but by `BlockManager`; here a table is followed.
+//! decided here, but by `kv::BlockManager`; here a table is followed.
 
 use super::{
-    KvDtype, KvOptions,
+    batch_placement::Placement,
     block_storage::LayerBlocks,
-    placement::Placement,
-    sizing::{Pool, host_room, plan_pool},
+    options::{KvDtype, KvOptions},
+    pool_size::{Pool, host_room, plan_pool},
 };
 use crate::{
     backend::cpu::{

@@ -1,6 +1,6 @@
 //! How vectors of K and V are stored: f32, bf16, f16, or fp8 with a scale each.
 
-use super::KvDtype;
+use super::options::KvDtype;
 use crate::backend::cpu::grouped::Kept;
 use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use float8::F8E4M3;

@@ -8,8 +8,8 @@
 //! over its own sequence. Layers with a sliding window are rings: position t is at `t % tokens`.
 
 use super::{
-    KvDtype, KvOptions,
-    memory::{Room, plan},
+    options::{KvDtype, KvOptions},
+    slot_memory::{Room, plan},
     storage::Storage,
 };
 use crate::{

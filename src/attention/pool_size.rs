@@ -1,9 +1,10 @@
-//! How many blocks there is room for.
+//! How many blocks there is memory for.
 
-use super::{KvBudget, KvDtype, KvOptions, KvSwap};
+use super::options::{KvBudget, KvDtype, KvOptions, KvSwap};
 use crate::{
     error::{Error, Result},
-    model::{AttentionShape, KvMemory, KvPool},
+    kv::KvPool,
+    model::{AttentionShape, KvMemory},
 };
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.

@@ -1,6 +1,6 @@
-//! How many tokens there is room for.
+//! How many slots there is memory for, and how many tokens in each.
 
-use super::{KvBudget, KvDtype, KvOptions};
+use super::options::{KvBudget, KvDtype, KvOptions};
 use crate::{
     error::{Error, Result},
     model::AttentionShape,
