@@ -43,7 +43,8 @@ pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
 
-// Step 2: a contiguous KV cache: attention/contiguous.rs, attention/slot_memory.rs, backend/cpu/grouped.rs (files of modules above).
+// Step 2: a contiguous KV cache: attention/contiguous.rs, attention/sequences.rs, attention/slot_memory.rs and
+// backend/cpu/grouped.rs (files of modules above).
 
 // Step 3: many requests: prefill and decode, continuous batching, chunked prefill; kv/manager.rs.
 #[cfg(feature = "step3")]

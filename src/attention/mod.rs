@@ -22,6 +22,8 @@ mod paged;
 mod pool_size;
 mod recompute;
 #[cfg(feature = "step2")]
+mod sequences;
+#[cfg(feature = "step2")]
 mod slot_memory;
 #[cfg(feature = "step2")]
 mod storage;

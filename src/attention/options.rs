@@ -4,6 +4,9 @@ use crate::{error::Error, tensor::DType};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
+/// The part of the free memory that is offered to K and V; the rest is for activations and for others.
+pub(super) const SHARE: f64 = 0.9;
+
 /// How much K and V to keep, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KvOptions {
@@ -49,9 +52,11 @@ pub enum KvBudget {
 }
 
 impl KvOptions {
-    /// What is left of `free` bytes beside the weights, for one of those that share them.
-    pub fn beside_weights(&self, free: u64) -> u64 {
-        (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes)
+    /// Bytes for K and V where `free` bytes of the host's memory are free: a share of what is left beside the weights (which are mapped,
+    /// and still to be read), for one of those that share the memory.
+    pub fn host_room(&self, free: u64) -> u64 {
+        let beside_weights = (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes);
+        (beside_weights as f64 * SHARE) as u64
     }
 
     /// Step 1's: keep nothing.
