@@ -22,12 +22,12 @@ use roofline::{BEYOND_CACHES, Report, Work};
 use serde_json::{Value, json};
 use shapes::QWEN3_0_6B;
 use stairwell::{
+    attention::{self, AttentionKind, KvDtype, KvOptions},
     backend::{
         Backend,
         cpu::{Arithmetic, Cpu, CpuTensor, Isa},
     },
     batch::Batch,
-    kv::{self, AttentionKind, KvDtype, KvOptions},
     model::{Attention, AttentionShape},
 };
 use std::hint::black_box;
@@ -95,7 +95,7 @@ impl Case {
             max_model_len: Some(self.keys),
             ..KvOptions::default()
         };
-        let mut attention = kv::build(shape.clone(), &options).expect("memory for K and V");
+        let mut attention = attention::build(shape.clone(), &options).expect("memory for K and V");
         let cpu = cpu(Isa::detect());
         let mut batch = Batch::default();
         batch.push(&vec![3; self.keys], 0, &[0]);

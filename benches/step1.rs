@@ -8,6 +8,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use stairwell::{
+    attention::{self, KvOptions},
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
         cpu::{Cpu, CpuTensor, CpuWeight},
@@ -16,7 +17,6 @@ use stairwell::{
     checkpoint::dummy_tensor,
     config::ModelConfig,
     demo,
-    kv::{self, KvOptions},
     model::{AttentionShape, Rank, Stage, rope::Frequencies},
     runner::{LoadOptions, ModelRunner, read_config},
     tensor::{DType, HostTensor},
@@ -122,9 +122,11 @@ fn attention(c: &mut Criterion, config: &ModelConfig, n: usize) {
     let table = HostTensor::from_f32(&[frequencies.inv_freq.len()], &frequencies.inv_freq);
     let inv_freq = loaded(&cpu, table, frequencies.inv_freq.len(), 1);
     let rope = Rope { inv_freq, head_dim: config.head_dim, scaling: 1.0 };
-    let mut attention =
-        kv::build(AttentionShape::new(config, Rank::ALONE, &Stage::whole(config)), &KvOptions::recompute())
-            .expect("attention");
+    let mut attention = attention::build(
+        AttentionShape::new(config, Rank::ALONE, &Stage::whole(config)),
+        &KvOptions::recompute(),
+    )
+    .expect("attention");
     let batch = Batch::of(&vec![3; n]);
     let (q, kv) =
         (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);

@@ -12,10 +12,10 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main, measurement::WallTime,
 };
 use stairwell::{
+    attention::{AttentionKind, KvDtype, KvOptions},
     backend::cpu::Cpu,
     batch::Batch,
     demo,
-    kv::{AttentionKind, KvDtype, KvOptions},
     runner::{LoadOptions, ModelRunner},
 };
 use std::{hint::black_box, time::Duration};

@@ -9,10 +9,10 @@
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     demo,
     engine::{Continuous, Engine, Limits, LocalWorker, Policy, Static},
     generate::GenerateParams,
-    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
 };

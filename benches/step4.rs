@@ -17,13 +17,12 @@ use criterion::{
 };
 use shapes::QWEN3_0_6B;
 use stairwell::{
+    attention::{self, AttentionKind, KvOptions},
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     checkpoint::Directory,
     demo,
-    kv::{
-        self, AttentionKind, BlockManager, KvManager, KvOptions, KvPool, ManagerOptions, Prefix, RequestId,
-    },
+    kv::{BlockManager, KvManager, KvPool, ManagerOptions, Prefix, RequestId},
     model::{Attention, AttentionShape},
     runner::{LoadFormat, LoadOptions, ModelRunner},
 };
@@ -79,7 +78,7 @@ fn filled(
         block_size,
         ..KvOptions::default()
     };
-    let mut attention = kv::build(shape.clone(), &options).expect("memory for K and V");
+    let mut attention = attention::build(shape.clone(), &options).expect("memory for K and V");
     let (mut batch, wave) = (Batch::default(), |i: usize| (i as f32 * 0.7).sin());
     for table in &tables(sequences, n, block_size) {
         batch.clear();

@@ -14,12 +14,12 @@ mod shapes;
 use serde_json::{Value, json};
 use shapes::QWEN3_0_6B;
 use stairwell::{
+    attention::KvOptions,
     backend::cpu::Cpu,
     batch::Batch,
     checkpoint::Directory,
     engine::{RanksReport, Traffic},
     error::Result,
-    kv::KvOptions,
     parallel::{
         Communicator, Leader, Setup, TIMEOUT, Threads, Topology, Workload, finish, in_threads, mpi_lines,
         processes_here, threads_of_a_rank,

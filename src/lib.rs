@@ -44,18 +44,20 @@ pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
 
-// Step 2: a contiguous KV cache: kv/contiguous.rs, kv/memory.rs, attention/cpu/group.rs (files of modules above).
+// Step 2: a contiguous KV cache: attention/contiguous.rs, attention/slot_memory.rs, attention/cpu/group.rs
+// (files of modules above).
 
-// Step 3: many requests: prefill and decode, continuous batching, chunked prefill.
+// Step 3: many requests: prefill and decode, continuous batching, chunked prefill; kv/manager.rs.
 #[cfg(feature = "step3")]
 pub mod engine;
 #[cfg(feature = "step3")]
 pub mod trace;
 
-// Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/paged.rs, kv/prefix_cache.rs, kv/plan.rs and
-// trace/pool.rs (files of modules above).
-// Step 5: the CUDA backend: backend/cuda/ and kernels/, which a simulator runs where there is no GPU; kv/paged_cuda.rs, machine/cuda.rs.
-// Step 6: flash-style prefill: kernels/flash_attention*.cu, backend/cuda/flash_attention.rs, kv/flash_cuda.rs.
+// Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/prefix_cache.rs, attention/paged.rs,
+// attention/memory_plan.rs and trace/pool.rs (files of modules above).
+// Step 5: the CUDA backend: backend/cuda/ and kernels/, which a simulator runs where there is no GPU; attention/cuda/,
+// machine/cuda.rs.
+// Step 6: flash-style prefill: kernels/flash_attention*.cu, backend/cuda/flash_attention.rs, attention/cuda/flash.rs.
 // Step 7: one model on several ranks: tensor parallelism, pipeline parallelism; threads and MPI.
 #[cfg(feature = "step7")]
 pub mod parallel;

@@ -8,10 +8,10 @@ mod common;
 use common::{Reference, fixture, fixtures, greedy_params, program};
 use serde_json::{Value, json};
 use stairwell::{
+    attention::KvOptions,
     backend::cpu::Cpu,
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits},
-    kv::KvOptions,
     parallel::{self, Leader, Setup, Topology, Workload, mpi_lines, serve_rank},
     runner::read_config,
 };

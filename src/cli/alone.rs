@@ -3,10 +3,10 @@
 use super::{ParallelArgs, model_args::LoadArgs, rank_stats};
 use serde_json::{Map, Value};
 use stairwell::{
+    attention::KvOptions,
     config::ModelConfig,
     error::Result,
     generate::{GenerateParams, Generated, generate},
-    kv::KvOptions,
     machine::Machine,
     runner::{ModelRunner, Prompt, RunnerReport},
     sampling::Sampled,

@@ -8,10 +8,12 @@ use super::{
 };
 use clap::Args;
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     config::{ModelConfig, RopeScaling},
     engine::{Engine, Limits, Policy, Worker},
     error::{Error, Result},
-    kv::{self, AttentionKind, KvOptions, ManagerOptions},
+    kv::{self, ManagerOptions},
+    model::KvMemory,
 };
 use std::{fs, path::PathBuf};
 
@@ -94,7 +96,8 @@ impl EngineArgs {
             ));
         }
         let worker = lead(&self.load, config, longest, kv)?;
-        let manager = kv::manager(&worker.memory(), worker.max_model_len(), &self.kv.manager());
+        let KvMemory { slots, pool, .. } = worker.memory();
+        let manager = kv::manager(slots, pool, worker.max_model_len(), &self.kv.manager());
         let mut engine = Engine::with_kv(worker, manager, policy, limits);
         if self.trace.is_some() {
             engine.start_trace();

@@ -3,9 +3,9 @@
 use super::terminal::{human_bytes, print_note};
 use clap::{Args, ValueEnum};
 use stairwell::{
+    attention::{AttentionKind, KvDtype, KvOptions},
     config::ModelConfig,
     error::{Error, Result},
-    kv::{AttentionKind, KvDtype, KvOptions},
     runner::RunnerReport,
 };
 

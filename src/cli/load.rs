@@ -6,9 +6,9 @@ use super::{
     terminal::{human_bytes, peak_memory, print},
 };
 use stairwell::{
+    attention::KvOptions,
     checkpoint::{Directory, StateDict},
     error::Result,
-    kv::KvOptions,
     model::LoadEvent,
     tensor::HostTensor,
 };

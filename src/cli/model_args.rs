@@ -3,12 +3,12 @@
 use super::terminal::Progress;
 use clap::{Args, ValueEnum};
 use stairwell::{
+    attention::KvOptions,
     backend::cpu::{self, Cpu},
     checkpoint::{Directory, LoadRules, locate},
     config::ModelConfig,
     demo,
     error::{Error, Result},
-    kv::KvOptions,
     machine::{DeviceKind, Machine},
     model::LoadEvent,
     request::Checkpoint,

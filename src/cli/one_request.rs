@@ -8,11 +8,11 @@ use super::{
 };
 use serde_json::{Map, Value};
 use stairwell::{
+    attention::KvOptions,
     config::ModelConfig,
     engine::{Continuous, Engine, Limits, NewRequest},
     error::{Error, Result},
     generate::{GenerateParams, Generated},
-    kv::KvOptions,
     machine::Machine,
     runner::{Prompt, RunnerReport},
     sampling::Sampled,

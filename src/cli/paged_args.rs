@@ -7,9 +7,10 @@ use super::{
 };
 use clap::{Args, ValueEnum};
 use stairwell::{
+    attention::{AttentionKind, KvBudget, KvOptions, KvSwap},
     config::ModelConfig,
     error::{Error, Result},
-    kv::{AttentionKind, KvBudget, KvOptions, KvSwap, ManagerOptions, Preemption},
+    kv::{ManagerOptions, Preemption},
     runner::RunnerReport,
 };
 

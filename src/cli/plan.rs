@@ -8,12 +8,12 @@ use super::{
 };
 use serde_json::{Value, json};
 use stairwell::{
+    attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
     backend::cpu::Cpu,
     checkpoint::{CheckpointError, StateDict},
     config::ModelConfig,
     engine::Limits,
     error::{Error, Result},
-    kv::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
     model::{self, AttentionShape, WeightBytes, weight_bytes},
     runner::read_config,
 };

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     generate::{FinishReason, GenerateParams},
     kv::{self, ManagerOptions},
+    model::KvMemory,
     runner::{Prompt, check_room},
     sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
     tensor::HostTensor,
@@ -91,7 +92,8 @@ impl EngineStats {
 impl<W: Worker> Engine<W> {
     /// An engine with nothing to do. No more requests run at a time than the worker has slots.
     pub fn new(worker: W, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
-        let kv = kv::manager(&worker.memory(), worker.max_model_len(), &ManagerOptions::default());
+        let KvMemory { slots, pool, .. } = worker.memory();
+        let kv = kv::manager(slots, pool, worker.max_model_len(), &ManagerOptions::default());
         Engine::with_kv(worker, kv, policy, limits)
     }
 

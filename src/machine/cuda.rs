@@ -2,13 +2,13 @@
 
 use super::{DeviceKind, Machine, MachineReport, MakeMachine, Sums};
 use crate::{
+    attention::{AttentionKind, KvBudget, KvOptions, cuda::OnDevice},
     backend::{
         Backend, Shaped,
         cuda::{Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated},
     },
     batch::Batch,
     error::{Error, Result},
-    kv::{AttentionKind, KvBudget, KvOptions, OnDevice},
     model::{Attention, Inputs, Model, Pass, Rank, Share},
     tensor::DType,
 };

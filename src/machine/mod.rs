@@ -7,9 +7,9 @@ mod cuda;
 pub use cuda::open;
 
 use crate::{
+    attention::{self, KvOptions},
     backend::{Backend, cpu::Cpu},
     error::{Error, Result},
-    kv::{self, KvOptions},
     model::{Attention, Model, Rank, Share},
     tensor::DType,
 };
@@ -70,7 +70,7 @@ pub struct MachineReport {
 
 impl Machine for Cpu {
     fn attention(&self, model: &dyn Model<Cpu>, options: &KvOptions) -> Result<Box<dyn Attention<Cpu>>> {
-        kv::build(model.attention_shape(), options)
+        attention::build(model.attention_shape(), options)
     }
 
     fn for_rank(&self, _rank: usize) -> MakeMachine<Cpu> {

@@ -6,10 +6,10 @@ use super::{
     through_host::ThroughHost,
 };
 use crate::{
+    attention::{KvBudget, KvOptions, KvSwap},
     checkpoint::{Directory, LoadRules},
     config::ModelConfig,
     error::{Error, Result},
-    kv::{KvBudget, KvOptions, KvSwap},
     machine::{Machine, MakeMachine},
     model::{Attention, Collective, KvMemory, Model, Part},
     runner::{LoadFormat, LoadOptions, ModelRunner, read_config},

@@ -2,9 +2,9 @@
 
 use super::Communicator;
 use crate::{
+    attention::KvOptions,
     batch::Batch,
     error::{Error, Result},
-    kv::KvOptions,
     tensor::{DType, HostTensor},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -2,11 +2,11 @@
 
 use super::ModelRunner;
 use crate::{
+    attention::KvOptions,
     backend::{Backend, cpu::Cpu},
     checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
     config::ModelConfig,
     error::Result,
-    kv::KvOptions,
     machine::Machine,
     model::{self, Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage},
     tensor::{Bytes, DType, HostTensor},

@@ -2,6 +2,7 @@
 
 use super::blocks::{Append, Growth, Hash, PrefixIndex, ReferenceCounts};
 use stairwell::{
+    attention::{AttentionKind, KvBudget, KvOptions},
     backend::cpu::Cpu,
     batch::Move,
     demo,
@@ -11,7 +12,7 @@ use stairwell::{
     },
     error::Result,
     generate::GenerateParams,
-    kv::{AttentionKind, BlockManager, KvBudget, KvOptions, ManagerOptions},
+    kv::{BlockManager, ManagerOptions},
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tokenizer::Tokenizer,

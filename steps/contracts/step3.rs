@@ -1,11 +1,11 @@
 //! The contracts of step 3, for the exercises of chapter 3: the scheduler's budget, and the slots of the KV cache.
 
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     demo,
     engine::{Continuous, Engine, KvManager, KvUsage, Limits, LocalWorker, Policy, Queues, RequestId},
     error::Result,
     generate::GenerateParams,
-    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tokenizer::Tokenizer,

@@ -2,13 +2,13 @@
 
 use super::story::{Storyteller, check_story};
 use stairwell::{
+    attention::KvOptions,
     backend::{Backend, Slice, cpu::Cpu},
     checkpoint::StateDict,
     demo,
     engine::{Continuous, Engine, Limits},
     error::{Error, Result},
     generate::GenerateParams,
-    kv::KvOptions,
     model::Rank,
     parallel::{Communicator, Leader, Lines, Setup, Threads, Topology, Traffic, Workload, follow},
     runner::ModelRunner,

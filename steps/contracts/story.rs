@@ -1,11 +1,11 @@
 //! The demo story, written with the engine's own pieces and with someone else's.
 
 use stairwell::{
+    attention::{self, KvOptions},
     backend::{Backend, cpu::Cpu},
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv::{self, KvOptions},
     model::{self, Completeness, Loading},
     runner::{LoadOptions, ModelRunner, read_config},
     sampling::SamplingParams,
@@ -65,14 +65,14 @@ fn recompute(windows: Windows) -> Result<ModelRunner<Cpu>> {
     let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
     ModelRunner::load_with(Cpu::default(), &demo::directory(), options, |mut shape, kv| {
         shape.windows = windows.to_vec();
-        kv::build(shape, kv)
+        attention::build(shape, kv)
     })
 }
 
 /// Step 1's runner, whose small operations are given.
 pub(super) fn runner_on(backend: Cpu) -> Result<ModelRunner<Cpu>> {
     let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
-    ModelRunner::load_with(backend, &demo::directory(), options, kv::build)
+    ModelRunner::load_with(backend, &demo::directory(), options, attention::build)
 }
 
 /// A runner of the demo model whose weights are given by name.
@@ -89,7 +89,7 @@ pub(super) fn runner_of(tensors: impl IntoIterator<Item = (String, HostTensor)>)
         events: &mut |_| {},
     };
     model::load_weights(&backend, &mut *model, tensors, loading)?;
-    let attention = kv::build(model.attention_shape(), &KvOptions::recompute())?;
+    let attention = attention::build(model.attention_shape(), &KvOptions::recompute())?;
     ModelRunner::new(config, backend, model, attention)
 }
 

@@ -1,13 +1,13 @@
 //! The way of a byte to a parameter, by the API: `cargo run --release --example step1_loading`
 
 use stairwell::{
+    attention::{self, KvOptions},
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     checkpoint::{LoadRules, StateDict},
     config::ModelConfig,
     demo,
     error::Result,
-    kv::{self, KvOptions},
     model::{self, Completeness, Loading, load_weights},
     runner::{ModelRunner, read_config},
     tensor::HostTensor,
@@ -88,7 +88,7 @@ fn load(
         events: &mut |_| {},
     };
     load_weights(&cpu, &mut *model, tensors, loading)?;
-    let attention = kv::build(model.attention_shape(), &KvOptions::default())?;
+    let attention = attention::build(model.attention_shape(), &KvOptions::default())?;
     ModelRunner::new(config.clone(), cpu, model, attention)
 }
 // ANCHOR_END: load

@@ -1,6 +1,7 @@
 //! A forward pass told step by step, with the demo model's real numbers: `cargo run --release --example step1`.
 
 use stairwell::{
+    attention::KvOptions,
     backend::{
         Backend, Shaped,
         cpu::{Cpu, CpuTensor, Kernels, Standard},
@@ -10,7 +11,6 @@ use stairwell::{
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv::KvOptions,
     model::{Observer, rope::Frequencies},
     runner::{LoadOptions, ModelRunner},
     sampling::{Sampler, SamplingParams},

@@ -1,6 +1,7 @@
 //! What a wrong engine says: the demo model with the exercises' wrong answers in it. `cargo run --release --example step1_traps`
 
 use stairwell::{
+    attention::{self, KvOptions},
     backend::{
         Backend,
         cpu::{Cpu, CpuTensor, Kernels, Standard},
@@ -9,7 +10,6 @@ use stairwell::{
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv::{self, KvOptions},
     model::{Observer, rope::Frequencies},
     runner::{LoadOptions, ModelRunner},
     tokenizer::Tokenizer,
@@ -68,7 +68,7 @@ fn main() -> Result<()> {
 fn story(kernels: Box<dyn Kernels>, prompt: &[u32]) -> Result<(ModelRunner<Cpu>, Vec<u32>)> {
     let cpu = Cpu::with_kernels(kernels);
     let options = LoadOptions { kv: KvOptions::recompute(), ..LoadOptions::default() };
-    let mut runner = ModelRunner::load_with(cpu, &demo::directory(), options, kv::build)?;
+    let mut runner = ModelRunner::load_with(cpu, &demo::directory(), options, attention::build)?;
     let mut params = GenerateParams { max_tokens: TOKENS, ..GenerateParams::default() };
     params.sampling.temperature = 0.0;
     let ids = generate(&mut runner, prompt, &params, &mut |_| ControlFlow::Continue(()))?.ids;

@@ -7,12 +7,12 @@ mod contracts;
 
 use crate::contracts::step2::{KvCache, Pieces};
 use stairwell::{
+    attention::{AttentionKind, KvDtype, KvOptions, Recompute},
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv::{AttentionKind, KvDtype, KvOptions, Recompute},
     model::{Attention, AttentionShape},
     runner::{LoadOptions, ModelRunner},
     tokenizer::Tokenizer,

@@ -1,11 +1,11 @@
 //! Four requests on one model, step by step: `cargo run --release --features step3 --example step3`.
 
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     demo,
     engine::{Chunk, Continuous, Engine, Limits, LocalWorker, Policy, RequestId, Static},
     error::Result,
     generate::{GenerateParams, generate},
-    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},
     tokenizer::Tokenizer,
 };

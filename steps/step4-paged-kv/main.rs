@@ -1,13 +1,14 @@
 //! Blocks, shared and scarce: `cargo run --release --features step4 --example step4`.
 
 use stairwell::{
+    attention::{KvBudget, KvOptions},
     demo,
     engine::{
         Continuous, Engine, KvManager, Limits, LocalWorker, NewRequest, Prefix, RequestId, Sharing, Worker,
     },
     error::Result,
     generate::GenerateParams,
-    kv::{BlockManager, KvBudget, KvOptions, KvPool, ManagerOptions},
+    kv::{BlockManager, KvPool, ManagerOptions},
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tokenizer::Tokenizer,

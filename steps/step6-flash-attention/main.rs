@@ -1,13 +1,13 @@
 //! Attention over prompts, counted: `cargo run --release --features step6 --example step6`.
 
 use stairwell::{
+    attention::{KvDtype, KvOptions},
     backend::cuda::{
         Cuda, CudaOptions, Device, FlashVersion, KernelShape, Profile, Simulated, profile_kernel,
     },
     demo,
     error::Result,
     generate::{GenerateParams, generate},
-    kv::{KvDtype, KvOptions},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tokenizer::Tokenizer,

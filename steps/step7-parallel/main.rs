@@ -1,12 +1,12 @@
 //! Chapter 7 as a program: `cargo run --release --features step7 --example step7`.
 
 use stairwell::{
+    attention::KvOptions,
     backend::cpu::Cpu,
     demo,
     engine::{Continuous, Engine, Limits, RanksReport},
     error::Result,
     generate::{GenerateParams, generate},
-    kv::KvOptions,
     parallel::{Setup, Topology, Workload, in_threads},
     runner::ModelRunner,
     sampling::SamplingParams,

@@ -53,7 +53,9 @@ fn every_way_to_ask_for_a_step_is_found() {
     assert_eq!(asks_for_a_step(text), [1, 3]);
     assert!(is_staircase("src/lib.rs") && is_staircase("src/kv/mod.rs") && is_staircase("src/cli/mod.rs"));
     assert!(
-        !is_staircase("src/kv/paged.rs") && !is_staircase("tests/mod.rs") && !is_staircase("src/mod.rs.rs")
+        !is_staircase("src/attention/paged.rs")
+            && !is_staircase("tests/mod.rs")
+            && !is_staircase("src/mod.rs.rs")
     );
 }
 

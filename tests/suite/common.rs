@@ -62,7 +62,7 @@ pub fn load_on(cpu: Cpu, dir: impl AsRef<Path>) -> ModelRunner<Cpu> {
 /// The same with options.
 pub fn load_with(cpu: Cpu, dir: impl AsRef<Path>, options: LoadOptions) -> Result<ModelRunner<Cpu>, String> {
     let directory = Directory::Disk(dir.as_ref().into());
-    ModelRunner::load_with(cpu, &directory, options, kv::build).map_err(|e| e.to_string())
+    ModelRunner::load_with(cpu, &directory, options, attention::build).map_err(|e| e.to_string())
 }
 
 /// Logits of every token of a prompt, row by row.

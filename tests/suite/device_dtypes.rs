@@ -4,13 +4,13 @@
 use crate::common::{Reference, fixture, fixtures};
 use crate::device::device;
 use stairwell::{
+    attention::{KvDtype, KvOptions},
     backend::{
         Backend,
         cuda::{Cuda, CudaOptions},
     },
     batch::Batch,
     checkpoint::Directory,
-    kv::{KvDtype, KvOptions},
     runner::{LoadOptions, ModelRunner},
     tensor::DType,
 };

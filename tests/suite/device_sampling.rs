@@ -4,6 +4,7 @@ use crate::common::{Reference, fixture};
 use crate::device::{device, device_in};
 use crate::serving::run;
 use stairwell::{
+    attention::KvOptions,
     backend::{
         Backend,
         cuda::{Cuda, Schedule},
@@ -11,7 +12,6 @@ use stairwell::{
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits, LocalWorker},
     generate::GenerateParams,
-    kv::KvOptions,
     runner::{LoadOptions, ModelRunner},
     sampling::{Draw, Sampler, SamplingParams},
 };

@@ -2,11 +2,11 @@
 
 use crate::common::{Reference, bits, fixture, greedy, load, load_with, logits};
 use stairwell::{
+    attention::KvOptions,
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     demo,
     generate::{FinishReason, GenerateParams, Generated, generate},
-    kv::KvOptions,
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tokenizer::{Detokenizer, Emit, StopStrings, Tokenizer},

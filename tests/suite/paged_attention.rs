@@ -3,9 +3,9 @@
 use crate::common::{Reference, bits, distance, fixtures, greedy};
 use crate::serving::{pool, runner};
 use stairwell::{
+    attention::{AttentionKind, KvDtype, KvOptions},
     backend::Backend,
     batch::Batch,
-    kv::{AttentionKind, KvDtype, KvOptions},
 };
 
 #[test]

@@ -7,12 +7,12 @@ use crate::{
     random::{Random, download, near, rounded},
 };
 use stairwell::{
+    attention::{KvBudget, KvDtype, KvOptions},
     backend::{
         Backend,
         cuda::{Cuda, CudaOptions, CudaTensor, Schedule},
     },
     batch::Batch,
-    kv::{KvBudget, KvDtype, KvOptions},
     model::{Attention, AttentionShape},
     tensor::DType,
 };

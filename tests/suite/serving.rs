@@ -3,13 +3,13 @@
 
 use crate::common::{self, bits, fixture, load_with};
 use stairwell::{
+    attention::{AttentionKind, KvBudget, KvOptions},
     backend::cpu::Cpu,
     batch::Batch,
     config::ModelConfig,
     engine::{Engine, Finished, LocalWorker, Output, RequestId, Update, Worker, WorkerReport},
     error::{Error, Result},
     generate::{FinishReason, GenerateParams, generate},
-    kv::{AttentionKind, KvBudget, KvOptions},
     model::KvMemory,
     runner::{LoadOptions, ModelRunner},
     sampling::Draw,

@@ -8,9 +8,9 @@ use crate::contracts::{
 };
 use proptest::prelude::*;
 use stairwell::{
+    attention::{AttentionKind, KvDtype, KvOptions},
     backend::{Backend, cpu::Cpu},
     batch::Batch,
-    kv::{AttentionKind, KvDtype, KvOptions},
     runner::{LoadOptions, ModelRunner},
 };
 

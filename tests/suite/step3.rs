@@ -6,10 +6,10 @@ use crate::serving::{Ended, Recording, alone, finished, keep, run, runner};
 use proptest::prelude::*;
 use stairwell::engine::Slots;
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     demo,
     engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, Policy, RequestId, Static, Worker},
     generate::{FinishReason, GenerateParams},
-    kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tokenizer::{StopMatcher, Tokenizer},

@@ -5,10 +5,11 @@ use crate::contracts::step4::{self as contract, Counted};
 use crate::serving::{Ended, Recording, alone, finished, keep, pool, run, runner};
 use proptest::prelude::*;
 use stairwell::{
+    attention::{AttentionKind, KvOptions, KvSwap},
     demo,
     engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, OnUpdate, RequestId, Sharing, Worker},
     generate::{FinishReason, GenerateParams},
-    kv::{self, AttentionKind, KvOptions, KvSwap, ManagerOptions, Preemption},
+    kv::{self, ManagerOptions, Preemption},
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tensor::HostTensor,
@@ -46,8 +47,9 @@ fn engine(name: &str, setup: Setup) -> Engine<Recording> {
     let elements = config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
     kv.swap = KvSwap::Bytes((2 * elements * 4 * block_size * swap_blocks) as u64);
     let worker = Recording::new(runner(name, kv));
-    assert_eq!(worker.memory().pool.unwrap().swap_blocks, swap_blocks);
-    let manager = kv::manager(&worker.memory(), LONGEST, &options);
+    let KvMemory { slots, pool, .. } = worker.memory();
+    assert_eq!(pool.unwrap().swap_blocks, swap_blocks);
+    let manager = kv::manager(slots, pool, LONGEST, &options);
     Engine::with_kv(worker, manager, Box::new(Continuous), limits)
 }
 

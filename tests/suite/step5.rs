@@ -4,6 +4,7 @@ use crate::common::{Reference, fixture, fixtures, greedy_params};
 use crate::device::device_in;
 use crate::serving::run;
 use stairwell::{
+    attention::{self, AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap, cuda::PagedCuda},
     backend::{
         Backend, PartShape, Rope, Shaped, Slice,
         cpu::Cpu,
@@ -11,8 +12,8 @@ use stairwell::{
     },
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits, LocalWorker},
-    kv::{self, AttentionKind, KvBudget, KvDtype, KvOptions, ManagerOptions, PagedCuda, Preemption},
-    model::{Attention, AttentionShape},
+    kv::{self, ManagerOptions, Preemption},
+    model::{Attention, AttentionShape, KvMemory},
     runner::{LoadOptions, ModelRunner},
     tensor::{DType, HostTensor},
 };
@@ -161,13 +162,13 @@ fn the_simulated_device_tells_what_hugging_face_tells() {
                 budget: Some(KvBudget::Tokens(pool_tokens)),
                 block_size: Some(block_size),
                 max_num_seqs: Some(4),
-                swap: kv::KvSwap::AsThePool,
+                swap: KvSwap::AsThePool,
                 ..KvOptions::default()
             };
             let worker = LocalWorker::new(load(name, Schedule::Forward, kv)).unwrap();
             let options = ManagerOptions { preemption, ..ManagerOptions::default() };
-            let pool = worker.runner.attention.memory();
-            let manager = kv::manager(&pool, worker.runner.max_model_len(), &options);
+            let KvMemory { slots, pool, .. } = worker.runner.attention.memory();
+            let manager = kv::manager(slots, pool, worker.runner.max_model_len(), &options);
             let limits = Limits { max_num_seqs: 4, max_batched_tokens: 13 };
             let mut engine = Engine::with_kv(worker, manager, Box::new(Continuous), limits);
             for _ in 0..4 {
@@ -326,7 +327,7 @@ fn paged_attention_agrees_with_the_cpus() {
             };
             same(
                 &format!("{what}, {version}"),
-                |cpu| attend(cpu, case, &mut *kv::build(shape.clone(), &kv).unwrap()),
+                |cpu| attend(cpu, case, &mut *attention::build(shape.clone(), &kv).unwrap()),
                 on_device,
             );
         }

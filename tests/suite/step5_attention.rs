@@ -5,12 +5,12 @@ use crate::device::device_in;
 use crate::paged_case::{Case, KeepsKv, SCHEDULES, Sequence};
 use crate::random::{Random, download, near};
 use stairwell::{
+    attention::{KvDtype, KvOptions, cuda::PagedCuda},
     backend::{
         Backend, PartShape, Rope, Slice,
         cuda::{AttentionVersion, Cuda, CudaOptions, CudaTensor, Schedule},
     },
     batch::Batch,
-    kv::{KvDtype, KvOptions, PagedCuda},
     model::{Attention, AttentionShape},
     tensor::{DType, HostTensor},
 };

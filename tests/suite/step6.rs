@@ -4,6 +4,10 @@ use crate::device::device_in;
 use crate::paged_case::{Case, KeepsKv, Sequence, bits};
 use crate::random::{Random, download, near};
 use stairwell::{
+    attention::{
+        KvDtype, KvOptions,
+        cuda::{FLASH_ROWS, FlashCuda},
+    },
     backend::{
         Backend,
         cuda::{
@@ -12,7 +16,6 @@ use stairwell::{
         },
     },
     batch::Batch,
-    kv::{FLASH_ROWS, FlashCuda, KvDtype, KvOptions},
     model::{Attention, AttentionShape},
     tensor::DType,
 };

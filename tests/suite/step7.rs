@@ -2,12 +2,12 @@
 
 use crate::common::{Reference, TOLERANCE, distance, fixture, fixtures, greedy_params, shared};
 use stairwell::{
+    attention::{AttentionKind, KvOptions},
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     checkpoint::Directory,
     engine::{Continuous, Engine, Limits, RanksReport},
     error::Result,
-    kv::{AttentionKind, KvOptions},
     parallel::{Leader, Setup, Topology, Workload, check_ranks, in_threads},
     runner::read_config,
 };

@@ -5,25 +5,22 @@
 //! a table:       [7, 2, 9]: positions 0 … 15 are in block 7, 16 … 31 in block 2, and so on
 //! ```
 //! Within a block, the tokens of one head lie side by side: a row reads one head of a block as one piece. Who has which block is not
-//! decided here, but by `BlockManager`; here a table is followed.
+//! decided here, but by `kv::BlockManager`; here a table is followed.
 
 use super::{
-    KvDtype, KvOptions,
+    batch_placement::Placement,
     block_storage::LayerBlocks,
-    placement::Placement,
-    sizing::{Pool, host_room, plan_pool},
+    options::{KvDtype, KvOptions},
+    pool_size::{Pool, plan_pool},
+    sequences::attend_kept,
 };
 use crate::{
-    attention::cpu::{
-        group::{Scratch, attend_group},
-        row_blocks::attend_blocks,
-    },
     backend::cpu::{Cpu, CpuTensor, free_memory},
     batch::{Batch, Move},
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
 };
-use std::{cell::RefCell, collections::TryReserveError};
+use std::collections::TryReserveError;
 
 /// See the module's documentation. A sequence's table is the list of its blocks.
 pub struct Paged {
@@ -42,7 +39,7 @@ impl Paged {
     /// # Errors
     /// If there is no memory for it.
     pub fn new(shape: AttentionShape, options: &KvOptions) -> Result<Paged> {
-        let pool = plan_pool(&shape, options, host_room(options, free_memory()))?;
+        let pool = plan_pool(&shape, options, options.host_room(free_memory()))?;
         let layers = |blocks: usize| {
             let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
             let refused = |e: TryReserveError| {
@@ -68,10 +65,6 @@ impl Paged {
     }
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
 impl Attention<Cpu> for Paged {
     fn name(&self) -> &'static str {
         "paged"
@@ -92,26 +85,14 @@ impl Attention<Cpu> for Paged {
         k: &CpuTensor,
         v: &CpuTensor,
     ) -> Result<CpuTensor> {
-        let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
         let blocks = &mut self.layers[layer - self.shape.layers.start];
         for (row, slot) in self.placement.slot_mapping.iter().enumerate() {
             blocks.write(*slot as usize, k.row(row), v.row(row));
         }
 
-        let this = &*self;
-        let (blocks, window) = (&this.layers[layer - this.shape.layers.start], this.shape.windows[layer]);
-        let sequences = self.placement.sequences.iter();
-        let work: usize = sequences.map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
-        // Rows of a sequence attend together, but for those that see a window: each begins at another key.
-        let rows_left = |row: usize| if window.is_some() { 1 } else { this.placement.rows_left(row) };
-        Ok(attend_blocks(cpu, q, [heads, kv_heads], work * heads * head_dim, rows_left, |block, out| {
-            let (table, position) = this.placement.of_row(block.first + block.rows - 1);
-            let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
-            let segments = blocks.segments(table, seen.clone(), block.kv_head);
-            SCRATCH.with_borrow_mut(|scratch| {
-                let (q, rows) = (block.q, block.rows);
-                attend_group(cpu, q, head_dim, rows, segments, seen.len(), scale, scratch, out)
-            });
+        let (blocks, Placement { sequences, tables, .. }) = (&*blocks, &self.placement);
+        Ok(attend_kept(cpu, &self.shape, layer, q, sequences, |table, seen, kv_head| {
+            blocks.segments(&tables[table.clone()], seen, kv_head)
         }))
     }
     // ANCHOR_END: attend

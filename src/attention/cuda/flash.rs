@@ -1,8 +1,9 @@
 //! [`PagedCuda`](super::PagedCuda) with kernels of their own for prompts: rows of a sequence that come together share the tiles of K and V that
 //! they read. Rows that decode go on as before.
 
-use super::{KvOptions, PagedCuda};
+use super::paged::PagedCuda;
 use crate::{
+    attention::options::KvOptions,
     backend::{
         Rope, Shaped,
         cuda::{Cuda, CudaTensor, Device, FlashVersion, FlashWork, Ids},

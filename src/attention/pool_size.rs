@@ -1,13 +1,11 @@
-//! How many blocks there is room for.
+//! How many blocks there is memory for.
 
-use super::{KvBudget, KvDtype, KvOptions, KvSwap};
+use super::options::{KvBudget, KvDtype, KvOptions, KvSwap};
 use crate::{
     error::{Error, Result},
-    model::{AttentionShape, KvMemory, KvPool},
+    kv::KvPool,
+    model::{AttentionShape, KvMemory},
 };
-
-/// The part of the free memory that is offered to K and V; the rest is for activations and for others.
-pub(super) const SHARE: f64 = 0.9;
 
 /// Tokens of a block, if nobody asks for another number.
 pub const BLOCK_SIZE: usize = 16;
@@ -38,11 +36,6 @@ impl Pool {
             pool: Some(KvPool { block_size, blocks, swap_blocks, window, max_chunk }),
         }
     }
-}
-
-/// The room for K and V in the host's memory: weights that are mapped are still to be read.
-pub(super) fn host_room(options: &KvOptions, free: u64) -> u64 {
-    (options.beside_weights(free) as f64 * SHARE) as u64
 }
 
 /// Plans a pool in `free` bytes: what the options ask for, or what the sequences can use at most.
@@ -132,7 +125,7 @@ fn too_much(flag: &str, bytes: u64, free: u64, dtype: KvDtype) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::options::SHARE, *};
 
     /// Two layers; 2 · 4 · 32 numbers a token and layer: 2,048 bytes a token in f32.
     fn shape(windows: [Option<usize>; 2]) -> AttentionShape {
@@ -142,7 +135,7 @@ mod tests {
 
     fn pool(options: KvOptions, free_megabytes: f64) -> Result<Pool, String> {
         let free = (free_megabytes * 1e6 / SHARE) as u64 + 1;
-        plan_pool(&shape([None, Some(8)]), &options, host_room(&options, free)).map_err(|e| e.to_string())
+        plan_pool(&shape([None, Some(8)]), &options, options.host_room(free)).map_err(|e| e.to_string())
     }
 
     #[test]

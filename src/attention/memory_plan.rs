@@ -13,8 +13,8 @@
 //! ⌈(window + tokens of a step) / 16⌉ + 1 blocks, however long it is (as the block manager's `max_tokens`).
 
 use super::{
-    KvDtype,
-    sizing::{BLOCK_SIZE, SHARE, widest_window},
+    options::{KvDtype, SHARE},
+    pool_size::{BLOCK_SIZE, widest_window},
 };
 use crate::model::AttentionShape;
 

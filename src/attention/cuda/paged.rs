@@ -1,11 +1,11 @@
-//! [`Paged`](super::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
+//! [`Paged`](crate::attention::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
 
-use super::{
-    KvDtype, KvOptions,
-    placement::Placement,
-    sizing::{Pool, plan_pool},
-};
 use crate::{
+    attention::{
+        batch_placement::Placement,
+        options::{KvDtype, KvOptions},
+        pool_size::{Pool, plan_pool},
+    },
     backend::{
         Rope, Shaped,
         cuda::{
@@ -226,7 +226,7 @@ impl Attention<Cuda> for PagedCuda {
         self.placement.place(&self.pool, batch)?;
         let Placement { sequences, tables, slot_mapping } = &mut self.placement;
         let mut starts: Vec<u32> =
-            sequences.iter().flat_map(|s| s.rows.clone().map(|_| s.table.start as u32)).collect();
+            sequences.iter().flat_map(|s| s.rows.clone().map(|_| s.place.start as u32)).collect();
         // Rows that belong to nobody look at the pool's first block, and write nothing.
         let rows = batch.tokens.len();
         starts.resize(rows, tables.len() as u32);

@@ -1,13 +1,10 @@
-//! How many tokens there is room for.
+//! How many slots there is memory for, and how many tokens in each.
 
-use super::{KvBudget, KvDtype, KvOptions};
+use super::options::{KvBudget, KvDtype, KvOptions};
 use crate::{
     error::{Error, Result},
     model::AttentionShape,
 };
-
-/// The part of the free memory that is offered to K and V; the rest is for activations and for others.
-const SHARE: f64 = 0.9;
 
 impl AttentionShape {
     // ANCHOR: bytes_per_token
@@ -54,8 +51,7 @@ pub(super) struct Room {
 /// # Errors
 /// If not even one slot fits.
 pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Result<Room> {
-    let free = (options.beside_weights(free) as f64 * SHARE) as u64;
-    let free = free.min(match options.budget {
+    let free = options.host_room(free).min(match options.budget {
         Some(KvBudget::Bytes(bytes)) => bytes,
         Some(KvBudget::Tokens(tokens)) => tokens as u64 * shape.bytes_per_token(options.dtype),
         None => u64::MAX,
@@ -101,7 +97,7 @@ pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::options::SHARE, *};
 
     /// Two layers, the second with a window of 8; 2 · 4 · 32 numbers a token and layer: 1,024 bytes in f32.
     fn shape() -> AttentionShape {

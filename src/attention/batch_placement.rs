@@ -1,28 +1,22 @@
 //! Where the rows of a batch have their K and V in a pool of blocks: what attention must know, on the CPU and on a device.
 
-use super::{block_table::GONE, sizing::Pool};
+use super::{pool_size::Pool, sequences::Sequence};
 use crate::{
     batch::{Batch, Span},
     error::{Error, Result},
+    kv::GONE,
 };
 use std::ops::Range;
 
 /// The batch's tables, checked, and a place for each row.
 #[derive(Default)]
 pub(super) struct Placement {
-    pub sequences: Vec<Sequence>,
+    /// The batch's, with their parts of `tables`.
+    pub sequences: Vec<Sequence<Range<usize>>>,
     /// The batch's tables, one after the other.
     pub tables: Vec<u32>,
     /// Where each row's K and V go: block · block_size + place in the block, `[rows]`.
     pub slot_mapping: Vec<u32>,
-}
-
-/// One sequence's part of a batch.
-pub(super) struct Sequence {
-    pub rows: Range<usize>,
-    pub table: Range<usize>,
-    /// Position of the first row.
-    pub start: usize,
 }
 
 impl Placement {
@@ -68,18 +62,7 @@ impl Placement {
         };
         self.slot_mapping.extend((start..end).map(slot));
         // ANCHOR_END: slot_mapping
-        self.sequences.push(Sequence { rows: span.rows.clone(), table: span.table.clone(), start });
+        self.sequences.push(Sequence { rows: span.rows.clone(), start, place: span.table.clone() });
         Ok(())
-    }
-
-    /// Rows of the same sequence from this row on.
-    pub fn rows_left(&self, row: usize) -> usize {
-        self.sequences[self.sequences.partition_point(|s| s.rows.end <= row)].rows.end - row
-    }
-
-    /// The block table of the sequence that a row belongs to, and the row's position.
-    pub fn of_row(&self, row: usize) -> (&[u32], usize) {
-        let sequence = &self.sequences[self.sequences.partition_point(|s| s.rows.end <= row)];
-        (&self.tables[sequence.table.clone()], sequence.start + row - sequence.rows.start)
     }
 }

@@ -1,7 +1,7 @@
 //! The blocks of one layer as they lie in memory.
 
 use super::{
-    KvDtype,
+    options::KvDtype,
     storage::{Storage, Values},
 };
 use crate::{attention::cpu::vectors::Segment, model::AttentionShape};

@@ -8,22 +8,19 @@
 //! over its own sequence. Layers with a sliding window are rings: position t is at `t % tokens`.
 
 use super::{
-    KvDtype, KvOptions,
-    memory::{Room, plan},
+    options::{KvDtype, KvOptions},
+    sequences::{Sequence, attend_kept},
+    slot_memory::{Room, plan},
     storage::Storage,
 };
 use crate::{
-    attention::cpu::{
-        group::{Scratch, attend_group},
-        row_blocks::attend_blocks,
-        vectors::Segment,
-    },
+    attention::cpu::vectors::Segment,
     backend::cpu::{Cpu, CpuTensor, free_memory},
     batch::Batch,
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
 };
-use std::{cell::RefCell, collections::TryReserveError, ops::Range};
+use std::{collections::TryReserveError, ops::Range};
 
 /// See the module's documentation. A sequence's table is the number of its slot.
 pub struct Contiguous {
@@ -34,15 +31,8 @@ pub struct Contiguous {
     layers: Vec<LayerKv>,
     /// Tokens kept, by slot.
     filled: Vec<usize>,
-    sequences: Vec<Rows>,
-}
-
-/// One sequence's rows of a batch.
-struct Rows {
-    rows: Range<usize>,
-    slot: usize,
-    /// Position of the first row.
-    start: usize,
+    /// The batch's, with their slots.
+    sequences: Vec<Sequence<usize>>,
 }
 
 // ANCHOR: layer_kv
@@ -88,12 +78,12 @@ impl Contiguous {
     }
 
     /// Checks that a batch's rows follow what is kept, and that there is room for them.
-    fn check(&self, rows: &Rows) -> Result<()> {
+    fn check(&self, rows: &Sequence<usize>) -> Result<()> {
         let (count, max_tokens) = (rows.rows.len(), self.room.max_tokens);
         let end = rows.start + count;
         let slots = self.room.slots;
-        let complaint = if rows.slot >= slots {
-            let asked = if rows.slot == usize::MAX { "none".into() } else { rows.slot.to_string() };
+        let complaint = if rows.place >= slots {
+            let asked = if rows.place == usize::MAX { "none".into() } else { rows.place.to_string() };
             format!(
                 "the KV cache has {slots} slots, and a sequence names {asked}: Batch::push takes its number"
             )
@@ -104,23 +94,19 @@ impl Contiguous {
         } else if count > self.max_chunk {
             let chunk = self.max_chunk;
             format!("the KV cache takes {chunk} tokens of a sequence at a time, and {count} were given")
-        } else if rows.start > self.filled[rows.slot] {
-            let kept = self.filled[rows.slot];
+        } else if rows.start > self.filled[rows.place] {
+            let kept = self.filled[rows.place];
             format!(
                 "the KV cache has {kept} tokens of this sequence, and position {} does not follow",
                 rows.start
             )
-        } else if rows.start != 0 && rows.start < self.earliest(self.filled[rows.slot]) {
+        } else if rows.start != 0 && rows.start < self.earliest(self.filled[rows.place]) {
             format!("keys that position {} sees are overwritten in a sliding window's ring", rows.start)
         } else {
             return Ok(());
         };
         Err(Error::Request(complaint))
     }
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl Attention<Cpu> for Contiguous {
@@ -133,14 +119,14 @@ impl Attention<Cpu> for Contiguous {
         self.sequences.clear();
         for span in &batch.spans {
             let table = &batch.tables[span.table.clone()];
-            let slot = table.first().map_or(usize::MAX, |slot| *slot as usize);
+            let place = table.first().map_or(usize::MAX, |slot| *slot as usize);
             let start = batch.positions[span.rows.start] as usize;
-            let rows = Rows { rows: span.rows.clone(), slot, start };
+            let rows = Sequence { rows: span.rows.clone(), start, place };
             self.check(&rows)?;
             self.sequences.push(rows);
         }
         for rows in &self.sequences {
-            self.filled[rows.slot] = rows.start + rows.rows.len();
+            self.filled[rows.place] = rows.start + rows.rows.len();
         }
         Ok(None)
     }
@@ -155,27 +141,16 @@ impl Attention<Cpu> for Contiguous {
         k: &CpuTensor,
         v: &CpuTensor,
     ) -> Result<CpuTensor> {
-        let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
         let layer_kv = &mut self.layers[layer - self.shape.layers.start];
         for sequence in &self.sequences {
             for (i, row) in sequence.rows.clone().enumerate() {
-                layer_kv.write(sequence.slot, sequence.start + i, k.row(row), v.row(row));
+                layer_kv.write(sequence.place, sequence.start + i, k.row(row), v.row(row));
             }
         }
 
-        let this = &*self;
-        let (kv, window) = (&this.layers[layer - this.shape.layers.start], this.shape.windows[layer]);
-        let work: usize = self.sequences.iter().map(|s| s.rows.len() * (s.start + s.rows.len())).sum();
-        // Rows of a sequence attend together, but for those that see a window: each begins at another key.
-        let rows_left = |row: usize| if window.is_some() { 1 } else { this.rows_left(row) };
-        Ok(attend_blocks(cpu, q, [heads, kv_heads], work * heads * head_dim, rows_left, |block, out| {
-            let (slot, position) = this.place(block.first + block.rows - 1);
-            let seen = window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1;
-            let segments = kv.segments(slot, seen.clone(), block.kv_head);
-            SCRATCH.with_borrow_mut(|scratch| {
-                let (q, rows) = (block.q, block.rows);
-                attend_group(cpu, q, head_dim, rows, segments, seen.len(), scale, scratch, out)
-            });
+        let layer_kv = &*layer_kv;
+        Ok(attend_kept(cpu, &self.shape, layer, q, &self.sequences, |slot, seen, kv_head| {
+            layer_kv.segments(*slot, seen, kv_head)
         }))
     }
     // ANCHOR_END: attend
@@ -194,20 +169,6 @@ impl Attention<Cpu> for Contiguous {
             reserved_bytes: (tokens * bytes) as u64,
             ..KvMemory::default()
         }
-    }
-}
-
-impl Contiguous {
-    /// Rows of the same sequence from this row on.
-    fn rows_left(&self, row: usize) -> usize {
-        self.sequences[self.sequences.partition_point(|s| s.rows.end <= row)].rows.end - row
-    }
-
-    /// Slot and position of a row of the batch.
-    fn place(&self, row: usize) -> (usize, usize) {
-        let at = self.sequences.partition_point(|s| s.rows.end <= row);
-        let sequence = &self.sequences[at];
-        (sequence.slot, sequence.start + row - sequence.rows.start)
     }
 }
 

@@ -1,7 +1,6 @@
 //! How vectors of K and V are stored: f32, bf16, f16, or fp8 with a scale each.
 
-use super::KvDtype;
-use crate::attention::cpu::vectors::Kept;
+use super::{cpu::vectors::Kept, options::KvDtype};
 use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use float8::F8E4M3;
 use half::{bf16, f16, slice::HalfBitsSliceExt};

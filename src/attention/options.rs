@@ -1,0 +1,167 @@
+//! What a user can choose about keys and values, in every build.
+
+use crate::{error::Error, tensor::DType};
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// The part of the free memory that is offered to K and V; the rest is for activations and for others.
+pub(super) const SHARE: f64 = 0.9;
+
+/// How much K and V to keep, and how.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct KvOptions {
+    /// `None`: the best of this build.
+    pub attention: Option<AttentionKind>,
+    /// How K and V are stored.
+    pub dtype: KvDtype,
+    /// The longest sequence in tokens, prompt and output. `None`: the model's context, or as much of it as memory allows.
+    pub max_model_len: Option<usize>,
+    /// Sequences that are kept at a time. `None`: one.
+    pub max_num_seqs: Option<usize>,
+    /// The most tokens of one sequence in one forward pass. `None`: a whole sequence.
+    pub max_chunk: Option<usize>,
+    /// Bytes of the weights, which a run needs beside K and V; set by the loader.
+    pub weight_bytes: u64,
+    /// How much to keep in all. `None`: what `max_num_seqs` sequences need (blocks: twice that), or as much of it as memory allows.
+    pub budget: Option<KvBudget>,
+    /// Tokens of a block, a power of two. `None`: 16. (`Paged`, step 4.)
+    pub block_size: Option<usize>,
+    /// Host memory for sequences that are swapped out. (`Paged`, step 4.)
+    pub swap: KvSwap,
+    /// Other processes or threads that want as much of the same memory, for weights and for K and V. (Step 7.)
+    pub neighbours: usize,
+}
+
+/// Host memory for K and V that are swapped out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvSwap {
+    #[default]
+    None,
+    Bytes(u64),
+    /// As many blocks as the pool.
+    AsThePool,
+}
+
+/// How much K and V to keep, over all sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvBudget {
+    /// `--kv-memory`
+    Bytes(u64),
+    /// `--max-kv-tokens`
+    Tokens(usize),
+}
+
+impl KvOptions {
+    /// Bytes for K and V where `free` bytes of the host's memory are free: a share of what is left beside the weights (which are mapped,
+    /// and still to be read), for one of those that share the memory.
+    pub fn host_room(&self, free: u64) -> u64 {
+        let beside_weights = (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes);
+        (beside_weights as f64 * SHARE) as u64
+    }
+
+    /// Whether the attention that is asked for, or the best one of this build, keeps no K and V.
+    pub fn keeps_nothing(&self) -> bool {
+        self.attention.unwrap_or(AttentionKind::BEST) == AttentionKind::Recompute
+    }
+
+    /// Step 1's: keep nothing.
+    pub fn recompute() -> KvOptions {
+        KvOptions { attention: Some(AttentionKind::Recompute), ..KvOptions::default() }
+    }
+}
+
+/// An implementation of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttentionKind {
+    /// Step 1: nothing is kept.
+    Recompute,
+    /// Step 2: one contiguous slot a sequence.
+    Contiguous,
+    /// Step 4: blocks of a pool.
+    Paged,
+}
+
+impl AttentionKind {
+    /// All of them, whatever this build has.
+    pub const ALL: [AttentionKind; 3] =
+        [AttentionKind::Recompute, AttentionKind::Contiguous, AttentionKind::Paged];
+
+    /// The name on the command line and in stats.
+    pub fn name(self) -> &'static str {
+        match self {
+            AttentionKind::Recompute => "recompute",
+            AttentionKind::Contiguous => "contiguous",
+            AttentionKind::Paged => "paged",
+        }
+    }
+
+    /// The feature that brings it.
+    pub fn feature(self) -> &'static str {
+        match self {
+            AttentionKind::Recompute => "step1",
+            AttentionKind::Contiguous => "step2",
+            AttentionKind::Paged => "step4",
+        }
+    }
+
+    /// What to say where it was not built.
+    pub fn needs_a_feature(self) -> Error {
+        let (name, feature) = (self.name(), self.feature());
+        Error::Usage(format!("attention '{name}' is not in this build; build with --features {feature}"))
+    }
+}
+
+impl FromStr for AttentionKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<AttentionKind, String> {
+        let known = || AttentionKind::ALL.map(AttentionKind::name).join(", ");
+        let kind = AttentionKind::ALL.into_iter().find(|kind| kind.name() == text);
+        kind.ok_or_else(|| format!("there is no attention '{text}'; there are {}", known()))
+    }
+}
+
+/// How K and V are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvDtype {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Rounded to bf16: half the memory, and half the bytes to read at every token.
+    Bf16,
+    /// Rounded to f16: as much, with three more bits of mantissa and three fewer of exponent (up to 65,504).
+    F16,
+    /// Rounded to fp8 (e4m3), with an f32 scale for each token and head: about a quarter.
+    Fp8,
+}
+
+impl KvDtype {
+    /// One of each width, the widest first.
+    pub const WIDTHS: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
+
+    /// The same as a tensor's dtype.
+    pub fn stored(self) -> DType {
+        match self {
+            KvDtype::F32 => DType::F32,
+            KvDtype::Bf16 => DType::BF16,
+            KvDtype::F16 => DType::F16,
+            KvDtype::Fp8 => DType::F8_E4M3,
+        }
+    }
+
+    /// Bytes of one token's K or V of one head, `head_dim` numbers, its scale included.
+    pub fn vector_bytes(self, head_dim: usize) -> usize {
+        let scale = if self == KvDtype::Fp8 { size_of::<f32>() } else { 0 };
+        head_dim * self.stored().bytes() + scale
+    }
+}
+
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            KvDtype::F32 => "f32",
+            KvDtype::Bf16 => "bf16",
+            KvDtype::F16 => "f16",
+            KvDtype::Fp8 => "fp8-e4m3",
+        })
+    }
+}
