@@ -25,9 +25,47 @@ const NOWHERE: u32 = u32::MAX;
 /// Threads of a block that writes a row's K and V.
 const WRITE_THREADS: u32 = 128;
 
+/// What prompts run on. Without anything of their own (`()`) they run on what rows that decode run on.
+pub trait Prompts: Sized + Send {
+    /// One for this device.
+    fn new(device: &Arc<dyn Device>) -> Result<Self>;
+
+    /// Told of the batch once a forward pass.
+    fn begin(&mut self, _cuda: &Cuda, _shape: &PagedShape, _batch: &Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// Attention of all rows of rotated queries over what is in the cache, those that decode included, to `out`.
+    fn attend(
+        &self,
+        paged: &DeviceAttention<Self>,
+        cuda: &Cuda,
+        layer: usize,
+        q: &CudaTensor,
+        out: &CudaTensor,
+    ) -> Result<()> {
+        paged.attend_rows(cuda, layer, q, out, 0..q.rows())
+    }
+
+    /// The kernel of its own that prompts ran on.
+    fn kernel(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+impl Prompts for () {
+    fn new(_: &Arc<dyn Device>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// See the module's documentation. One kernel for all rows.
+pub type PagedCuda = DeviceAttention<()>;
+
 /// See the module's documentation.
-pub struct PagedCuda {
-    shape: AttentionShape,
+pub struct DeviceAttention<P> {
+    prompts: P,
+    pub(super) shape: AttentionShape,
     dtype: KvDtype,
     pool: Pool,
     device: Arc<dyn Device>,
@@ -46,7 +84,7 @@ pub struct PagedCuda {
     parts: usize,
 }
 
-impl PagedCuda {
+impl<P: Prompts> DeviceAttention<P> {
     /// Reserves the pool: what the options ask for, in at most `room` bytes.
     ///
     /// # Errors
@@ -56,14 +94,15 @@ impl PagedCuda {
         shape: AttentionShape,
         options: &KvOptions,
         room: u64,
-    ) -> Result<PagedCuda> {
+    ) -> Result<DeviceAttention<P>> {
         let pool = plan_pool(&shape, options, room)?;
         let bytes = pool.blocks * block_bytes(&shape, options.dtype, pool.block_size);
         let layer = |_| Ok([Buffer::new(device, bytes)?, Buffer::new(device, bytes)?]);
         let layers = shape.layers.clone().map(layer).collect::<Result<Vec<_>>>()?;
         let host = pool.swap_blocks * 2 * layers.len() * block_bytes(&shape, options.dtype, pool.block_size);
         let ids = || Ids::new(device, 0);
-        Ok(PagedCuda {
+        Ok(DeviceAttention {
+            prompts: P::new(device)?,
             dtype: options.dtype,
             pool,
             device: device.clone(),
@@ -120,11 +159,6 @@ impl PagedCuda {
         }
     }
 
-    /// Room for what attention gives for so many rows.
-    pub(super) fn output(&self, cuda: &Cuda, rows: usize) -> Result<CudaTensor> {
-        cuda.take(rows, self.shape.heads * self.shape.head_dim)
-    }
-
     /// Attention of some rows of rotated queries over what is in the cache, the batch's own K and V included, to the same rows of `out`.
     pub(super) fn attend_rows(
         &self,
@@ -150,13 +184,13 @@ impl PagedCuda {
     }
 
     fn attend_to_kept(&self, cuda: &Cuda, layer: usize, q: &CudaTensor) -> Result<CudaTensor> {
-        let out = self.output(cuda, q.rows())?;
-        self.attend_rows(cuda, layer, q, &out, 0..q.rows())?;
+        let out = cuda.take(q.rows(), self.shape.heads * self.shape.head_dim)?;
+        self.prompts.attend(self, cuda, layer, q, &out)?;
         Ok(out)
     }
 
     /// Rotates q and k and writes K and V to their slots, by one kernel: k is rotated on its way into the cache.
-    pub(super) fn rotate_and_write(
+    fn rotate_and_write(
         &self,
         cuda: &Cuda,
         layer: usize,
@@ -212,13 +246,17 @@ fn block_bytes(shape: &AttentionShape, dtype: KvDtype, block_size: usize) -> usi
     }
 }
 
-impl Attention<Cuda> for PagedCuda {
+impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
     fn name(&self) -> &'static str {
         "paged"
     }
 
     fn kernel(&self) -> Option<&'static str> {
         Some(self.version.kernel())
+    }
+
+    fn prefill_kernel(&self) -> Option<&'static str> {
+        self.prompts.kernel()
     }
 
     fn begin(&mut self, cuda: &Cuda, batch: &Batch) -> Result<Option<u64>> {
@@ -239,6 +277,7 @@ impl Attention<Cuda> for PagedCuda {
         let longest = batch.positions.iter().max().map_or(1, |position| *position as usize + 1);
         self.version = AttentionVersion::choose(cuda.options().attention, &self.paged_shape());
         self.parts = self.version.parts(longest);
+        self.prompts.begin(cuda, &self.paged_shape(), batch)?;
         Ok(batch.decode_rows().map(|_| (self.parts as u64) << 32 | rows as u64))
     }
 
