@@ -5,7 +5,7 @@
 
 use super::{
     Alone, Collective, Rank, Stage,
-    layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source},
+    layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source},
 };
 use crate::{backend::Backend, config::ModelConfig, error::Result};
 use std::{ops::Range, sync::Arc};
@@ -33,11 +33,11 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     fn vector(&self, name: &str, n: usize) -> Result<Param<B>> {
-        Param::new(self.backend, vec![whole_vector(self.child(name), n)])
+        self.param(vec![whole_vector(self.child(name), n)])
     }
 
-    fn dense<const N: usize>(&self, sources: Vec<Source>) -> Result<Box<dyn LinearFormat<B, N>>> {
-        Ok(Box::new(Dense(Param::new(self.backend, sources)?)))
+    fn param(&self, sources: Vec<Source>) -> Result<Param<B>> {
+        Param::new(self.backend, sources)
     }
 
     /// A table [rows, hidden], cut by rows among ranks.
@@ -47,7 +47,7 @@ impl<B: Backend> Builder<'_, B> {
     pub fn embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
         let source = matrix(self.child(name), rows, self.config.hidden_size);
         let source = Source { rows: self.rank.part(rows), ..source };
-        let (table, collective) = (Param::new(self.backend, vec![source])?, self.collective.clone());
+        let (table, collective) = (self.param(vec![source])?, self.collective.clone());
         Ok(Embedding { name: self.child(name), table, collective })
     }
 
@@ -55,7 +55,7 @@ impl<B: Backend> Builder<'_, B> {
     #[allow(clippy::missing_errors_doc)]
     pub fn whole_embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
         let source = matrix(self.child(name), rows, self.config.hidden_size);
-        let table = Param::new(self.backend, vec![source])?;
+        let table = self.param(vec![source])?;
         Ok(Embedding { name: self.child(name), table, collective: Arc::new(Alone) })
     }
 
@@ -65,7 +65,7 @@ impl<B: Backend> Builder<'_, B> {
         let (vocab_size, hidden) = (self.config.vocab_size, self.config.hidden_size);
         let source =
             Source { rows: self.rank.part(vocab_size), ..matrix(self.child("lm_head"), vocab_size, hidden) };
-        let own = || Param::new(self.backend, vec![source]);
+        let own = || self.param(vec![source]);
         let weight = (!self.config.tie_word_embeddings).then(own).transpose()?;
         Ok(LmHead { weight, vocab_size, collective: self.collective.clone() })
     }
@@ -108,9 +108,9 @@ impl<B: Backend> Builder<'_, B> {
             weights.push(Source { rows: rows.clone(), ..matrix(path.clone(), n, inputs) });
             biases.push(Source { rows: rows.clone(), ..whole_vector(format!("{path}.bias"), n) });
         }
-        let bias = bias.then(|| Param::new(self.backend, biases)).transpose()?;
+        let bias = bias.then(|| self.param(biases)).transpose()?;
         let cols = parts.map(|p| p.len());
-        Ok(Linear { names: paths.to_vec(), cols, format: self.dense(weights)?, bias, reduce: None })
+        Ok(Linear { names: paths.to_vec(), cols, weight: self.param(weights)?, bias, reduce: None })
     }
 
     /// One matrix [outputs, inputs], cut by inputs among ranks, whose results are summed.
@@ -144,8 +144,8 @@ impl<B: Backend> Builder<'_, B> {
             start += n;
             part.len()
         });
-        let bias = Some(Param::new(self.backend, biases)?);
-        Ok(Linear { names: vec![path], cols, format: self.dense(weights)?, bias, reduce: None })
+        let bias = Some(self.param(biases)?);
+        Ok(Linear { names: vec![path], cols, weight: self.param(weights)?, bias, reduce: None })
     }
 
     /// GPT-2's Conv1D: one matrix [inputs, outputs], cut by inputs among ranks.
@@ -159,12 +159,12 @@ impl<B: Backend> Builder<'_, B> {
 
     fn reduced(&self, path: String, source: Source, outputs: usize, bias: bool) -> Result<Linear<B>> {
         let bias = bias.then(|| self.vector_at(format!("{path}.bias"), outputs)).transpose()?;
-        let (format, reduce) = (self.dense(vec![source])?, Some(self.collective.clone()));
-        Ok(Linear { names: vec![path], cols: [outputs], format, bias, reduce })
+        let (weight, reduce) = (self.param(vec![source])?, Some(self.collective.clone()));
+        Ok(Linear { names: vec![path], cols: [outputs], weight, bias, reduce })
     }
 
     fn vector_at(&self, name: String, n: usize) -> Result<Param<B>> {
-        Param::new(self.backend, vec![whole_vector(name, n)])
+        self.param(vec![whole_vector(name, n)])
     }
 
     /// RMSNorm over groups of `group` columns.
