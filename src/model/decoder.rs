@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Rope, Slice},
-    config::ModelConfig,
+    config::{FamilyNames, ModelConfig},
     error::Result,
     tensor::HostTensor,
 };
@@ -38,6 +38,7 @@ pub struct Decoder<B: Backend> {
     rotary_emb: Rope<B>,
     lm_head: LmHead<B>,
     attention: AttentionShape,
+    names: &'static FamilyNames,
 }
 
 struct DecoderLayer<B: Backend> {
@@ -135,7 +136,7 @@ impl<B: Backend> Model<B> for Decoder<B> {
     }
 
     fn tied(&self) -> Option<TiedNames> {
-        self.lm_head.tied("model.embed_tokens.weight")
+        self.lm_head.tied(self.names.embedding)
     }
 
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
@@ -170,6 +171,7 @@ impl<B: Backend> Decoder<B> {
             rotary_emb: rotary_embedding(root.backend, config, max_length)?,
             lm_head: root.lm_head()?,
             attention: AttentionShape::new(config, root.rank, &root.stage),
+            names: config.architecture.names(),
         })
     }
 }

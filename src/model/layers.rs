@@ -3,6 +3,7 @@
 use super::{Collective, Pass, TiedNames};
 use crate::{
     backend::{Backend, PartShape},
+    config::LM_HEAD,
     error::Result,
 };
 use std::{ops::Range, sync::Arc};
@@ -176,7 +177,7 @@ impl<B: Backend> LmHead<B> {
 
     /// The tied pair, if it is tied to the table of that name.
     pub(super) fn tied(&self, embedding: &'static str) -> Option<TiedNames> {
-        self.weight.is_none().then_some(TiedNames { head: "lm_head.weight", embedding })
+        self.weight.is_none().then_some(TiedNames { head: LM_HEAD, embedding })
     }
 }
 
