@@ -85,6 +85,7 @@ impl<B: Backend> Clone for Part<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::Cpu;
 
     /// Every name of two families is held by the stage that runs it, and a tied table by both ends.
     #[test]
@@ -107,6 +108,29 @@ mod tests {
         ] {
             assert_eq!(holders(name, false), untied, "{name}");
             assert_eq!(holders(name, true), tied, "{name}, tied");
+        }
+    }
+
+    /// A family's table knows every parameter of its model.
+    #[test]
+    fn tables_fit_their_models() {
+        for name in ["gpt2", "llama2", "mistral-f16", "qwen2", "qwen3"] {
+            let path = format!("{}/tests/fixtures/{name}/config.json", env!("CARGO_MANIFEST_DIR"));
+            let config = ModelConfig::parse(&std::fs::read(&path).unwrap(), path.as_ref()).unwrap();
+            let (names, mut found) = (config.architecture.names(), Vec::new());
+            let mut model = crate::model::build(&Cpu::default(), &config, 8).unwrap();
+            model
+                .visit(&mut |param| {
+                    found.extend(param.sources.iter().map(|source| source.name.clone()));
+                    Ok(())
+                })
+                .unwrap();
+            assert!(found.iter().all(|name| names.place(name).is_some()), "{name}: {found:?}");
+            let tables = [Some(names.embedding), names.positions];
+            assert!(
+                tables.into_iter().flatten().all(|table| found.iter().any(|name| name == table)),
+                "{name}"
+            );
         }
     }
 }
