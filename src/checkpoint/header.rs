@@ -104,12 +104,8 @@ fn check_layout(
     for (start, end, name) in ranges {
         if end > file_len {
             let (needed, actual) = (end as u64, file_len as u64);
-            return Err(CheckpointError::Truncated {
-                path: path.into(),
-                what: format!("tensor '{name}'"),
-                needed,
-                actual,
-            });
+            let what = format!("tensor '{name}'");
+            return Err(CheckpointError::Truncated { path: path.into(), what, needed, actual });
         }
         if start < before_end {
             return Err(bad_tensor(path, name, format!("its bytes overlap those of '{before}'")));

@@ -6,7 +6,7 @@
 use super::{
     Alone, Collective, Part, Rank, Stage,
     layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source},
-    tree::{Module, Modules, python_bool, python_float},
+    tree::{Module, Modules, python_float},
 };
 use crate::{
     backend::Backend,
@@ -29,11 +29,6 @@ pub struct Builder<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Builder<'a, B> {
-    /// The root of a whole model.
-    pub(super) fn whole(backend: &'a B, config: &'a ModelConfig) -> Builder<'a, B> {
-        Builder::part(backend, config, Part::whole(config))
-    }
-
     /// The root of a part of a model.
     pub(super) fn part(backend: &'a B, config: &'a ModelConfig, part: Part<B>) -> Builder<'a, B> {
         let Part { rank, stage, collective } = part;
@@ -91,7 +86,7 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     fn note_linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) {
-        let bias = python_bool(bias);
+        let bias = if bias { "True" } else { "False" };
         let label = format_args!("Linear(in_features={inputs}, out_features={outputs}, bias={bias})");
         self.note(name, label);
     }
@@ -149,7 +144,8 @@ impl<B: Backend> Builder<'_, B> {
             Source { rows: self.rank.part(vocab_size), ..matrix(self.child("lm_head"), vocab_size, hidden) };
         let own = || self.param(vec![source]);
         let weight = (!self.config.tie_word_embeddings).then(own).transpose()?;
-        Ok(LmHead { weight, vocab_size, collective: self.collective.clone() })
+        let embedding = self.config.architecture.names().embedding;
+        Ok(LmHead { weight, embedding, vocab_size, collective: self.collective.clone() })
     }
 
     /// N matrices [outputs, inputs], multiplied as one; each is cut by outputs among ranks.

@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     backend::{Backend, Rope, Slice},
-    config::FamilyNames,
     error::Result,
     tensor::HostTensor,
 };
@@ -38,7 +37,6 @@ pub struct Decoder<B: Backend> {
     rotary_emb: Rope<B>,
     lm_head: LmHead<B>,
     attention: AttentionShape,
-    names: &'static FamilyNames,
 }
 
 struct DecoderLayer<B: Backend> {
@@ -136,7 +134,7 @@ impl<B: Backend> Model<B> for Decoder<B> {
     }
 
     fn tied(&self) -> Option<TiedNames> {
-        self.lm_head.tied(self.names.embedding)
+        self.lm_head.tied()
     }
 
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
@@ -170,7 +168,6 @@ impl<B: Backend> Decoder<B> {
             rotary_emb: rotary_embedding(&model, max_length)?,
             lm_head: root.lm_head()?,
             attention: AttentionShape::new(config, root.rank, &root.stage),
-            names: config.architecture.names(),
         })
     }
 }

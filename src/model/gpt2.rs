@@ -16,7 +16,7 @@ use super::{
     AttentionShape, Builder, Model, Pass, TiedNames,
     layers::{Embedding, LayerNorm, Linear, LmHead, Visit},
 };
-use crate::{backend::Backend, config::Architecture, error::Result};
+use crate::{backend::Backend, error::Result};
 use std::ops::Range;
 
 /// The whole model.
@@ -99,7 +99,7 @@ impl<B: Backend> Model<B> for Gpt2<B> {
     }
 
     fn tied(&self) -> Option<TiedNames> {
-        self.lm_head.tied(Architecture::Gpt2.names().embedding)
+        self.lm_head.tied()
     }
 
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {

@@ -154,6 +154,8 @@ impl<B: Backend> Embedding<B> {
 /// The last linear layer, hidden → vocabulary. Tied, it has no weight of its own and uses the embedding table.
 pub struct LmHead<B: Backend> {
     pub weight: Option<Param<B>>,
+    /// The embedding table's name, for a tied checkpoint that holds either.
+    pub embedding: &'static str,
     pub vocab_size: usize,
     pub collective: Arc<dyn Collective<B>>,
 }
@@ -175,9 +177,9 @@ impl<B: Backend> LmHead<B> {
     }
     // ANCHOR_END: lm_head
 
-    /// The tied pair, if it is tied to the table of that name.
-    pub(super) fn tied(&self, embedding: &'static str) -> Option<TiedNames> {
-        self.weight.is_none().then_some(TiedNames { head: LM_HEAD, embedding })
+    /// The tied pair, if it is tied.
+    pub(super) fn tied(&self) -> Option<TiedNames> {
+        self.weight.is_none().then_some(TiedNames { head: LM_HEAD, embedding: self.embedding })
     }
 }
 

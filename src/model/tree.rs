@@ -1,6 +1,6 @@
 //! The module tree as `print(model)` shows it in Hugging Face transformers: what a [`Builder`] notes while it makes a model.
 
-use super::{Builder, family};
+use super::{Builder, Part, family};
 use crate::{backend::cpu::Cpu, config::ModelConfig};
 use std::{cell::RefCell, fmt::Write};
 
@@ -23,7 +23,7 @@ pub(super) struct Module {
 /// Never: an unloaded model on the CPU allocates no weight, and nothing else of it can fail.
 pub fn module_tree(config: &ModelConfig) -> String {
     let (backend, modules) = (Cpu::default(), Modules::default());
-    let root = Builder { modules: Some(&modules), ..Builder::whole(&backend, config) };
+    let root = Builder { modules: Some(&modules), ..Builder::part(&backend, config, Part::whole(config)) };
     family(&root, config.context()).expect("nothing is allocated");
     print(config.architecture.class_name(), &modules.borrow())
 }
@@ -40,11 +40,6 @@ fn print(root: &str, modules: &[Module]) -> String {
     }
     text.truncate(text.trim_end().len());
     text
-}
-
-/// As Python prints a truth value.
-pub(super) fn python_bool(x: bool) -> &'static str {
-    if x { "True" } else { "False" }
 }
 
 /// As Python prints a float: 1e-06, 0.01.
