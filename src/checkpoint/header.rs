@@ -10,10 +10,13 @@
 //! Offsets count from the start of the data. The data has no holes and no overlaps: sorted by their start, the tensors
 //! follow each other from 0 to the end of the file. Format: <https://github.com/huggingface/safetensors#format>.
 //!
-//! Nothing here trusts the file: no length is believed before it was compared with the file's own.
+//! Two readers must agree before a tensor is used. Ours goes first, because its messages say what is wrong, where, and with how many bytes;
+//! the crate `safetensors`, the reference implementation, reads what passed, and its entries are the ones used.
 
 use super::CheckpointError;
 use crate::tensor::DType;
+use safetensors::SafeTensors;
+use serde::de::{Deserialize, IntoDeserializer, value};
 use serde_json::Value;
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
@@ -50,61 +53,78 @@ impl Header {
     /// [`CheckpointError::LfsPointer`], each naming `path`.
     pub fn parse(file: &[u8], path: &Path) -> Result<Header, CheckpointError> {
         let json = json_part(file, path)?;
+        check(json, file.len(), path)?;
         let bad = |reason: String| CheckpointError::Header { path: path.into(), reason };
-        let value: Value = serde_json::from_slice(json).map_err(|e| bad(format!("it is not JSON ({e})")))?;
-        let Value::Object(entries) = value else { return Err(bad("it is not a JSON object".into())) };
-
-        let data_start = PREFIX + json.len();
+        let (length, read) = SafeTensors::read_metadata(file).map_err(|error| bad(error.to_string()))?;
+        let in_file = |(begin, end)| PREFIX + length + begin..PREFIX + length + end;
         let mut header = Header::default();
-        for (name, entry) in entries {
-            if name == "__metadata__" {
-                header.metadata =
-                    string_map(&entry).ok_or_else(|| bad("__metadata__ is not a map of strings".into()))?;
-                continue;
-            }
-            let info = tensor_info(&entry, data_start).map_err(|reason| CheckpointError::Tensor {
-                path: path.into(),
-                tensor: name.clone(),
-                reason,
-            })?;
-            header.tensors.insert(name, info);
+        for (name, info) in read.tensors() {
+            let dtype = dtype(&info.dtype.to_string()).map_err(|error| bad(error.to_string()))?;
+            let (shape, range) = (info.shape.clone(), in_file(info.data_offsets));
+            header.tensors.insert(name, TensorInfo { dtype, shape, range });
         }
-        header.check_layout(data_start, file.len(), path)?;
+        header.metadata.extend(read.metadata().clone().into_iter().flatten());
         Ok(header)
     }
+}
 
-    /// The tensors follow each other without hole or overlap up to the end of the file.
-    fn check_layout(&self, data_start: usize, file_len: usize, path: &Path) -> Result<(), CheckpointError> {
-        let mut by_start: Vec<(&String, &TensorInfo)> = self.tensors.iter().collect();
-        by_start.sort_by_key(|(_, t)| (t.range.start, t.range.end));
-        let (mut end, mut before) = (data_start, None::<&str>);
-        for (name, info) in by_start {
-            let tensor = |reason| CheckpointError::Tensor { path: path.into(), tensor: name.clone(), reason };
-            if info.range.end > file_len {
-                let what = format!("tensor '{name}'");
-                let (needed, actual) = (info.range.end as u64, file_len as u64);
-                return Err(CheckpointError::Truncated { path: path.into(), what, needed, actual });
-            }
-            if info.range.start < end {
-                return Err(tensor(format!(
-                    "its bytes overlap those of '{}'",
-                    before.unwrap_or("the header")
-                )));
-            }
-            if info.range.start > end {
-                return Err(tensor(format!(
-                    "{} bytes before it belong to no tensor",
-                    info.range.start - end
-                )));
-            }
-            (end, before) = (info.range.end, Some(name.as_str()));
+fn dtype(name: &str) -> Result<DType, value::Error> {
+    DType::deserialize(name.into_deserializer())
+}
+
+/// Says what is wrong with a header. The crate names no cause for most of it; it also takes `null` for `__metadata__` and a list for an entry's
+/// object, which the format does not have and we refuse.
+fn check(json: &[u8], file_len: usize, path: &Path) -> Result<(), CheckpointError> {
+    let bad = |reason: String| CheckpointError::Header { path: path.into(), reason };
+    let value: Value = serde_json::from_slice(json).map_err(|e| bad(format!("it is not JSON ({e})")))?;
+    let Value::Object(entries) = value else { return Err(bad("it is not a JSON object".into())) };
+    let mut ranges = Vec::with_capacity(entries.len());
+    for (name, entry) in &entries {
+        if name == "__metadata__" {
+            let map = entry.as_object().filter(|map| map.values().all(Value::is_string));
+            map.ok_or_else(|| bad("__metadata__ is not a map of strings".into()))?;
+            continue;
         }
-        if end != file_len {
-            let reason = format!("{} bytes at the end of the file belong to no tensor", file_len - end);
-            return Err(CheckpointError::Header { path: path.into(), reason });
-        }
-        Ok(())
+        let range = range_in_file(entry, PREFIX + json.len());
+        let range = range.map_err(|reason| bad_tensor(path, name, reason))?;
+        ranges.push((range.start, range.end, name.as_str()));
     }
+    check_layout(ranges, PREFIX + json.len(), file_len, path)
+}
+
+/// The tensors follow each other without hole or overlap up to the end of the file.
+fn check_layout(
+    mut ranges: Vec<(usize, usize, &str)>,
+    data_start: usize,
+    file_len: usize,
+    path: &Path,
+) -> Result<(), CheckpointError> {
+    ranges.sort_unstable();
+    let (mut before_end, mut before) = (data_start, "the header");
+    for (start, end, name) in ranges {
+        if end > file_len {
+            let (needed, actual) = (end as u64, file_len as u64);
+            let what = format!("tensor '{name}'");
+            return Err(CheckpointError::Truncated { path: path.into(), what, needed, actual });
+        }
+        if start < before_end {
+            return Err(bad_tensor(path, name, format!("its bytes overlap those of '{before}'")));
+        }
+        if start > before_end {
+            let hole = start - before_end;
+            return Err(bad_tensor(path, name, format!("{hole} bytes before it belong to no tensor")));
+        }
+        (before_end, before) = (end, name);
+    }
+    if before_end == file_len {
+        return Ok(());
+    }
+    let reason = format!("{} bytes at the end of the file belong to no tensor", file_len - before_end);
+    Err(CheckpointError::Header { path: path.into(), reason })
+}
+
+fn bad_tensor(path: &Path, tensor: &str, reason: String) -> CheckpointError {
+    CheckpointError::Tensor { path: path.into(), tensor: tensor.into(), reason }
 }
 
 /// The JSON bytes, after the length was compared with the file's.
@@ -128,17 +148,12 @@ fn json_part<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8], CheckpointErro
     file.get(PREFIX..end).ok_or_else(|| truncated("the header", end as u64))
 }
 
-fn string_map(value: &Value) -> Option<BTreeMap<String, String>> {
-    let map = value.as_object()?;
-    map.iter().map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
-}
-
-// ANCHOR: tensor_info
-/// One entry, or what is wrong with it.
-fn tensor_info(entry: &Value, data_start: usize) -> Result<TensorInfo, String> {
+// ANCHOR: range_in_file
+/// The bytes of the file that an entry claims, or what is wrong with it.
+fn range_in_file(entry: &Value, data_start: usize) -> Result<Range<usize>, String> {
     let dtype_value = entry.get("dtype").ok_or("it has no dtype")?;
-    let dtype: DType =
-        serde_json::from_value(dtype_value.clone()).map_err(|_| format!("unknown dtype {dtype_value}"))?;
+    let dtype = dtype_value.as_str().and_then(|name| dtype(name).ok());
+    let dtype = dtype.ok_or_else(|| format!("unknown dtype {dtype_value}"))?;
     let shape = unsigned_list(entry, "shape")?;
     let offsets = unsigned_list(entry, "data_offsets")?;
     let [begin, end] = offsets[..] else {
@@ -158,9 +173,9 @@ fn tensor_info(entry: &Value, data_start: usize) -> Result<TensorInfo, String> {
     }
     let in_file =
         |offset: usize| data_start.checked_add(offset).ok_or_else(|| format!("offset {offset} overflows"));
-    Ok(TensorInfo { dtype, shape, range: in_file(begin)?..in_file(end)? })
+    Ok(in_file(begin)?..in_file(end)?)
 }
-// ANCHOR_END: tensor_info
+// ANCHOR_END: range_in_file
 
 fn unsigned_list(entry: &Value, key: &str) -> Result<Vec<usize>, String> {
     let list = entry.get(key).and_then(Value::as_array).ok_or_else(|| format!("it has no list '{key}'"))?;
@@ -171,6 +186,7 @@ fn unsigned_list(entry: &Value, key: &str) -> Result<Vec<usize>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{collection::vec, prelude::*, sample::select};
 
     /// A file with this header and as many data bytes.
     fn file(json: &str, data: usize) -> Vec<u8> {
@@ -243,5 +259,90 @@ mod tests {
         assert!(Header::parse(b"1234567", Path::new("m")).unwrap_err().to_string().contains("truncated"));
         let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
         assert!(Header::parse(pointer, Path::new("m")).unwrap_err().to_string().contains("git lfs pull"));
+    }
+
+    /// Headers that are nearly right: a few texts of a good one are replaced, or a few of its bytes.
+    fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
+        const GOOD: &str = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]},"c":{"dtype":"F4","shape":[0,9],"data_offsets":[32,32]}}"#;
+        const TEXTS: &[&str] = &[
+            "\"__metadata__\"",
+            "{\"format\":\"pt\"}",
+            "\"a\"",
+            "\"b\"",
+            "\"c\"",
+            "\"F32\"",
+            "\"BF16\"",
+            "\"F4\"",
+            "[2,3]",
+            "[4]",
+            "[0,9]",
+            "[0,24]",
+            "[24,32]",
+            "[32,32]",
+            "\"dtype\"",
+            "\"shape\"",
+            "\"data_offsets\"",
+            "24",
+            "32",
+            "null",
+            "3",
+            "-8",
+            "0.0",
+            "[]",
+            "{}",
+            "18446744073709551615",
+            "9223372036854775808",
+            "\"U8\"",
+            "\"F8_E4M3FNUZ\"",
+            "[8]",
+            "[24,24]",
+            "[\"F32\",[2,3],[0,24]]",
+            "{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}",
+            " ",
+            ",",
+            "\u{e9}",
+        ];
+        let texts = vec((select(TEXTS), select(TEXTS)), 0..4).prop_map(|pairs| {
+            pairs.iter().fold(GOOD.to_string(), |text, (from, to)| text.replacen(from, to, 1)).into_bytes()
+        });
+        let bytes = vec((0..GOOD.len(), any::<u8>()), 0..3).prop_map(|changes| {
+            let mut text = GOOD.as_bytes().to_vec();
+            changes.into_iter().for_each(|(at, byte)| text[at] = byte);
+            text
+        });
+        (
+            prop_oneof![3 => texts, 1 => bytes],
+            prop_oneof![6 => Just(0), 1 => -9i64..9],
+            prop_oneof![6 => Just(32), 1 => 0usize..40],
+        )
+            .prop_map(|(text, lie, data)| {
+                let length = (text.len() as i64 + lie) as u64;
+                [&length.to_le_bytes()[..], &text, &vec![7; data]].concat()
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What the reference implementation rejects, we reject; what we accept, it accepts, with the same tensors.
+        #[test]
+        fn never_more_lenient_than_the_reference(file in nearly_right()) {
+            let (ours, theirs) = (Header::parse(&file, "m".as_ref()), SafeTensors::deserialize(&file));
+            if let Ok(ours) = ours {
+                let theirs = theirs.expect("the reference refuses it");
+                prop_assert_eq!(ours.tensors.len(), theirs.len());
+                for (name, info) in ours.tensors {
+                    let tensor = theirs.tensor(&name).unwrap();
+                    prop_assert_eq!(info.dtype.to_string(), tensor.dtype().to_string());
+                    prop_assert_eq!(&info.shape, tensor.shape());
+                    prop_assert_eq!(file[info.range].as_ptr(), tensor.data().as_ptr());
+                }
+            } else if let Ok(theirs) = theirs {
+                // Only these are refused by us alone: what the format does not have, or a dtype that we don't know.
+                let text = String::from_utf8_lossy(&file);
+                let ours_alone = ["null", "[\"F32\"", "FNUZ"].iter().any(|part| text.contains(part));
+                prop_assert!(ours_alone, "{} tensors refused in {text}", theirs.len());
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The defaults are those of the config classes in transformers 5.23 (`models/*/configuration_*.py`).
 
-use super::{Activation, ConfigError, ModelConfig, RopeParameters, fields::Fields};
+use super::{Activation, ConfigError, FamilyNames, ModelConfig, RopeParameters, fields::Fields, names};
 use crate::tensor::DType;
 use std::fmt;
 
@@ -26,26 +26,20 @@ impl Architecture {
         Architecture::Qwen3,
     ];
 
-    /// The class name in config.json's `architectures`.
-    pub fn class_name(self) -> &'static str {
+    /// What it calls things.
+    pub fn names(self) -> &'static FamilyNames {
         match self {
-            Architecture::Gpt2 => "GPT2LMHeadModel",
-            Architecture::Llama => "LlamaForCausalLM",
-            Architecture::Mistral => "MistralForCausalLM",
-            Architecture::Qwen2 => "Qwen2ForCausalLM",
-            Architecture::Qwen3 => "Qwen3ForCausalLM",
+            Architecture::Gpt2 => &names::GPT2,
+            Architecture::Llama => &names::LLAMA,
+            Architecture::Mistral => &names::MISTRAL,
+            Architecture::Qwen2 => &names::QWEN2,
+            Architecture::Qwen3 => &names::QWEN3,
         }
     }
 
-    /// The name in config.json's `model_type`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Architecture::Gpt2 => "gpt2",
-            Architecture::Llama => "llama",
-            Architecture::Mistral => "mistral",
-            Architecture::Qwen2 => "qwen2",
-            Architecture::Qwen3 => "qwen3",
-        }
+    /// The class name in config.json's `architectures`.
+    pub fn class_name(self) -> &'static str {
+        self.names().architecture
     }
 
     /// From `architectures`, or `model_type` where that is absent.
@@ -55,7 +49,7 @@ impl Architecture {
             Some(name) => Architecture::ALL.into_iter().find(|a| a.class_name() == name),
             None => {
                 let name = fields.text("model_type")?;
-                Architecture::ALL.into_iter().find(|a| Some(a.model_type()) == name)
+                Architecture::ALL.into_iter().find(|a| Some(a.names().model_type) == name)
             }
         };
         found.ok_or_else(|| {

@@ -7,9 +7,11 @@
 mod family;
 mod fields;
 pub mod generation;
+mod names;
 mod rope;
 
 pub use family::Architecture;
+pub use names::{FamilyNames, LM_HEAD, Place};
 pub use rope::{RopeParameters, RopeScaling, Yarn};
 
 use crate::tensor::DType;

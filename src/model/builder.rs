@@ -4,11 +4,16 @@
 //! them.
 
 use super::{
-    Alone, Collective, Rank, Stage,
-    layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source},
+    Alone, Collective, Part, Rank, Stage,
+    layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source},
+    tree::{Module, Modules, python_float},
 };
-use crate::{backend::Backend, config::ModelConfig, error::Result};
-use std::{ops::Range, sync::Arc};
+use crate::{
+    backend::Backend,
+    config::{Activation, ModelConfig},
+    error::Result,
+};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// Where and how layers are made.
 pub struct Builder<'a, B: Backend> {
@@ -19,11 +24,79 @@ pub struct Builder<'a, B: Backend> {
     pub collective: Arc<dyn Collective<B>>,
     /// Module path so far, such as `model.layers.3`.
     pub path: String,
+    /// Where modules are noted, for [`super::module_tree`]. Then only the first of the layers is made, since they print alike.
+    pub(super) modules: Option<&'a Modules>,
+}
+
+impl<'a, B: Backend> Builder<'a, B> {
+    /// The root of a part of a model.
+    pub(super) fn part(backend: &'a B, config: &'a ModelConfig, part: Part<B>) -> Builder<'a, B> {
+        let Part { rank, stage, collective } = part;
+        Builder { backend, config, rank, stage, collective, path: String::new(), modules: None }
+    }
 }
 
 impl<B: Backend> Builder<'_, B> {
-    /// A builder for the child module `name`.
-    pub fn at(&self, name: &str) -> Builder<'_, B> {
+    /// A builder for the child module `name`, whose class is the family's `kind`, such as `Attention`.
+    pub fn at(&self, name: &str, kind: &str) -> Builder<'_, B> {
+        self.note(name, format_args!("{}{kind}", self.class()));
+        self.below(name)
+    }
+
+    /// A ModuleList of the model's layers, whose class is the family's `kind`; `new` makes one of them.
+    ///
+    /// # Errors
+    /// Those of `new`.
+    pub fn layers<T>(
+        &self,
+        name: &str,
+        kind: &str,
+        new: impl Fn(&Builder<B>, usize) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        self.note(name, format_args!("ModuleList"));
+        let (list, count, class) = (self.below(name), self.config.num_hidden_layers, self.class());
+        // torch prints equal modules once.
+        match count {
+            1 => list.note("0", format_args!("{class}{kind}")),
+            n => list.note(&format!("0-{}", n - 1), format_args!("{n} x {class}{kind}")),
+        }
+        let made = if self.modules.is_some() { 1 } else { count };
+        (0..made).map(|i| new(&list.below(&i.to_string()), i)).collect()
+    }
+
+    /// Notes a child module, as it prints.
+    pub fn note(&self, name: &str, label: fmt::Arguments) {
+        if let Some(modules) = self.modules {
+            let depth = self.child(name).split('.').count();
+            modules.borrow_mut().push(Module { depth, name: name.into(), label: label.to_string() });
+        }
+    }
+
+    /// Notes a dropout, which only training needs.
+    pub fn note_dropout(&self, name: &str, p: f32) {
+        self.note(name, format_args!("Dropout(p={}, inplace=False)", python_float(p)));
+    }
+
+    /// Notes the MLP's activation.
+    pub fn note_activation(&self, name: &str) {
+        match self.config.hidden_act {
+            Activation::Silu => self.note(name, format_args!("SiLUActivation()")),
+            Activation::GeluTanh => self.note(name, format_args!("NewGELUActivation()")),
+        }
+    }
+
+    fn note_linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) {
+        let bias = if bias { "True" } else { "False" };
+        let label = format_args!("Linear(in_features={inputs}, out_features={outputs}, bias={bias})");
+        self.note(name, label);
+    }
+
+    /// What the family's classes begin with.
+    fn class(&self) -> &'static str {
+        self.config.architecture.names().class
+    }
+
+    fn below(&self, name: &str) -> Builder<'_, B> {
         let (stage, collective) = (self.stage.clone(), self.collective.clone());
         Builder { path: self.child(name), stage, collective, ..*self }
     }
@@ -33,11 +106,11 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     fn vector(&self, name: &str, n: usize) -> Result<Param<B>> {
-        Param::new(self.backend, vec![whole_vector(self.child(name), n)])
+        self.param(vec![whole_vector(self.child(name), n)])
     }
 
-    fn dense<const N: usize>(&self, sources: Vec<Source>) -> Result<Box<dyn LinearFormat<B, N>>> {
-        Ok(Box::new(Dense(Param::new(self.backend, sources)?)))
+    fn param(&self, sources: Vec<Source>) -> Result<Param<B>> {
+        Param::new(self.backend, sources)
     }
 
     /// A table [rows, hidden], cut by rows among ranks.
@@ -45,17 +118,20 @@ impl<B: Backend> Builder<'_, B> {
     /// # Errors
     /// Those of the backend, here and below.
     pub fn embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
+        let padding = self.config.pad_token_id.map_or(String::new(), |id| format!(", padding_idx={id}"));
+        self.note(name, format_args!("Embedding({rows}, {}{padding})", self.config.hidden_size));
         let source = matrix(self.child(name), rows, self.config.hidden_size);
         let source = Source { rows: self.rank.part(rows), ..source };
-        let (table, collective) = (Param::new(self.backend, vec![source])?, self.collective.clone());
+        let (table, collective) = (self.param(vec![source])?, self.collective.clone());
         Ok(Embedding { name: self.child(name), table, collective })
     }
 
     /// A table [rows, hidden] that every rank holds whole: learned positions.
     #[allow(clippy::missing_errors_doc)]
     pub fn whole_embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
+        self.note(name, format_args!("Embedding({rows}, {})", self.config.hidden_size));
         let source = matrix(self.child(name), rows, self.config.hidden_size);
-        let table = Param::new(self.backend, vec![source])?;
+        let table = self.param(vec![source])?;
         Ok(Embedding { name: self.child(name), table, collective: Arc::new(Alone) })
     }
 
@@ -63,11 +139,13 @@ impl<B: Backend> Builder<'_, B> {
     #[allow(clippy::missing_errors_doc)]
     pub fn lm_head(&self) -> Result<LmHead<B>> {
         let (vocab_size, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        self.note_linear("lm_head", hidden, vocab_size, false);
         let source =
             Source { rows: self.rank.part(vocab_size), ..matrix(self.child("lm_head"), vocab_size, hidden) };
-        let own = || Param::new(self.backend, vec![source]);
+        let own = || self.param(vec![source]);
         let weight = (!self.config.tie_word_embeddings).then(own).transpose()?;
-        Ok(LmHead { weight, vocab_size, collective: self.collective.clone() })
+        let embedding = self.config.architecture.names().embedding;
+        Ok(LmHead { weight, embedding, vocab_size, collective: self.collective.clone() })
     }
 
     /// N matrices [outputs, inputs], multiplied as one; each is cut by outputs among ranks.
@@ -102,20 +180,22 @@ impl<B: Backend> Builder<'_, B> {
         parts: [Range<usize>; N],
         bias: bool,
     ) -> Result<Linear<B, N>> {
+        names.iter().zip(outputs).for_each(|(name, n)| self.note_linear(name, inputs, n, bias));
         let paths = names.map(|name| self.child(name));
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for ((path, &n), rows) in paths.iter().zip(&outputs).zip(&parts) {
             weights.push(Source { rows: rows.clone(), ..matrix(path.clone(), n, inputs) });
             biases.push(Source { rows: rows.clone(), ..whole_vector(format!("{path}.bias"), n) });
         }
-        let bias = bias.then(|| Param::new(self.backend, biases)).transpose()?;
+        let bias = bias.then(|| self.param(biases)).transpose()?;
         let cols = parts.map(|p| p.len());
-        Ok(Linear { names: paths.to_vec(), cols, format: self.dense(weights)?, bias, reduce: None })
+        Ok(Linear { names: paths.to_vec(), cols, weight: self.param(weights)?, bias, reduce: None })
     }
 
     /// One matrix [outputs, inputs], cut by inputs among ranks, whose results are summed.
     #[allow(clippy::missing_errors_doc)]
     pub fn row_linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear<B>> {
+        self.note_linear(name, inputs, outputs, bias);
         let path = self.child(name);
         let source = Source { cols: self.rank.part(inputs), ..matrix(path.clone(), outputs, inputs) };
         self.reduced(path, source, outputs, bias)
@@ -131,6 +211,7 @@ impl<B: Backend> Builder<'_, B> {
     ) -> Result<Linear<B, N>> {
         let path = self.child(name);
         let total: usize = outputs.iter().sum();
+        self.note(name, format_args!("Conv1D(nf={total}, nx={inputs})"));
         let (mut weights, mut biases, mut start) = (Vec::new(), Vec::new(), 0);
         let cols = outputs.map(|n| {
             let part = self.rank.part(n);
@@ -144,14 +225,15 @@ impl<B: Backend> Builder<'_, B> {
             start += n;
             part.len()
         });
-        let bias = Some(Param::new(self.backend, biases)?);
-        Ok(Linear { names: vec![path], cols, format: self.dense(weights)?, bias, reduce: None })
+        let bias = Some(self.param(biases)?);
+        Ok(Linear { names: vec![path], cols, weight: self.param(weights)?, bias, reduce: None })
     }
 
     /// GPT-2's Conv1D: one matrix [inputs, outputs], cut by inputs among ranks.
     #[allow(clippy::missing_errors_doc)]
     pub fn row_conv1d(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear<B>> {
         let path = self.child(name);
+        self.note(name, format_args!("Conv1D(nf={outputs}, nx={inputs})"));
         let source = matrix(path.clone(), inputs, outputs);
         let source = Source { rows: self.rank.part(inputs), transposed: true, ..source };
         self.reduced(path, source, outputs, true)
@@ -159,17 +241,19 @@ impl<B: Backend> Builder<'_, B> {
 
     fn reduced(&self, path: String, source: Source, outputs: usize, bias: bool) -> Result<Linear<B>> {
         let bias = bias.then(|| self.vector_at(format!("{path}.bias"), outputs)).transpose()?;
-        let (format, reduce) = (self.dense(vec![source])?, Some(self.collective.clone()));
-        Ok(Linear { names: vec![path], cols: [outputs], format, bias, reduce })
+        let (weight, reduce) = (self.param(vec![source])?, Some(self.collective.clone()));
+        Ok(Linear { names: vec![path], cols: [outputs], weight, bias, reduce })
     }
 
     fn vector_at(&self, name: String, n: usize) -> Result<Param<B>> {
-        Param::new(self.backend, vec![whole_vector(name, n)])
+        self.param(vec![whole_vector(name, n)])
     }
 
     /// RMSNorm over groups of `group` columns.
     #[allow(clippy::missing_errors_doc)]
     pub fn rms_norm(&self, name: &str, group: usize) -> Result<RmsNorm<B>> {
+        let eps = python_float(self.config.norm_eps);
+        self.note(name, format_args!("{}RMSNorm(({group},), eps={eps})", self.class()));
         let weight = self.vector(&format!("{name}.weight"), group)?;
         Ok(RmsNorm { name: self.child(name), weight, group, eps: self.config.norm_eps })
     }
@@ -177,7 +261,8 @@ impl<B: Backend> Builder<'_, B> {
     /// LayerNorm over rows.
     #[allow(clippy::missing_errors_doc)]
     pub fn layer_norm(&self, name: &str) -> Result<LayerNorm<B>> {
-        let n = self.config.hidden_size;
+        let (n, eps) = (self.config.hidden_size, python_float(self.config.norm_eps));
+        self.note(name, format_args!("LayerNorm(({n},), eps={eps}, elementwise_affine=True, bias=True)"));
         let (weight, bias) =
             (self.vector(&format!("{name}.weight"), n)?, self.vector(&format!("{name}.bias"), n)?);
         Ok(LayerNorm { name: self.child(name), weight, bias, eps: self.config.norm_eps })

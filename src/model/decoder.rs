@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     backend::{Backend, Rope, Slice},
-    config::ModelConfig,
     error::Result,
     tensor::HostTensor,
 };
@@ -135,7 +134,7 @@ impl<B: Backend> Model<B> for Decoder<B> {
     }
 
     fn tied(&self) -> Option<TiedNames> {
-        self.lm_head.tied("model.embed_tokens.weight")
+        self.lm_head.tied()
     }
 
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
@@ -161,13 +160,12 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// Those of the backend.
     pub fn new(root: &Builder<B>, max_length: usize) -> Result<Decoder<B>> {
-        let (config, model) = (root.config, root.at("model"));
-        let layer = |i: usize| DecoderLayer::new(&model.at(&format!("layers.{i}")), i);
+        let (config, model) = (root.config, root.at("model", "Model"));
         Ok(Decoder {
             embed_tokens: model.embedding("embed_tokens", config.vocab_size)?,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            layers: model.layers("layers", "DecoderLayer", DecoderLayer::new)?,
             norm: model.rms_norm("norm", config.hidden_size)?,
-            rotary_emb: rotary_embedding(root.backend, config, max_length)?,
+            rotary_emb: rotary_embedding(&model, max_length)?,
             lm_head: root.lm_head()?,
             attention: AttentionShape::new(config, root.rank, &root.stage),
         })
@@ -179,8 +177,8 @@ impl<B: Backend> DecoderLayer<B> {
         let hidden = at.config.hidden_size;
         Ok(DecoderLayer {
             name: at.path.clone(),
-            self_attn: SelfAttention::new(&at.at("self_attn"), layer)?,
-            mlp: Mlp::new(&at.at("mlp"))?,
+            self_attn: SelfAttention::new(&at.at("self_attn", "Attention"), layer)?,
+            mlp: Mlp::new(&at.at("mlp", "MLP"))?,
             input_layernorm: at.rms_norm("input_layernorm", hidden)?,
             post_attention_layernorm: at.rms_norm("post_attention_layernorm", hidden)?,
         })
@@ -206,15 +204,19 @@ impl<B: Backend> SelfAttention<B> {
 impl<B: Backend> Mlp<B> {
     fn new(at: &Builder<B>) -> Result<Mlp<B>> {
         let (hidden, inner, bias) = (at.config.hidden_size, at.config.intermediate_size, at.config.mlp_bias);
-        Ok(Mlp {
+        let mlp = Mlp {
             name: at.path.clone(),
             gate_up_proj: at.column_linear(["gate_proj", "up_proj"], hidden, [inner, inner], bias)?,
             down_proj: at.row_linear("down_proj", inner, hidden, bias)?,
-        })
+        };
+        at.note_activation("act_fn");
+        Ok(mlp)
     }
 }
 
-fn rotary_embedding<B: Backend>(backend: &B, config: &ModelConfig, max_length: usize) -> Result<Rope<B>> {
+fn rotary_embedding<B: Backend>(at: &Builder<B>, max_length: usize) -> Result<Rope<B>> {
+    let (backend, config) = (at.backend, at.config);
+    at.note("rotary_emb", format_args!("{}RotaryEmbedding()", config.architecture.names().class));
     let frequencies = Frequencies::new(config, max_length).expect("every decoder family has RoPE");
     let n = frequencies.inv_freq.len();
     let source = Source { name: String::new(), shape: vec![n], rows: 0..n, cols: 0..1, transposed: false };

@@ -99,7 +99,7 @@ impl<B: Backend> Model<B> for Gpt2<B> {
     }
 
     fn tied(&self) -> Option<TiedNames> {
-        self.lm_head.tied("transformer.wte.weight")
+        self.lm_head.tied()
     }
 
     fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
@@ -124,13 +124,14 @@ impl<B: Backend> Gpt2<B> {
     /// # Errors
     /// Those of the backend.
     pub fn new(root: &Builder<B>) -> Result<Gpt2<B>> {
-        let (config, at) = (root.config, root.at("transformer"));
+        let (config, at) = (root.config, root.at("transformer", "Model"));
+        let wte = at.embedding("wte", config.vocab_size)?;
+        let wpe = at.whole_embedding("wpe", config.max_position_embeddings)?;
+        at.note_dropout("drop", config.dropout[0]);
         Ok(Gpt2 {
-            wte: at.embedding("wte", config.vocab_size)?,
-            wpe: at.whole_embedding("wpe", config.max_position_embeddings)?,
-            h: (0..config.num_hidden_layers)
-                .map(|i| Block::new(&at.at(&format!("h.{i}")), i))
-                .collect::<Result<_>>()?,
+            wte,
+            wpe,
+            h: at.layers("h", "Block", Block::new)?,
             ln_f: at.layer_norm("ln_f")?,
             lm_head: root.lm_head()?,
             attention: AttentionShape::new(config, root.rank, &root.stage),
@@ -140,23 +141,41 @@ impl<B: Backend> Gpt2<B> {
 
 impl<B: Backend> Block<B> {
     fn new(at: &Builder<B>, layer: usize) -> Result<Block<B>> {
-        let (hidden, inner) = (at.config.hidden_size, at.config.intermediate_size);
-        let (attn, mlp) = (at.at("attn"), at.at("mlp"));
         Ok(Block {
             name: at.path.clone(),
             layer,
             ln_1: at.layer_norm("ln_1")?,
-            attn: Attn {
-                name: attn.path.clone(),
-                c_attn: attn.column_conv1d("c_attn", hidden, [hidden; 3])?,
-                c_proj: attn.row_conv1d("c_proj", hidden, hidden)?,
-            },
+            attn: Attn::new(&at.at("attn", "Attention"))?,
             ln_2: at.layer_norm("ln_2")?,
-            mlp: Mlp {
-                name: mlp.path.clone(),
-                c_fc: mlp.column_conv1d("c_fc", hidden, [inner])?,
-                c_proj: mlp.row_conv1d("c_proj", inner, hidden)?,
-            },
+            mlp: Mlp::new(&at.at("mlp", "MLP"))?,
         })
+    }
+}
+
+impl<B: Backend> Attn<B> {
+    fn new(at: &Builder<B>) -> Result<Attn<B>> {
+        let (hidden, [_, attention, residual]) = (at.config.hidden_size, at.config.dropout);
+        let attn = Attn {
+            name: at.path.clone(),
+            c_attn: at.column_conv1d("c_attn", hidden, [hidden; 3])?,
+            c_proj: at.row_conv1d("c_proj", hidden, hidden)?,
+        };
+        at.note_dropout("attn_dropout", attention);
+        at.note_dropout("resid_dropout", residual);
+        Ok(attn)
+    }
+}
+
+impl<B: Backend> Mlp<B> {
+    fn new(at: &Builder<B>) -> Result<Mlp<B>> {
+        let (hidden, inner) = (at.config.hidden_size, at.config.intermediate_size);
+        let mlp = Mlp {
+            name: at.path.clone(),
+            c_fc: at.column_conv1d("c_fc", hidden, [inner])?,
+            c_proj: at.row_conv1d("c_proj", inner, hidden)?,
+        };
+        at.note_activation("act");
+        at.note_dropout("dropout", at.config.dropout[2]);
+        Ok(mlp)
     }
 }

@@ -3,6 +3,7 @@
 use super::{Collective, Pass, TiedNames};
 use crate::{
     backend::{Backend, PartShape},
+    config::LM_HEAD,
     error::Result,
 };
 use std::{ops::Range, sync::Arc};
@@ -70,41 +71,14 @@ impl<B: Backend> Param<B> {
     }
 }
 
-/// How a linear layer's matrix is stored and multiplied. Dense here; quantized formats are files of their own.
-#[allow(clippy::missing_errors_doc)]
-pub trait LinearFormat<B: Backend, const N: usize = 1>: Send + Sync {
-    /// x Wᵀ, without bias: [rows, inputs] → [rows, outputs].
-    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor>;
-    /// The same as N outputs, `[rows, cols[i]]` each.
-    fn forward_split(&self, backend: &B, x: &B::Tensor, cols: [usize; N]) -> Result<[B::Tensor; N]> {
-        backend.split(self.forward(backend, x)?, cols)
-    }
-    /// Visits its parameters.
-    fn visit(&mut self, visit: &mut Visit<B>) -> Result<()>;
-}
-
-/// A matrix of bf16, f16 or f32.
-pub struct Dense<B: Backend>(pub Param<B>);
-
-impl<B: Backend, const N: usize> LinearFormat<B, N> for Dense<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        backend.matmul(x, &self.0.weight)
-    }
-    fn forward_split(&self, backend: &B, x: &B::Tensor, cols: [usize; N]) -> Result<[B::Tensor; N]> {
-        backend.matmul_split(x, &self.0.weight, cols)
-    }
-    fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
-        visit(&mut self.0)
-    }
-}
-
 /// y = x Wᵀ + b with N outputs of one matrix: q/k/v, gate/up, GPT-2's fused c_attn, or just one.
 pub struct Linear<B: Backend, const N: usize = 1> {
     /// Module names: one for each output, or one for all (c_attn).
     pub names: Vec<String>,
     /// Width of each output.
     pub cols: [usize; N],
-    pub format: Box<dyn LinearFormat<B, N>>,
+    /// The outputs' matrices, stacked. How it is stored is the backend's affair: a quantised one is another weight.
+    pub weight: Param<B>,
     pub bias: Option<Param<B>>,
     /// Where the inputs were cut among ranks, the sum is taken before the bias is added.
     pub reduce: Option<Arc<dyn Collective<B>>>,
@@ -114,7 +88,7 @@ impl<B: Backend, const N: usize> Linear<B, N> {
     /// The outputs, [rows, cols[i]] each.
     pub(super) fn forward_split(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<[B::Tensor; N]> {
         let outputs = if self.reduce.is_none() && self.bias.is_none() && self.names.len() == N {
-            self.format.forward_split(pass.backend, x, self.cols)?
+            pass.backend.matmul_split(x, &self.weight.weight, self.cols)?
         } else {
             let y = self.forward_whole(pass, x)?;
             if self.names.len() < N {
@@ -130,7 +104,7 @@ impl<B: Backend, const N: usize> Linear<B, N> {
 
     /// All outputs side by side: what sums over ranks and a bias are added to.
     fn forward_whole(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<B::Tensor> {
-        let mut y = self.format.forward(pass.backend, x)?;
+        let mut y = pass.backend.matmul(x, &self.weight.weight)?;
         if let Some(collective) = &self.reduce {
             y = collective.reduce(pass.backend, y)?;
         }
@@ -141,7 +115,7 @@ impl<B: Backend, const N: usize> Linear<B, N> {
     }
 
     pub(super) fn visit(&mut self, visit: &mut Visit<B>) -> Result<()> {
-        self.format.visit(visit)?;
+        visit(&mut self.weight)?;
         self.bias.iter_mut().try_for_each(visit)
     }
 }
@@ -180,6 +154,8 @@ impl<B: Backend> Embedding<B> {
 /// The last linear layer, hidden → vocabulary. Tied, it has no weight of its own and uses the embedding table.
 pub struct LmHead<B: Backend> {
     pub weight: Option<Param<B>>,
+    /// The embedding table's name, for a tied checkpoint that holds either.
+    pub embedding: &'static str,
     pub vocab_size: usize,
     pub collective: Arc<dyn Collective<B>>,
 }
@@ -201,9 +177,9 @@ impl<B: Backend> LmHead<B> {
     }
     // ANCHOR_END: lm_head
 
-    /// The tied pair, if it is tied to the table of that name.
-    pub(super) fn tied(&self, embedding: &'static str) -> Option<TiedNames> {
-        self.weight.is_none().then_some(TiedNames { head: "lm_head.weight", embedding })
+    /// The tied pair, if it is tied.
+    pub(super) fn tied(&self) -> Option<TiedNames> {
+        self.weight.is_none().then_some(TiedNames { head: LM_HEAD, embedding: self.embedding })
     }
 }
 

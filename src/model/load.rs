@@ -7,7 +7,7 @@ use super::{Model, Source, Stage, TiedNames};
 use crate::{
     backend::{Backend, Slice},
     checkpoint::{CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, dummy_tensor},
-    config::{Architecture, ModelConfig},
+    config::{Architecture, LM_HEAD, ModelConfig},
     error::Result,
     tensor::{DType, HostTensor},
 };
@@ -174,9 +174,10 @@ impl Arrived {
         loading: &Loading,
     ) -> Result<()> {
         let is_parameter = |n: &str| sources.contains_key(n) || tied.is_some_and(|t| t.head == n);
-        let resolution = match is_mask_buffer(loading.architecture, &name) {
+        let names = loading.architecture.names();
+        let resolution = match names.skipped.iter().any(|end| name.ends_with(end)) {
             true => Resolution::Skipped,
-            false => loading.rules.resolve(&name, base_prefix(loading.architecture), is_parameter),
+            false => loading.rules.resolve(&name, names.prefix, is_parameter),
         };
         match resolution {
             Resolution::Skipped => self.skipped.push(name),
@@ -308,29 +309,14 @@ fn packed(slice: Slice) -> Slice {
 }
 // ANCHOR_END: packed
 
-/// What checkpoints of the base model alone leave out of their names.
-fn base_prefix(architecture: Architecture) -> &'static str {
-    match architecture {
-        Architecture::Gpt2 => "transformer.",
-        _ => "model.",
-    }
-}
-
-/// GPT-2's causal masks, which early versions of transformers saved as `h.N.attn.bias` and `.masked_bias`.
-fn is_mask_buffer(architecture: Architecture, name: &str) -> bool {
-    architecture == Architecture::Gpt2
-        && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"))
-}
-
 /// Whether a checkpoint that config.json calls tied holds both tensors with different values. transformers 5 then uses each as
 /// it is stored (`tie_weights` in `modeling_utils.py`), and so does stairwell.
 pub fn unties(config: &ModelConfig, state_dict: &StateDict) -> bool {
-    let embeddings = match config.architecture {
-        Architecture::Gpt2 => ["transformer.wte.weight", "wte.weight"],
-        _ => ["model.embed_tokens.weight", "embed_tokens.weight"],
-    };
-    let embedding = embeddings.iter().find_map(|name| state_dict.tensor(name));
-    match (embedding, state_dict.tensor("lm_head.weight")) {
+    let names = config.architecture.names();
+    let bare = names.embedding.strip_prefix(names.prefix);
+    let embedding =
+        [Some(names.embedding), bare].into_iter().flatten().find_map(|name| state_dict.tensor(name));
+    match (embedding, state_dict.tensor(LM_HEAD)) {
         (Some(embedding), Some(head)) => config.tie_word_embeddings && embedding != head,
         _ => false,
     }

@@ -21,7 +21,7 @@ pub use builder::Builder;
 pub use collective::{Alone, Collective, Rank, Share};
 pub use decoder::Decoder;
 pub use gpt2::Gpt2;
-pub use layers::{Dense, Embedding, LayerNorm, Linear, LinearFormat, LmHead, Param, RmsNorm, Source, Visit};
+pub use layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source, Visit};
 pub use load::{Completeness, LoadEvent, Loading, load_weights, unties};
 pub use part::{Part, Stage};
 pub use tree::module_tree;
@@ -129,11 +129,13 @@ pub fn build_part<B: Backend>(
     max_length: usize,
     part: Part<B>,
 ) -> Result<Box<dyn Model<B>>> {
-    let Part { rank, stage, collective } = part;
-    let root = Builder { backend, config, rank, stage, collective, path: String::new() };
-    Ok(match config.architecture {
-        Architecture::Gpt2 => Box::new(Gpt2::new(&root)?),
-        _ => Box::new(Decoder::new(&root, max_length)?),
+    family(&Builder::part(backend, config, part), max_length)
+}
+
+fn family<B: Backend>(root: &Builder<B>, max_length: usize) -> Result<Box<dyn Model<B>>> {
+    Ok(match root.config.architecture {
+        Architecture::Gpt2 => Box::new(Gpt2::new(root)?),
+        _ => Box::new(Decoder::new(root, max_length)?),
     })
 }
 

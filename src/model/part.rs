@@ -4,7 +4,10 @@
 //! the same for every part: parameters that are not held are never loaded, and the layers that own them never run.
 
 use super::{Alone, Collective, Rank};
-use crate::{backend::Backend, config::ModelConfig};
+use crate::{
+    backend::Backend,
+    config::{ModelConfig, Place},
+};
 use std::{ops::Range, sync::Arc};
 
 /// Consecutive layers of a model. The first stage has the embedding too, the last one the final norm and lm_head.
@@ -37,29 +40,24 @@ impl Stage {
     /// by whichever of the two names the checkpoint has it. A name that is no model's is everybody's: each stage would say so.
     pub fn holds(&self, name: &str, tied: bool) -> bool {
         let (first, last) = (self.is_first(), self.is_last());
-        if let Some(layer) = Stage::layer_of(name) {
-            return self.layers.contains(&layer);
-        }
-        match base(name).split('.').next() {
-            Some("wpe") => first,
-            Some("embed_tokens" | "wte") => first || tied && last,
-            Some("lm_head") => last || tied && first,
-            Some("norm" | "ln_f") => last,
-            _ => true,
+        match Place::of(name) {
+            Some(Place::Layer(layer)) => self.layers.contains(&layer),
+            Some(Place::Positions) => first,
+            Some(Place::Embedding) => first || tied && last,
+            Some(Place::Head) => last || tied && first,
+            Some(Place::Norm) => last,
+            None => true,
         }
     }
     // ANCHOR_END: holds
 
     /// The layer that a tensor belongs to, if it is one's.
     pub fn layer_of(name: &str) -> Option<usize> {
-        let in_layer = base(name).strip_prefix("layers.").or_else(|| base(name).strip_prefix("h."));
-        in_layer?.split('.').next()?.parse().ok()
+        match Place::of(name) {
+            Some(Place::Layer(layer)) => Some(layer),
+            _ => None,
+        }
     }
-}
-
-/// A name without the base model's prefix.
-fn base(name: &str) -> &str {
-    name.strip_prefix("model.").or_else(|| name.strip_prefix("transformer.")).unwrap_or(name)
 }
 
 /// A process's place among those that share a model.
@@ -87,6 +85,7 @@ impl<B: Backend> Clone for Part<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::Cpu;
 
     /// Every name of two families is held by the stage that runs it, and a tied table by both ends.
     #[test]
@@ -109,6 +108,29 @@ mod tests {
         ] {
             assert_eq!(holders(name, false), untied, "{name}");
             assert_eq!(holders(name, true), tied, "{name}, tied");
+        }
+    }
+
+    /// A family's table knows every parameter of its model.
+    #[test]
+    fn tables_fit_their_models() {
+        for name in ["gpt2", "llama2", "mistral-f16", "qwen2", "qwen3"] {
+            let path = format!("{}/tests/fixtures/{name}/config.json", env!("CARGO_MANIFEST_DIR"));
+            let config = ModelConfig::parse(&std::fs::read(&path).unwrap(), path.as_ref()).unwrap();
+            let (names, mut found) = (config.architecture.names(), Vec::new());
+            let mut model = crate::model::build(&Cpu::default(), &config, 8).unwrap();
+            model
+                .visit(&mut |param| {
+                    found.extend(param.sources.iter().map(|source| source.name.clone()));
+                    Ok(())
+                })
+                .unwrap();
+            assert!(found.iter().all(|name| names.place(name).is_some()), "{name}: {found:?}");
+            let tables = [Some(names.embedding), names.positions];
+            assert!(
+                tables.into_iter().flatten().all(|table| found.iter().any(|name| name == table)),
+                "{name}"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     attention::KvOptions,
     backend::{Backend, cpu::Cpu},
     checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
-    config::ModelConfig,
+    config::{ModelConfig, Place},
     error::Result,
     machine::Machine,
     model::{self, Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage},
@@ -177,9 +177,7 @@ impl Loaded {
     /// In all. A pass over one token reads everything but the embedding tables, of which it reads a row; a tied table is lm_head too, and
     /// read whole where that is.
     fn summary<B: Backend>(&self, model: &dyn Model<B>) -> Weights {
-        let is_table = |name: &str| {
-            ["embed_tokens.weight", "wte.weight", "wpe.weight"].iter().any(|t| name.ends_with(t))
-        };
+        let is_table = |name: &str| matches!(Place::of(name), Some(Place::Embedding | Place::Positions));
         let last = model.attention_shape().stage().is_last();
         let is_head = |name: &str| last && model.tied().is_some_and(|tied| tied.embedding == name);
         let read = self.sizes.iter().filter(|(name, _)| !is_table(name) || is_head(name));

@@ -103,8 +103,8 @@ fn config() {
         assert_eq!(config.num_attention_heads % config.num_key_value_heads, 0);
         assert_eq!(config.sliding_windows.len(), config.num_hidden_layers);
         let _ = config.context();
-        module_tree(&config);
         if config.head_dim <= 512 {
+            module_tree(&config);
             Frequencies::new(&config, 1000);
         }
         true
