@@ -6,7 +6,6 @@ use super::{
     bench_run::{Bar, Drawing, Run, serve},
     bench_workload::{LATE_OUTPUT, Lengths, Recipe, Workload},
     engine_args::{EngineArgs, LocalEngine},
-    model_args::Format,
     rank_stats::ranks,
     terminal::print,
 };
@@ -16,7 +15,7 @@ use stairwell::{
     engine::{Continuous, Policy, Static},
     error::{Error, Result},
     machine::Machine,
-    runner::read_config,
+    runner::{LoadFormat, read_config},
     sampling::SamplingParams,
 };
 use std::{fs, path::PathBuf};
@@ -373,7 +372,7 @@ fn report<B: Machine>(
         settings.extend(shared);
     }
     let name = args.load.model.model.as_deref().unwrap_or("the demo model");
-    let format = if args.load.load_format == Format::Dummy { "dummy" } else { "safetensors" };
+    let format = if args.load.load_format == LoadFormat::Dummy { "dummy" } else { "safetensors" };
     let mut latencies = latencies(runs);
     if command == "bench latency" {
         latencies["batch_seconds"] = spread(runs.iter().map(|run| run.seconds).collect());

@@ -2,7 +2,7 @@
 
 use super::{
     Outcome,
-    model_args::{Format, LoadArgs},
+    model_args::LoadArgs,
     terminal::{Progress, human_bytes, print},
 };
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ use stairwell::{
     config::ModelConfig,
     error::Result,
     model::module_tree,
-    runner::read_config,
+    runner::{LoadFormat, read_config},
 };
 
 /// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only
@@ -39,8 +39,8 @@ pub fn run(args: Args) -> Result<Outcome> {
     let directory = args.load.model.directory()?;
     let config = read_config(&directory)?;
     let state_dict = match args.load.load_format {
-        Format::Safetensors => Some(StateDict::open(&directory)?),
-        Format::Dummy => None,
+        LoadFormat::Safetensors => Some(StateDict::open(&directory)?),
+        LoadFormat::Dummy => None,
     };
     let length = args.max_model_len.map_or(config.context().min(4096), |n| n as usize);
     let memory = Memory::new(&config, state_dict.as_ref().map(StateDict::total_bytes), length);

@@ -2,7 +2,7 @@
 
 use super::{
     Outcome,
-    model_args::{Format, LoadArgs},
+    model_args::LoadArgs,
     paged_args::parse_size,
     terminal::{human_bytes, print},
 };
@@ -15,7 +15,7 @@ use stairwell::{
     error::{Error, Result},
     kv::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
     model::{self, AttentionShape, WeightBytes, weight_bytes},
-    runner::read_config,
+    runner::{LoadFormat, read_config},
 };
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
@@ -77,8 +77,8 @@ impl Report {
             return Err(Error::Usage(message));
         }
         let state_dict = match args.load.load_format {
-            Format::Safetensors => Some(StateDict::open(&directory).map_err(without_weights)?),
-            Format::Dummy => None,
+            LoadFormat::Safetensors => Some(StateDict::open(&directory).map_err(without_weights)?),
+            LoadFormat::Dummy => None,
         };
         // The empty model: it knows its parameters, and has none yet.
         let mut model = model::build(&Cpu::default(), &config, context)?;

@@ -65,7 +65,8 @@ pub fn check_room(n: usize, longest: usize) -> Result<()> {
     if n <= longest {
         return Ok(());
     }
-    let message =
-        format!("the prompt has {n} tokens, and this run has room for {longest}; give a larger --max-model-len");
+    let message = format!(
+        "the prompt has {n} tokens, and this run has room for {longest}; give a larger --max-model-len"
+    );
     Err(Error::Request(message))
 }
