@@ -41,6 +41,7 @@ pub mod runner;
 pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
+pub mod words;
 
 // Step 2: a contiguous KV cache: kv/contiguous.rs, kv/memory.rs, backend/cpu/grouped.rs (files of modules above).
 

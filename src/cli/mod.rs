@@ -217,7 +217,7 @@ pub fn main() -> ExitCode {
         Err(Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) if !speaks(&error) => ExitCode::FAILURE,
         Err(error) => {
-            terminal::print_error(&error.to_string());
+            terminal::print_error(&terminal::in_flags(&error));
             ExitCode::FAILURE
         }
     };

@@ -25,6 +25,11 @@ pub fn print_error(message: &str) {
     let _ = writeln!(io::stderr(), "{label} {}", message.replace(char::is_control, " "));
 }
 
+/// What went wrong, in the words of the command line: where the library says `top_p`, the user gave `--top-p`.
+pub fn in_flags(error: &Error) -> String {
+    error.spelled(&|field| format!("--{}", field.replace('_', "-")))
+}
+
 /// A remark on stderr.
 pub fn print_note(message: &str) {
     let label = styled("note:", "1;36", colours(&io::stderr()));
