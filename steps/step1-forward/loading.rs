@@ -1,12 +1,12 @@
 //! The way of a byte to a parameter, by the API: `cargo run --release --example step1_loading`
 
+use anyhow::Result;
 use stairwell::{
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     checkpoint::{LoadRules, StateDict},
     config::ModelConfig,
     demo,
-    error::Result,
     kv::{self, KvOptions},
     model::{self, Completeness, Loading, load_weights},
     runner::{ModelRunner, read_config},
@@ -89,7 +89,7 @@ fn load(
     };
     load_weights(&cpu, &mut *model, tensors, loading)?;
     let attention = kv::build(model.attention_shape(), &KvOptions::default())?;
-    ModelRunner::new(config.clone(), cpu, model, attention)
+    Ok(ModelRunner::new(config.clone(), cpu, model, attention)?)
 }
 // ANCHOR_END: load
 

@@ -1,5 +1,6 @@
 //! A forward pass told step by step, with the demo model's real numbers: `cargo run --release --example step1`.
 
+use anyhow::Result;
 use stairwell::{
     backend::{
         Backend, Shaped,
@@ -8,7 +9,6 @@ use stairwell::{
     batch::Batch,
     checkpoint::StateDict,
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     kv::KvOptions,
     model::{Observer, rope::Frequencies},

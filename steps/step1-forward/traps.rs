@@ -1,5 +1,6 @@
 //! What a wrong engine says: the demo model with the exercises' wrong answers in it. `cargo run --release --example step1_traps`
 
+use anyhow::Result;
 use stairwell::{
     backend::{
         Backend,
@@ -7,7 +8,6 @@ use stairwell::{
     },
     batch::Batch,
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     kv::{self, KvOptions},
     model::{Observer, rope::Frequencies},

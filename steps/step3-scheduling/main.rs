@@ -1,9 +1,9 @@
 //! Four requests on one model, step by step: `cargo run --release --features step3 --example step3`.
 
+use anyhow::Result;
 use stairwell::{
     demo,
     engine::{Chunk, Continuous, Engine, Event, Limits, LocalWorker, OnEvent, Policy, RequestId, Static},
-    error::Result,
     generate::{GenerateParams, generate},
     kv::{AttentionKind, KvOptions},
     runner::{LoadOptions, ModelRunner},

@@ -1,9 +1,9 @@
 //! Blocks, shared and scarce: `cargo run --release --features step4 --example step4`.
 
+use anyhow::Result;
 use stairwell::{
     demo,
     engine::{Continuous, Engine, Event, KvManager, Limits, LocalWorker, Prefix, RequestId, Sharing},
-    error::Result,
     generate::GenerateParams,
     kv::{BlockManager, KvBudget, KvOptions, KvPool, ManagerOptions},
     runner::{LoadOptions, ModelRunner},

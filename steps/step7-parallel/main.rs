@@ -1,9 +1,9 @@
 //! Chapter 7 as a program: `cargo run --release --features step7 --example step7`.
 
+use anyhow::Result;
 use stairwell::{
     backend::cpu::Cpu,
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     kv::KvOptions,
     parallel::{Setup, Topology, Workload, in_threads},
