@@ -46,6 +46,12 @@ pub fn print(text: &str) -> Result<()> {
     written.map_err(|error| Error::Io { path: "stdout".into(), error })
 }
 
+/// A report as one line of JSON.
+pub fn json_line(report: &impl serde::Serialize) -> String {
+    let json = serde_json::to_string(report).expect("a report's keys are strings");
+    json + "\n"
+}
+
 /// A bar for work in bytes. It appears after a second, on a terminal, and leaves nothing behind.
 pub struct Progress {
     what: &'static str,
