@@ -1,5 +1,7 @@
 //! The library's error: one variant per area, each message one line that says what to do.
 
+use crate::words::{Spelling, Words};
+
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -25,6 +27,12 @@ pub enum Error {
     /// A request that the model can't serve: empty, too long, or with an unknown token.
     #[error("{0}")]
     Request(String),
+    /// A parameter whose value this model, machine or build can't take.
+    #[error("{}", parameter(field, value, why))]
+    Parameter { field: &'static str, value: String, why: Words },
+    /// A limit that was reached; the words name the parameter that moves it.
+    #[error("{0}")]
+    Limit(Words),
     /// New weights that every rank refused: all of them go on with the old ones. (Step 7.)
     #[error("{0}")]
     Refused(String),
@@ -48,4 +56,29 @@ pub enum Error {
     /// A file that could not be read or written.
     #[error("{path}: {error}")]
     Io { path: std::path::PathBuf, error: std::io::Error },
+}
+
+impl Error {
+    /// A parameter without a value of its own, or where the value is of no interest.
+    pub fn parameter(field: &'static str, why: impl Into<Words>) -> Error {
+        Error::Parameter { field, value: String::new(), why: why.into() }
+    }
+
+    /// The message in an interface's spelling of the parameters.
+    pub fn spelled(&self, spelling: Spelling) -> String {
+        let words = match self {
+            Error::Parameter { field, value, why } => parameter(field, value, why),
+            Error::Limit(words) => words.clone(),
+            Error::Checkpoint(error) => error.words(),
+            Error::GenerationConfig(error) => error.words(),
+            Error::Sampling(error) => error.words(),
+            other => other.to_string().into(),
+        };
+        words.spelled(spelling)
+    }
+}
+
+fn parameter(field: &'static str, value: &str, why: &Words) -> Words {
+    let space = if value.is_empty() { "" } else { " " };
+    Words::of(field).text(format!("{space}{value}: ")).words(why.clone())
 }

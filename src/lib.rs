@@ -43,6 +43,7 @@ pub mod runner;
 pub mod sampling;
 pub mod tensor;
 pub mod tokenizer;
+pub mod words;
 
 // Step 2: a contiguous KV cache: attention/contiguous.rs, attention/slot_memory.rs, attention/cpu/group.rs
 // (files of modules above).

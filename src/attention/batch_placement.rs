@@ -5,6 +5,7 @@ use crate::{
     batch::{Batch, Span},
     error::{Error, Result},
     kv::GONE,
+    words::Words,
 };
 use std::ops::Range;
 
@@ -48,13 +49,12 @@ impl Placement {
         let window = pool.window.unwrap_or(usize::MAX);
         let first = (start + 1).saturating_sub(window) / block_size;
         if let Some(block) = table[first..end.div_ceil(block_size)].iter().find(|b| **b as usize >= blocks) {
-            let message = match *block {
-                GONE => format!("keys that position {start} sees were given back behind the sliding window"),
-                block => format!(
-                    "the KV cache has {blocks} blocks, and a sequence names block {block}; give a larger --kv-memory"
-                ),
-            };
-            return Err(Error::Request(message));
+            if *block == GONE {
+                let gone = "were given back behind the sliding window";
+                return Err(Error::Request(format!("keys that position {start} sees {gone}")));
+            }
+            let named = format!("the KV cache has {blocks} blocks, and a sequence names block {block}");
+            return Err(Error::Limit(Words::from(named + "; give a larger ").field("kv_memory")));
         }
         // ANCHOR: slot_mapping
         let slot = |position: usize| {

@@ -19,6 +19,7 @@ use crate::{
     batch::Batch,
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
+    words::Words,
 };
 use std::{collections::TryReserveError, ops::Range};
 
@@ -60,8 +61,10 @@ impl Contiguous {
             Ok(LayerKv { tokens, kv_heads, k: storage()?, v: storage()? })
         };
         let layers = shape.layers.clone().map(layer).collect::<Result<_, TryReserveError>>();
-        let refused =
-            |e| Error::Request(format!("no memory for K and V: {e}; give a smaller --max-model-len"));
+        let refused = |e| {
+            let why = format!("no memory for K and V: {e}; give a smaller ");
+            Error::Limit(Words::from(why).field("max_model_len"))
+        };
         let filled = vec![0; room.slots];
         let layers = layers.map_err(refused)?;
         Ok(Contiguous { dtype: options.dtype, room, max_chunk, layers, filled, sequences: Vec::new(), shape })
@@ -88,9 +91,8 @@ impl Contiguous {
                 "the KV cache has {slots} slots, and a sequence names {asked}: Batch::push takes its number"
             )
         } else if end > max_tokens {
-            format!(
-                "the KV cache holds {max_tokens} tokens a sequence, and this one has {end}; give a larger --max-model-len"
-            )
+            let held = format!("the KV cache holds {max_tokens} tokens a sequence, and this one has {end}");
+            return Err(Error::Limit(Words::from(held + "; give a larger ").field("max_model_len")));
         } else if count > self.max_chunk {
             let chunk = self.max_chunk;
             format!("the KV cache takes {chunk} tokens of a sequence at a time, and {count} were given")

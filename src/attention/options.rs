@@ -1,6 +1,7 @@
 //! What a user can choose about keys and values, in every build.
 
 use crate::{error::Error, tensor::DType};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -121,16 +122,20 @@ impl FromStr for AttentionKind {
 }
 
 /// How K and V are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum KvDtype {
     /// As they are computed.
     #[default]
+    #[value(help = None)]
     F32,
     /// Rounded to bf16: half the memory, and half the bytes to read at every token.
+    #[value(help = None)]
     Bf16,
     /// Rounded to f16: as much, with three more bits of mantissa and three fewer of exponent (up to 65,504).
+    #[value(help = None)]
     F16,
     /// Rounded to fp8 (e4m3), with an f32 scale for each token and head: about a quarter.
+    #[value(name = "fp8-e4m3", aliases = ["fp8", "fp8_e4m3"], help = "fp8 with a scale for each token and head")]
     Fp8,
 }
 

@@ -19,6 +19,7 @@ use crate::{
     batch::{Batch, Move},
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
+    words::Words,
 };
 use std::collections::TryReserveError;
 
@@ -43,7 +44,8 @@ impl Paged {
         let layers = |blocks: usize| {
             let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
             let refused = |e: TryReserveError| {
-                Error::Request(format!("no memory for K and V: {e}; give a smaller --kv-memory"))
+                let why = format!("no memory for K and V: {e}; give a smaller ");
+                Error::Limit(Words::from(why).field("kv_memory"))
             };
             shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(refused)
         };

@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result},
     kv::KvPool,
     model::{AttentionShape, KvMemory},
+    words::Words,
 };
 
 /// Tokens of a block, if nobody asks for another number.
@@ -51,18 +52,22 @@ pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) 
     // Many sequences at a time: as much again for what the prefix cache keeps.
     let sequences = options.max_num_seqs.map_or(1, |n| n.saturating_mul(2));
     let wanted = sequences.saturating_mul(longest.div_ceil(block_size));
-    let (flag, blocks) = match options.budget {
-        Some(KvBudget::Bytes(bytes)) => ("--kv-memory", (bytes / block_bytes.max(1)) as usize),
-        Some(KvBudget::Tokens(tokens)) => ("--max-kv-tokens", tokens / block_size),
-        None => ("", wanted.min(fit)),
+    let (field, blocks) = match options.budget {
+        Some(KvBudget::Bytes(bytes)) => (Some("kv_memory"), (bytes / block_bytes.max(1)) as usize),
+        Some(KvBudget::Tokens(tokens)) => (Some("max_kv_tokens"), tokens / block_size),
+        None => (None, wanted.min(fit)),
     };
-    if blocks == 0 && options.budget.is_some() {
-        return Err(Error::Request(format!(
-            "{flag}: a block of {block_size} tokens takes {block_bytes} bytes, and not one fits; give more, or a smaller --block-size"
-        )));
+    if let Some(field) = field.filter(|_| blocks == 0) {
+        let one = format!("a block of {block_size} tokens takes {block_bytes} bytes, and not one fits");
+        let why = Words::from(one + "; give more, or a smaller ").field("block_size");
+        return Err(Error::parameter(field, why));
     }
     if blocks > fit || blocks == 0 {
-        return Err(too_much(flag, blocks.max(1) as u64 * block_bytes, free, options.dtype));
+        let why = too_much(field.is_some(), blocks.max(1) as u64 * block_bytes, free, options.dtype);
+        return Err(match field {
+            Some(field) => Error::parameter(field, why),
+            None => Error::Limit(Words::from("there is no memory for K and V: ").words(why)),
+        });
     }
     let max_model_len = longest_sequence(shape, options, blocks * block_size, free)?;
     Ok(Pool {
@@ -88,39 +93,41 @@ pub(super) fn widest_window(shape: &AttentionShape) -> Option<usize> {
 /// A single sequence gives way to the pool, unless a length was asked for. Many sequences are checked one by one, when they arrive.
 fn longest_sequence(shape: &AttentionShape, options: &KvOptions, room: usize, free: u64) -> Result<usize> {
     let asked = options.max_model_len;
+    let too_long = |why| {
+        let value = asked.unwrap_or_default().to_string();
+        Error::Parameter { field: "max_model_len", value, why }
+    };
     match (asked, options.max_num_seqs) {
         (Some(asked), None) if asked > room => {
             if let Some(budget) = options.budget {
-                let (flag, value) = match budget {
-                    KvBudget::Bytes(bytes) => ("--kv-memory", format!("{bytes} bytes")),
-                    KvBudget::Tokens(tokens) => ("--max-kv-tokens", tokens.to_string()),
+                let (field, value) = match budget {
+                    KvBudget::Bytes(bytes) => ("kv_memory", format!("{bytes} bytes")),
+                    KvBudget::Tokens(tokens) => ("max_kv_tokens", tokens.to_string()),
                 };
-                return Err(Error::Request(format!(
-                    "--max-model-len {asked}: the pool of {flag} {value} has room for {room} tokens; give a larger one"
-                )));
+                let held = format!(" {value} has room for {room} tokens; give a larger one");
+                return Err(too_long(Words::from("the pool of ").field(field).text(held)));
             }
             let bytes = asked as u64 * shape.bytes_per_token(options.dtype);
-            Err(too_much(&format!("--max-model-len {asked}"), bytes, free, options.dtype))
+            Err(too_long(too_much(true, bytes, free, options.dtype)))
         }
         (Some(asked), _) => Ok(asked),
         (None, _) => Ok(shape.context.min(room)),
     }
 }
 
-fn too_much(flag: &str, bytes: u64, free: u64, dtype: KvDtype) -> Error {
-    let narrower = match dtype {
-        KvDtype::F32 => " or --kv-dtype bf16",
-        KvDtype::Bf16 | KvDtype::F16 => " or --kv-dtype fp8-e4m3",
-        KvDtype::Fp8 => "",
-    };
-    let (what, way_out) = match flag {
-        "" => ("there is no memory for K and V".to_owned(), format!("close other programs{narrower}")),
-        flag => (flag.to_owned(), format!("give less{narrower}")),
-    };
-    let [asked, free] = [bytes, free].map(|bytes| bytes as f64 / 1e9);
-    Error::Request(format!(
-        "{what}: K and V would take {asked:.3} GB, and {free:.3} GB are free beside the weights; {way_out}"
-    ))
+/// What is asked for and what is free; `asked` for less of it where somebody asked for a size.
+fn too_much(asked: bool, bytes: u64, free: u64, dtype: KvDtype) -> Words {
+    let [needed, free] = [bytes, free].map(|bytes| bytes as f64 / 1e9);
+    let way_out = if asked { "give less" } else { "close other programs" };
+    let why = Words::from(format!(
+        "K and V would take {needed:.3} GB, and {free:.3} GB are free beside the weights; {way_out}"
+    ));
+    let or = |narrower: &str| why.clone().text(" or ").field("kv_dtype").text(format!(" {narrower}"));
+    match dtype {
+        KvDtype::F32 => or("bf16"),
+        KvDtype::Bf16 | KvDtype::F16 => or("fp8-e4m3"),
+        KvDtype::Fp8 => why,
+    }
 }
 
 #[cfg(test)]
@@ -150,7 +157,7 @@ mod tests {
         let planned = asked(KvBudget::Bytes(1 << 20), Some(1)).unwrap();
         assert_eq!((planned.blocks, planned.max_model_len, planned.window), (512, 100, None));
         let error = asked(KvBudget::Bytes(1 << 30), None).unwrap_err();
-        assert!(error.contains("--kv-memory") && error.contains("0.100 GB are free"), "{error}");
+        assert!(error.contains("kv_memory") && error.contains("0.100 GB are free"), "{error}");
         assert!(asked(KvBudget::Tokens(15), None).unwrap_err().contains("not one fits"));
     }
 
@@ -159,7 +166,7 @@ mod tests {
         assert_eq!(pool(KvOptions::default(), 100.0).unwrap().max_model_len, 1000);
         assert_eq!(pool(KvOptions::default(), 0.33).unwrap().max_model_len, 160);
         let error = pool(KvOptions { max_model_len: Some(500), ..KvOptions::default() }, 0.33).unwrap_err();
-        assert!(error.contains("--max-model-len 500") && error.contains("--kv-dtype bf16"), "{error}");
+        assert!(error.contains("max_model_len 500") && error.contains("kv_dtype bf16"), "{error}");
         assert!(pool(KvOptions::default(), 0.0).unwrap_err().contains("no memory"));
     }
 

@@ -4,6 +4,7 @@ use super::options::{KvBudget, KvDtype, KvOptions};
 use crate::{
     error::{Error, Result},
     model::AttentionShape,
+    words::Words,
 };
 
 impl AttentionShape {
@@ -63,15 +64,18 @@ pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Re
             let bytes = shape.slot_bytes(max_tokens, options);
             let slots = slots.min((free / bytes.max(1)) as usize);
             if slots == 0 {
-                let narrower = if options.dtype == KvDtype::F32 { " or --kv-dtype bf16" } else { "" };
-                let message = format!(
-                    "--max-model-len {max_tokens}: K and V of that many tokens are {:.2} GB ({} bytes a token), and {:.2} GB are free \
-                     beside the weights; give a smaller --max-model-len{narrower}",
+                let needs = format!(
+                    "K and V of that many tokens are {:.2} GB ({} bytes a token), and {:.2} GB are free beside the weights; give a \
+                     smaller ",
                     bytes as f64 / 1e9,
                     shape.bytes_per_token(options.dtype),
                     free as f64 / 1e9
                 );
-                return Err(Error::Request(message));
+                let mut why = Words::from(needs).field("max_model_len");
+                if options.dtype == KvDtype::F32 {
+                    why = why.text(" or ").field("kv_dtype").text(" bf16");
+                }
+                return Err(Error::Parameter { field: "max_model_len", value: max_tokens.to_string(), why });
             }
             Ok(Room { slots, max_tokens })
         }
@@ -133,7 +137,7 @@ mod tests {
         assert_eq!(room(Some(4), None, 2.048), Ok(Room { slots: 4, max_tokens: 250 }));
         assert_eq!(room(Some(4), Some(500), 2.048), Ok(Room { slots: 2, max_tokens: 500 }));
         let error = room(Some(4), Some(500), 1.0).unwrap_err();
-        assert!(error.contains("--max-model-len 500") && error.contains("2048 bytes a token"), "{error}");
+        assert!(error.contains("max_model_len 500") && error.contains("2048 bytes a token"), "{error}");
         assert!(room(None, None, 0.0).unwrap_err().contains("no memory"));
     }
 }

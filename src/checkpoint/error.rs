@@ -2,7 +2,7 @@
 //!
 //! Every message is one line that names the file, what is wrong with it, and what to do.
 
-use crate::tensor::DType;
+use crate::{tensor::DType, words::Words};
 use std::path::PathBuf;
 
 /// See the module's documentation.
@@ -10,22 +10,22 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The path does not exist, and it can't be the id of a model on the hub.
-    #[error("--model {model}: there is no such directory; give the directory of a Hugging Face checkpoint")]
+    #[error("model {model}: there is no such directory; give the directory of a Hugging Face checkpoint")]
     NoSuchDirectory { model: String },
     /// The path does not exist, and no model of that id is in the local Hugging Face cache.
     #[error(
-        "--model {model}: there is no such directory, and no such model in the Hugging Face cache at {cache}. \
+        "model {model}: there is no such directory, and no such model in the Hugging Face cache at {cache}. \
          stairwell does not download yet; fetch it with: hf download {model}"
     )]
     NotCached { model: String, cache: PathBuf },
     /// The model is in the cache, the revision is not.
     #[error(
-        "--revision {revision}: {model} is in the cache at {cache}, but not this revision. Cached: {known}"
+        "revision {revision}: {model} is in the cache at {cache}, but not this revision. Cached: {known}"
     )]
     NoSuchRevision { model: String, revision: String, cache: PathBuf, known: String },
-    /// `--model` names a file.
+    /// The model's name is that of a file.
     #[error(
-        "--model {path}: this is a file; give the directory that holds config.json and the .safetensors files"
+        "model {path}: this is a file; give the directory that holds config.json and the .safetensors files"
     )]
     NotADirectory { path: PathBuf },
     /// GGUF is another format.
@@ -95,6 +95,19 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// The message, with the fields that it names.
+    pub fn words(&self) -> Words {
+        use CheckpointError::*;
+        // These messages begin with their field.
+        let field = match self {
+            NoSuchDirectory { .. } | NotCached { .. } | NotADirectory { .. } => "model",
+            NoSuchRevision { .. } => "revision",
+            Names(mismatch) => return mismatch.words(),
+            _ => return self.to_string().into(),
+        };
+        Words::of(field).text(&self.to_string()[field.len()..])
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> CheckpointError {
         let path = path.into();
         move |error| CheckpointError::Io { path, error }

@@ -5,6 +5,7 @@
 //! same names: renames by prefix, substring and suffix, where a rename to nothing drops the tensor; tensors to skip; unexpected
 //! names to ignore. A name that is still unknown is an error, never a silence.
 
+use crate::words::Words;
 use std::{borrow::Cow, fmt};
 
 /// Renames. Each applies to every name it matches; prefixes first, then substrings, then suffixes.
@@ -151,8 +152,9 @@ impl NameMismatch {
 
 impl std::error::Error for NameMismatch {}
 
-impl fmt::Display for NameMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl NameMismatch {
+    /// The message, with the field that it names.
+    pub fn words(&self) -> Words {
         let list = |names: &[(String, Option<String>)]| {
             let one = |(name, near): &(String, Option<String>)| match near {
                 Some(near) => format!("'{name}' (nearest: '{near}')"),
@@ -160,17 +162,25 @@ impl fmt::Display for NameMismatch {
             };
             names.iter().map(one).collect::<Vec<_>>().join(", ")
         };
-        write!(f, "{}: the tensors do not fit {}:", self.directory, self.model)?;
+        let mut words = Words::from(format!("{}: the tensors do not fit {}:", self.directory, self.model));
         if !self.unexpected.is_empty() {
             let (n, names) = (self.unexpected.len(), list(&self.unexpected));
-            write!(f, " {n} unexpected, there is no parameter named {names}")?;
-            write!(f, "; to leave such tensors out, use --skip-substr with a part of their names")?;
+            let which = format!(" {n} unexpected, there is no parameter named {names}");
+            words = words.text(which + "; to leave such tensors out, use ").field("skip_substr");
+            words = words.text(" with a part of their names");
         }
         if !self.missing.is_empty() {
             let separator = if self.unexpected.is_empty() { "" } else { ";" };
-            write!(f, "{separator} {} missing: {}", self.missing.len(), list(&self.missing))?;
+            let (n, names) = (self.missing.len(), list(&self.missing));
+            words = words.text(format!("{separator} {n} missing: {names}"));
         }
-        Ok(())
+        words
+    }
+}
+
+impl fmt::Display for NameMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.words().fmt(f)
     }
 }
 

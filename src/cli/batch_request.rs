@@ -25,11 +25,7 @@ fn request(checkpoint: &Checkpoint, line: usize, text: &str) -> Result<BatchRequ
         Some(id @ (Value::String(_) | Value::Number(_))) => id.clone(),
         Some(id) => return Err(Error::Request(format!("id {id} is neither a string nor a number"))),
     };
-    let in_fields = |error: Error| match error {
-        Error::Sampling(error) => Error::Request(field_names(&error.to_string())),
-        error => error,
-    };
-    Ok(BatchRequest { line, id, request: checkpoint.resolve(fields).map_err(in_fields)? })
+    Ok(BatchRequest { line, id, request: checkpoint.resolve(fields)? })
 }
 
 /// serde_json counts lines within the line.
@@ -39,15 +35,6 @@ fn plain(message: &str) -> String {
         true => format!("the JSON ends too early ({message})"),
         false => message,
     }
-}
-
-/// A message that speaks of flags, in the words of the file: `--top-p` is `top_p`.
-fn field_names(message: &str) -> String {
-    let word = |word: &str| match word.strip_prefix("--") {
-        Some(flag) => flag.replace('-', "_"),
-        None => word.to_owned(),
-    };
-    message.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// The number of a line, and what is wrong with it.
@@ -85,7 +72,6 @@ mod tests {
 
     #[test]
     fn messages_speak_of_fields() {
-        assert_eq!(field_names("--top-p is 2; it must be in (0, 1]"), "top_p is 2; it must be in (0, 1]");
         assert_eq!(plain("trailing comma at line 1 column 7"), "trailing comma at column 7");
     }
 }

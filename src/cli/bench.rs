@@ -2,16 +2,19 @@
 
 use super::{
     Outcome,
-    bench_report::{latencies, machine, model, outputs_sha256, requests, spread, table, totals},
+    bench_report::{
+        Computer, Latencies, ModelSizes, Report, RequestTimes, Settings, Spread, Totals, outputs_sha256,
+    },
     bench_run::{Bar, Drawing, Run, serve},
-    bench_workload::{LATE_OUTPUT, Lengths, Recipe, Workload},
+    bench_workload::{
+        LATE_OUTPUT, LatencyWorkload, Lengths, Recipe, ThroughputWorkload, Workload, check_length,
+    },
     engine_args::{EngineArgs, LoadWorker, LocalEngine},
     engine_stats::ranks,
-    model_args::Format,
-    terminal::print,
+    terminal::{json_line, print},
 };
 use clap::{Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use serde::Serialize;
 use stairwell::{
     config::ModelConfig,
     engine::{Continuous, Policy, Static, Worker},
@@ -251,17 +254,17 @@ fn throughput(mut args: Throughput, lead: LoadWorker) -> Result<Outcome> {
     let run = serve(&mut engine, &workload, args.common.drawing(), &bar)?;
     drop(bar);
     args.engine.write_trace(&mut engine)?;
-    let settings = json!({
-        "policy": args.policy.to_possible_value().map(|value| value.get_name().to_owned()),
-        "max_num_seqs_asked": asked,
-        "num_requests": requests,
-        "shared_prefix": shared_prefix,
-        "input_len": input.to_string(),
-        "output_len": output.to_string(),
-        "request_rate": args.request_rate,
-        "late_prompt": late_prompt,
-    });
-    report("bench throughput", &args.engine, &args.common, &mut engine, &[run], settings)
+    let workload = ThroughputWorkload {
+        num_requests: requests,
+        shared_prefix,
+        input_len: input.to_string(),
+        output_len: output.to_string(),
+        request_rate: args.request_rate,
+        late_prompt,
+    };
+    let policy = args.policy.to_possible_value().map_or(String::new(), |value| value.get_name().into());
+    let asked = Asked { command: "bench throughput", policy, max_num_seqs: asked, workload };
+    report(asked, &args.engine, &args.common, &mut engine, &[run])
 }
 
 fn latency(mut args: Latency, lead: LoadWorker) -> Result<Outcome> {
@@ -291,16 +294,11 @@ fn latency(mut args: Latency, lead: LoadWorker) -> Result<Outcome> {
     drop(bar);
     args.engine.write_trace(&mut engine)?;
     let runs = runs.split_off(args.warmup as usize);
-    let settings = json!({
-        "policy": "continuous",
-        "max_num_seqs_asked": args.batch_size,
-        "batch_size": args.batch_size,
-        "input_len": input,
-        "output_len": output,
-        "iterations": args.iterations,
-        "warmup": args.warmup,
-    });
-    report("bench latency", &args.engine, &args.common, &mut engine, &runs, settings)
+    let Latency { batch_size, iterations, warmup, .. } = args;
+    let workload = LatencyWorkload { batch_size, input_len: input, output_len: output, iterations, warmup };
+    let policy = "continuous".into();
+    let asked = Asked { command: "bench latency", policy, max_num_seqs: batch_size, workload };
+    report(asked, &args.engine, &args.common, &mut engine, &runs)
 }
 
 impl Common {
@@ -312,23 +310,6 @@ impl Common {
     fn drawing(&self) -> Drawing {
         Drawing { temperature: self.temperature, seed: self.seed }
     }
-}
-
-fn check_length(
-    input_flag: &str,
-    input: usize,
-    output_flag: &str,
-    output: usize,
-    context: usize,
-) -> Result<()> {
-    let sum = input + output;
-    if sum <= context {
-        return Ok(());
-    }
-    Err(Error::Usage(format!(
-        "{input_flag} up to {input} and {output_flag} up to {output} make {sum} tokens, and the model's context is {context}; \
-         give shorter ones"
-    )))
 }
 
 /// The engine, with room for the longest request.
@@ -353,56 +334,62 @@ fn start(
     Ok(engine)
 }
 
+/// What a command says of itself in its report.
+struct Asked<W> {
+    command: &'static str,
+    policy: String,
+    max_num_seqs: u32,
+    workload: W,
+}
+
 /// Puts the report together, and prints and writes it.
-fn report(
-    command: &str,
+fn report<W: Serialize>(
+    asked: Asked<W>,
     args: &EngineArgs,
     common: &Common,
     engine: &mut LocalEngine,
     runs: &[Run],
-    mut settings: Value,
 ) -> Result<Outcome> {
     let worker = engine.worker.report()?;
     let (runner, limits) = (&worker.runner, engine.limits());
-    let ran = &runner.machine;
-    let shared = json!({
-        "max_num_seqs": limits.max_running(),
-        "max_batched_tokens": limits.max_batched_tokens,
-        "max_model_len": runner.max_model_len,
-        "attention": runner.attention,
-        "kv_dtype": runner.memory.dtype.map(|dtype| dtype.to_string()),
-        "device": ran.device,
-        "isa": ran.isa,
-        "kernel_launches": ran.kernel_launches,
-        "threads": rayon::current_num_threads(),
-        "temperature": common.temperature,
-        "seed": common.seed,
-    });
-    if let (Value::Object(settings), Value::Object(shared)) = (&mut settings, shared) {
-        settings.extend(shared);
-    }
+    let ran = runner.machine.clone();
+    let settings = Settings {
+        policy: asked.policy,
+        max_num_seqs_asked: asked.max_num_seqs,
+        workload: asked.workload,
+        max_num_seqs: limits.max_running(),
+        max_batched_tokens: limits.max_batched_tokens,
+        max_model_len: runner.max_model_len,
+        attention: runner.attention,
+        kv_dtype: runner.memory.dtype.map(|dtype| dtype.to_string()),
+        device: ran.device,
+        isa: ran.isa,
+        kernel_launches: ran.kernel_launches,
+        threads: rayon::current_num_threads(),
+        temperature: common.temperature.into(),
+        seed: common.seed,
+    };
     let name = args.load.model.model.as_deref().unwrap_or("the demo model");
-    let format = if args.load.load_format == Format::Dummy { "dummy" } else { "safetensors" };
-    let mut latencies = latencies(runs);
-    if command == "bench latency" {
-        latencies["batch_seconds"] = spread(runs.iter().map(|run| run.seconds).collect());
+    let mut latencies = Latencies::new(runs);
+    if asked.command == "bench latency" {
+        latencies.batch_seconds = Spread::of(runs.iter().map(|run| run.seconds).collect());
     }
-    let report = json!({
-        "command": command,
-        "version": env!("CARGO_PKG_VERSION"),
-        "machine": machine(),
-        "model": model(engine.worker.config(), runner, name, format),
-        "settings": settings,
-        "totals": totals(&engine.stats(), runner, runs),
-        "latencies": latencies,
-        "parallel": ranks(&worker),
-        "outputs_sha256": outputs_sha256(runs),
-        "requests": requests(runs),
-    });
+    let report = Report {
+        command: asked.command,
+        version: env!("CARGO_PKG_VERSION"),
+        machine: Computer::here(),
+        model: ModelSizes::new(engine.worker.config(), runner, name, args.load.load_format),
+        settings,
+        totals: Totals::new(&engine.stats(), runner, runs),
+        latencies,
+        parallel: ranks(&worker),
+        outputs_sha256: outputs_sha256(runs),
+        requests: RequestTimes::of(runs),
+    };
+    let json = json_line(&report);
     if let Some(path) = &common.out {
-        let write = fs::write(path, format!("{report}\n"));
-        write.map_err(|error| Error::Io { path: path.clone(), error })?;
+        fs::write(path, &json).map_err(|error| Error::Io { path: path.clone(), error })?;
     }
-    print(&if common.json { format!("{report}\n") } else { table(&report) })?;
+    print(&if common.json { json } else { report.table() })?;
     Ok(Outcome::Good)
 }

@@ -1,6 +1,8 @@
 //! What `bench` serves: prompts of random tokens, how long they and their outputs are, and when they arrive.
 
 use rand::{Rng, SeedableRng, rngs::ChaCha20Rng};
+use serde::Serialize;
+use stairwell::error::{Error, Result};
 use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// Lengths in tokens: `64`, `32..128` (both ends included), or parts of a mix with their weights: `8..16:7,128..160:1`.
@@ -165,6 +167,48 @@ impl Random {
         let uniform = (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         Duration::from_secs_f64((-(1.0 - uniform).ln() / rate).min(1e9))
     }
+}
+
+/// What `bench throughput` was asked for, for its report.
+#[derive(Serialize)]
+pub struct ThroughputWorkload {
+    pub num_requests: u32,
+    pub shared_prefix: usize,
+    pub input_len: String,
+    pub output_len: String,
+    pub request_rate: Option<f64>,
+    pub late_prompt: Option<usize>,
+}
+
+/// The same of `bench latency`.
+#[derive(Serialize)]
+pub struct LatencyWorkload {
+    pub batch_size: u32,
+    pub input_len: usize,
+    pub output_len: usize,
+    pub iterations: u32,
+    pub warmup: u32,
+}
+
+/// Whether the longest prompt and the longest output fit into the context together.
+///
+/// # Errors
+/// With the flags, the numbers and the context.
+pub fn check_length(
+    input_flag: &str,
+    input: usize,
+    output_flag: &str,
+    output: usize,
+    context: usize,
+) -> Result<()> {
+    let sum = input + output;
+    if sum <= context {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{input_flag} up to {input} and {output_flag} up to {output} make {sum} tokens, and the model's context is {context}; \
+         give shorter ones"
+    )))
 }
 
 #[cfg(test)]

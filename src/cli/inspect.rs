@@ -2,16 +2,16 @@
 
 use super::{
     Outcome,
-    model_args::{Format, LoadArgs},
-    terminal::{Progress, human_bytes, print},
+    model_args::LoadArgs,
+    terminal::{Progress, human_bytes, json_line, print},
 };
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
 use stairwell::{
     checkpoint::{Checksums, StateDict, checksums, natural_order},
     config::ModelConfig,
     error::Result,
     model::module_tree,
-    runner::read_config,
+    runner::{LoadFormat, read_config},
 };
 
 /// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only
@@ -39,8 +39,8 @@ pub fn run(args: Args) -> Result<Outcome> {
     let directory = args.load.model.directory()?;
     let config = read_config(&directory)?;
     let state_dict = match args.load.load_format {
-        Format::Safetensors => Some(StateDict::open(&directory)?),
-        Format::Dummy => None,
+        LoadFormat::Safetensors => Some(StateDict::open(&directory)?),
+        LoadFormat::Dummy => None,
     };
     let length = args.max_model_len.map_or(config.context().min(4096), |n| n as usize);
     let memory = Memory::new(&config, state_dict.as_ref().map(StateDict::total_bytes), length);
@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<Outcome> {
         _ => None,
     };
     let report = match args.json {
-        true => json_report(&config, state_dict.as_ref(), sums.as_ref(), &memory),
+        true => json_line(&Report::new(&config, state_dict.as_ref(), sums.as_ref(), memory)),
         false => text_report(&config, state_dict.as_ref(), sums.as_ref(), &memory),
     };
     print(&report)?;
@@ -61,12 +61,16 @@ pub fn run(args: Args) -> Result<Outcome> {
 }
 
 /// Bytes that a run at a given length needs.
+#[derive(Serialize)]
 struct Memory {
     length: usize,
+    #[serde(rename = "weights_bytes")]
     weights: u64,
     /// The most that activations of one forward pass over `length` tokens take at a time, in f32.
+    #[serde(rename = "activation_bytes")]
     activations: u64,
     /// K and V of one token in f32, as a cache would keep them (from step 2 on).
+    #[serde(rename = "kv_bytes_per_token")]
     kv_per_token: u64,
 }
 
@@ -139,39 +143,57 @@ fn tensor_table(state_dict: &StateDict, sums: Option<&Checksums>) -> String {
     text + &format!("{tensors} tensors in {shards} shards, {} bytes\n", state_dict.total_bytes())
 }
 
-fn json_report(
-    config: &ModelConfig,
-    state_dict: Option<&StateDict>,
-    sums: Option<&Checksums>,
-    memory: &Memory,
-) -> String {
-    let mut tensors = Map::new();
-    for name in state_dict.map(sorted_names).unwrap_or_default() {
-        let Some((state_dict, entry)) = state_dict.and_then(|s| Some((s, s.entry(name)?))) else { continue };
-        let mut tensor = json!({
-            "shape": entry.info.shape,
-            "dtype": entry.info.dtype.to_string(),
-            "bytes": entry.info.range.len(),
-            "shard": state_dict.shards()[entry.shard].file,
-        });
-        if let Some(hash) = sums.and_then(|s| s.tensors.get(name)) {
-            tensor["sha256"] = hash.clone().into();
+/// The report in JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    architecture: &'static str,
+    context: usize,
+    module_tree: String,
+    #[serde(serialize_with = "as_object")]
+    tensors: Vec<(&'a str, TensorReport<'a>)>,
+    total_bytes: Option<u64>,
+    sha256: Option<&'a str>,
+    memory: Memory,
+}
+
+#[derive(Serialize)]
+struct TensorReport<'a> {
+    shape: &'a [usize],
+    dtype: String,
+    bytes: usize,
+    shard: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<&'a str>,
+}
+
+/// Names are keys, in the order that they have.
+fn as_object<S: Serializer>(tensors: &[(&str, TensorReport)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(tensors.iter().map(|(name, tensor)| (name, tensor)))
+}
+
+impl<'a> Report<'a> {
+    fn new(
+        config: &ModelConfig,
+        state_dict: Option<&'a StateDict>,
+        sums: Option<&'a Checksums>,
+        memory: Memory,
+    ) -> Report<'a> {
+        let tensor = |state_dict: &'a StateDict, name: &'a str| {
+            let entry = state_dict.entry(name)?;
+            let sha256 = sums.and_then(|sums| sums.tensors.get(name)).map(String::as_str);
+            let (shape, shard) = (&entry.info.shape[..], &state_dict.shards()[entry.shard].file[..]);
+            let (dtype, bytes) = (entry.info.dtype.to_string(), entry.info.range.len());
+            Some((name, TensorReport { shape, dtype, bytes, shard, sha256 }))
+        };
+        let tensors = |s: &'a StateDict| sorted_names(s).into_iter().filter_map(|n| tensor(s, n)).collect();
+        Report {
+            architecture: config.architecture.class_name(),
+            context: config.context(),
+            module_tree: module_tree(config),
+            tensors: state_dict.map(tensors).unwrap_or_default(),
+            total_bytes: state_dict.map(StateDict::total_bytes),
+            sha256: sums.map(|sums| sums.digest.as_str()),
+            memory,
         }
-        tensors.insert(name.to_owned(), tensor);
     }
-    let report = json!({
-        "architecture": config.architecture.class_name(),
-        "context": config.context(),
-        "module_tree": module_tree(config),
-        "tensors": Value::Object(tensors),
-        "total_bytes": state_dict.map(StateDict::total_bytes),
-        "sha256": sums.map(|s| s.digest.clone()),
-        "memory": {
-            "length": memory.length,
-            "weights_bytes": memory.weights,
-            "activation_bytes": memory.activations,
-            "kv_bytes_per_token": memory.kv_per_token,
-        },
-    });
-    format!("{report}\n")
 }

@@ -1,7 +1,10 @@
 //! `stairwell kernels`: what the kernels do, told by the simulator.
 
-use super::{Outcome, terminal::print};
-use serde_json::json;
+use super::{
+    Outcome,
+    terminal::{json_line, print},
+};
+use serde::Serialize;
 use stairwell::{
     backend::cuda::{KernelShape, Profile, Site, profile_kernel},
     error::Result,
@@ -46,7 +49,7 @@ pub fn run(args: Args) -> Result<Outcome> {
     let shape = KernelShape::parse(&args.name, &args.shape)?;
     let profile = profile_kernel(&args.name, &shape)?;
     print(&if args.json {
-        report(&args.name, &shape, &profile)
+        json_line(&Report::new(&args.name, &shape, &profile))
     } else {
         table(&args.name, &shape, &profile)
     })?;
@@ -97,31 +100,59 @@ fn table(name: &str, shape: &KernelShape, profile: &Profile) -> String {
     text
 }
 
-fn report(name: &str, shape: &KernelShape, profile: &Profile) -> String {
-    let site = |site: &Site| {
-        json!({
-            "file": site.line.as_ref().map(|(file, _)| file),
-            "line": site.line.as_ref().map(|(_, line)| line),
-            "memory": if site.shared { "shared" } else { "global" },
-            "writes": site.writes,
-            "requests": site.requests,
-            "bytes": site.bytes,
-            "sectors": site.sectors,
-            "turns": site.turns,
-        })
-    };
-    let side = |writes: bool, least: u64| {
-        let sectors = profile.sectors(writes);
-        json!({"bytes": profile.bytes(writes), "sectors": sectors, "sector_bytes": 32 * sectors, "least_bytes": least})
-    };
-    let report = json!({
-        "kernel": name,
-        "shape": shape.to_string(),
-        "read": side(false, profile.least_read),
-        "written": side(true, profile.least_written),
-        "barriers": profile.barriers,
-        "bank_conflicts": profile.bank_conflicts(),
-        "sites": profile.sites.iter().map(site).collect::<Vec<_>>(),
-    });
-    format!("{report}\n")
+/// The table in JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    kernel: &'a str,
+    shape: String,
+    read: Side,
+    written: Side,
+    barriers: u64,
+    bank_conflicts: u64,
+    sites: Vec<SiteReport<'a>>,
+}
+
+/// Global memory in one direction.
+#[derive(Serialize)]
+struct Side {
+    bytes: u64,
+    sectors: u64,
+    sector_bytes: u64,
+    least_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct SiteReport<'a> {
+    file: Option<&'a str>,
+    line: Option<u32>,
+    memory: &'static str,
+    writes: bool,
+    requests: u64,
+    bytes: u64,
+    sectors: u64,
+    turns: u64,
+}
+
+impl<'a> Report<'a> {
+    fn new(kernel: &'a str, shape: &KernelShape, profile: &'a Profile) -> Report<'a> {
+        let site = |site: &'a Site| {
+            let (file, line) = site.line.as_ref().map(|(file, line)| (file.as_str(), *line)).unzip();
+            let memory = if site.shared { "shared" } else { "global" };
+            let Site { writes, requests, bytes, sectors, turns, .. } = *site;
+            SiteReport { file, line, memory, writes, requests, bytes, sectors, turns }
+        };
+        let side = |writes: bool, least_bytes: u64| {
+            let sectors = profile.sectors(writes);
+            Side { bytes: profile.bytes(writes), sectors, sector_bytes: 32 * sectors, least_bytes }
+        };
+        Report {
+            kernel,
+            shape: shape.to_string(),
+            read: side(false, profile.least_read),
+            written: side(true, profile.least_written),
+            barriers: profile.barriers,
+            bank_conflicts: profile.bank_conflicts(),
+            sites: profile.sites.iter().map(site).collect(),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Flags about attention and the keys and values that it keeps.
 
 use super::terminal::{human_bytes, print_note};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use stairwell::{
     attention::{AttentionKind, KvDtype, KvOptions},
     config::ModelConfig,
@@ -17,32 +17,11 @@ pub struct KvArgs {
     #[arg(long, value_name = "NAME")]
     attention: Option<AttentionKind>,
     /// How K and V are stored
-    #[arg(long, value_enum, default_value_t = Stored::F32)]
-    pub kv_dtype: Stored,
+    #[arg(long, value_enum, default_value_t)]
+    pub kv_dtype: KvDtype,
     /// The longest sequence in tokens, prompt and output [default: the model's context, or what fits into free memory]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     max_model_len: Option<u32>,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Stored {
-    F32,
-    Bf16,
-    F16,
-    /// fp8 with a scale for each token and head
-    #[value(name = "fp8-e4m3", alias = "fp8", alias = "fp8_e4m3")]
-    Fp8,
-}
-
-impl From<Stored> for KvDtype {
-    fn from(stored: Stored) -> KvDtype {
-        match stored {
-            Stored::F32 => KvDtype::F32,
-            Stored::Bf16 => KvDtype::Bf16,
-            Stored::F16 => KvDtype::F16,
-            Stored::Fp8 => KvDtype::Fp8,
-        }
-    }
 }
 
 impl KvArgs {
@@ -52,7 +31,7 @@ impl KvArgs {
     /// For what does not go together.
     pub fn options(&self, config: &ModelConfig, max_chunk: Option<usize>) -> Result<KvOptions> {
         let kind = self.attention.unwrap_or(AttentionKind::BEST);
-        let dtype = KvDtype::from(self.kv_dtype);
+        let dtype = self.kv_dtype;
         if kind == AttentionKind::Recompute && dtype != KvDtype::F32 {
             let message =
                 format!("--kv-dtype {dtype}: attention 'recompute' keeps no K and V; leave the flag out");

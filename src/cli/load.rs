@@ -2,7 +2,7 @@
 
 use super::{
     Outcome,
-    model_args::{Format, LoadArgs},
+    model_args::LoadArgs,
     terminal::{human_bytes, peak_memory, print},
 };
 use stairwell::{
@@ -10,6 +10,7 @@ use stairwell::{
     checkpoint::{Directory, StateDict},
     error::Result,
     model::LoadEvent,
+    runner::LoadFormat,
     tensor::HostTensor,
 };
 use std::{fmt::Write, time::Instant};
@@ -33,7 +34,7 @@ pub fn run(args: Args) -> Result<Outcome> {
     let mut lines = String::new();
     let mut bytes = 0;
     let state_dict = match (args.trace, args.load.load_format) {
-        (true, Format::Safetensors) => Some(StateDict::open(&directory)?),
+        (true, LoadFormat::Safetensors) => Some(StateDict::open(&directory)?),
         _ => None,
     };
     if let Some(state_dict) = &state_dict {

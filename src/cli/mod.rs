@@ -199,41 +199,53 @@ pub fn main() -> ExitCode {
         terminal::print_error(&message);
         return ExitCode::from(2);
     }
-    let outcome = match cli.command {
-        Command::Generate(args) => generate::run(*args),
-        Command::Logits(args) => logits::run(args),
-        Command::Verify(args) => verify::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Load(args) => load::run(args),
-        Command::Tokenize(args) => tokenize::run(args),
-        Command::RenderChat(args) => render_chat::run(args),
-        #[cfg(feature = "step3")]
-        Command::Batch(args) => batch::run(args),
-        #[cfg(feature = "step3")]
-        Command::Bench(args) => bench::run(args),
-        #[cfg(feature = "step3")]
-        Command::Timeline(args) => timeline::run(args),
-        #[cfg(feature = "step4")]
-        Command::Plan(args) => plan::run(args),
-        #[cfg(feature = "step4")]
-        Command::Blocks(args) => blocks::run(args),
-        #[cfg(feature = "step5")]
-        Command::Kernels(args) => kernels::run(args),
-    };
+    let outcome = run(cli.command);
     let well = outcome.is_ok();
     let code = match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Bad) => ExitCode::FAILURE,
-        // `stairwell … | head`: nobody reads on, and that is no error.
-        Err(Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) if !speaks(&error) => ExitCode::FAILURE,
-        Err(error) => {
-            terminal::print_error(&error.to_string());
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     };
     finish(well);
     code
+}
+
+fn run(command: Command) -> anyhow::Result<Outcome> {
+    Ok(match command {
+        Command::Generate(args) => generate::run(*args)?,
+        Command::Logits(args) => logits::run(args)?,
+        Command::Verify(args) => verify::run(args)?,
+        Command::Inspect(args) => inspect::run(args)?,
+        Command::Load(args) => load::run(args)?,
+        Command::Tokenize(args) => tokenize::run(args)?,
+        Command::RenderChat(args) => render_chat::run(args)?,
+        #[cfg(feature = "step3")]
+        Command::Batch(args) => batch::run(args)?,
+        #[cfg(feature = "step3")]
+        Command::Bench(args) => bench::run(args)?,
+        #[cfg(feature = "step3")]
+        Command::Timeline(args) => timeline::run(args)?,
+        #[cfg(feature = "step4")]
+        Command::Plan(args) => plan::run(args)?,
+        #[cfg(feature = "step4")]
+        Command::Blocks(args) => blocks::run(args)?,
+        #[cfg(feature = "step5")]
+        Command::Kernels(args) => kernels::run(args)?,
+    })
+}
+
+/// Says what went wrong, if that is for this process to say.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<Error>() {
+        // `stairwell … | head`: nobody reads on, and that is no error.
+        Some(Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Some(error) if !speaks(error) => {}
+        Some(error) => terminal::print_error(&terminal::in_flags(error)),
+        None => terminal::print_error(&format!("{error:#}")),
+    }
+    ExitCode::FAILURE
 }
 
 /// A command line that can't be parsed: clap's message in one line.

@@ -33,8 +33,8 @@ pub struct LoadArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Where weights come from; dummy makes random ones from config.json
-    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
-    pub load_format: Format,
+    #[arg(long, value_enum, default_value_t)]
+    pub load_format: LoadFormat,
     /// Leave out tensors whose names contain one of these
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub skip_substr: Vec<String>,
@@ -55,12 +55,7 @@ pub struct DeviceArgs {
     pub gpu: super::GpuArgs,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Format {
-    Safetensors,
-    Dummy,
-}
-
+/// The CPU's arithmetics and the one that only a GPU has.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum Arithmetic {
     Auto,
@@ -118,12 +113,16 @@ impl LoadArgs {
     ) -> Result<ModelRunner<B>> {
         let progress = Progress::new("reading weights");
         let add = |bytes, total| progress.add(bytes, total);
-        let format = match self.load_format {
-            Format::Safetensors => LoadFormat::Safetensors,
-            Format::Dummy => LoadFormat::Dummy,
-        };
         let (events, progress) = (Some(&mut events as &mut dyn FnMut(LoadEvent)), Some(&add as _));
-        let options = LoadOptions { config, format, rules: self.rules(), max_length, kv, events, progress };
+        let options = LoadOptions {
+            config,
+            format: self.load_format,
+            rules: self.rules(),
+            max_length,
+            kv,
+            events,
+            progress,
+        };
         ModelRunner::load_on(machine, &self.model.directory()?, options)
     }
 

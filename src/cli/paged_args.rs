@@ -5,7 +5,7 @@ use super::{
     kv_args::KvArgs,
     terminal::{human_bytes, print_note},
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use stairwell::{
     attention::{AttentionKind, KvBudget, KvOptions, KvSwap},
     config::ModelConfig,
@@ -41,19 +41,11 @@ pub struct SharedArgs {
     #[arg(long)]
     no_prefix_cache: bool,
     /// What happens to K and V of a request that must give way when the pool is full
-    #[arg(long, value_enum, default_value_t = Preempt::Recompute)]
-    preemption: Preempt,
+    #[arg(long, value_enum, default_value_t = Preemption::Recompute)]
+    preemption: Preemption,
     /// Host memory for requests that are swapped out [default: as much as the pool has]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     swap_memory: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Preempt {
-    /// Dropped, and computed again later
-    Recompute,
-    /// Copied to host memory, and back later
-    Swap,
 }
 
 /// A number of bytes: 2GiB, 500MB, 1048576.
@@ -128,7 +120,7 @@ impl SharedArgs {
         let paged = options.attention.unwrap_or(AttentionKind::BEST) == AttentionKind::Paged;
         let asked = match () {
             () if self.no_prefix_cache => Some("--no-prefix-cache"),
-            () if self.preemption == Preempt::Swap => Some("--preemption swap"),
+            () if self.preemption == Preemption::Swap => Some("--preemption swap"),
             () if self.swap_memory.is_some() => Some("--swap-memory"),
             () => None,
         };
@@ -137,8 +129,8 @@ impl SharedArgs {
             return Err(Error::Usage(message));
         }
         options.swap = match self.preemption {
-            Preempt::Recompute => KvSwap::None,
-            Preempt::Swap => self.swap_memory.map_or(KvSwap::AsThePool, KvSwap::Bytes),
+            Preemption::Recompute => KvSwap::None,
+            Preemption::Swap => self.swap_memory.map_or(KvSwap::AsThePool, KvSwap::Bytes),
         };
         Ok(options)
     }
@@ -151,10 +143,6 @@ impl SharedArgs {
 
 impl ManagerArgs for SharedArgs {
     fn manager(&self) -> ManagerOptions {
-        let preemption = match self.preemption {
-            Preempt::Recompute => Preemption::Recompute,
-            Preempt::Swap => Preemption::Swap,
-        };
-        ManagerOptions { prefix_cache: !self.no_prefix_cache, preemption }
+        ManagerOptions { prefix_cache: !self.no_prefix_cache, preemption: self.preemption }
     }
 }

@@ -1,10 +1,6 @@
 //! Flags of step 7: on how many ranks a model runs.
 
-use super::{
-    engine_args::LoadWorker,
-    model_args::{Format, LoadArgs},
-    terminal::Progress,
-};
+use super::{engine_args::LoadWorker, model_args::LoadArgs, terminal::Progress};
 use clap::{Args, ValueEnum};
 pub use stairwell::parallel::{finish, speaks};
 use stairwell::{
@@ -12,7 +8,6 @@ use stairwell::{
     error::Result,
     machine::Machine,
     parallel::{self, Leader, Lines, Setup, Topology, Workload, in_threads, serve_rank},
-    runner::LoadFormat,
 };
 use std::time::Duration;
 
@@ -69,10 +64,7 @@ impl ParallelArgs {
 
     fn setup(&self, load: &LoadArgs) -> Result<Setup> {
         Ok(Setup {
-            format: match load.load_format {
-                Format::Safetensors => LoadFormat::Safetensors,
-                Format::Dummy => LoadFormat::Dummy,
-            },
+            format: load.load_format,
             rules: load.rules(),
             stage_layers: self.pp_layers.clone(),
             micro_batches: self.micro_batches.map(|n| n as usize),

@@ -2,11 +2,11 @@
 
 use super::{
     Outcome,
-    model_args::{Format, LoadArgs},
+    model_args::LoadArgs,
     paged_args::parse_size,
-    terminal::{human_bytes, print},
+    terminal::{human_bytes, json_line, print},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use stairwell::{
     attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
     backend::cpu::Cpu,
@@ -15,8 +15,9 @@ use stairwell::{
     engine::Limits,
     error::{Error, Result},
     model::{self, AttentionShape, WeightBytes, weight_bytes},
-    runner::read_config,
+    runner::{LoadFormat, read_config},
 };
+use std::collections::BTreeMap;
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
 #[derive(clap::Args)]
@@ -77,8 +78,8 @@ impl Report {
             return Err(Error::Usage(message));
         }
         let state_dict = match args.load.load_format {
-            Format::Safetensors => Some(StateDict::open(&directory).map_err(without_weights)?),
-            Format::Dummy => None,
+            LoadFormat::Safetensors => Some(StateDict::open(&directory).map_err(without_weights)?),
+            LoadFormat::Dummy => None,
         };
         // The empty model: it knows its parameters, and has none yet.
         let mut model = model::build(&Cpu::default(), &config, context)?;
@@ -224,39 +225,71 @@ impl Report {
     }
 
     fn json(&self) -> String {
-        let kv = self.kv.iter().map(|kv| {
-            json!({
-                "dtype": kv.dtype.to_string(),
-                "bytes_per_token": kv.bytes_per_token,
-                "blocks": kv.blocks,
-                "tokens": kv.tokens,
-                "longest_sequence": kv.longest,
-                "limited_by": self.limit(kv),
-                "sequences": kv.sequences,
-                "memory_for_one_sequence_bytes": kv.memory_for_one,
-            })
-        });
-        let report = json!({
-            "architecture": self.config.architecture.class_name(),
-            "context": self.config.context(),
-            "memory_bytes": self.memory.memory,
-            "weights_bytes": self.memory.weights,
-            "weights_bytes_by_dtype": self.weights.parameters,
-            "tied_copy_bytes": self.weights.tied_copy,
-            "skipped_bytes": self.weights.skipped,
-            "activation_bytes": self.memory.activations,
-            "max_batched_tokens": self.memory.step_tokens,
-            "logit_rows": self.logit_rows,
-            "kv_memory_bytes": self.memory.kv_room(),
-            "block_size": BLOCK_SIZE,
-            "max_len": self.length,
-            "sliding_windows": self.config.sliding_windows,
-            "blocks_of_a_sequence": self.memory.blocks_held(&self.shape, self.length),
-            "kv": kv.collect::<Vec<Value>>(),
-            "choose_kv_dtype": self.choice().map(|kv| kv.dtype.to_string()),
-        });
-        format!("{report}\n")
+        let kv = |kv: &KvPlan| KvFigures {
+            dtype: kv.dtype.to_string(),
+            bytes_per_token: kv.bytes_per_token,
+            blocks: kv.blocks,
+            tokens: kv.tokens,
+            longest_sequence: kv.longest,
+            limited_by: self.limit(kv),
+            sequences: kv.sequences,
+            memory_for_one_sequence_bytes: kv.memory_for_one,
+        };
+        json_line(&Figures {
+            architecture: self.config.architecture.class_name(),
+            context: self.config.context(),
+            memory_bytes: self.memory.memory,
+            weights_bytes: self.memory.weights,
+            weights_bytes_by_dtype: &self.weights.parameters,
+            tied_copy_bytes: self.weights.tied_copy,
+            skipped_bytes: self.weights.skipped,
+            activation_bytes: self.memory.activations,
+            max_batched_tokens: self.memory.step_tokens,
+            logit_rows: self.logit_rows,
+            kv_memory_bytes: self.memory.kv_room(),
+            block_size: BLOCK_SIZE,
+            max_len: self.length,
+            sliding_windows: &self.config.sliding_windows,
+            blocks_of_a_sequence: self.memory.blocks_held(&self.shape, self.length),
+            kv: self.kv.iter().map(kv).collect(),
+            choose_kv_dtype: self.choice().map(|kv| kv.dtype.to_string()),
+        })
     }
+}
+
+/// The report in JSON.
+#[derive(Serialize)]
+struct Figures<'a> {
+    architecture: &'static str,
+    context: usize,
+    memory_bytes: u64,
+    weights_bytes: u64,
+    weights_bytes_by_dtype: &'a BTreeMap<String, u64>,
+    tied_copy_bytes: u64,
+    skipped_bytes: u64,
+    activation_bytes: u64,
+    max_batched_tokens: usize,
+    logit_rows: usize,
+    kv_memory_bytes: u64,
+    block_size: usize,
+    max_len: usize,
+    sliding_windows: &'a [Option<usize>],
+    blocks_of_a_sequence: usize,
+    kv: Vec<KvFigures>,
+    choose_kv_dtype: Option<String>,
+}
+
+/// What fits in one KV dtype.
+#[derive(Serialize)]
+struct KvFigures {
+    dtype: String,
+    bytes_per_token: u64,
+    blocks: usize,
+    tokens: usize,
+    longest_sequence: usize,
+    limited_by: &'static str,
+    sequences: usize,
+    memory_for_one_sequence_bytes: u64,
 }
 
 /// A directory without weights can be planned for all the same.

@@ -25,6 +25,11 @@ pub fn print_error(message: &str) {
     let _ = writeln!(io::stderr(), "{label} {}", message.replace(char::is_control, " "));
 }
 
+/// What went wrong, in the words of the command line: where the library says `top_p`, the user gave `--top-p`.
+pub fn in_flags(error: &Error) -> String {
+    error.spelled(&|field| format!("--{}", field.replace('_', "-")))
+}
+
 /// A remark on stderr.
 pub fn print_note(message: &str) {
     let label = styled("note:", "1;36", colours(&io::stderr()));
@@ -39,6 +44,12 @@ pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| Error::Io { path: "stdout".into(), error })
+}
+
+/// A report as one line of JSON.
+pub fn json_line(report: &impl serde::Serialize) -> String {
+    let json = serde_json::to_string(report).expect("a report's keys are strings");
+    json + "\n"
 }
 
 /// A bar for work in bytes. It appears after a second, on a terminal, and leaves nothing behind.

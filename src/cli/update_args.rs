@@ -1,7 +1,7 @@
 //! Flags that update the weights of a running engine, as training with rollouts does.
 
 use super::engine_args::{LocalEngine, WeightUpdate};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use stairwell::{
     checkpoint::{StateDict, locate},
     engine::OnUpdate,
@@ -19,16 +19,8 @@ pub struct UpdateArgs {
     #[arg(long, value_name = "N", requires = "update_weights", allow_negative_numbers = true)]
     update_after: Option<u32>,
     /// What becomes of the requests that are running then
-    #[arg(long, value_enum, default_value_t = When::Drain, requires = "update_weights")]
-    on_update: When,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum When {
-    /// They finish with the old weights
-    Drain,
-    /// They end at once, with what they have
-    Abort,
+    #[arg(long, value_enum, default_value_t = OnUpdate::Drain, requires = "update_weights")]
+    on_update: OnUpdate,
 }
 
 impl UpdateArgs {
@@ -40,10 +32,7 @@ impl UpdateArgs {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
         let weights = StateDict::open(&locate(model, None)?)?;
         let model = model.clone();
-        let on_update = match self.on_update {
-            When::Drain => OnUpdate::Drain,
-            When::Abort => OnUpdate::Abort,
-        };
+        let on_update = self.on_update;
         let run = move |engine: &mut LocalEngine| {
             let refused = |e: Error| Error::Request(format!("--update-weights {model}: {e}"));
             engine.update_weights(weights.tensors(), on_update).map_err(refused)

@@ -4,9 +4,9 @@ use super::{
     KvArgs, Outcome,
     logits::Outputs,
     model_args::{DeviceArgs, LoadArgs},
-    terminal::{colours, print, print_note, styled},
+    terminal::{colours, json_line, print, print_note, styled},
 };
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
 use stairwell::{
     batch::Batch,
     checkpoint::{CheckpointError, Directory, Header},
@@ -55,14 +55,32 @@ fn tolerance(text: &str) -> Result<f64, String> {
     if value >= 0.0 { Ok(value) } else { Err(format!("{text} is not 0 or above")) }
 }
 
+/// All modules against the reference.
+#[derive(Serialize)]
+struct Report {
+    agrees: bool,
+    first_difference: Option<String>,
+    atol: f64,
+    rtol: f64,
+    modules: Vec<Comparison>,
+}
+
 /// One module against the reference.
+#[derive(Serialize)]
 struct Comparison {
     name: String,
     shape: Vec<usize>,
-    largest_error: f64,
-    /// Token and column of the largest error.
-    at: (usize, usize),
     agrees: bool,
+    #[serde(serialize_with = "finite")]
+    largest_error: f64,
+    /// Of the largest error, as is `column`.
+    token: usize,
+    column: usize,
+}
+
+/// JSON has no NaN.
+fn finite<S: Serializer>(error: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    if error.is_finite() { serializer.serialize_f64(*error) } else { serializer.serialize_str("nan") }
 }
 
 pub fn run(mut args: Args) -> Result<Outcome> {
@@ -100,10 +118,11 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
     if !unseen.is_empty() {
         print_note(&format!("not compared, since this model shows no such module: {}", unseen.join(", ")));
     }
-    let first = compared.iter().find(|c| !c.agrees);
-    let report = if args.json { json_report(&compared, &args) } else { table(&compared, &args) };
-    print(&report)?;
-    Ok(if first.is_none() { Outcome::Good } else { Outcome::Bad })
+    let first_difference = compared.iter().find(|c| !c.agrees).map(|c| c.name.clone());
+    let (agrees, atol, rtol) = (first_difference.is_none(), args.atol, args.rtol);
+    let report = Report { agrees, first_difference, atol, rtol, modules: compared };
+    print(&if args.json { json_line(&report) } else { table(&report) })?;
+    Ok(if agrees { Outcome::Good } else { Outcome::Bad })
 }
 
 /// Reads a whole safetensors file, checked like a shard.
@@ -153,48 +172,27 @@ fn compare(name: &str, ours: &HostTensor, theirs: &HostTensor, args: &Args) -> R
             (largest_error, at) = (error, (i / width, i % width));
         }
     }
-    Ok(Comparison { name: name.into(), shape: ours.shape.clone(), largest_error, at, agrees })
+    let (name, shape, (token, column)) = (name.into(), ours.shape.clone(), at);
+    Ok(Comparison { name, shape, agrees, largest_error, token, column })
 }
 
-fn table(compared: &[Comparison], args: &Args) -> String {
+fn table(report: &Report) -> String {
+    let Report { modules, atol, rtol, .. } = report;
     let colour = colours(&io::stdout());
-    let width = compared.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    let width = modules.iter().map(|c| c.name.len()).max().unwrap_or(0);
     let mut text = format!("{:width$}  {:>12}  {:>13}\n", "module", "shape", "largest error");
-    for c in compared {
+    for c in modules {
         let shape = format!("{:?}", c.shape);
         let verdict = if c.agrees { styled("ok", "32", colour) } else { styled("DIFFERS", "1;31", colour) };
         text += &format!("{:width$}  {shape:>12}  {:13.2e}  {verdict}\n", c.name, c.largest_error);
     }
-    match compared.iter().find(|c| !c.agrees) {
-        None => {
-            text + &format!("all {} modules agree (atol {}, rtol {})\n", compared.len(), args.atol, args.rtol)
-        }
-        Some(c) => {
-            let (token, column) = c.at;
+    match modules.iter().find(|c| !c.agrees) {
+        None => text + &format!("all {} modules agree (atol {atol}, rtol {rtol})\n", modules.len()),
+        Some(Comparison { name, largest_error, token, column, .. }) => {
             text + &format!(
-                "the first module that differs is {}: its largest error is {:.2e}, at token {token}, column {column}\n",
-                c.name, c.largest_error
+                "the first module that differs is {name}: its largest error is {largest_error:.2e}, at token {token}, column \
+                 {column}\n"
             )
         }
     }
-}
-
-fn json_report(compared: &[Comparison], args: &Args) -> String {
-    let module = |c: &Comparison| {
-        json!({
-            "name": c.name, "shape": c.shape, "agrees": c.agrees,
-            // JSON has no NaN.
-            "largest_error": if c.largest_error.is_finite() { json!(c.largest_error) } else { json!("nan") },
-            "token": c.at.0, "column": c.at.1,
-        })
-    };
-    let first = compared.iter().find(|c| !c.agrees).map(|c| c.name.clone());
-    let report = json!({
-        "agrees": first.is_none(),
-        "first_difference": first,
-        "atol": args.atol,
-        "rtol": args.rtol,
-        "modules": compared.iter().map(module).collect::<Vec<Value>>(),
-    });
-    format!("{report}\n")
 }

@@ -17,15 +17,47 @@
 
 use super::ConfigError;
 use super::fields::Fields;
-use crate::sampling::{SamplingError, SamplingParams};
+use crate::{
+    sampling::{SamplingError, SamplingParams},
+    words::Words,
+};
 use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What can be wrong with generation_config.json: what can be wrong with config.json.
+/// What can be wrong with generation_config.json.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct GenerationConfigError(#[from] ConfigError);
+pub enum GenerationConfigError {
+    /// What can be wrong with config.json too.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A value of the file that is used and outside its range.
+    #[error("{}", self.words())]
+    OutOfRange {
+        path: PathBuf,
+        /// The name in the file.
+        key: &'static str,
+        /// The field of [`Knobs`] that overrides it.
+        field: &'static str,
+        value: String,
+        /// The allowed range, in words.
+        limit: String,
+    },
+}
+
+impl GenerationConfigError {
+    /// The message, with the fields that it names.
+    pub fn words(&self) -> Words {
+        match self {
+            Self::Config(error) => error.to_string().into(),
+            Self::OutOfRange { path, key, field, value, limit } => {
+                let path = path.display();
+                let wrong = format!("{path}: '{key}': it is {value}; it must be {limit}; ");
+                Words::from(wrong).field(field).text(" overrides it")
+            }
+        }
+    }
+}
 
 /// The fields of generation_config.json that matter here; all may be absent. A `null` counts as absent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -218,10 +250,10 @@ impl SamplingDefaults {
     }
 
     /// Checks the values that the file gave and no flag replaced.
-    fn check_file(&self, file: &GenerationConfig) -> Result<(), ConfigError> {
-        let error = |field: &str, rule: String| {
+    fn check_file(&self, file: &GenerationConfig) -> Result<(), GenerationConfigError> {
+        let wrong = |key, field, value, limit| {
             let path = file.path.clone();
-            ConfigError::Field { path, field: field.into(), reason: format!("it is {rule} overrides it") }
+            Err(GenerationConfigError::OutOfRange { path, key, field, value, limit })
         };
         let from_file =
             |knob: Resolved<f32>, off| if knob.source == Source::GenerationConfig { knob.value } else { off };
@@ -233,12 +265,11 @@ impl SamplingDefaults {
             repetition_penalty: from_file(self.repetition_penalty, off.repetition_penalty),
             ..off
         };
-        if let Err(SamplingError::OutOfRange { flag, value, allowed }) = params.check_ranges() {
-            let field = flag.trim_start_matches('-').replace('-', "_");
-            return Err(error(&field, format!("{value}; it must be {allowed}; {flag}")));
+        if let Err(SamplingError::OutOfRange { field, value, limit }) = params.check_ranges() {
+            return wrong(field, field, value, limit);
         }
         if self.max_tokens == Some(Resolved { value: 0, source: Source::GenerationConfig }) {
-            return Err(error("max_new_tokens", "0; it must be at least 1; --max-tokens".into()));
+            return wrong("max_new_tokens", "max_tokens", "0".into(), "at least 1".into());
         }
         Ok(())
     }
@@ -249,7 +280,7 @@ impl SamplingDefaults {
         (asked && temperature != 0.0).then(|| {
             format!(
                 "generation_config.json says do_sample: false, which is greedy in transformers; \
-                 sampling at temperature {temperature}, as vLLM does (--temperature 0 is greedy)"
+                 sampling at temperature {temperature}, as vLLM does (temperature 0 is greedy)"
             )
         })
     }
@@ -370,7 +401,7 @@ mod tests {
         let json = r#"{"repetition_penalty": 0}"#;
         let message = resolve(&Knobs::default(), json).unwrap_err();
         let expected = "dir/g.json: 'repetition_penalty': it is 0; it must be above 0 and finite (1 is off); \
-                        --repetition-penalty overrides it";
+                        repetition_penalty overrides it";
         assert_eq!(message, expected);
         let flags = Knobs { repetition_penalty: Some(1.1), ..Knobs::default() };
         assert_eq!(resolve(&flags, json).unwrap().repetition_penalty.value, 1.1);

@@ -59,9 +59,10 @@ pub struct EngineStats {
 }
 
 /// What becomes of running requests when weights are updated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnUpdate {
     /// They finish first.
+    #[value(help = "They finish with the old weights")]
     Drain,
     /// They end at once, with what they have.
     Abort,

@@ -78,7 +78,7 @@ pub struct Prefix<'a> {
 }
 
 /// Blocks now, and what happened to them since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct BlockCounts {
     /// Tokens of a block.
     pub block_size: usize,

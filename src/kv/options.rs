@@ -1,5 +1,7 @@
 //! What the books are told: how large the pool is, and how its blocks are shared out.
 
+use clap::ValueEnum;
+
 /// Blocks of K and V, which sequences share out among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvPool {
@@ -29,10 +31,12 @@ impl Default for ManagerOptions {
 }
 
 /// What happens to the K and V of a request that must give way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preemption {
     /// They are dropped, and computed again later (what the prefix cache still has is not).
+    #[value(help = "Dropped, and computed again later")]
     Recompute,
     /// They are copied to host memory and back, as long as there is room; dropped otherwise.
+    #[value(help = "Copied to host memory, and back later")]
     Swap,
 }

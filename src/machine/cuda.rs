@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     model::{Attention, Inputs, Model, Pass, Rank, Share},
     tensor::DType,
+    words::Words,
 };
 use std::sync::Arc;
 
@@ -35,10 +36,11 @@ pub fn open(asked: Option<DeviceKind>, options: CudaOptions) -> Result<Option<Cu
 impl Machine for Cuda {
     fn attention(&self, model: &dyn Model<Cuda>, options: &KvOptions) -> Result<Box<dyn Attention<Cuda>>> {
         if let Some(other) = options.attention.filter(|kind| *kind != AttentionKind::Paged) {
-            let (name, device) = (other.name(), self.device().name());
-            return Err(Error::Usage(format!(
-                "--attention {name}: on --device {device} K and V are in blocks; leave the flag out"
-            )));
+            let device = self.device().name();
+            let why = Words::from("on ")
+                .field("device")
+                .text(format!(" {device} K and V are in blocks; leave the flag out"));
+            return Err(Error::Parameter { field: "attention", value: other.name().into(), why });
         }
         let activations = profile(self, model, options)?;
         let (memory, utilization) = (self.device().memory(), self.options().utilization);
@@ -46,10 +48,10 @@ impl Machine for Cuda {
         if room == 0 {
             let [used, total] =
                 [memory.total - memory.free + activations, memory.total].map(|b| b as f64 / 1e9);
-            return Err(Error::Device(format!(
-                "there is no memory for K and V: weights, activations and other programs take {used:.3} GB, and \
-                 --gpu-memory-utilization {utilization} of {total:.3} GB may be used; give more, or a smaller --max-batched-tokens"
-            )));
+            let taken = "there is no memory for K and V: weights, activations and other programs take";
+            let why = Words::from(format!("{taken} {used:.3} GB, and ")).field("gpu_memory_utilization");
+            let more = format!(" {utilization} of {total:.3} GB may be used; give more, or a smaller ");
+            return Err(Error::Limit(why.text(more).field("max_batched_tokens")));
         }
         Ok(Box::new(OnDevice::new(self.device(), model.attention_shape(), options, room)?))
     }

@@ -110,8 +110,8 @@ impl DeviceKind {
 
     /// What to say where it was not built.
     pub fn needs_a_feature(self) -> Error {
-        let name = self.name();
-        Error::Usage(format!("--device {name}: it is not in this build; build with --features step5"))
+        let why = "it is not in this build; build with --features step5".into();
+        Error::Parameter { field: "device", value: self.name().into(), why }
     }
 }
 

@@ -30,7 +30,7 @@ impl Checkpoint {
         let generation = directory.read(file)?.map(parse).transpose()?;
         let files = match &directory {
             Directory::Disk(path) => {
-                TokenizerFiles::read_for(path, Some(config.architecture.model_type().to_owned()))
+                TokenizerFiles::read_for(path, Some(config.architecture.names().model_type.to_owned()))
             }
             Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
         };

@@ -11,15 +11,18 @@ use crate::{
     model::{self, Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage},
     tensor::{Bytes, DType, HostTensor},
 };
+use clap::ValueEnum;
 use std::collections::BTreeMap;
 
 /// Where the weights come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LoadFormat {
     /// safetensors files.
     #[default]
+    #[value(help = None)]
     Safetensors,
     /// Random values of the right shapes; needs config.json only.
+    #[value(help = None)]
     Dummy,
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     config::ModelConfig,
     error::{Error, Result},
+    words::Words,
 };
 use std::ops::Deref;
 
@@ -60,13 +61,11 @@ pub fn check_prompt(config: &ModelConfig, prompt: &[u32]) -> Result<()> {
 /// Whether a run that has room for `longest` tokens can serve a prompt of `n` tokens.
 ///
 /// # Errors
-/// [`Error::Request`] with both numbers.
+/// [`Error::Limit`] with both numbers.
 pub fn check_room(n: usize, longest: usize) -> Result<()> {
     if n <= longest {
         return Ok(());
     }
-    let message = format!(
-        "the prompt has {n} tokens, and this run has room for {longest}; give a larger --max-model-len"
-    );
-    Err(Error::Request(message))
+    let room = format!("the prompt has {n} tokens, and this run has room for {longest}; give a larger ");
+    Err(Error::Limit(Words::from(room).field("max_model_len")))
 }

@@ -5,6 +5,9 @@
 //! clamps it), and a temperature below 0.01 is used as given (vLLM raises it to 0.01 to keep its logits
 //! finite; here the maximum is subtracted before the division, so nothing can overflow).
 
+use crate::words::Words;
+use std::fmt;
+
 /// How to turn logits into a token. The module's page says what each knob does and in what order.
 ///
 /// The default changes nothing: temperature 1, every filter and penalty off, a fresh seed.
@@ -49,21 +52,19 @@ impl Default for SamplingParams {
     }
 }
 
-/// What stops a token from being sampled. Each message is one line and names the flag or the token.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+/// What stops a token from being sampled. Each message is one line and names the field or the token.
+#[derive(Clone, Debug, PartialEq)]
 pub enum SamplingError {
     /// A knob is outside its range (or is NaN).
-    #[error("{flag} is {value}; it must be {allowed}")]
     OutOfRange {
-        /// The flag on the command line.
-        flag: &'static str,
+        /// The field of [`SamplingParams`].
+        field: &'static str,
         /// The value that was given.
         value: String,
         /// The allowed range, in words.
-        allowed: String,
+        limit: String,
     },
     /// A logit bias names a token that does not exist.
-    #[error("--logit-bias names token {token}; the vocabulary has the tokens 0 to {}", vocab_size - 1)]
     BiasToken {
         /// The token id.
         token: u32,
@@ -71,13 +72,11 @@ pub enum SamplingError {
         vocab_size: usize,
     },
     /// Two biases for one token.
-    #[error("--logit-bias names token {token} twice; give it one bias")]
     BiasTwice {
         /// The token id.
         token: u32,
     },
     /// A prompt id that the model has no row for.
-    #[error("prompt token {position} is id {token}; the vocabulary has the tokens 0 to {}", vocab_size - 1)]
     PromptToken {
         /// Index into the prompt, from 0.
         position: usize,
@@ -87,10 +86,8 @@ pub enum SamplingError {
         vocab_size: usize,
     },
     /// A sampler for no tokens at all.
-    #[error("the vocabulary is empty: there is no token to sample")]
     EmptyVocabulary,
     /// The row of logits is not one per token.
-    #[error("{found} logits for a vocabulary of {vocab_size} tokens")]
     LogitCount {
         /// Logits given.
         found: usize,
@@ -98,28 +95,18 @@ pub enum SamplingError {
         vocab_size: usize,
     },
     /// The forward pass gave NaN.
-    #[error(
-        "the logits contain NaN (first at token {token}): the weights or the arithmetic are broken; \
-         `stairwell verify` names the first module that differs"
-    )]
     NanLogit {
         /// The first such token.
         token: usize,
     },
     /// The forward pass gave +infinity.
-    #[error(
-        "the logits contain +infinity (first at token {token}): the arithmetic overflowed; try --dtype f32, \
-         and `stairwell verify` names the first module that differs"
-    )]
     InfiniteLogit {
         /// The first such token.
         token: usize,
     },
     /// Every logit is -infinity.
-    #[error("every logit is -infinity: no token is left to sample")]
     NothingLeft,
     /// Bias and penalties turned a finite logit into +infinity.
-    #[error("--repetition-penalty {penalty} overflows the logit of token {token}; use a value nearer to 1")]
     PenaltyOverflow {
         /// The repetition penalty in use.
         penalty: f32,
@@ -127,12 +114,67 @@ pub enum SamplingError {
         token: usize,
     },
     /// The operating system has no random numbers to give.
-    #[error("the operating system gave no random seed ({reason}); choose one with --seed")]
     NoEntropy {
         /// What the system said.
         reason: String,
     },
 }
+
+impl SamplingError {
+    /// The message, with the fields that it names.
+    pub fn words(&self) -> Words {
+        use SamplingError::*;
+        let text = match self {
+            OutOfRange { field, value, limit } => {
+                return Words::of(field).text(format!(" is {value}; it must be {limit}"));
+            }
+            BiasToken { token, vocab_size } => {
+                let last = vocab_size - 1;
+                let rest = format!(" names token {token}; the vocabulary has the tokens 0 to {last}");
+                return Words::of("logit_bias").text(rest);
+            }
+            BiasTwice { token } => {
+                return Words::of("logit_bias").text(format!(" names token {token} twice; give it one bias"));
+            }
+            PenaltyOverflow { penalty, token } => {
+                let rest =
+                    format!(" {penalty} overflows the logit of token {token}; use a value nearer to 1");
+                return Words::of("repetition_penalty").text(rest);
+            }
+            InfiniteLogit { token } => {
+                let found = format!("the logits contain +infinity (first at token {token})");
+                let then = " f32, and `stairwell verify` names the first module that differs";
+                return Words::from(found + ": the arithmetic overflowed; try ").field("dtype").text(then);
+            }
+            NoEntropy { reason } => {
+                let found = format!("the operating system gave no random seed ({reason})");
+                return Words::from(found + "; choose one with ").field("seed");
+            }
+            PromptToken { position, token, vocab_size } => {
+                let last = vocab_size - 1;
+                format!("prompt token {position} is id {token}; the vocabulary has the tokens 0 to {last}")
+            }
+            EmptyVocabulary => "the vocabulary is empty: there is no token to sample".into(),
+            LogitCount { found, vocab_size } => {
+                format!("{found} logits for a vocabulary of {vocab_size} tokens")
+            }
+            NanLogit { token } => format!(
+                "the logits contain NaN (first at token {token}): the weights or the arithmetic are broken; \
+                 `stairwell verify` names the first module that differs"
+            ),
+            NothingLeft => "every logit is -infinity: no token is left to sample".into(),
+        };
+        text.into()
+    }
+}
+
+impl fmt::Display for SamplingError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.words().fmt(f)
+    }
+}
+
+impl std::error::Error for SamplingError {}
 
 impl SamplingParams {
     /// Whether tokens are chosen by argmax, without random numbers.
@@ -150,8 +192,8 @@ impl SamplingParams {
         }
         self.check_ranges()?;
         if let Some(n) = self.logprobs.filter(|&n| n > vocab_size) {
-            let allowed = format!("between 0 and {vocab_size}, the size of the vocabulary");
-            return Err(out_of_range("--logprobs", n, &allowed));
+            let limit = format!("between 0 and {vocab_size}, the size of the vocabulary");
+            return Err(out_of_range("logprobs", n, &limit));
         }
         self.check_bias(vocab_size)
     }
@@ -167,34 +209,34 @@ impl SamplingParams {
         let finite = |x: f32| x > 0.0 && x.is_finite();
         let checks = [
             (
-                "--temperature",
+                "temperature",
                 self.temperature,
                 (0.0..=2.0).contains(&self.temperature),
                 "between 0 (greedy) and 2",
             ),
-            ("--top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1 (off)"),
-            ("--min-p", self.min_p, unit.contains(&self.min_p), "between 0 (off) and 1"),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1 (off)"),
+            ("min_p", self.min_p, unit.contains(&self.min_p), "between 0 (off) and 1"),
             (
-                "--repetition-penalty",
+                "repetition_penalty",
                 self.repetition_penalty,
                 finite(self.repetition_penalty),
                 "above 0 and finite (1 is off)",
             ),
             (
-                "--presence-penalty",
+                "presence_penalty",
                 self.presence_penalty,
                 two.contains(&self.presence_penalty),
                 "between -2 and 2 (0 is off)",
             ),
             (
-                "--frequency-penalty",
+                "frequency_penalty",
                 self.frequency_penalty,
                 two.contains(&self.frequency_penalty),
                 "between -2 and 2 (0 is off)",
             ),
         ];
         match checks.iter().find(|(_, _, holds, _)| !holds) {
-            Some((flag, value, _, allowed)) => Err(out_of_range(flag, value, allowed)),
+            Some((field, value, _, limit)) => Err(out_of_range(field, value, limit)),
             None => Ok(()),
         }
     }
@@ -211,15 +253,15 @@ impl SamplingParams {
             }
             if !(-100.0..=100.0).contains(&bias) {
                 let value = format!("{bias} for token {token}");
-                return Err(out_of_range("--logit-bias", value, "between -100 and 100"));
+                return Err(out_of_range("logit_bias", value, "between -100 and 100"));
             }
         }
         Ok(())
     }
 }
 
-fn out_of_range(flag: &'static str, value: impl ToString, allowed: &str) -> SamplingError {
-    SamplingError::OutOfRange { flag, value: value.to_string(), allowed: allowed.to_string() }
+fn out_of_range(field: &'static str, value: impl ToString, limit: &str) -> SamplingError {
+    SamplingError::OutOfRange { field, value: value.to_string(), limit: limit.to_string() }
 }
 
 #[cfg(test)]
@@ -233,26 +275,26 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_value_names_its_flag_the_value_and_the_range() {
+    fn each_wrong_value_names_its_field_the_value_and_the_range() {
         type Set = fn(&mut SamplingParams, f32);
         let knobs: [(&str, Set, &[f32]); 6] = [
-            ("--temperature", |p, x| p.temperature = x, &[-0.1, 2.1]),
-            ("--top-p", |p, x| p.top_p = x, &[0.0, -0.5, 1.01]),
-            ("--min-p", |p, x| p.min_p = x, &[-0.5, 1.01]),
-            ("--repetition-penalty", |p, x| p.repetition_penalty = x, &[0.0, -1.3]),
-            ("--presence-penalty", |p, x| p.presence_penalty = x, &[-2.1, 2.1]),
-            ("--frequency-penalty", |p, x| p.frequency_penalty = x, &[-2.1, 2.1]),
+            ("temperature", |p, x| p.temperature = x, &[-0.1, 2.1]),
+            ("top_p", |p, x| p.top_p = x, &[0.0, -0.5, 1.01]),
+            ("min_p", |p, x| p.min_p = x, &[-0.5, 1.01]),
+            ("repetition_penalty", |p, x| p.repetition_penalty = x, &[0.0, -1.3]),
+            ("presence_penalty", |p, x| p.presence_penalty = x, &[-2.1, 2.1]),
+            ("frequency_penalty", |p, x| p.frequency_penalty = x, &[-2.1, 2.1]),
         ];
-        for (flag, set, wrong) in knobs {
+        for (field, set, wrong) in knobs {
             for &value in wrong.iter().chain(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]) {
                 let text = message(|p| set(p, value));
-                assert!(text.starts_with(&format!("{flag} is {value}; it must be ")), "{text}");
+                assert!(text.starts_with(&format!("{field} is {value}; it must be ")), "{text}");
                 assert!(!text.contains('\n'), "{text}");
             }
         }
         assert_eq!(
             message(|p| p.temperature = -1.0),
-            "--temperature is -1; it must be between 0 (greedy) and 2"
+            "temperature is -1; it must be between 0 (greedy) and 2"
         );
     }
 
@@ -287,22 +329,13 @@ mod tests {
     #[test]
     fn biases_and_logprobs_are_checked_against_the_vocabulary() {
         let bias = |pairs: &'static [(u32, f32)]| message(move |p| p.logit_bias = pairs.to_vec());
-        assert_eq!(bias(&[(32, 1.0)]), "--logit-bias names token 32; the vocabulary has the tokens 0 to 31");
-        assert_eq!(
-            bias(&[(5, f32::NAN)]),
-            "--logit-bias is NaN for token 5; it must be between -100 and 100"
-        );
-        assert_eq!(
-            bias(&[(5, -100.5)]),
-            "--logit-bias is -100.5 for token 5; it must be between -100 and 100"
-        );
-        assert_eq!(
-            bias(&[(5, 1.0), (6, 1.0), (5, 2.0)]),
-            "--logit-bias names token 5 twice; give it one bias"
-        );
+        assert_eq!(bias(&[(32, 1.0)]), "logit_bias names token 32; the vocabulary has the tokens 0 to 31");
+        assert_eq!(bias(&[(5, f32::NAN)]), "logit_bias is NaN for token 5; it must be between -100 and 100");
+        assert_eq!(bias(&[(5, -100.5)]), "logit_bias is -100.5 for token 5; it must be between -100 and 100");
+        assert_eq!(bias(&[(5, 1.0), (6, 1.0), (5, 2.0)]), "logit_bias names token 5 twice; give it one bias");
         assert_eq!(
             message(|p| p.logprobs = Some(33)),
-            "--logprobs is 33; it must be between 0 and 32, the size of the vocabulary"
+            "logprobs is 33; it must be between 0 and 32, the size of the vocabulary"
         );
         assert_eq!(SamplingParams::default().validate(0), Err(SamplingError::EmptyVocabulary));
     }

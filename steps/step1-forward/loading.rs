@@ -1,5 +1,6 @@
 //! The way of a byte to a parameter, by the API: `cargo run --release --example step1_loading`
 
+use anyhow::Result;
 use stairwell::{
     attention::{self, KvOptions},
     backend::{Backend, cpu::Cpu},
@@ -7,7 +8,6 @@ use stairwell::{
     checkpoint::{LoadRules, StateDict},
     config::ModelConfig,
     demo,
-    error::Result,
     model::{self, Completeness, Loading, load_weights},
     runner::{ModelRunner, read_config},
     tensor::HostTensor,
@@ -89,7 +89,7 @@ fn load(
     };
     load_weights(&cpu, &mut *model, tensors, loading)?;
     let attention = attention::build(model.attention_shape(), &KvOptions::default())?;
-    ModelRunner::new(config.clone(), cpu, model, attention)
+    Ok(ModelRunner::new(config.clone(), cpu, model, attention)?)
 }
 // ANCHOR_END: load
 

@@ -1,5 +1,6 @@
 //! A forward pass told step by step, with the demo model's real numbers: `cargo run --release --example step1`.
 
+use anyhow::Result;
 use stairwell::{
     attention::KvOptions,
     backend::{
@@ -9,7 +10,6 @@ use stairwell::{
     batch::Batch,
     checkpoint::StateDict,
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     model::{Observer, rope::Frequencies},
     runner::{LoadOptions, ModelRunner},

@@ -1,5 +1,6 @@
 //! What a wrong engine says: the demo model with the exercises' wrong answers in it. `cargo run --release --example step1_traps`
 
+use anyhow::Result;
 use stairwell::{
     attention::{self, KvOptions},
     backend::{
@@ -8,7 +9,6 @@ use stairwell::{
     },
     batch::Batch,
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     model::{Observer, rope::Frequencies},
     runner::{LoadOptions, ModelRunner},

@@ -6,12 +6,12 @@
 mod contracts;
 
 use crate::contracts::step2::{KvCache, Pieces};
+use anyhow::Result;
 use stairwell::{
     attention::{AttentionKind, KvDtype, KvOptions, Recompute},
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     model::{Attention, AttentionShape},
     runner::{LoadOptions, ModelRunner},
@@ -148,14 +148,15 @@ fn pieces(
     change: impl Fn(&mut AttentionShape),
 ) -> Result<ModelRunner<Cpu>> {
     let options = LoadOptions::default();
-    ModelRunner::load_with(Cpu::default(), &demo::directory(), options, |mut shape, _| {
+    let runner = ModelRunner::load_with(Cpu::default(), &demo::directory(), options, |mut shape, _| {
         change(&mut shape);
         Ok(Box::new(Pieces::new(cache, shape, max_chunk, 100)) as Box<dyn Attention<Cpu>>)
-    })
+    })?;
+    Ok(runner)
 }
 
 fn runner(kv: KvOptions) -> Result<ModelRunner<Cpu>> {
-    ModelRunner::load(&demo::directory(), LoadOptions { kv, ..LoadOptions::default() })
+    Ok(ModelRunner::load(&demo::directory(), LoadOptions { kv, ..LoadOptions::default() })?)
 }
 
 /// One pass over the tokens from position `start` on; the logits of the last.
@@ -163,7 +164,7 @@ fn forward(runner: &mut ModelRunner<Cpu>, tokens: &[u32], start: usize) -> Resul
     let mut batch = Batch::default();
     batch.push(tokens, start, &[0]); // it has slot 0
     let logits = runner.forward(&batch, None)?;
-    runner.backend.download(&logits)
+    Ok(runner.backend.download(&logits)?)
 }
 
 fn best(logits: &[f32]) -> u32 {

@@ -1,10 +1,10 @@
 //! Four requests on one model, step by step: `cargo run --release --features step3 --example step3`.
 
+use anyhow::Result;
 use stairwell::{
     attention::{AttentionKind, KvOptions},
     demo,
     engine::{Chunk, Continuous, Engine, Limits, LocalWorker, Policy, RequestId, Static},
-    error::Result,
     generate::{GenerateParams, generate},
     runner::{LoadOptions, ModelRunner},
     tokenizer::Tokenizer,

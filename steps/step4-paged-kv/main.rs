@@ -1,12 +1,12 @@
 //! Blocks, shared and scarce: `cargo run --release --features step4 --example step4`.
 
+use anyhow::Result;
 use stairwell::{
     attention::{KvBudget, KvOptions},
     demo,
     engine::{
         Continuous, Engine, KvManager, Limits, LocalWorker, NewRequest, Prefix, RequestId, Sharing, Worker,
     },
-    error::Result,
     generate::GenerateParams,
     kv::{BlockManager, KvPool, ManagerOptions},
     runner::{LoadOptions, ModelRunner, Prompt},

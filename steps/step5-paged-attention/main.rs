@@ -1,9 +1,9 @@
 //! Kernels without a GPU: `cargo run --release --features step5 --example step5`.
 
+use anyhow::Result;
 use stairwell::{
     backend::cuda::{Arg, Cuda, Device, Grid, KernelShape, Profile, Schedule, Simulated, profile_kernel},
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     machine::Machine,
     runner::{LoadOptions, ModelRunner},
@@ -85,5 +85,5 @@ fn strided(kernel: &str, stride: u32) -> Result<Profile> {
         arguments.push(Arg::At(device.allocate(4 * 32 * 33)?));
     }
     arguments.push(Arg::U32(stride));
-    device.profile(kernel, grid(1, 32), &arguments)
+    Ok(device.profile(kernel, grid(1, 32), &arguments)?)
 }

@@ -1,12 +1,12 @@
 //! Attention over prompts, counted: `cargo run --release --features step6 --example step6`.
 
+use anyhow::Result;
 use stairwell::{
     attention::{KvDtype, KvOptions},
     backend::cuda::{
         Cuda, CudaOptions, Device, FlashVersion, KernelShape, Profile, Simulated, profile_kernel,
     },
     demo,
-    error::Result,
     generate::{GenerateParams, generate},
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
 }
 
 fn counted(kernel: &str, shape: &str) -> Result<Profile> {
-    profile_kernel(kernel, &KernelShape::parse(kernel, shape)?)
+    Ok(profile_kernel(kernel, &KernelShape::parse(kernel, shape)?)?)
 }
 
 /// What ran, and the first words after the prompt.

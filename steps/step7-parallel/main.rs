@@ -1,11 +1,11 @@
 //! Chapter 7 as a program: `cargo run --release --features step7 --example step7`.
 
+use anyhow::Result;
 use stairwell::{
     attention::KvOptions,
     backend::cpu::Cpu,
     demo,
     engine::{Continuous, Engine, Limits, RanksReport},
-    error::Result,
     generate::{GenerateParams, generate},
     parallel::{Setup, Topology, Workload, in_threads},
     runner::ModelRunner,

@@ -3,11 +3,11 @@
 
 use serde_json::{Map, Value};
 use stairwell::{
+    attention,
     backend::{Backend, cpu::Cpu},
     batch::Batch,
     checkpoint::{Directory, Header, StateDict, write_safetensors},
     generate::{GenerateParams, generate},
-    kv,
     runner::{LoadOptions, ModelRunner},
     sampling::SamplingParams,
     tensor::{Bytes, HostTensor},

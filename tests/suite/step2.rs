@@ -126,7 +126,7 @@ fn the_cache_is_filled_to_its_last_slot_and_not_beyond() {
     let mut batch = Batch::default();
     batch.push(&[1], prompt.len() + 3, &[0]);
     let error = runner.forward(&batch, None).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("holds 24 tokens") && error.contains("--max-model-len"), "{error}");
+    assert!(error.contains("holds 24 tokens") && error.contains("max_model_len"), "{error}");
 
     let long = vec![1; prompt.len() + 4];
     assert!(runner.check_prompt(&long).unwrap_err().to_string().contains("room for 24"));

@@ -10,6 +10,7 @@ use stairwell::{
     engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, OnUpdate, RequestId, Sharing, Worker},
     generate::{FinishReason, GenerateParams},
     kv::{self, ManagerOptions, Preemption},
+    model::KvMemory,
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tensor::HostTensor,

@@ -2,6 +2,7 @@
 
 use super::driver::dotted;
 use crate::error::{Error, Result};
+use crate::words::Words;
 use cudarc::nvrtc::{result, sys};
 use std::{
     ffi::{CStr, CString},
@@ -42,10 +43,11 @@ const HEADERS: [(&CStr, &str); 5] = [
 pub(super) fn kernels(architecture: (i32, i32), driver_version: i32) -> Result<Vec<u8>> {
     let (major, minor) = architecture;
     if architecture < OLDEST {
-        return Err(Error::Device(format!(
-            "the GPU's architecture is {major}.{minor}, and the kernels need {}.{} (Ampere) or newer; use --device cpu",
+        let old = format!(
+            "the GPU's architecture is {major}.{minor}, and the kernels need {}.{} (Ampere) or newer; use ",
             OLDEST.0, OLDEST.1
-        )));
+        );
+        return Err(Error::Limit(Words::from(old).field("device").text(" cpu")));
     }
     // SAFETY: loads NVIDIA's library, which is made to be loaded.
     if !unsafe { sys::is_culib_present() } {

@@ -20,6 +20,7 @@ use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Matmul};
 use crate::error::{Error, Result};
 #[cfg(feature = "step7")]
 use crate::model::{Rank, Share};
+use crate::words::Words;
 use blas::Blas;
 use cudarc::driver::{result, sys};
 use driver::Failed;
@@ -165,10 +166,13 @@ impl Device for Gpu {
             Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 let DeviceMemory { free, total } = self.memory();
                 let [bytes, free, total] = [bytes as u64, free, total].map(|bytes| bytes as f64 / 1e9);
-                Err(Error::Device(format!(
+                let why = Words::from(format!(
                     "out of memory on the GPU: {bytes:.3} GB are wanted, and {free:.3} GB of {total:.3} GB are free; \
-                     close other programs on it, or give a smaller --max-batched-tokens or --gpu-memory-utilization"
-                )))
+                     close other programs on it, or give a smaller "
+                ));
+                Err(Error::Limit(
+                    why.field("max_batched_tokens").text(" or ").field("gpu_memory_utilization"),
+                ))
             }
             Err(error) => Err(error).or_say("allocating memory"),
         }

@@ -62,10 +62,11 @@ pub(super) fn cache(
     let [heads, kv_heads, head_dim, block_size] =
         ["heads", "kv_heads", "head_dim", "block_size"].map(|name| shape.get(name));
     if heads % kv_heads != 0 {
-        return Err(Error::Usage(format!("--shape: heads={heads} is no multiple of kv_heads={kv_heads}")));
+        let why = format!("heads={heads} is no multiple of kv_heads={kv_heads}");
+        return Err(Error::parameter("shape", why));
     }
     if !block_size.is_power_of_two() {
-        return Err(Error::Usage(format!("--shape: block_size={block_size} is no power of two")));
+        return Err(Error::parameter("shape", format!("block_size={block_size} is no power of two")));
     }
     let vectors = kv_heads * block_size;
     let numbers = match kernel.dtype {
@@ -83,12 +84,12 @@ fn attend(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<L
     let version = AttentionVersion::ALL.into_iter().find(|version| version.kernel() == kernel.base);
     let version = version.expect("a version of the list");
     if !version.fits(&shape) {
-        let message = format!(
-            "--shape: {} takes a head_dim that is a multiple of 8 (in fp8 of 16), up to 256, and query heads of a group that fit into \
+        let why = format!(
+            "{} takes a head_dim that is a multiple of 8 (in fp8 of 16), up to 256, and query heads of a group that fit into \
              shared memory",
             kernel.name()
         );
-        return Err(Error::Usage(message));
+        return Err(Error::parameter("shape", why));
     }
     let (heads, head_dim) = (shape.heads, shape.head_dim);
     let [out, q] =

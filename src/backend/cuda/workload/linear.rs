@@ -27,9 +27,8 @@ fn launches(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec
     let plain = kernel.base == "matmul_v0";
     let on_tensor_cores = kernel.base.starts_with("matmul_v3");
     if on_tensor_cores && inputs % 8 != 0 {
-        let message =
-            format!("--shape: {} takes inputs that are a multiple of 8; {inputs} is not", kernel.base);
-        return Err(Error::Usage(message));
+        let why = format!("{} takes inputs that are a multiple of 8; {inputs} is not", kernel.base);
+        return Err(Error::parameter("shape", why));
     }
     let (x, w) = kernel.dtype.split_once('_').unwrap_or(("f32", kernel.dtype));
     let pointers =

@@ -82,7 +82,7 @@ impl KernelShape {
     /// A kernel's default shape with some numbers replaced: `rows=4,width=128`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an unknown kernel, an unknown name, or what is no number above 0.
+    /// [`Error::Usage`] for an unknown kernel, [`Error::Parameter`] for an unknown name, or what is no number above 0.
     pub fn parse(kernel: &str, text: &str) -> Result<KernelShape> {
         let unknown = || {
             let names = profiled().collect::<Vec<_>>().join(", ");
@@ -95,10 +95,9 @@ impl KernelShape {
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let bad = || {
                 let known: Vec<String> = defaults.iter().map(|(name, n)| format!("{name}={n}")).collect();
-                Error::Usage(format!(
-                    "--shape: '{part}' is no number of {kernel}'s shape; write {}",
-                    known.join(",")
-                ))
+                let known = known.join(",");
+                let why = format!("'{part}' is no number of {kernel}'s shape; write {known}");
+                Error::parameter("shape", why)
             };
             let (name, value) = part.split_once('=').ok_or_else(bad)?;
             let (name, default) = defaults.iter().find(|(known, _)| *known == name.trim()).ok_or_else(bad)?;

@@ -56,7 +56,7 @@ fn launches(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec
             _ if unswizzled => "64 or 128",
             _ => "64, 80, 96, 128 or 256",
         };
-        return Err(Error::Usage(format!("--shape: {} takes a head_dim of {widths}", kernel.name())));
+        return Err(Error::parameter("shape", format!("{} takes a head_dim of {widths}", kernel.name())));
     }
     let rows = sequences * tokens;
     let numbers = rows * shape.heads * shape.head_dim;

@@ -29,11 +29,9 @@ fn elementwise(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<
 fn norm(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Launch>> {
     let (rows, width) = (shape.get("rows"), shape.get("width"));
     if kernel.base == "rms_norm_v2" && (width % 4 != 0 || width > 4096) {
-        let message = format!(
-            "--shape: {} takes a width that is a multiple of 4, up to 4096; {width} is not",
-            kernel.base
-        );
-        return Err(Error::Usage(message));
+        let why =
+            format!("{} takes a width that is a multiple of 4, up to 4096; {width} is not", kernel.base);
+        return Err(Error::parameter("shape", why));
     }
     let mut arguments = vec![Arg::At(memory.floats(rows * width)?), Arg::At(memory.floats(rows * width)?)];
     if kernel.base == "add_rms_norm" {
