@@ -57,7 +57,7 @@ impl Files {
         let read = text.and_then(|text| parse(&text).map(|read| (text, read)));
         read.map_err(|error| {
             Error::Request(format!(
-                "{}: {error}; `--trace FILE` of batch and bench writes a trace, with blocks where --attention is paged",
+                "{}: {error}; `--trace FILE` of batch and bench writes a trace, with blocks under `--attention paged`",
                 self.trace.display()
             ))
         })
