@@ -86,7 +86,8 @@ pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) 
 
 /// How many keys a query of any layer sees at most; `None` if some layer sees all.
 pub(super) fn widest_window(shape: &AttentionShape) -> Option<usize> {
-    let windows: Option<Vec<usize>> = shape.layers.clone().map(|layer| shape.windows[layer]).collect();
+    // Of all layers, also those of other stages: one set of books says for all ranks which blocks are given back.
+    let windows: Option<Vec<usize>> = shape.windows.iter().copied().collect();
     windows?.into_iter().max()
 }
 

@@ -150,7 +150,7 @@ impl Args {
             repetition_penalty: sampling.repetition_penalty,
             presence_penalty: sampling.presence_penalty,
             frequency_penalty: sampling.frequency_penalty,
-            logit_bias: sampling.logit_bias.iter().copied().collect(),
+            logit_bias: sampling.logit_bias.clone(),
             logprobs: sampling.logprobs.map(Logprobs::Number),
             ..Fields::default()
         }

@@ -1,8 +1,11 @@
 //! The fields of a request, with the names of OpenAI's API and of what vLLM adds to it.
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::fmt;
 
 /// A request as it is written. What is absent has the default of generation_config.json, or one that changes nothing.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,12 +38,34 @@ pub struct Fields {
     pub presence_penalty: f32,
     #[serde(default)]
     pub frequency_penalty: f32,
-    #[serde(default)]
-    pub logit_bias: BTreeMap<u32, f32>,
+    /// Token ids and what is added to their logits; a JSON object, or pairs.
+    #[serde(default, deserialize_with = "pairs")]
+    pub logit_bias: Vec<(u32, f32)>,
     pub logprobs: Option<Logprobs>,
     pub top_logprobs: Option<usize>,
     /// vLLM's field; it means something from step 4 on.
     pub cache_salt: Option<String>,
+}
+
+/// An object's members in their order, also those that stand in it twice: the sampler's check refuses them.
+fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, D::Error> {
+    struct Pairs;
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = Vec<(u32, f32)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an object of token ids and numbers")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some(pair) = map.next_entry()? {
+                pairs.push(pair);
+            }
+            Ok(pairs)
+        }
+    }
+    deserializer.deserialize_map(Pairs)
 }
 
 /// One stop string, or several.

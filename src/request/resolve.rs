@@ -96,7 +96,7 @@ impl Checkpoint {
         let sampling = SamplingParams {
             presence_penalty: fields.presence_penalty,
             frequency_penalty: fields.frequency_penalty,
-            logit_bias: fields.logit_bias.iter().map(|(id, bias)| (*id, *bias)).collect(),
+            logit_bias: fields.logit_bias.clone(),
             seed: fields.seed,
             logprobs: fields.wanted_logprobs(),
             ..defaults.params()
