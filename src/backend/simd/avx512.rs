@@ -52,9 +52,7 @@ impl Simd<16> for Avx512 {
     #[inline(always)]
     fn finish<const N: usize>(self, sums: [__m512; N]) -> [f32; N] {
         let mut four = [sums[0]; 4];
-        for n in 1..N {
-            four[n] = sums[n];
-        }
+        four[1..N].copy_from_slice(&sums[1..]);
         // SAFETY: as above.
         let four = unsafe { sum_four(four) };
         *four.first_chunk().expect("at most 4")

@@ -53,9 +53,7 @@ impl Simd<32> for Avx512Bf16 {
     #[inline(always)]
     fn finish<const N: usize>(self, sums: [__m512; N]) -> [f32; N] {
         let mut four = [sums[0]; 4];
-        for n in 1..N {
-            four[n] = sums[n];
-        }
+        four[1..N].copy_from_slice(&sums[1..]);
         // SAFETY: the CPU has AVX-512.
         let four = unsafe { sum_four(four) };
         *four.first_chunk().expect("at most 4")

@@ -37,6 +37,7 @@ fn together<const L: usize>(left: usize) -> usize {
 /// scores[i, t] = q_i · k_t for the keys of a segment; `scores` has `keys` columns. Two queries, or four where there are registers
 /// for their sums, meet four keys at a time.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub fn score<S: F32<L>, const L: usize>(
     simd: S,
     q: &[f32],
@@ -115,6 +116,7 @@ fn dots<T: F32<L>, const L: usize, const M: usize>(
 
 /// out_i += Σ weights[i, t] · v_t over a segment, one t after the other; `weights` has `keys` columns.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub fn add_weighted<S: F32<L>, const L: usize>(
     simd: S,
     weights: &[f32],

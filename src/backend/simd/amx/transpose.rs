@@ -43,6 +43,9 @@ pub unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 }
 
 /// A tile of sums, [16][columns], as [columns][16].
+///
+/// # Safety
+/// The CPU has AVX-512 (F, BW, VL).
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub fn turned(sums: &[f32], columns: usize) -> [__m512i; SIDE] {
