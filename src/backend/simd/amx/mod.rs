@@ -160,7 +160,7 @@ pub struct Walk {
 /// `fresh`: c begins at zero. `each(step)` runs on the way, to ask for memory that comes next.
 ///
 /// # Safety
-/// `tiles` must have the columns of b and c, and all that is walked over must be readable; c must be writable: [2][16] rows, `c_stride` bytes
+/// `tiles` must have the columns of b and c, and all that is walked over must be readable; c must be writable: `[2][16]` rows, `c_stride` bytes
 /// apart, of COUNT · columns sums.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]

@@ -4,7 +4,7 @@ use super::{DEPTH, Line, SIDE, Walk, transpose::transpose};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 
-/// Rows of x in bf16, 16 to a panel or all of them if they are fewer, [k / 32][16 pairs][columns][2]: an operand b is a piece of it. Zeros
+/// Rows of x in bf16, 16 to a panel or all of them if they are fewer, `[k / 32][16 pairs][columns][2]`: an operand b is a piece of it. Zeros
 /// fill up what is missing.
 pub struct Panels<'a> {
     /// A tile is as many lines as it has columns.

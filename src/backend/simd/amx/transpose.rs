@@ -42,7 +42,7 @@ pub unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     }
 }
 
-/// A tile of sums, [16][columns], as [columns][16].
+/// A tile of sums, `[16][columns]`, as `[columns][16]`.
 ///
 /// # Safety
 /// The CPU has AVX-512 (F, BW, VL).
