@@ -3,7 +3,7 @@
 //! A collective of MPI does not say who is missing, and does not end if somebody is. So a rank that computes for long is told from one whose process was
 //! stopped or whose machine is gone by its heartbeat, and a rank that can't go on says why in it.
 
-use super::{pending::Pending, session::Comm};
+use super::{comm::Comm, pending::Pending};
 use crate::{
     error::{Error, Result},
     parallel::task::{decode, encode},

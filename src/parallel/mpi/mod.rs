@@ -4,6 +4,7 @@
 //! (`heartbeat`), and nobody waits for it for ever. Sums are taken here, from what all ranks have, in their order: `MPI_Allreduce` leaves the order to the
 //! implementation, and with it the last bits.
 
+mod comm;
 mod heartbeat;
 mod pending;
 mod session;
@@ -24,9 +25,9 @@ use ::mpi::{
     collective::CommunicatorCollectives, point_to_point::Source, request::Request,
     topology::Communicator as _, traits::*,
 };
+use comm::Comm;
 use heartbeat::Heartbeat;
 use pending::{Buffer, Pending};
-use session::Comm;
 use std::{
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

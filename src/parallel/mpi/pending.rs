@@ -1,6 +1,6 @@
 //! Memory that MPI reads or writes while this process goes on.
 
-use super::session::Comm;
+use super::comm::Comm;
 use mpi::{
     request::{Request, StaticScope},
     traits::*,

@@ -1,6 +1,6 @@
 //! MPI's beginning and end in this process. There is one of each.
 
-use super::{Mpi, heartbeat::Heartbeat};
+use super::{Mpi, comm::Comm, heartbeat::Heartbeat};
 use crate::{
     error::{Error, Result},
     model::Rank,
@@ -9,32 +9,12 @@ use crate::{
         processes::{processes_here, told},
     },
 };
-use mpi::{
-    Threading,
-    environment::Universe,
-    topology::{Color, SimpleCommunicator},
-    traits::*,
-};
+use mpi::{Threading, environment::Universe, topology::Color, traits::*};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
-
-/// A communicator of MPI's. It is never freed: that would wait for all ranks, and MPI's end frees it.
-#[derive(Clone, Copy)]
-pub struct Comm(pub &'static SimpleCommunicator);
-
-// SAFETY: MPI was started with MPI_THREAD_MULTIPLE, so any thread may call it, several at a time.
-unsafe impl Send for Comm {}
-// SAFETY: as above.
-unsafe impl Sync for Comm {}
-
-impl Comm {
-    fn of(comm: SimpleCommunicator) -> Comm {
-        Comm(Box::leak(Box::new(comm)))
-    }
-}
 
 /// What was begun.
 struct Session {
