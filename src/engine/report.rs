@@ -17,6 +17,21 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// A sum of so many bytes.
+    pub fn all_reduce(bytes: usize) -> Traffic {
+        Traffic { all_reduces: 1, all_reduce_bytes: bytes as u64, ..Traffic::default() }
+    }
+
+    /// A gather to which the rank gave so many bytes.
+    pub fn all_gather(bytes: usize) -> Traffic {
+        Traffic { all_gathers: 1, all_gather_bytes: bytes as u64, ..Traffic::default() }
+    }
+
+    /// A message of so many bytes.
+    pub fn send(bytes: usize) -> Traffic {
+        Traffic { sends: 1, send_bytes: bytes as u64, ..Traffic::default() }
+    }
+
     /// Each number with the other's, by `f`.
     fn with(self, other: Traffic, f: fn(u64, u64) -> u64) -> Traffic {
         Traffic {
