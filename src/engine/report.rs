@@ -82,7 +82,7 @@ pub struct RankReport {
 }
 
 /// What all ranks hold and have done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RanksReport {
     /// By what means they speak.
     pub comm: &'static str,
@@ -94,8 +94,11 @@ pub struct RanksReport {
     pub passes: u64,
     /// The part of the passes' time in which a stage waited for another one, as a mean over the stages; and what it would be with equal stages:
     /// (stages − 1) / (micro-batches + stages − 1).
+    #[serde(rename = "pipeline_bubble")]
     pub bubble: f64,
+    #[serde(rename = "pipeline_bubble_formula")]
     pub bubble_formula: f64,
+    #[serde(skip)]
     pub ranks: Vec<RankReport>,
 }
 
