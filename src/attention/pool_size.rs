@@ -3,8 +3,7 @@
 use super::options::{KvBudget, KvDtype, KvOptions, KvSwap};
 use crate::{
     error::{Error, Result},
-    kv::KvPool,
-    model::{AttentionShape, KvMemory},
+    model::{AttentionShape, KvMemory, KvPool},
     words::Words,
 };
 

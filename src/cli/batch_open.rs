@@ -3,7 +3,7 @@
 use super::{batch_request::BatchRequest, engine_args::LocalEngine, text::Text};
 use serde_json::{Value, json};
 use stairwell::{
-    engine::{Finished, NewRequest, RequestId, Sharing, Update},
+    engine::{Finished, NewRequest, RequestId, SharesWith, Update},
     error::Result,
     request::Checkpoint,
 };
@@ -42,7 +42,7 @@ impl OpenRequests {
         for index in 0..request.n {
             // The samples after the first share its prompt.
             let sharing =
-                Sharing { salt: request.salt.as_deref().map(Into::into), like: added.first().copied() };
+                SharesWith { salt: request.salt.as_deref().map(Into::into), like: added.first().copied() };
             let new = NewRequest {
                 prompt: request.prompt.clone(),
                 params: request.params.sample(index),

@@ -1,18 +1,17 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, NewRequest, Output, Policy, Request, RequestId,
-    Scheduler, Update, Worker,
+    Chunk, Finished, KvUsage, Limits, NewRequest, Output, Policy, Request, RequestId, Scheduler, Update,
+    Worker,
 };
 use crate::{
     batch::Batch,
     error::{Error, Result},
     generate::{FinishReason, GenerateParams},
-    kv::{self, ManagerOptions},
+    kv::{self, Manager, ManagerOptions},
     model::KvMemory,
     runner::{Prompt, check_room},
     sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
-    tensor::HostTensor,
     trace::{Part, Trace},
 };
 use rayon::prelude::*;
@@ -21,15 +20,16 @@ use std::{cell::RefCell, mem, time::Instant};
 /// Serves many requests with one model. Each gets the tokens that it would get alone.
 pub struct Engine<W: Worker> {
     pub worker: W,
-    scheduler: Scheduler,
+    pub(super) scheduler: Scheduler,
     batch: Batch,
     last_chunks: Vec<Chunk>,
     next_id: u64,
     stats: EngineStats,
     trace: Option<Trace>,
-    weight_version: u64,
+    /// How often the weights were updated. (Step 4.)
+    pub(super) weight_version: u64,
     /// What the next step tells.
-    updates: Vec<Update>,
+    pub(super) updates: Vec<Update>,
 }
 
 /// Counters since the start.
@@ -51,21 +51,11 @@ pub struct EngineStats {
     pub kv_used: u64,
     /// Sum over the steps: of requests that ran.
     pub running: u64,
-    /// Tokens of the prompts of requests that have ended, and those of them that were there already.
+    /// Tokens of the prompts of requests that have ended, and those of them that were there already (step 4).
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
-    /// How often a request had to give way.
+    /// How often a request had to give way (step 4).
     pub preemptions: u64,
-}
-
-/// What becomes of running requests when weights are updated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum OnUpdate {
-    /// They finish first.
-    #[value(help = "They finish with the old weights")]
-    Drain,
-    /// They end at once, with what they have.
-    Abort,
 }
 
 impl EngineStats {
@@ -98,10 +88,15 @@ impl<W: Worker> Engine<W> {
         Engine::with_kv(worker, kv, policy, limits)
     }
 
-    /// An engine with a KV manager of the caller's own, which must fit the worker's attention.
-    pub fn with_kv(worker: W, kv: Box<dyn KvManager>, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
+    /// An engine with a KV manager of the caller's own, any [`KvManager`](kv::KvManager) that fits the worker's attention.
+    pub fn with_kv(
+        worker: W,
+        kv: impl Into<Box<dyn Manager>>,
+        policy: Box<dyn Policy>,
+        limits: Limits,
+    ) -> Engine<W> {
         let limits = Limits { max_num_seqs: limits.max_num_seqs.min(worker.memory().slots), ..limits };
-        let scheduler = Scheduler::new(kv, policy, limits);
+        let scheduler = Scheduler::new(kv.into(), policy, limits);
         Engine {
             worker,
             scheduler,
@@ -205,7 +200,7 @@ impl<W: Worker> Engine<W> {
     fn update(&mut self, chunks: &[Chunk], sampled: Vec<Result<Sampled, SamplingError>>) {
         let (mut sampled, mut ended) = (sampled.into_iter(), Vec::new());
         let (longest, remembers) = (self.worker.max_model_len(), self.worker.remembers());
-        chunks.iter().for_each(|chunk| self.scheduler.kv.computed(chunk.id, chunk.positions.end));
+        self.scheduler.computed(chunks);
         for (request, chunk) in self.scheduler.running_of(chunks) {
             // Where nothing is kept (step 1's attention), the next pass computes all of it again.
             request.advance(if remembers { chunk.positions.len() } else { 0 });
@@ -284,41 +279,8 @@ impl<W: Worker> Engine<W> {
         stats.kv_reserved += usage.reserved as u64;
         stats.kv_used += usage.used as u64;
         stats.running += chunks.len() as u64;
-        stats.preemptions = self.scheduler.preemptions();
+        stats.preemptions = self.scheduler.pressure.preemptions();
     }
-
-    // ANCHOR: update_weights
-    /// Replaces weights by name, between two steps. Requests that have started finish first, or are aborted; those that have not are
-    /// computed with the new weights. What was cached is forgotten.
-    ///
-    /// # Errors
-    /// Those of the worker: then the weights are as they were. And those of the steps that finish the requests.
-    pub fn update_weights(
-        &mut self,
-        tensors: impl IntoIterator<Item = (String, HostTensor)>,
-        on_update: OnUpdate,
-    ) -> Result<()> {
-        self.scheduler.paused = true;
-        let drained = self.drain(on_update);
-        self.scheduler.paused = false;
-        drained?;
-        self.worker.update_weights(&mut tensors.into_iter())?;
-        self.scheduler.kv.flush();
-        self.weight_version += 1;
-        Ok(())
-    }
-
-    fn drain(&mut self, on_update: OnUpdate) -> Result<()> {
-        if on_update == OnUpdate::Abort {
-            self.scheduler.started().into_iter().for_each(|id| _ = self.abort(id));
-        }
-        while !self.scheduler.started().is_empty() {
-            let updates = self.step()?;
-            self.updates.extend(updates); // the next step tells
-        }
-        Ok(())
-    }
-    // ANCHOR_END: update_weights
 
     /// Records from now on what runs when.
     pub fn start_trace(&mut self) {
@@ -352,16 +314,6 @@ impl<W: Worker> Engine<W> {
     /// How full the KV cache is.
     pub fn kv_usage(&self) -> KvUsage {
         self.scheduler.kv.usage()
-    }
-
-    /// The KV cache's blocks, if it has any.
-    pub fn blocks(&self) -> BlockCounts {
-        self.scheduler.kv.counts()
-    }
-
-    /// Who has which part of the KV cache.
-    pub fn kv(&self) -> &dyn KvManager {
-        &*self.scheduler.kv
     }
 
     /// How often the weights were updated.

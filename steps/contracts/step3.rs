@@ -134,8 +134,8 @@ pub fn tells_the_demo_stories(policy: impl Policy + 'static) {
 #[track_caller]
 pub fn tells_the_demo_stories_in_slots<M: KvManager + 'static>(new: impl FnOnce(usize, usize) -> M) {
     check_stories(|worker| {
-        let kv = new(LIMITS.max_num_seqs, worker.runner.max_model_len());
-        Engine::with_kv(worker, Box::new(kv), Box::new(Continuous), LIMITS)
+        let kv: Box<dyn KvManager> = Box::new(new(LIMITS.max_num_seqs, worker.runner.max_model_len()));
+        Engine::with_kv(worker, kv, Box::new(Continuous), LIMITS)
     });
 }
 
