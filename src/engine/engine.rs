@@ -88,15 +88,10 @@ impl<W: Worker> Engine<W> {
         Engine::with_kv(worker, kv, policy, limits)
     }
 
-    /// An engine with a KV manager of the caller's own, any [`KvManager`](kv::KvManager) that fits the worker's attention.
-    pub fn with_kv(
-        worker: W,
-        kv: impl Into<Box<dyn Manager>>,
-        policy: Box<dyn Policy>,
-        limits: Limits,
-    ) -> Engine<W> {
+    /// An engine with a KV manager of the caller's own, which must fit the worker's attention.
+    pub fn with_kv(worker: W, kv: Box<dyn Manager>, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
         let limits = Limits { max_num_seqs: limits.max_num_seqs.min(worker.memory().slots), ..limits };
-        let scheduler = Scheduler::new(kv.into(), policy, limits);
+        let scheduler = Scheduler::new(kv, policy, limits);
         Engine {
             worker,
             scheduler,
@@ -279,7 +274,7 @@ impl<W: Worker> Engine<W> {
         stats.kv_reserved += usage.reserved as u64;
         stats.kv_used += usage.used as u64;
         stats.running += chunks.len() as u64;
-        stats.preemptions = self.scheduler.pressure.preemptions();
+        stats.preemptions = self.scheduler.preemptions;
     }
 
     /// Records from now on what runs when.

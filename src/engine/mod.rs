@@ -27,11 +27,7 @@ mod worker;
 
 pub use crate::kv::{BlockCounts, KvManager, KvUsage, RequestId, Slots};
 pub use engine::{Engine, EngineStats};
-#[cfg(not(feature = "step4"))]
-use no_preempt::{Pressure, Shared};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
-#[cfg(feature = "step4")]
-use preempt::{Pressure, Shared};
 pub use report::{RankReport, RanksReport, Traffic, WorkerReport};
 pub use request::{Finished, NewRequest, Phase, Request, SharesWith, Times, Update};
 pub use scheduler::{Chunk, Scheduler};

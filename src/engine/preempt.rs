@@ -9,30 +9,22 @@ use crate::{
     kv::{BlockCounts, Prefix},
 };
 
-/// What the scheduler remembers of it.
-#[derive(Default)]
-pub struct Pressure {
-    /// How often a request had to give way.
-    preemptions: u64,
-    /// Whether one did in the step that is being scheduled.
-    now: bool,
-    /// Whether only requests that have run before are admitted.
-    pub(super) paused: bool,
-}
-
 impl Scheduler {
     // ANCHOR: preempt
-    /// Room for a running request's next tokens; others give way for it, the last one first, and false if it was its own turn.
-    pub(super) fn make_room(&mut self, at: usize, tokens: usize) -> bool {
-        while let Some(request) = self.running.get(at) {
-            let end = request.computed() + tokens;
-            if tokens == 0 || self.kv.reserve(request.id, end) {
-                self.kv.publish(request.id, request.first(end));
-                return true;
+    /// Room for the running requests' next tokens. Others give way for it, those that were admitted last first; false if somebody did.
+    pub(super) fn make_room(&mut self, shares: &[usize]) -> bool {
+        let running = self.running.len();
+        for (at, &tokens) in shares.iter().enumerate() {
+            while let Some(request) = self.running.get(at) {
+                let end = request.computed() + tokens;
+                if tokens == 0 || self.kv.reserve(request.id, end) {
+                    self.kv.publish(request.id, request.first(end));
+                    break;
+                }
+                self.preempt_newest();
             }
-            self.preempt_newest();
         }
-        false
+        self.running.len() == running
     }
 
     /// Sends the running request that was admitted last back to the front of the queue. It has no chunk in this step yet: those before
@@ -41,26 +33,23 @@ impl Scheduler {
         let Some(mut request) = self.running.pop() else { return };
         let kept = self.kv.preempt(request.id);
         request.preempt(kept);
-        self.pressure.preemptions += 1;
-        self.pressure.now = true;
+        self.preemptions += 1;
         self.waiting.push_front(request);
     }
     // ANCHOR_END: preempt
 
-    /// What a waiting request has left, less what is cached; `None` if it may not be admitted.
-    pub(super) fn left_of_waiting(&self, request: &Request) -> Option<usize> {
-        let left = match request.computed() {
+    /// What a waiting request has left to compute, less what is cached.
+    pub(super) fn left_of_waiting(&self, request: &Request) -> usize {
+        match request.computed() {
             0 => request.left() - self.kv.cached(&request.prefix()),
             _ => request.left(), // it was swapped out
-        };
-        (!self.pressure.paused || request.started()).then_some(left)
+        }
     }
 
     // ANCHOR: make_room_for_next
-    /// Gives the first waiting request what is cached of it, and room for its next tokens; how many those are. None if somebody gave
-    /// way in this step: the same blocks would go back and forth.
+    /// Gives the first waiting request what is cached of it, and room for its next tokens, if there is any; how many those are.
     pub(super) fn make_room_for_next(&mut self, share: usize) -> Option<usize> {
-        let request = self.waiting.front_mut().filter(|_| !self.pressure.now)?;
+        let request = self.waiting.front_mut()?;
         let held = request.computed();
         if held == 0 && self.kv.expects(&request.prefix()) {
             return None;
@@ -84,18 +73,12 @@ impl Scheduler {
 
     /// The batch is full: what must be copied before it computes.
     pub(super) fn take_moves(&mut self, moves: &mut Vec<Move>) {
-        self.pressure.now = false;
         self.kv.take_moves(moves);
     }
 
     /// The batch is computed.
     pub(super) fn computed(&mut self, chunks: &[Chunk]) {
         chunks.iter().for_each(|chunk| self.kv.computed(chunk.id, chunk.positions.end));
-    }
-
-    /// How often a request had to give way.
-    pub fn preemptions(&self) -> u64 {
-        self.pressure.preemptions
     }
 }
 
@@ -106,24 +89,10 @@ impl<W: Worker> Engine<W> {
     }
 }
 
-/// What a request remembers of it.
-pub struct Shared {
-    with: SharesWith,
-    pub(super) cached_tokens: usize,
-    pub(super) preemptions: u32,
-}
-
-impl Shared {
-    /// Nothing has happened.
-    pub fn new(with: SharesWith) -> Shared {
-        Shared { with, cached_tokens: 0, preemptions: 0 }
-    }
-}
-
 impl Request {
     /// What K and V of its first tokens are found by.
     fn prefix(&self) -> Prefix<'_> {
-        let SharesWith { salt, like } = &self.shared.with;
+        let SharesWith { salt, like } = &self.sharing;
         Prefix { tokens: &self.tokens, salt: salt.clone(), like: like.map(|id| (id, self.prompt_len)) }
     }
 
@@ -131,13 +100,13 @@ impl Request {
     fn adopt(&mut self, cached: usize) {
         self.computed = cached;
         if !self.started() {
-            self.shared.cached_tokens = cached.min(self.prompt_len);
+            self.cached_tokens = cached.min(self.prompt_len);
         }
     }
 
     /// It stops running; the first `kept` tokens need not be computed again.
     fn preempt(&mut self, kept: usize) {
         self.computed = kept;
-        self.shared.preemptions += 1;
+        self.preemptions += 1;
     }
 }

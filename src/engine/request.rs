@@ -1,6 +1,6 @@
 //! One prompt on its way to one output.
 
-use super::{RequestId, Shared};
+use super::RequestId;
 use crate::{
     generate::{FinishReason, GenerateParams},
     runner::Prompt,
@@ -120,7 +120,10 @@ pub struct Request {
     arrival: Instant,
     times: Times,
     stop: Option<StopMatcher>,
-    pub(super) shared: Shared,
+    /// For step 4, and the report at the end.
+    pub sharing: SharesWith,
+    pub(super) cached_tokens: usize,
+    pub(super) preemptions: u32,
 }
 
 impl Request {
@@ -141,7 +144,9 @@ impl Request {
             arrival: Instant::now(),
             times: Times::default(),
             stop,
-            shared: Shared::new(sharing),
+            sharing,
+            cached_tokens: 0,
+            preemptions: 0,
         })
     }
 
@@ -234,7 +239,7 @@ impl Request {
         error: Option<String>,
         weight_version: u64,
     ) -> Finished {
-        let Request { id, times, shared: Shared { cached_tokens, preemptions, .. }, .. } = self;
+        let Request { id, times, cached_tokens, preemptions, .. } = self;
         let (seed, output) = (self.sampler.seed(), self.tokens.split_off(self.prompt_len));
         Finished { id, output, reason, error, seed, times, cached_tokens, preemptions, weight_version }
     }

@@ -1,6 +1,6 @@
 //! The two queues, and the batch of the next step.
 
-use super::{Limits, Phase, Policy, Pressure, Queues, Request, RequestId};
+use super::{Limits, Phase, Policy, Queues, Request, RequestId};
 use crate::{batch::Batch, kv::Manager, trace::Part};
 use std::{collections::VecDeque, ops::Range};
 
@@ -11,8 +11,9 @@ pub struct Scheduler {
     pub(super) running: Vec<Request>,
     pub kv: Box<dyn Manager>,
     policy: Box<dyn Policy>,
-    limits: Limits,
-    pub(super) pressure: Pressure,
+    pub(super) limits: Limits,
+    /// How often a request had to give way. (Step 4.)
+    pub(super) preemptions: u64,
 }
 
 /// One request's part of a step.
@@ -37,7 +38,7 @@ impl Scheduler {
     /// With nobody in it.
     pub fn new(kv: Box<dyn Manager>, policy: Box<dyn Policy>, limits: Limits) -> Scheduler {
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Scheduler { waiting, running, kv, policy, limits, pressure: Pressure::default() }
+        Scheduler { waiting, running, kv, policy, limits, preemptions: 0 }
     }
 
     /// Puts a request at the end of the queue.
@@ -51,12 +52,11 @@ impl Scheduler {
         batch.clear();
         let (shares, mut chunks) = (self.shares(), Vec::new());
         let (shares, shares_of_new) = shares.split_at(self.running.len().min(shares.len()));
-        for (at, &tokens) in shares.iter().enumerate() {
-            if self.make_room(at, tokens) {
-                chunks.extend(self.push_chunk(batch, at, tokens));
-            }
+        let all_go_on = self.make_room(shares);
+        for (at, &tokens) in shares.iter().enumerate().take(self.running.len()) {
+            chunks.extend(self.push_chunk(batch, at, tokens));
         }
-        for &share in shares_of_new {
+        for &share in shares_of_new.iter().filter(|_| all_go_on) {
             let Some(tokens) = self.admit(share) else {
                 break; // there is no room for its K and V: it waits, and those behind it
             };
@@ -98,8 +98,8 @@ impl Scheduler {
         let limits = self.limits;
         let running: Vec<usize> = self.running.iter().map(Request::left).collect();
         let seats = limits.max_num_seqs.saturating_sub(running.len());
-        let waiting: Vec<usize> =
-            self.waiting.iter().take(seats).map_while(|request| self.left_of_waiting(request)).collect();
+        let waiting = self.waiting.iter().take(seats);
+        let waiting: Vec<usize> = waiting.map(|request| self.left_of_waiting(request)).collect();
         let shares = self.policy.share(&Queues { running: &running, waiting: &waiting, limits });
 
         let total: usize = shares.iter().sum();

@@ -25,9 +25,9 @@ impl<W: Worker> Engine<W> {
         tensors: impl IntoIterator<Item = (String, HostTensor)>,
         on_update: OnUpdate,
     ) -> Result<()> {
-        self.scheduler.pressure.paused = true;
+        let limits = self.limits();
         let drained = self.drain(on_update);
-        self.scheduler.pressure.paused = false;
+        self.scheduler.limits = limits;
         drained?;
         self.worker.update_weights(&mut tensors.into_iter())?;
         self.scheduler.kv.flush();
@@ -40,6 +40,8 @@ impl<W: Worker> Engine<W> {
             self.scheduler.started().into_iter().for_each(|id| _ = self.abort(id));
         }
         while !self.scheduler.started().is_empty() {
+            // Seats for those that have started only: if one gave way, it is at the front of the queue.
+            self.scheduler.limits.max_num_seqs = self.scheduler.started().len();
             let updates = self.step()?;
             self.updates.extend(updates); // the next step tells
         }

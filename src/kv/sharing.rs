@@ -1,6 +1,6 @@
 //! What a manager of blocks can do beside giving room: requests share what they have in common, and give way to each other. (Step 4.)
 
-use super::{BlockCounts, BlockManager, KvManager, KvPool, KvUsage, RequestId, Slots};
+use super::{BlockCounts, BlockManager, KvManager, KvPool, RequestId, Slots};
 use crate::batch::Move;
 use clap::ValueEnum;
 use std::{
@@ -108,36 +108,3 @@ pub fn manager(
 }
 
 impl Sharing for Slots {}
-
-/// Any manager of step 3, for an engine that would let its requests share.
-struct Unshared(Box<dyn KvManager>);
-
-impl From<Box<dyn KvManager>> for Box<dyn Sharing> {
-    fn from(manager: Box<dyn KvManager>) -> Box<dyn Sharing> {
-        Box::new(Unshared(manager))
-    }
-}
-
-impl Sharing for Unshared {}
-
-impl KvManager for Unshared {
-    fn reserve(&mut self, id: RequestId, tokens: usize) -> bool {
-        self.0.reserve(id, tokens)
-    }
-
-    fn table(&self, id: RequestId) -> &[u32] {
-        self.0.table(id)
-    }
-
-    fn release(&mut self, id: RequestId) {
-        self.0.release(id);
-    }
-
-    fn max_tokens(&self) -> usize {
-        self.0.max_tokens()
-    }
-
-    fn usage(&self) -> KvUsage {
-        self.0.usage()
-    }
-}

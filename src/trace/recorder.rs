@@ -124,7 +124,7 @@ fn queued(lane: u64, from: f64, to: f64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::{super::Schedule, *};
-    use crate::kv::Slots;
+    use crate::kv::{KvManager, Slots};
 
     #[test]
     fn what_is_recorded_is_read() {
