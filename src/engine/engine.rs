@@ -124,7 +124,7 @@ impl<W: Worker> Engine<W> {
         let request = Request::new(id, new, self.worker.config().vocab_size)?;
         let (needed, room) = (request.most_tokens(longest), self.scheduler.kv.max_tokens());
         if needed > room {
-            let prompt = request.prompt_len();
+            let prompt = request.prompt_len;
             return Err(Error::Request(format!(
                 "the prompt has {prompt} tokens and the output up to {} more, and the KV cache holds {room}; give a smaller \
                  max_tokens, or more room (--kv-memory, --max-kv-tokens)",
@@ -132,7 +132,7 @@ impl<W: Worker> Engine<W> {
             )));
         }
         if let Some(trace) = &mut self.trace {
-            trace.arrived(id, request.prompt_len(), request.arrival());
+            trace.arrived(id, request.prompt_len, request.arrival);
         }
         self.next_id += 1;
         self.scheduler.add(request);
@@ -158,7 +158,7 @@ impl<W: Worker> Engine<W> {
         let sampled = self.sample(&chunks, output);
         if let Some(trace) = &mut self.trace {
             let parts: Vec<Part> = chunks.iter().map(Chunk::part).collect();
-            trace.step(started, &parts, self.scheduler.waiting(), &*self.scheduler.kv);
+            trace.step(started, &parts, self.scheduler.waiting.len(), &*self.scheduler.kv);
         }
         self.update(&chunks, sampled);
         self.last_chunks = chunks;
@@ -241,7 +241,7 @@ impl<W: Worker> Engine<W> {
     fn idle(&mut self) -> Result<Vec<Update>> {
         let (waiting, running) = self.queues();
         if self.updates.is_empty() && (waiting, running) != (0, 0) {
-            let policy = self.scheduler.policy().name();
+            let policy = self.scheduler.policy.name();
             let message =
                 format!("{waiting} requests wait, {running} run, and policy '{policy}' lets nobody go on");
             return Err(Error::Request(message));
@@ -251,7 +251,7 @@ impl<W: Worker> Engine<W> {
 
     fn end(&mut self, id: RequestId, reason: FinishReason, error: Option<String>) -> bool {
         let Some(request) = self.scheduler.remove(id) else { return false };
-        self.stats.prompt_tokens += request.prompt_len() as u64;
+        self.stats.prompt_tokens += request.prompt_len as u64;
         let finished = request.finish(reason, error, self.weight_version);
         self.stats.cached_tokens += finished.cached_tokens as u64;
         if let Some(trace) = &mut self.trace {
@@ -281,7 +281,7 @@ impl<W: Worker> Engine<W> {
     pub fn start_trace(&mut self) {
         let limits = self.limits();
         self.trace =
-            Some(Trace::new(self.scheduler.policy().name(), limits.max_num_seqs, limits.max_batched_tokens));
+            Some(Trace::new(self.scheduler.policy.name(), limits.max_num_seqs, limits.max_batched_tokens));
     }
 
     /// What was recorded.
@@ -298,12 +298,12 @@ impl<W: Worker> Engine<W> {
 
     /// What a step may hold.
     pub fn limits(&self) -> Limits {
-        self.scheduler.limits()
+        self.scheduler.limits
     }
 
     /// Requests that wait and that run.
     pub fn queues(&self) -> (usize, usize) {
-        (self.scheduler.waiting(), self.scheduler.running())
+        (self.scheduler.waiting.len(), self.scheduler.running.len())
     }
 
     /// How full the KV cache is.

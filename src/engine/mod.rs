@@ -25,11 +25,14 @@ mod scheduler;
 mod update;
 mod worker;
 
-pub use crate::kv::{BlockCounts, KvManager, KvUsage, RequestId, Slots};
+pub use crate::{
+    kv::{BlockCounts, KvManager, KvUsage, RequestId, Slots},
+    trace::Phase,
+};
 pub use engine::{Engine, EngineStats};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use report::{RankReport, RanksReport, Traffic, WorkerReport};
-pub use request::{Finished, NewRequest, Phase, Request, SharesWith, Times, Update};
+pub use request::{Finished, NewRequest, Request, SharesWith, Times, Update};
 pub use scheduler::{Chunk, Scheduler};
 #[cfg(feature = "step4")]
 pub use update::OnUpdate;

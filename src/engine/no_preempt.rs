@@ -8,7 +8,7 @@ impl Scheduler {
     /// Room for the running requests' next tokens; whether all of them go on.
     pub(super) fn make_room(&mut self, shares: &[usize]) -> bool {
         let mut running = self.running.iter().zip(shares);
-        running.all(|(request, tokens)| self.kv.reserve(request.id, request.computed() + tokens))
+        running.all(|(request, tokens)| self.kv.reserve(request.id, request.computed + tokens))
     }
 
     /// Room for the next tokens of the first waiting request, if there is any; how many those are.

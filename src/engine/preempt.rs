@@ -16,7 +16,7 @@ impl Scheduler {
         let running = self.running.len();
         for (at, &tokens) in shares.iter().enumerate() {
             while let Some(request) = self.running.get(at) {
-                let end = request.computed() + tokens;
+                let end = request.computed + tokens;
                 if tokens == 0 || self.kv.reserve(request.id, end) {
                     self.kv.publish(request.id, request.first(end));
                     break;
@@ -40,7 +40,7 @@ impl Scheduler {
 
     /// What a waiting request has left to compute, less what is cached.
     pub(super) fn left_of_waiting(&self, request: &Request) -> usize {
-        match request.computed() {
+        match request.computed {
             0 => request.left() - self.kv.cached(&request.prefix()),
             _ => request.left(), // it was swapped out
         }
@@ -50,7 +50,7 @@ impl Scheduler {
     /// Gives the first waiting request what is cached of it, and room for its next tokens, if there is any; how many those are.
     pub(super) fn make_room_for_next(&mut self, share: usize) -> Option<usize> {
         let request = self.waiting.front_mut()?;
-        let held = request.computed();
+        let held = request.computed;
         if held == 0 && self.kv.expects(&request.prefix()) {
             return None;
         }
@@ -58,7 +58,7 @@ impl Scheduler {
             request.adopt(self.kv.adopt(request.id, &request.prefix()));
         }
         let tokens = share.min(request.left());
-        let end = request.computed() + tokens;
+        let end = request.computed + tokens;
         if !self.kv.reserve(request.id, end) {
             if held == 0 {
                 self.kv.release(request.id);

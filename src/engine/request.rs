@@ -6,7 +6,7 @@ use crate::{
     runner::Prompt,
     sampling::{Sampled, Sampler, SamplingError},
     tokenizer::StopMatcher,
-    trace,
+    trace::Phase,
 };
 use std::{
     sync::Arc,
@@ -89,35 +89,18 @@ impl Times {
     }
 }
 
-/// What a request computes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Tokens of the prompt.
-    Prefill,
-    /// The token that was sampled last.
-    Decode,
-}
-
-impl From<Phase> for trace::Phase {
-    fn from(phase: Phase) -> trace::Phase {
-        match phase {
-            Phase::Prefill => trace::Phase::Prefill,
-            Phase::Decode => trace::Phase::Decode,
-        }
-    }
-}
-
 /// A request and its state.
 pub struct Request {
     pub id: RequestId,
     /// Prompt, then output.
     pub(super) tokens: Vec<u32>,
+    /// Tokens of the prompt.
     pub(super) prompt_len: usize,
     /// Tokens whose K and V are kept.
     pub(super) computed: usize,
     params: GenerateParams,
     pub(super) sampler: Sampler,
-    arrival: Instant,
+    pub(super) arrival: Instant,
     times: Times,
     stop: Option<StopMatcher>,
     /// For step 4, and the report at the end.
@@ -155,11 +138,6 @@ impl Request {
         self.tokens.len() - self.computed
     }
 
-    /// Tokens whose K and V are kept.
-    pub fn computed(&self) -> usize {
-        self.computed
-    }
-
     /// The next `n` tokens to compute.
     pub fn next(&self, n: usize) -> &[u32] {
         &self.tokens[self.computed..self.computed + n]
@@ -186,19 +164,9 @@ impl Request {
         self.prompt_len.saturating_add(self.params.max_tokens).saturating_sub(1).min(longest)
     }
 
-    /// The prompt's tokens.
-    pub fn prompt_len(&self) -> usize {
-        self.prompt_len
-    }
-
     /// Output so far.
     pub fn output(&self) -> &[u32] {
         &self.tokens[self.prompt_len..]
-    }
-
-    /// When it arrived.
-    pub fn arrival(&self) -> Instant {
-        self.arrival
     }
 
     /// It starts to run.

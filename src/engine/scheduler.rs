@@ -1,7 +1,11 @@
 //! The two queues, and the batch of the next step.
 
-use super::{Limits, Phase, Policy, Queues, Request, RequestId};
-use crate::{batch::Batch, kv::Manager, trace::Part};
+use super::{Limits, Policy, Queues, Request, RequestId};
+use crate::{
+    batch::Batch,
+    kv::Manager,
+    trace::{Part, Phase},
+};
 use std::{collections::VecDeque, ops::Range};
 
 /// First come, first served. A request waits, runs (prefill, then decode), and is taken out when it has finished.
@@ -10,7 +14,7 @@ pub struct Scheduler {
     /// In the order of admission.
     pub(super) running: Vec<Request>,
     pub kv: Box<dyn Manager>,
-    policy: Box<dyn Policy>,
+    pub(super) policy: Box<dyn Policy>,
     pub(super) limits: Limits,
     /// How often a request had to give way. (Step 4.)
     pub(super) preemptions: u64,
@@ -30,7 +34,7 @@ pub struct Chunk {
 impl Chunk {
     /// The chunk, as a trace records it.
     pub fn part(&self) -> Part {
-        Part { id: self.id, phase: self.phase.into(), positions: self.positions.clone() }
+        Part { id: self.id, phase: self.phase, positions: self.positions.clone() }
     }
 }
 
@@ -69,7 +73,7 @@ impl Scheduler {
     /// Adds the next tokens of a running request to the batch.
     fn push_chunk(&mut self, batch: &mut Batch, at: usize, tokens: usize) -> Option<Chunk> {
         let request = &self.running[at];
-        let (start, end) = (request.computed(), request.computed() + tokens);
+        let (start, end) = (request.computed, request.computed + tokens);
         if tokens == 0 {
             return None;
         }
@@ -152,25 +156,5 @@ impl Scheduler {
     pub fn started(&self) -> Vec<RequestId> {
         let waiting = self.waiting.iter().filter(|r| r.started());
         self.running.iter().chain(waiting).map(|r| r.id).collect()
-    }
-
-    /// Requests that wait.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Requests that run.
-    pub fn running(&self) -> usize {
-        self.running.len()
-    }
-
-    /// The limits in use.
-    pub fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    /// The policy in use.
-    pub fn policy(&self) -> &dyn Policy {
-        &*self.policy
     }
 }
