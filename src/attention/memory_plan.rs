@@ -13,8 +13,9 @@
 //! ⌈(window + tokens of a step) / 16⌉ + 1 blocks, however long it is (as the block manager's `max_tokens`).
 
 use super::{
-    options::{KvDtype, SHARE},
+    options::KvDtype,
     pool_size::{BLOCK_SIZE, widest_window},
+    slot_memory::SHARE,
 };
 use crate::model::AttentionShape;
 use serde::{Serialize, Serializer};

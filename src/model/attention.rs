@@ -7,7 +7,6 @@ use crate::{
     backend::{Backend, Rope},
     batch::Batch,
     error::Result,
-    kv::KvPool,
     tensor::DType,
 };
 use std::ops::Range;
@@ -49,6 +48,20 @@ pub struct KvMemory {
     /// The pool, where K and V are kept in blocks of it.
     #[serde(skip)]
     pub pool: Option<KvPool>,
+}
+
+/// Blocks of K and V, which sequences share out among them. (Step 4.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvPool {
+    /// Tokens of a block.
+    pub block_size: usize,
+    pub blocks: usize,
+    /// Blocks of host memory for sequences that are swapped out.
+    pub swap_blocks: usize,
+    /// How many keys a query of any layer sees at most; `None` if some layer sees all.
+    pub window: Option<usize>,
+    /// The most tokens of one sequence in one forward pass.
+    pub max_chunk: usize,
 }
 
 /// Attention over a batch. Implemented by `Recompute` in step 1; later by `Contiguous` (2) and `Paged` (4), and on

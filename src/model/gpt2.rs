@@ -134,7 +134,7 @@ impl<B: Backend> Gpt2<B> {
             h: at.layers("h", "Block", Block::new)?,
             ln_f: at.layer_norm("ln_f")?,
             lm_head: root.lm_head()?,
-            attention: AttentionShape::new(config, root.rank, &root.stage),
+            attention: AttentionShape::new(config, root.part.rank, &root.part.stage),
         })
     }
 }

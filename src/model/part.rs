@@ -76,12 +76,6 @@ impl<B: Backend> Part<B> {
     }
 }
 
-impl<B: Backend> Clone for Part<B> {
-    fn clone(&self) -> Part<B> {
-        Part { rank: self.rank, stage: self.stage.clone(), collective: self.collective.clone() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,10 +97,13 @@ impl Setup {
             let max_length = workload.max_length;
             let config = Some(config);
             let options = LoadOptions { config, format, rules, max_length, kv, events: None, progress };
-            let runner =
-                ModelRunner::load_part(machine, &self.directory, options, part, |machine, model, kv| {
-                    alike(machine, model, kv, lines)
-                })?;
+            let runner = ModelRunner::load_part(
+                machine,
+                &self.directory,
+                options,
+                Some(part),
+                |machine, model, kv| alike(machine, model, kv, lines),
+            )?;
             lines.world.barrier()?;
             Ok((runner, Member::new(lines.clone(), stage, sums)))
         };

@@ -3,7 +3,7 @@
 use super::record::Record;
 use crate::{
     error::{Error, Result},
-    kv::{BlockSnapshot, GONE, KvManager, RequestId},
+    kv::{BlockSnapshot, GONE, Manager, RequestId},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ struct Changes {
 
 impl PoolTrace {
     /// How many blocks are held at time `ts`, and what has changed. No events, if the KV cache has no blocks.
-    pub fn events(&mut self, ts: f64, kv: &dyn KvManager) -> Vec<Value> {
+    pub fn events(&mut self, ts: f64, kv: &dyn Manager) -> Vec<Value> {
         let counts = kv.counts();
         if counts.total == 0 {
             return Vec::new();

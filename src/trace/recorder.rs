@@ -5,7 +5,7 @@
 //! ("C"), instants ("i") and metadata ("M"), times in microseconds. `otherData` has the policy and the limits.
 
 use super::PoolTrace;
-use crate::kv::{KvManager, RequestId};
+use crate::kv::{Manager, RequestId};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, ops::Range, time::Instant};
 
@@ -63,7 +63,7 @@ impl Trace {
     }
 
     /// A step that started at `started` and ends now; `waiting` requests had no part in it and have none yet.
-    pub fn step(&mut self, started: Instant, parts: &[Part], waiting: usize, kv: &dyn KvManager) {
+    pub fn step(&mut self, started: Instant, parts: &[Part], waiting: usize, kv: &dyn Manager) {
         let (ts, end) = (self.at(started), self.at(Instant::now()));
         let event = |lane: u64, name: String, cat: &str, args: Value| json!({"ph": "X", "pid": 1, "tid": lane, "ts": ts, "dur": end - ts, "name": name, "cat": cat, "args": args});
         let tokens: usize = parts.iter().map(|c| c.positions.len()).sum();
@@ -90,7 +90,7 @@ impl Trace {
     }
 
     /// After the last step: requests that have ended have given their blocks back.
-    pub fn end(&mut self, kv: &dyn KvManager) {
+    pub fn end(&mut self, kv: &dyn Manager) {
         let now = self.at(Instant::now());
         self.events.extend(self.pool.events(now, kv));
     }
@@ -124,7 +124,7 @@ impl Trace {
 #[cfg(test)]
 mod tests {
     use super::{super::Schedule, *};
-    use crate::kv::Slots;
+    use crate::kv::{KvManager, Slots};
 
     #[test]
     fn what_is_recorded_is_read() {

@@ -10,7 +10,7 @@ use super::{
 use serde::Serialize;
 use serde_json::Value;
 use stairwell::{
-    engine::{Finished, NewRequest, RequestId, Sharing, Update},
+    engine::{Finished, NewRequest, RequestId, SharesWith, Update},
     error::Result,
     request::Checkpoint,
 };
@@ -49,7 +49,7 @@ impl OpenRequests {
         for index in 0..request.n {
             // The samples after the first share its prompt.
             let sharing =
-                Sharing { salt: request.salt.as_deref().map(Into::into), like: added.first().copied() };
+                SharesWith { salt: request.salt.as_deref().map(Into::into), like: added.first().copied() };
             let new = NewRequest {
                 prompt: request.prompt.clone(),
                 params: request.params.sample(index),
