@@ -54,7 +54,8 @@ const fn decoder(architecture: &'static str, model_type: &'static str, class: &'
         positions: None,
         layers: "model.layers.",
         norm: "model.norm.",
-        skipped: &[],
+        // Tables of RoPE, which early versions of transformers saved.
+        skipped: &["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"],
     }
 }
 
