@@ -18,6 +18,7 @@
 use super::ConfigError;
 use super::fields::Fields;
 use crate::{
+    json,
     sampling::{SamplingError, SamplingParams},
     words::Words,
 };
@@ -75,10 +76,8 @@ impl GenerationConfig {
     /// # Errors
     /// [`GenerationConfigError`] if it is not a JSON object or a field has the wrong type.
     pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, GenerationConfigError> {
-        let bad = |reason: String| ConfigError::Json { path: file.into(), reason };
-        let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(format!("not JSON ({e})")))?;
-        let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
-        let fields = Fields::new(object, file);
+        let object = json::object(bytes).map_err(|reason| ConfigError::Json { path: file.into(), reason })?;
+        let fields = Fields::new(&object, file);
         let float = |name| fields.float(name).map(|x| x.map(|x| x as f32));
         Ok(Self {
             path: file.into(),

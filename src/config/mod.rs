@@ -14,9 +14,8 @@ pub use family::Architecture;
 pub use names::{FamilyNames, LM_HEAD, Place};
 pub use rope::{RopeParameters, RopeScaling, Yarn};
 
-use crate::tensor::DType;
+use crate::{json, tensor::DType};
 use fields::Fields;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with config.json.
@@ -90,9 +89,8 @@ impl ModelConfig {
     /// [`ConfigError`], naming the file and the field.
     pub fn parse(json: &[u8], path: &Path) -> Result<ModelConfig, ConfigError> {
         let bad = |reason: String| ConfigError::Json { path: path.into(), reason };
-        let value: Value = serde_json::from_slice(json).map_err(|e| bad(format!("not JSON ({e})")))?;
-        let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
-        let fields = Fields::new(object, path);
+        let object = json::object(json).map_err(bad)?;
+        let fields = Fields::new(&object, path);
         if let Some(q) = fields.object("quantization_config", "quantization_config.")? {
             let method = q.text("quant_method")?.unwrap_or("unknown");
             let reason =
@@ -146,6 +144,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn parse(json: &str) -> Result<ModelConfig, String> {
         ModelConfig::parse(json.as_bytes(), Path::new("dir/config.json")).map_err(|e| e.to_string())

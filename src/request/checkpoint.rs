@@ -3,7 +3,6 @@
 use crate::{
     checkpoint::Directory,
     config::{ModelConfig, generation::GenerationConfig},
-    demo,
     error::{Error, Result},
     runner::read_config,
     tokenizer::{Tokenizer, TokenizerFiles},
@@ -28,12 +27,8 @@ impl Checkpoint {
         let file = "generation_config.json";
         let parse = |json: Vec<u8>| GenerationConfig::parse(&json, &directory.path(file));
         let generation = directory.read(file)?.map(parse).transpose()?;
-        let files = match &directory {
-            Directory::Disk(path) => {
-                TokenizerFiles::read_for(path, Some(config.architecture.names().model_type.to_owned()))
-            }
-            Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
-        };
+        let model_type = config.architecture.names().model_type.to_owned();
+        let files = TokenizerFiles::for_model(&directory, Some(model_type));
         let tokenizer = files.and_then(Tokenizer::new).map_err(|error| error.to_string());
         Ok(Checkpoint { directory, config, generation, tokenizer })
     }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::checkpoint::CheckpointError;
+
 /// Why a tokenizer could not be loaded, or a text not be encoded or rendered.
 ///
 /// `origin` is the tokenizer's directory, `file` the file that is at fault, `reason` what is wrong there, and where. The message has all of it,
@@ -10,8 +12,8 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum TokenizerError {
     /// A file is there and cannot be read.
-    #[error("cannot read '{}': {source}", file.display())]
-    Io { file: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    File(#[from] CheckpointError),
 
     /// The directory has no `tokenizer.json` (and no `tokenizer.model` to convert).
     #[error("there is no tokenizer.json in '{}'; copy it from the model's repository, or pass token ids", origin.display())]

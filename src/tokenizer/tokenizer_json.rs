@@ -14,8 +14,8 @@ use tokenizers::{
 
 use super::bpe;
 use super::class::Class;
-use super::files::not_json;
 use super::special::SpecialTokens;
+use crate::json;
 
 /// The file, with a model of type `M`. `truncation` and `padding` are for training and left out.
 #[derive(Deserialize)]
@@ -43,14 +43,14 @@ pub(super) fn read(
     config: &Map<String, Value>,
     special: &SpecialTokens,
 ) -> Result<Tokenizer, String> {
-    let mut tokenizer = match serde_json::from_slice::<File<bpe::Model>>(json) {
+    let mut tokenizer = match json::parse::<File<bpe::Model>>(json) {
         Ok(mut file) => {
             let mut model = file.model.take().ok_or(NO_MODEL)?;
             model.options_of(class);
             file.build(model.build()?.into(), class, config)?
         }
         Err(error) => {
-            let mut file = other_model(json, &error)?;
+            let mut file = other_model(json, error)?;
             let model = part(file.model.take().unwrap_or_default(), "model")?.ok_or(NO_MODEL)?;
             file.build(model, Class::File, config)?
         }
@@ -60,15 +60,15 @@ pub(super) fn read(
 }
 
 /// The file if its model is of another kind than BPE; `error` is why it was not read as BPE.
-fn other_model(json: &[u8], error: &serde_json::Error) -> Result<File<Value>, String> {
-    let value: Value = serde_json::from_slice(json).map_err(|error| not_json(json, &error))?;
+fn other_model(json: &[u8], error: String) -> Result<File<Value>, String> {
+    let value: Value = json::parse(json)?;
     let model = &value["model"];
     if !model.is_object() {
         return Err(NO_MODEL.into());
     }
     let bpe = model["type"] == "BPE" || (model["type"].is_null() && model["merges"].is_array());
     if bpe {
-        return Err(one_line(&error.to_string()));
+        return Err(one_line(&error));
     }
     File::deserialize(value).map_err(|error| one_line(&error.to_string()))
 }
@@ -136,7 +136,6 @@ mod tests {
     #[test]
     fn no_json() {
         assert!(why(b"").contains("empty"));
-        assert!(why(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
         assert!(why(b"{\"model\": ").contains("line 1 column"));
         assert!(why(b"{}").contains("no \"model\""));
         assert!(why(b"[]").contains("no \"model\""));
