@@ -11,6 +11,7 @@ use stairwell::{
         cuda::{AttentionVersion, Cuda, CudaOptions, Schedule},
     },
     checkpoint::Directory,
+    config::Activation,
     engine::{Continuous, Engine, Limits, LocalWorker},
     kv::{self, ManagerOptions, Preemption},
     model::{Attention, AttentionShape, KvMemory},

@@ -7,6 +7,7 @@ use stairwell::{
         Backend, PartShape, Rope, Shaped, Slice,
         cuda::{Arg, Cuda, CudaOptions, CudaWeight, Grid},
     },
+    config::Activation,
     tensor::{DType, HostTensor},
 };
 
