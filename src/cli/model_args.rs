@@ -93,10 +93,7 @@ impl ModelArgs {
 
     /// The directory's tokenizer files.
     pub fn tokenizer_files(&self) -> Result<TokenizerFiles> {
-        match self.directory()? {
-            Directory::Disk(path) => Ok(TokenizerFiles::read(&path)?),
-            Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
-        }
+        Ok(TokenizerFiles::of(&self.directory()?)?)
     }
 }
 

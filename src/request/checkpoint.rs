@@ -3,7 +3,6 @@
 use crate::{
     checkpoint::Directory,
     config::{ModelConfig, generation::GenerationConfig},
-    demo,
     error::{Error, Result},
     runner::read_config,
     tokenizer::{Tokenizer, TokenizerFiles},
@@ -38,13 +37,8 @@ impl Checkpoint {
     /// Why there is none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, &str> {
         let read = || {
-            let files = match &self.directory {
-                Directory::Disk(path) => {
-                    let model_type = self.config.architecture.names().model_type;
-                    TokenizerFiles::read_for(path, Some(model_type.to_owned()))
-                }
-                Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
-            };
+            let model_type = self.config.architecture.names().model_type;
+            let files = TokenizerFiles::for_model(&self.directory, Some(model_type.to_owned()));
             files.and_then(Tokenizer::new).map_err(|error| error.to_string())
         };
         self.tokenizer.get_or_init(read).as_ref().map_err(String::as_str)

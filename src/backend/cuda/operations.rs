@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     backend::{Backend, PartShape, Rope, Shaped, Slice},
-    error::Result,
+    config::Activation,
+    error::{Error, Result},
     sampling::{Draw, SamplingError},
     tensor::DType,
 };
@@ -227,7 +228,12 @@ impl Backend for Cuda {
         Ok(gate)
     }
 
-    fn gelu(&self, x: CudaTensor) -> Result<CudaTensor> {
+    fn activate(&self, x: CudaTensor, activation: Activation) -> Result<CudaTensor> {
+        if activation != Activation::GeluTanh {
+            return Err(Error::Device(format!(
+                "the activation {activation:?} has no kernel for GPUs yet; use the CPU"
+            )));
+        }
         self.launch("gelu", Grid::numbers(x.len()), &[x.address()], &[x.size()])?;
         Ok(x)
     }
