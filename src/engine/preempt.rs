@@ -92,6 +92,11 @@ impl<W: Worker> Engine<W> {
 impl Request {
     /// What K and V of its first tokens are found by.
     fn prefix(&self) -> Prefix<'_> {
+        if self.prompt_logprobs.is_some() {
+            // All rows' logits are wanted, and what is cached has none: a salt of its own finds nothing.
+            let salt = Some(format!("prompt logprobs of {}", self.id.0).into());
+            return Prefix { tokens: &self.tokens, salt, like: None };
+        }
         let SharesWith { salt, like } = &self.sharing;
         Prefix { tokens: &self.tokens, salt: salt.clone(), like: like.map(|id| (id, self.prompt_len)) }
     }

@@ -51,10 +51,9 @@ impl OpenRequests {
             let sharing =
                 SharesWith { salt: request.salt.as_deref().map(Into::into), like: added.first().copied() };
             let new = NewRequest {
-                prompt: request.prompt.clone(),
-                params: request.params.sample(index),
                 stop: checkpoint.stop_matcher(request),
                 sharing,
+                ..NewRequest::new(request.prompt.clone(), request.params.sample(index))
             };
             match engine.add_request(new) {
                 Ok(id) => added.push(id),
