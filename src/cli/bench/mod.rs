@@ -52,6 +52,7 @@ struct Throughput {
     #[command(flatten)]
     common: Common,
     /// Lengths and number of requests of another engine's bench; flags that are given too win
+    // Only clap reads it: the recipe's defaults depend on it.
     #[arg(long, value_enum, help_heading = "Workload")]
     preset: Option<Preset>,
     #[command(flatten)]
