@@ -78,14 +78,6 @@ impl ModelArgs {
         Checkpoint::open(self.directory()?)
     }
 
-    /// A checkpoint's tokenizer.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn tokenizer_of<'a>(&self, checkpoint: &'a Checkpoint) -> Result<&'a Tokenizer> {
-        checkpoint.tokenizer().map_err(|why| Error::Request(why.to_owned()))
-    }
-
     /// The directory's tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(Tokenizer::new(self.tokenizer_files()?)?)

@@ -1,14 +1,14 @@
 //! `stairwell render-chat`: messages through the model's chat template.
 
 use super::{model_args::ModelArgs, terminal::print};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use stairwell::{
     error::{Error, Result},
     tokenizer::{ChatOptions, ChatTemplate},
 };
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -54,35 +54,33 @@ pub fn run(args: Args) -> Result<()> {
     print(&template.render(&messages, &options)?)
 }
 
-fn messages_and_tools(args: &Args) -> Result<(Vec<Value>, Option<Vec<Value>>)> {
-    let bad = |path: &Path, what: &str| Error::Usage(format!("{}: {what}", path.display()));
-    let list = |value: Value, path: &Path, what: &str| match value {
-        Value::Array(list) => Ok(list),
-        _ => Err(bad(path, what)),
-    };
-    let mut messages = read_json("--messages", &args.messages)?;
-    let mut tools = match &args.tools {
-        Some(path) => Some(list(read_json("--tools", path)?, path, "expected a list of tools")?),
-        None => None,
-    };
-    if let Value::Object(object) = &mut messages {
-        if let (None, Some(inner)) = (&tools, object.remove("tools").filter(|t| !t.is_null())) {
-            tools = Some(list(inner, &args.messages, "'tools' is not a list")?);
-        }
-        messages = object.remove("messages").unwrap_or_default();
-    }
-    Ok((list(messages, &args.messages, "expected a list of messages, or an object with 'messages'")?, tools))
+/// What --messages holds: the messages alone, or with tools.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a list of messages, or an object with 'messages' and perhaps a list of 'tools'"
+)]
+enum Conversation {
+    List(Vec<Value>),
+    Object { messages: Vec<Value>, tools: Option<Vec<Value>> },
 }
 
-fn read_json(flag: &str, path: &Path) -> Result<Value> {
-    let mut bytes = Vec::new();
-    let read = match path.as_os_str() == "-" {
-        true => io::stdin().read_to_end(&mut bytes).map(|_| ()),
-        false => fs::read(path).map(|content| bytes = content),
+fn messages_and_tools(args: &Args) -> Result<(Vec<Value>, Option<Vec<Value>>)> {
+    let (messages, inner) = match read_json("--messages", &args.messages)? {
+        Conversation::List(messages) => (messages, None),
+        Conversation::Object { messages, tools } => (messages, tools),
     };
-    read.map_err(|error| Error::Io { path: path.into(), error })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::Usage(format!("{flag} {}: not JSON ({e})", path.display())))
+    let tools = args.tools.as_ref().map(|path| read_json("--tools", path)).transpose()?;
+    Ok((messages, tools.or(inner)))
+}
+
+fn read_json<T: DeserializeOwned>(flag: &str, path: &Path) -> Result<T> {
+    let read = match path.as_os_str() == "-" {
+        true => io::read_to_string(io::stdin()),
+        false => fs::read_to_string(path),
+    };
+    let text = read.map_err(|error| Error::Io { path: path.into(), error })?;
+    serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{flag} {}: {e}", path.display())))
 }
 
 fn object(text: &str) -> Result<Map<String, Value>> {
