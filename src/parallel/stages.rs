@@ -52,11 +52,11 @@ pub fn stages(config: &ModelConfig, count: usize, asked: Option<&[usize]>) -> Re
     Ok(starts.map(|layers| Stage { layers, of }).collect())
 }
 
-/// What the parts of a model weigh, in numbers.
+/// The size of a model's parts, in numbers.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Bytes {
     layers: Vec<u64>,
-    /// What only the first stage has, and only the last one.
+    /// The parts that only the first stage has, and that only the last stage has.
     first: u64,
     last: u64,
 }
@@ -84,7 +84,7 @@ impl Bytes {
         Ok(bytes)
     }
 
-    /// What a stage with these layers weighs.
+    /// The size of a stage with these layers.
     fn weigh(&self, layers: Range<usize>) -> u64 {
         let first = if layers.start == 0 { self.first } else { 0 };
         let last = if layers.end == self.layers.len() { self.last } else { 0 };
