@@ -31,7 +31,7 @@ pub use avx2::Avx2;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 pub use avx512::Avx512;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub use avx512_bf16::Avx512Bf16;
+pub use avx512_bf16::{Avx512Bf16, to_bf16};
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 pub(crate) use dot::add_row;
 pub(crate) use dot::{add_scaled, dot, dots};
