@@ -32,10 +32,10 @@ pub struct Queries<'a> {
 #[derive(Default)]
 pub struct Scratch {
     /// [rows · group, keys]
-    pub(super) scores: Vec<f32>,
+    scores: Vec<f32>,
     /// A piece of K or V, widened.
-    pub(super) wide: Vec<f32>,
-    pub(super) faster: faster::Scratch,
+    wide: Vec<f32>,
+    faster: faster::Scratch,
 }
 
 // ANCHOR: attend_group
@@ -48,11 +48,11 @@ pub fn attend_group<'a>(
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    if faster::attend(cpu, queries, segments.clone(), scratch, out) {
+    let Scratch { scores, wide, faster } = scratch;
+    if faster::attend(cpu, queries, segments.clone(), faster, out) {
         return;
     }
     let (isa, Queries { q, head_dim: d, rows, keys, scale }) = (cpu.isa(), *queries);
-    let Scratch { scores, wide, .. } = scratch;
     scores.resize(q.len() / d * keys, 0.0);
     wide.resize(PIECE * d, 0.0);
     let mut at = 0;
