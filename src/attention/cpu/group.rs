@@ -6,27 +6,13 @@
 
 use super::{
     faster,
-    vectors::{PIECE, Segment},
+    vectors::{PIECE, Queries, Segment},
     weigh::weigh,
 };
 use crate::backend::{
     cpu::Cpu,
     simd::{F32, add_scaled, dispatch, dot},
 };
-
-/// Query heads that share a head of K and V, of some tokens that follow each other.
-#[derive(Clone, Copy)]
-pub struct Queries<'a> {
-    /// [rows · group, head_dim]
-    pub q: &'a [f32],
-    pub head_dim: usize,
-    /// Tokens.
-    pub rows: usize,
-    /// How many keys the last row sees; the one before it sees one less, and so on.
-    pub keys: usize,
-    /// Factor on the scores.
-    pub scale: f32,
-}
 
 /// Working space of [`attend_group`].
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! Below step 4, and on CPUs that are not x86-64, no attention is faster than the plain one.
 
-use super::{group::Queries, vectors::Segment};
+use super::vectors::{Queries, Segment};
 use crate::backend::cpu::Cpu;
 
 /// Working space: none.

@@ -4,10 +4,7 @@
 //! one lane and at the end adds the lanes by halves. Here the same sums are made one after the other, and added in the same order: bits do not
 //! tell which of the two has run.
 
-use super::super::{
-    group::Queries,
-    vectors::{PIECE, Segment},
-};
+use super::super::vectors::{PIECE, Queries, Segment};
 use crate::backend::simd::{
     Avx512,
     amx::{Line, SIDE, transpose},

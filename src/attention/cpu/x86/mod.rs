@@ -5,8 +5,7 @@ mod lanes;
 mod registers;
 
 use super::{
-    group::Queries,
-    vectors::{Kept, PIECE, Segment},
+    vectors::{Kept, PIECE, Queries, Segment},
     weigh::weigh,
 };
 use crate::{
