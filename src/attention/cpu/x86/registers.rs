@@ -116,6 +116,7 @@ fn add_piece<S: F32<L>, const L: usize, const M: usize>(
 
 /// The same for N registers of each output, from column `col`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
 fn add_registers<S: F32<L>, const L: usize, const N: usize, const M: usize>(
     simd: S,
     weights: [&[f32]; M],

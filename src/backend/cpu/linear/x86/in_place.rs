@@ -78,6 +78,7 @@ fn one_row<T: Reads<E, W>, E: Element, const W: usize, const G: usize>(
 
 /// A panel of M rows against N rows of W.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
 fn in_place_pass<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const M: usize>(
     simd: T,
     panels: &Panels<T::Number>,

@@ -127,6 +127,7 @@ struct At {
 ///
 /// The sums of a micro-tile are M · N registers. M and N are constants, so the loops over them are unrolled and no sum goes to memory.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
 fn pass<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize, const M: usize>(
     simd: T,
     panels: &Panels<T::Number>,
