@@ -23,7 +23,7 @@ mod sharing;
 
 pub use crate::model::KvPool;
 #[cfg(feature = "step4")]
-pub use block_manager::BlockManager;
+pub use block_manager::{BlockManager, manager};
 #[cfg(feature = "step4")]
 pub use block_pool::{Block, BlockId, BlockPool};
 #[cfg(feature = "step4")]
@@ -36,4 +36,4 @@ pub use no_sharing::{ManagerOptions, manager};
 #[cfg(feature = "step4")]
 pub use prefix_cache::{ChainHash, Link, Parent, PrefixCache};
 #[cfg(feature = "step4")]
-pub use sharing::{BlockSnapshot, ManagerOptions, Preemption, Prefix, Sharing, Sharing as Manager, manager};
+pub use sharing::{BlockSnapshot, ManagerOptions, Preemption, Prefix, Sharing, Sharing as Manager};

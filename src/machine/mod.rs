@@ -13,7 +13,7 @@ use crate::{
     model::{Attention, Model, Rank, Share},
     tensor::DType,
 };
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 /// Makes a machine, or says why there is none.
 pub type MakeMachine<B> = Box<dyn FnOnce() -> Result<B> + Send>;
@@ -112,12 +112,6 @@ impl DeviceKind {
     pub fn needs_a_feature(self) -> Error {
         let why = "it is not in this build; build with --features step5".into();
         Error::Parameter { field: "device", value: self.name().into(), why }
-    }
-}
-
-impl fmt::Display for DeviceKind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
