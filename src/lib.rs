@@ -35,6 +35,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod generate;
+mod json;
 pub mod machine;
 pub mod model;
 pub mod request;

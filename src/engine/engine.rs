@@ -33,7 +33,7 @@ pub struct Engine<W: Worker> {
 }
 
 /// Counters since the start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct EngineStats {
     pub steps: u64,
     /// Tokens that went through the model, of prompts and outputs.
@@ -218,6 +218,11 @@ impl<W: Worker> Engine<W> {
     /// Whether another step has something to do or to tell.
     pub fn has_work(&self) -> bool {
         !self.updates.is_empty() || self.queues() != (0, 0)
+    }
+
+    /// What the next step would tell, for a caller that makes no more steps.
+    pub fn take_updates(&mut self) -> Vec<Update> {
+        mem::take(&mut self.updates)
     }
 
     /// Ends a request at once, whatever it does; the next step tells. False if there is no such request (any more).

@@ -54,11 +54,12 @@ pub trait Sums<B: Backend>: Send + Sync {
 }
 
 /// What ran.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MachineReport {
     /// `cpu`, `sim`, `cuda`.
     pub device: String,
     /// What linear layers multiply.
+    #[serde(serialize_with = "lowercase")]
     pub dtype: DType,
     /// The instruction set, on a CPU.
     pub isa: Option<&'static str>,
@@ -66,6 +67,10 @@ pub struct MachineReport {
     pub kernel_launches: Option<u64>,
     /// Forward passes that were recorded before, and replayed.
     pub graph_replays: Option<u64>,
+}
+
+fn lowercase<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&dtype.to_string().to_lowercase())
 }
 
 impl Machine for Cpu {

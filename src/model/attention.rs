@@ -31,17 +31,22 @@ pub struct AttentionShape {
 }
 
 /// Memory that an attention has reserved for K and V.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct KvMemory {
     /// How they are stored; `None` if nothing is.
+    #[serde(rename = "kv_dtype")]
     pub dtype: Option<DType>,
     /// What one token takes: 2 · layers · kv_heads · head_dim · bytes of an element.
+    #[serde(rename = "kv_bytes_per_token")]
     pub bytes_per_token: u64,
     /// Sequences at a time.
+    #[serde(skip)]
     pub slots: usize,
     /// All of it, used or not.
+    #[serde(rename = "kv_reserved_bytes")]
     pub reserved_bytes: u64,
     /// The pool, where K and V are kept in blocks of it.
+    #[serde(skip)]
     pub pool: Option<KvPool>,
 }
 

@@ -79,7 +79,9 @@ impl<B: Backend> Builder<'_, B> {
     pub fn note_activation(&self, name: &str) {
         match self.config.hidden_act {
             Activation::Silu => self.note(name, format_args!("SiLUActivation()")),
+            Activation::Gelu => self.note(name, format_args!("GELUActivation()")),
             Activation::GeluTanh => self.note(name, format_args!("NewGELUActivation()")),
+            Activation::Relu => self.note(name, format_args!("ReLU()")),
         }
     }
 

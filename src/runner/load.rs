@@ -138,13 +138,16 @@ impl<B: Backend> ModelRunner<B> {
 }
 
 /// Bytes of a model's weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Weights {
     /// Held by this process: of parameters that are cut, its slices.
+    #[serde(rename = "weight_bytes")]
     pub held: u64,
     /// Those of them that were copied to memory of its own, or to a device. The others are used where the file is mapped.
+    #[serde(rename = "weight_bytes_copied")]
     pub copied: u64,
     /// What a step with one token reads.
+    #[serde(rename = "weight_bytes_per_step")]
     pub per_step: u64,
 }
 

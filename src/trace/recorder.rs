@@ -76,9 +76,7 @@ impl Trace {
                 Phase::Decode => (format!("decode {from}"), "decode"),
             };
             let lane = part.id.0 + 1;
-            if let Some(arrival) = self.waiting.remove(&lane) {
-                self.events.push(queued(lane, arrival, ts));
-            }
+            self.leaves_queue(lane, ts);
             let args = json!({"from": from, "to": to});
             self.events.push(event(lane, name, cat, args));
         }
@@ -100,25 +98,27 @@ impl Trace {
     /// A request ended now, for this reason.
     pub fn finished(&mut self, id: RequestId, reason: &str, output_tokens: usize) {
         let (lane, at) = (id.0 + 1, self.at(Instant::now()));
-        if let Some(arrival) = self.waiting.remove(&lane) {
-            self.events.push(queued(lane, arrival, at));
-        }
+        self.leaves_queue(lane, at);
         let args = json!({"reason": reason, "output_tokens": output_tokens});
         self.events.push(
             json!({"ph": "i", "s": "t", "pid": 1, "tid": lane, "ts": at, "name": "finished", "args": args}),
         );
     }
 
+    /// Records a request's time in the queue, if it was still there.
+    fn leaves_queue(&mut self, lane: u64, at: f64) {
+        if let Some(from) = self.waiting.remove(&lane) {
+            let dur = (at - from).max(0.0);
+            self.events.push(
+                json!({"ph": "X", "pid": 1, "tid": lane, "ts": from, "dur": dur, "name": "queued", "cat": "queued"}),
+            );
+        }
+    }
+
     /// The trace as a JSON document.
     pub fn to_json(&self) -> Value {
         json!({"displayTimeUnit": "ms", "otherData": self.settings, "traceEvents": self.events})
     }
-}
-
-/// A request's time in the queue.
-fn queued(lane: u64, from: f64, to: f64) -> Value {
-    let dur = (to - from).max(0.0);
-    json!({"ph": "X", "pid": 1, "tid": lane, "ts": from, "dur": dur, "name": "queued", "cat": "queued"})
 }
 
 #[cfg(test)]
