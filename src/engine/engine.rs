@@ -12,7 +12,7 @@ use crate::{
     model::KvMemory,
     runner::{Prompt, check_room},
     sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
-    trace::{Part, Trace},
+    trace::{Part, Phase, Trace},
 };
 use rayon::prelude::*;
 use std::{cell::RefCell, mem, time::Instant};
@@ -135,7 +135,7 @@ impl<W: Worker> Engine<W> {
             trace.arrived(id, request.prompt_len, request.arrival);
         }
         self.next_id += 1;
-        self.scheduler.add(request);
+        self.scheduler.waiting.push_back(request);
         Ok(id)
     }
 
@@ -198,7 +198,7 @@ impl<W: Worker> Engine<W> {
         self.scheduler.computed(chunks);
         for (request, chunk) in self.scheduler.running_of(chunks) {
             // Where nothing is kept (step 1's attention), the next pass computes all of it again.
-            request.advance(if remembers { chunk.positions.len() } else { 0 });
+            request.computed += if remembers { chunk.positions.len() } else { 0 };
             match chunk.samples.then(|| sampled.next()).flatten() {
                 None => {}
                 Some(Ok(token)) => {
@@ -323,7 +323,8 @@ impl<W: Worker> Engine<W> {
 
     /// Requests that have sampled a token and not finished: each of them gets one more at the next step.
     pub fn decoding(&self) -> Vec<RequestId> {
-        self.scheduler.decoding()
+        let running = self.scheduler.running.iter();
+        running.filter(|request| request.phase() == Phase::Decode).map(|request| request.id).collect()
     }
 
     /// What each request did in the last step, in the order of the batch's spans.

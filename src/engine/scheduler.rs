@@ -45,11 +45,6 @@ impl Scheduler {
         Scheduler { waiting, running, kv, policy, limits, preemptions: 0 }
     }
 
-    /// Puts a request at the end of the queue.
-    pub fn add(&mut self, request: Request) {
-        self.waiting.push_back(request);
-    }
-
     // ANCHOR: schedule
     /// Fills the batch of the next step; one chunk for each of its spans.
     pub fn schedule(&mut self, batch: &mut Batch) -> Vec<Chunk> {
@@ -93,7 +88,7 @@ impl Scheduler {
         }
         for request in self.waiting.iter_mut().filter(|r| r.started()) {
             self.kv.release(request.id); // whatever the pass has written, and what it was to copy, is not to be trusted
-            request.restart();
+            request.computed = 0;
         }
     }
 
@@ -145,16 +140,5 @@ impl Scheduler {
         }
         let at = self.waiting.iter().position(|r| r.id == id)?;
         self.waiting.remove(at)
-    }
-
-    /// Running requests whose prompt is computed.
-    pub fn decoding(&self) -> Vec<RequestId> {
-        self.running.iter().filter(|r| r.phase() == Phase::Decode).map(|r| r.id).collect()
-    }
-
-    /// Requests that have been admitted and have not finished.
-    pub fn started(&self) -> Vec<RequestId> {
-        let waiting = self.waiting.iter().filter(|r| r.started());
-        self.running.iter().chain(waiting).map(|r| r.id).collect()
     }
 }
