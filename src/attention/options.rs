@@ -152,6 +152,6 @@ impl KvDtype {
 
 impl fmt::Display for KvDtype {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.to_possible_value().expect("every dtype has a name").get_name())
+        f.write_str(self.to_possible_value().expect("no dtype is hidden").get_name())
     }
 }

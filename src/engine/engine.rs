@@ -12,7 +12,7 @@ use crate::{
     model::KvMemory,
     runner::{Prompt, check_room},
     sampling::{Draw, Sampled, SamplingError, Scratch},
-    trace::{Part, Trace},
+    trace::{Part, Phase, Trace},
 };
 use rayon::prelude::*;
 use std::{cell::RefCell, mem, time::Instant};
@@ -147,7 +147,7 @@ impl<W: Worker> Engine<W> {
             trace.arrived(id, request.prompt_len, request.arrival);
         }
         self.next_id += 1;
-        self.scheduler.add(request);
+        self.scheduler.waiting.push_back(request);
         Ok(id)
     }
 
@@ -239,7 +239,7 @@ impl<W: Worker> Engine<W> {
         self.scheduler.computed(chunks);
         for ((request, chunk), sampled) in self.scheduler.running_of(chunks).zip(sampled) {
             // Where nothing is kept (step 1's attention), the next pass computes all of it again.
-            request.advance(if remembers { chunk.positions.len() } else { 0 });
+            request.computed += if remembers { chunk.positions.len() } else { 0 };
             match sampled {
                 Ok(None) => {}
                 Ok(Some(token)) => {
@@ -366,7 +366,8 @@ impl<W: Worker> Engine<W> {
 
     /// Requests that have sampled a token and not finished: each of them gets one more at the next step.
     pub fn decoding(&self) -> Vec<RequestId> {
-        self.scheduler.decoding()
+        let running = self.scheduler.running.iter();
+        running.filter(|request| request.phase() == Phase::Decode).map(|request| request.id).collect()
     }
 
     /// What each request did in the last step, in the order of the batch's spans.

@@ -56,7 +56,7 @@ impl<W: Worker> Engine<W> {
             );
             return Err(Error::Refused(message));
         }
-        let held = self.scheduler.waiting_tokens();
+        let held = self.scheduler.waiting.iter().map(|request| request.prompt_len).sum::<usize>();
         if held.saturating_add(new.prompt.len()) > tokens {
             let prompt = new.prompt.len();
             let message = format!(

@@ -6,7 +6,8 @@
 //! ```
 //! - `request`: one prompt on its way to one output;
 //! - `policy`: which requests compute how many tokens in a step, continuous or static batching;
-//! - `scheduler`: the two queues, and the batch of a step; `preempt` (step 4): what it does where memory is shared and may run short;
+//! - `scheduler`: the two queues, and the batch of a step;
+//! - `no_preempt`: how the scheduler asks for room; from step 4 on `preempt` instead, where memory is shared and may run short;
 //! - `pause` (step 4): new weights while requests run;
 //! - `limits`: bounds on the queue, deadlines, failed steps; `prompt_logprobs`: what the model thought of a prompt;
 //! - `worker`: what carries a batch out; `report`: what it is and has done;

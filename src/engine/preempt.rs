@@ -3,7 +3,7 @@
 //! A request takes over what is cached of its beginning, and publishes what it computes. When a running request needs a block and
 //! there is none, the request that was admitted last gives way: it goes back to the front of the queue.
 
-use super::{Chunk, Engine, Request, Scheduler, SharesWith, Worker};
+use super::{Chunk, Engine, Request, RequestId, Scheduler, SharesWith, Worker};
 use crate::{
     batch::Move,
     kv::{BlockCounts, Prefix},
@@ -79,6 +79,12 @@ impl Scheduler {
     /// The batch is computed.
     pub(super) fn computed(&mut self, chunks: &[Chunk]) {
         chunks.iter().for_each(|chunk| self.kv.computed(chunk.id, chunk.positions.end));
+    }
+
+    /// Requests that have been admitted and have not finished.
+    pub(super) fn started(&self) -> Vec<RequestId> {
+        let waiting = self.waiting.iter().filter(|r| r.started());
+        self.running.iter().chain(waiting).map(|r| r.id).collect()
     }
 }
 

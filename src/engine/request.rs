@@ -200,16 +200,6 @@ impl Request {
         self.times.admitted.get_or_insert(self.arrival.elapsed());
     }
 
-    /// All its tokens are to be computed again.
-    pub(super) fn restart(&mut self) {
-        self.computed = 0;
-    }
-
-    /// `n` more tokens were computed.
-    pub(super) fn advance(&mut self, n: usize) {
-        self.computed += n;
-    }
-
     // ANCHOR: push
     /// Takes a sampled token; the reason if it was the last one. `longest` is the longest sequence that can be computed.
     pub(super) fn push(&mut self, sampled: &Sampled, longest: usize) -> Option<FinishReason> {

@@ -49,11 +49,6 @@ impl Scheduler {
         Scheduler { waiting, running, kv, policy, limits, preemptions: 0, pause: Pause::default() }
     }
 
-    /// Puts a request at the end of the queue.
-    pub fn add(&mut self, request: Request) {
-        self.waiting.push_back(request);
-    }
-
     // ANCHOR: schedule
     /// Fills the batch of the next step; one chunk for each of its spans.
     pub fn schedule(&mut self, batch: &mut Batch) -> Vec<Chunk> {
@@ -99,7 +94,7 @@ impl Scheduler {
         }
         for request in self.waiting.iter_mut().filter(|r| r.started()) {
             self.kv.release(request.id); // whatever the pass has written, and what it was to copy, is not to be trusted
-            request.restart();
+            request.computed = 0;
         }
     }
 
@@ -152,11 +147,6 @@ impl Scheduler {
         self.waiting.remove(at)
     }
 
-    /// Tokens of the prompts that wait.
-    pub(super) fn waiting_tokens(&self) -> usize {
-        self.waiting.iter().map(|request| request.prompt_len).sum()
-    }
-
     /// Requests whose deadline has passed.
     pub(super) fn late(&self, now: Instant) -> Vec<RequestId> {
         let requests = self.running.iter().chain(&self.waiting);
@@ -166,16 +156,5 @@ impl Scheduler {
     /// All requests.
     pub(super) fn all(&self) -> Vec<RequestId> {
         self.running.iter().chain(&self.waiting).map(|r| r.id).collect()
-    }
-
-    /// Running requests whose prompt is computed.
-    pub fn decoding(&self) -> Vec<RequestId> {
-        self.running.iter().filter(|r| r.phase() == Phase::Decode).map(|r| r.id).collect()
-    }
-
-    /// Requests that have been admitted and have not finished.
-    pub fn started(&self) -> Vec<RequestId> {
-        let waiting = self.waiting.iter().filter(|r| r.started());
-        self.running.iter().chain(waiting).map(|r| r.id).collect()
     }
 }

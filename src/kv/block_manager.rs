@@ -6,7 +6,7 @@
 
 use super::{
     BlockCounts, BlockId, BlockPool, BlockSnapshot, BlockTable, Blocks, KvManager, KvPool, KvUsage,
-    ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId, Sharing,
+    ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId, Sharing, Slots,
 };
 use crate::batch::Move;
 use std::collections::BTreeMap;
@@ -305,5 +305,19 @@ impl Sharing for BlockManager {
             tables: self.tables.iter().map(|(id, table)| (*id, table.ids().to_vec())).collect(),
             cached: (0..pool.len() as u32).filter(|id| pool.is_idle(BlockId(*id))).collect(),
         }
+    }
+}
+
+/// The manager of what an attention has reserved: the blocks of a pool, or else `slots` slots, for requests of at most `longest`
+/// tokens.
+pub fn manager(
+    slots: usize,
+    pool: Option<KvPool>,
+    longest: usize,
+    options: &ManagerOptions,
+) -> Box<dyn Sharing> {
+    match pool {
+        Some(pool) => Box::new(BlockManager::new(pool, options)),
+        None => Box::new(Slots::new(slots, longest)),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::cpu::Cpu,
-    config::ModelConfig,
+    config::{ModelConfig, Place},
     error::{Error, Result},
     model::{self, Stage},
 };
@@ -71,9 +71,9 @@ impl Bytes {
         model.visit(&mut |param| {
             for source in &param.sources {
                 let n = source.elements() as u64;
-                match Stage::layer_of(&source.name) {
-                    Some(layer) => bytes.layers[layer] += n,
-                    None => {
+                match Place::of(&source.name) {
+                    Some(Place::Layer(layer)) => bytes.layers[layer] += n,
+                    _ => {
                         bytes.first += if first.holds(&source.name, tied) { n } else { 0 };
                         bytes.last += if last.holds(&source.name, tied) { n } else { 0 };
                     }
