@@ -52,6 +52,12 @@ pub enum CheckpointError {
     /// `git clone` without git-lfs leaves small text files in place of large ones.
     #[error("{path}: this is a Git LFS pointer, not the file itself. Fetch the files with: git lfs pull")]
     LfsPointer { path: PathBuf },
+    /// A folder, a pipe or a device where a file should be: reading it could wait for ever.
+    #[error("{path}: this is no regular file; put the checkpoint's file there")]
+    NotAFile { path: PathBuf },
+    /// A small file that is huge.
+    #[error("{path}: it has {bytes} bytes, and no such file needs more than {limit}; download it again")]
+    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     /// The operating system refused.
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: std::io::Error },

@@ -46,11 +46,15 @@ impl Checkpoint {
         self.tokenizer().map_err(|why| Error::Request(format!("{what} needs a tokenizer: {why}")))
     }
 
-    /// Tokens that end an output: those of generation_config.json, or else those of config.json.
-    pub fn eos_token_id(&self) -> &[u32] {
-        match &self.generation {
-            Some(generation) if !generation.eos_token_id.is_empty() => &generation.eos_token_id,
-            _ => &self.config.eos_token_id,
-        }
+    /// Tokens that end an output: those of generation_config.json, or else those of config.json; and the tokenizer's EOS, as in vLLM. A base
+    /// model that was tuned for chats often has its new end of a turn in the tokenizer's files alone.
+    pub fn eos_token_id(&self) -> Vec<u32> {
+        let mut ids = match &self.generation {
+            Some(generation) if !generation.eos_token_id.is_empty() => generation.eos_token_id.clone(),
+            _ => self.config.eos_token_id.clone(),
+        };
+        let of_tokenizer = self.tokenizer().ok().and_then(Tokenizer::eos_token).map(|(_, id)| id);
+        ids.extend(of_tokenizer.filter(|id| !ids.contains(id)));
+        ids
     }
 }

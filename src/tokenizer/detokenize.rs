@@ -86,7 +86,7 @@ impl Detokenizer {
     /// Takes the next id and gives the text that is final now, which may be empty.
     pub fn push(&mut self, id: u32) -> String {
         let inner = &self.tokenizer.shared.inner;
-        if self.skip_special_tokens && self.tokenizer.is_special(id) {
+        if self.left_out(id).is_some() {
             return String::new();
         }
         let Some(token) = token(inner, id) else { return String::new() };
@@ -114,11 +114,18 @@ impl Detokenizer {
         }
     }
 
-    /// Takes the next id and gives the bytes that it adds, also those of a character that is not complete yet.
+    /// The text of a token that the output leaves out: a special one, if these are skipped.
+    pub(super) fn left_out(&self, id: u32) -> Option<String> {
+        let skips = self.skip_special_tokens && self.tokenizer.is_special(id);
+        token(&self.tokenizer.shared.inner, id).filter(|_| skips)
+    }
+
+    /// Takes the next id and gives the bytes in which a stop string may lie: also those of a character that is not complete yet, and those of
+    /// a special token that the text leaves out.
     pub(super) fn push_bytes(&mut self, id: u32) -> Vec<u8> {
         let shared = self.tokenizer.shared.clone();
-        if self.skip_special_tokens && self.tokenizer.is_special(id) {
-            return Vec::new();
+        if let Some(text) = self.left_out(id) {
+            return text.into_bytes();
         }
         match (&mut self.pending, token(&shared.inner, id)) {
             (_, None) => Vec::new(),
