@@ -5,7 +5,7 @@ use crate::{
     config::{ModelConfig, generation::GenerationConfig},
     error::{Error, Result},
     runner::read_config,
-    tokenizer::{Tokenizer, TokenizerFiles},
+    tokenizer::{StepsFrom, Tokenizer, TokenizerFiles},
 };
 
 /// A directory, and what stands in its small files.
@@ -23,13 +23,23 @@ impl Checkpoint {
     /// # Errors
     /// If one of the first two is bad, or config.json is absent.
     pub fn open(directory: Directory) -> Result<Checkpoint> {
+        Checkpoint::open_with(directory, None)
+    }
+
+    /// The same, with a choice whose steps the tokenizer takes.
+    ///
+    /// # Errors
+    /// As [`open`](Checkpoint::open).
+    pub fn open_with(directory: Directory, from: Option<StepsFrom>) -> Result<Checkpoint> {
         let config = read_config(&directory)?;
         let file = "generation_config.json";
         let parse = |json: Vec<u8>| GenerationConfig::parse(&json, &directory.path(file));
         let generation = directory.read(file)?.map(parse).transpose()?;
         let model_type = config.architecture.names().model_type.to_owned();
         let files = TokenizerFiles::for_model(&directory, Some(model_type));
-        let tokenizer = files.and_then(Tokenizer::new).map_err(|error| error.to_string());
+        let tokenizer = files
+            .and_then(|files| Tokenizer::new(TokenizerFiles { from, ..files }))
+            .map_err(|error| error.to_string());
         Ok(Checkpoint { directory, config, generation, tokenizer })
     }
 

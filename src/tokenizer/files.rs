@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::TokenizerError;
+use super::{StepsFrom, TokenizerError};
 use crate::{checkpoint::Directory, json};
 
 /// The contents of the tokenizer's files, from disk or embedded in a program.
@@ -18,6 +18,10 @@ pub struct TokenizerFiles {
     pub tokenizer_config: Option<Vec<u8>>,
     /// `special_tokens_map.json`: special tokens, in older checkpoints.
     pub special_tokens_map: Option<Vec<u8>>,
+    /// `added_tokens.json`: tokens and their ids, in older checkpoints.
+    pub added_tokens: Option<Vec<u8>>,
+    /// `vocab.json` and `merges.txt`: what old checkpoints of GPT-2 have instead of `tokenizer.json`.
+    pub vocab_and_merges: Option<(Vec<u8>, Vec<u8>)>,
     /// `chat_template.jinja`: takes precedence over the template in `tokenizer_config.json`.
     pub chat_template: Option<Vec<u8>>,
     /// Whether SentencePiece's `tokenizer.model` is there (it is not read).
@@ -25,6 +29,8 @@ pub struct TokenizerFiles {
     /// `model_type` of `config.json`. It decides how transformers reads some tokenizers: the same files
     /// split "a\<s\>b" differently for `llama` and `mistral`.
     pub model_type: Option<String>,
+    /// Whose steps are taken; the class's if the checkpoint names one.
+    pub from: Option<StepsFrom>,
 }
 
 impl TokenizerFiles {
@@ -57,9 +63,12 @@ impl TokenizerFiles {
             tokenizer_json: directory.read("tokenizer.json")?,
             tokenizer_config: directory.read("tokenizer_config.json")?,
             special_tokens_map: directory.read("special_tokens_map.json")?,
+            added_tokens: directory.read("added_tokens.json")?,
+            vocab_and_merges: directory.read("vocab.json")?.zip(directory.read("merges.txt")?),
             chat_template: directory.read("chat_template.jinja")?,
             has_tokenizer_model: directory.has("tokenizer.model"),
             model_type,
+            from: None,
         })
     }
 
@@ -72,6 +81,11 @@ impl TokenizerFiles {
             config.extend(self.object("special_tokens_map.json", self.special_tokens_map.as_deref())?);
         }
         Ok(config)
+    }
+
+    /// `added_tokens.json`; empty if there is none.
+    pub(super) fn added_tokens(&self) -> Result<Map<String, Value>, TokenizerError> {
+        self.object("added_tokens.json", self.added_tokens.as_deref())
     }
 
     fn object(&self, name: &str, bytes: Option<&[u8]>) -> Result<Map<String, Value>, TokenizerError> {

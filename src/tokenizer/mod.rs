@@ -29,15 +29,17 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use chat::{ChatOptions, ChatTemplate};
+pub use class::StepsFrom;
 pub use detokenize::Detokenizer;
 pub use error::TokenizerError;
 pub use files::TokenizerFiles;
 pub use stop::{Emit, StopStrings};
 pub use stop_matcher::StopMatcher;
 
-use class::Class;
+use class::{Class, FILL};
 use decoding::Decoding;
 use special::SpecialTokens;
+use tokenizer_json::Around;
 
 /// A checkpoint's tokenizer with its special tokens and chat template. A clone shares everything.
 #[derive(Clone)]
@@ -52,29 +54,59 @@ struct Shared {
     special: SpecialTokens,
     /// Read when it is first used, so a template that cannot be read spoils only chats.
     chat: Result<ChatTemplate, TokenizerError>,
+    class: Class,
+    /// Whether the class's steps split texts differently from the file's.
+    differs: bool,
 }
 
 impl Tokenizer {
     /// Builds the tokenizer from its files.
+    ///
+    /// # Errors
+    /// What is missing or wrong, with the file's name.
     pub fn new(mut files: TokenizerFiles) -> Result<Self, TokenizerError> {
-        let Some(json) = files.tokenizer_json.take() else {
-            let origin = files.origin;
-            return Err(if files.has_tokenizer_model {
-                TokenizerError::OnlySentencePiece { origin }
-            } else {
-                TokenizerError::NoTokenizerJson { origin }
-            });
-        };
         let config = files.config()?;
-        let class = Class::choose(&config, files.model_type.as_deref(), &json);
-        let special = SpecialTokens::of(&config, class);
-        let inner = tokenizer_json::read(&json, class, &config, &special).map_err(|reason| {
-            let file = files.origin.join("tokenizer.json");
-            TokenizerError::BadTokenizerJson { file, reason }
-        })?;
+        let json = files.tokenizer_json.take();
+        let class = match files.from {
+            Some(StepsFrom::File) => Class::File,
+            _ => Class::choose(&config, files.model_type.as_deref(), json.as_deref().unwrap_or_default()),
+        };
+        if class == Class::NotFollowed {
+            let class = config["tokenizer_class"].as_str().unwrap_or_default().into();
+            return Err(TokenizerError::ClassNotFollowed { origin: files.origin, class });
+        }
+        let name = if json.is_some() { "tokenizer.json" } else { "vocab.json" };
+        let file = files.origin.join(name);
+        let bad = |reason| TokenizerError::BadTokenizerJson { file: file.clone(), reason };
+        let (json, is_file) = match (json, files.vocab_and_merges.take()) {
+            (Some(json), _) => (json, true),
+            (None, Some((vocab, merges))) if class.reads_vocab_and_merges() => {
+                (bpe::file(&vocab, &merges).map_err(bad)?, false)
+            }
+            _ if files.has_tokenizer_model => {
+                return Err(TokenizerError::OnlySentencePiece { origin: files.origin });
+            }
+            _ => return Err(TokenizerError::NoTokenizerJson { origin: files.origin }),
+        };
+        let (special, added_tokens) = (SpecialTokens::of(&config, class), files.added_tokens()?);
+        let around =
+            Around { class, config: &config, added_tokens: &added_tokens, special: &special, is_file };
+        let (inner, differs) = tokenizer_json::read(&json, &around).map_err(bad)?;
+        let differs = differs && files.from.is_none();
         let chat = ChatTemplate::new(&files);
         let decoding = Decoding::of(&inner);
-        Ok(Self { shared: Arc::new(Shared { files, inner, decoding, special, chat }) })
+        Ok(Self { shared: Arc::new(Shared { files, inner, decoding, special, chat, class, differs }) })
+    }
+
+    /// A sentence for the user where the class that the checkpoint names and its tokenizer.json give different ids, and nobody has chosen.
+    pub fn note(&self) -> Option<String> {
+        self.shared.differs.then(|| {
+            format!(
+                "the tokenizer class of '{}' and its tokenizer.json split some texts differently; the class decides, as in transformers 5 \
+                 (--tokenizer-from file follows the file, as llama.cpp does)",
+                self.shared.files.origin.display()
+            )
+        })
     }
 
     /// Reads the tokenizer in the directory `dir`.
@@ -84,12 +116,16 @@ impl Tokenizer {
 
     /// The ids of `text`. With `add_special_tokens`, those that the tokenizer puts around a text, such as
     /// BOS, are added; special tokens written in the text become their ids either way.
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot encode.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        let bad = |reason| TokenizerError::Encode { origin: self.shared.files.origin.clone(), reason };
+        if self.shared.class == Class::CodeLlama && text.contains(FILL) {
+            return Err(bad(format!("CodeLlamaTokenizer's infilling ({FILL}) is not supported")));
+        }
         let encoding = self.shared.inner.encode_fast(text, add_special_tokens);
-        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| TokenizerError::Encode {
-            origin: self.shared.files.origin.clone(),
-            reason: error.to_string(),
-        })
+        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| bad(error.to_string()))
     }
 
     /// The ids of a prompt as a person writes it: special tokens are added, and a text that already begins
