@@ -14,8 +14,8 @@
 //! Any other decoder is followed through a window of the last tokens, as vLLM's `detokenize_incrementally`
 //! does, which is right as long as a token's text depends on the token before it only.
 
-use super::Tokenizer;
 use super::decoding::{Decoding, Unit, byte_of, bytes_of, token};
+use super::{Tokenizer, decode};
 
 /// Turns ids into text one at a time.
 ///
@@ -191,7 +191,7 @@ fn end_run(bytes: &mut Vec<u8>) -> String {
 
 /// What `ids` add to the text of `anchor`.
 fn window_text(tokenizer: &tokenizers::Tokenizer, anchor: Option<u32>, ids: &[u32]) -> String {
-    let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_default();
+    let decode = |ids: &[u32]| decode(tokenizer, ids, false);
     let before = decode(anchor.as_slice());
     let all = decode(&[anchor.as_slice(), ids].concat());
     all.strip_prefix(&before).map_or_else(|| decode(ids), String::from)
@@ -199,7 +199,7 @@ fn window_text(tokenizer: &tokenizers::Tokenizer, anchor: Option<u32>, ids: &[u3
 
 /// The last token that has a text of its own becomes the anchor.
 fn end_window(tokenizer: &tokenizers::Tokenizer, anchor: &mut Option<u32>, ids: &mut Vec<u32>) {
-    let has_text = |id: &u32| tokenizer.decode(&[*id], false).is_ok_and(|text| !text.is_empty());
+    let has_text = |id: &u32| !decode(tokenizer, &[*id], false).is_empty();
     *anchor = ids.iter().copied().rfind(has_text).or(*anchor);
     ids.clear();
 }

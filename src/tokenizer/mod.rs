@@ -14,6 +14,7 @@ mod decoding;
 mod detokenize;
 mod error;
 mod files;
+mod guard;
 mod python;
 mod special;
 mod stop;
@@ -38,6 +39,7 @@ pub use stop_matcher::StopMatcher;
 
 use class::{Class, FILL};
 use decoding::Decoding;
+use guard::caught;
 use special::SpecialTokens;
 use tokenizer_json::Around;
 
@@ -91,7 +93,7 @@ impl Tokenizer {
         let (special, added_tokens) = (SpecialTokens::of(&config, class), files.added_tokens()?);
         let around =
             Around { class, config: &config, added_tokens: &added_tokens, special: &special, is_file };
-        let (inner, differs) = tokenizer_json::read(&json, &around).map_err(bad)?;
+        let (inner, differs) = caught(|| tokenizer_json::read(&json, &around)).map_err(bad)?;
         let differs = differs && files.from.is_none();
         let chat = ChatTemplate::new(&files);
         let decoding = Decoding::of(&inner);
@@ -124,8 +126,8 @@ impl Tokenizer {
         if self.shared.class == Class::CodeLlama && text.contains(FILL) {
             return Err(bad(format!("CodeLlamaTokenizer's infilling ({FILL}) is not supported")));
         }
-        let encoding = self.shared.inner.encode_fast(text, add_special_tokens);
-        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| bad(error.to_string()))
+        let encode = || self.shared.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string());
+        caught(encode).map(|encoding| encoding.get_ids().to_vec()).map_err(bad)
     }
 
     /// The ids of a prompt as a person writes it: special tokens are added, and a text that already begins
@@ -141,7 +143,7 @@ impl Tokenizer {
 
     /// The text of `ids`. Ids that are no tokens give nothing; bytes that are no UTF-8 give U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
-        self.shared.inner.decode(ids, skip_special_tokens).unwrap_or_default()
+        decode(&self.shared.inner, ids, skip_special_tokens)
     }
 
     /// One token as shown to a person: "▁the" and "Ġthe" are " the", and half a character is its bytes, "\<0xE2\>".
@@ -195,6 +197,11 @@ impl Tokenizer {
     pub fn encode_chat(&self, messages: &[Value], options: &ChatOptions) -> Result<Vec<u32>, TokenizerError> {
         self.encode(&self.render_chat(messages, options)?, false)
     }
+}
+
+/// The text of ids; nothing if the tokenizer fails.
+fn decode(tokenizer: &tokenizers::Tokenizer, ids: &[u32], skip_special_tokens: bool) -> String {
+    caught(|| tokenizer.decode(ids, skip_special_tokens).map_err(|e| e.to_string())).unwrap_or_default()
 }
 
 impl std::fmt::Debug for Tokenizer {

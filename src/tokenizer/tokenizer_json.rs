@@ -13,9 +13,9 @@ use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
 };
 
-use super::bpe;
 use super::class::{Class, split_alike};
 use super::special::{self, SpecialTokens};
+use super::{bpe, guard};
 use crate::json;
 
 /// The file, with a model of type `M`. `truncation` and `padding` are for training and left out.
@@ -137,6 +137,8 @@ impl<M> File<M> {
         }
         let said = |error: tokenizers::Error| one_line(&error.to_string());
         let mut tokenizer = Tokenizer::new(model);
+        guard::check_growth(&self.normalizer, "normalizer")?;
+        guard::check_growth(&self.decoder, "decoder")?;
         let normalizer: Option<NormalizerWrapper> = part(self.normalizer, "normalizer")?;
         let pre_tokenizer: Option<PreTokenizerWrapper> = part(self.pre_tokenizer, "pre_tokenizer")?;
         let post_processor: Option<PostProcessorWrapper> = part(self.post_processor, "post_processor")?;
