@@ -58,6 +58,11 @@ pub enum CheckpointError {
     /// A small file that is huge.
     #[error("{path}: it has {bytes} bytes, and no such file needs more than {limit}; download it again")]
     TooLarge { path: PathBuf, bytes: u64, limit: u64 },
+    /// Dummy weights that the machine has no memory for.
+    #[error(
+        "there is no memory for {bytes} bytes of dummy weights ({error}); this model is too large for the machine"
+    )]
+    NoMemory { bytes: usize, error: std::io::Error },
     /// The operating system refused.
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: std::io::Error },
