@@ -68,3 +68,42 @@ impl Checkpoint {
         ids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A base model that was tuned for chats: only the tokenizer knows of the new end of a turn.
+    #[test]
+    fn the_tokenizers_eos_ends_an_output_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, json: serde_json::Value| {
+            std::fs::write(dir.path().join(name), json.to_string()).unwrap()
+        };
+        let eos = |eos: &str| {
+            write(
+                "tokenizer_config.json",
+                json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos}),
+            );
+            Checkpoint::open(Directory::Disk(dir.path().into())).unwrap().eos_token_id()
+        };
+        write(
+            "config.json",
+            json!({"architectures": ["LlamaForCausalLM"], "vocab_size": 4, "hidden_size": 8, "intermediate_size": 8,
+                "num_hidden_layers": 1, "num_attention_heads": 1, "eos_token_id": 3}),
+        );
+        let added = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false})
+        };
+        write(
+            "tokenizer.json",
+            json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [added(1, "<end>"), added(2, "<turn>")]}),
+        );
+        assert_eq!(eos("<turn>"), [3, 2]);
+        write("generation_config.json", json!({"eos_token_id": [1]}));
+        assert_eq!(eos("<turn>"), [1, 2]);
+        assert_eq!(eos("<end>"), [1]);
+    }
+}

@@ -213,7 +213,7 @@ impl std::fmt::Debug for Tokenizer {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{byte_level, sentence_piece};
+    use super::testing::{byte_level, files_with, sentence_piece, sentence_piece_file};
     use super::*;
     use serde_json::json;
 
@@ -243,6 +243,76 @@ mod tests {
         assert!(tokenizer.is_special(ids[0]) && !tokenizer.is_special(ids[1]));
         assert_eq!(tokenizer.eos_token(), None);
         assert_eq!(tokenizer.vocab_size(), 259);
+    }
+
+    /// The class makes one piece of " a", and the file two.
+    #[test]
+    fn a_class_against_its_file() {
+        let files = || files_with(json!({"tokenizer_class": "GPT2Tokenizer"}));
+        let from = |from| Tokenizer::new(TokenizerFiles { from, ..files() }).expect("a tokenizer");
+        let count = |tokenizer: &Tokenizer| tokenizer.encode(" a", false).expect("ids").len();
+        let [unsaid, class, file] = [None, Some(StepsFrom::Class), Some(StepsFrom::File)].map(from);
+        assert_eq!([&unsaid, &class, &file].map(count), [1, 1, 2]);
+        assert!(unsaid.note().expect("a note").contains("--tokenizer-from file"));
+        assert_eq!((class.note(), file.note()), (None, None), "somebody has chosen");
+        assert_eq!(byte_level().note(), None);
+    }
+
+    #[test]
+    fn a_class_that_is_not_followed_is_refused_by_name() {
+        let files = || files_with(json!({"tokenizer_class": "T5TokenizerFast"}));
+        let said = Tokenizer::new(files()).expect_err("it is refused").to_string();
+        assert!(said.contains("T5TokenizerFast") && said.contains("--tokenizer-from file"), "{said}");
+        assert!(Tokenizer::new(TokenizerFiles { from: Some(StepsFrom::File), ..files() }).is_ok());
+    }
+
+    /// Ids as CodeLlamaTokenizer gives them: no space before a text that has one, BOS whatever the file says.
+    #[test]
+    fn code_llama() {
+        let mut file = sentence_piece_file();
+        file["post_processor"] = Value::Null;
+        let files = TokenizerFiles {
+            tokenizer_json: Some(file.to_string().into_bytes()),
+            ..files_with(json!({"tokenizer_class": "CodeLlamaTokenizer"}))
+        };
+        let tokenizer = Tokenizer::new(files).expect("a tokenizer");
+        let pieces = |text: &str| -> Vec<String> {
+            let ids = tokenizer.encode(text, true).expect("ids");
+            ids.into_iter().filter_map(|id| tokenizer.piece(id)).collect()
+        };
+        assert_eq!(pieces("a"), ["<s>", " a"]);
+        assert_eq!(pieces(" a"), ["<s>", " a"]);
+        assert_eq!(pieces("<s>a"), ["<s>", "<s>", "a"]);
+        assert!(
+            tokenizer.encode("a<FILL_ME>b", true).unwrap_err().to_string().contains("CodeLlamaTokenizer")
+        );
+    }
+
+    #[test]
+    fn old_checkpoints_have_a_vocabulary_and_merges() {
+        let vocab = br#"{"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}"#.to_vec();
+        let new = |model_type: &str, config: Value| {
+            Tokenizer::new(TokenizerFiles {
+                tokenizer_config: Some(config.to_string().into_bytes()),
+                vocab_and_merges: Some((vocab.clone(), b"#version: 0.2\na b\n".to_vec())),
+                model_type: Some(model_type.into()),
+                ..TokenizerFiles::default()
+            })
+        };
+        let ids = |config| new("gpt2", config).expect("a tokenizer").encode("abb", true).expect("ids");
+        assert_eq!(ids(json!({})), [3, 2]);
+        assert_eq!(ids(json!({"add_bos_token": true})), [0, 3, 2]);
+        assert!(matches!(new("llama", json!({})), Err(TokenizerError::NoTokenizerJson { .. })));
+    }
+
+    #[test]
+    fn special_tokens_may_be_split() {
+        let count = |config| {
+            let tokenizer = Tokenizer::new(files_with(config)).expect("a tokenizer");
+            tokenizer.encode("<s><tool>", false).expect("ids").len()
+        };
+        assert_eq!(count(json!({})), 2);
+        assert_eq!(count(json!({"split_special_tokens": true})), 4, "<tool> is added and not special");
     }
 
     #[test]
