@@ -123,44 +123,29 @@ impl Class {
         matches!(self, Self::Gpt2 | Self::Qwen2 | Self::GptNeoX)
     }
 
-    /// The special tokens that the class has when the config does not name them.
-    pub(super) fn default_tokens(self) -> &'static [(&'static str, &'static str)] {
-        const END: &str = "<|endoftext|>";
-        match self {
-            Self::File | Self::NotFollowed => &[],
-            Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
-            Self::CodeLlama => &[
-                ("bos_token", "<s>"),
-                ("eos_token", "</s>"),
-                ("unk_token", "<unk>"),
-                ("prefix_token", "▁<PRE>"),
-                ("middle_token", "▁<MID>"),
-                ("suffix_token", "▁<SUF>"),
-                ("eot_token", "▁<EOT>"),
-                ("fill_token", FILL),
-            ],
-            Self::Gemma => &[
-                ("bos_token", "<bos>"),
-                ("eos_token", "<eos>"),
-                ("unk_token", "<unk>"),
-                ("pad_token", "<pad>"),
-                ("mask_token", "<mask>"),
-            ],
-            Self::Qwen2 => &[("eos_token", END), ("unk_token", END), ("pad_token", END)],
-            Self::Gpt2 => &[("bos_token", END), ("eos_token", END), ("unk_token", END)],
-            Self::GptNeoX => {
-                &[("bos_token", END), ("eos_token", END), ("unk_token", END), ("pad_token", "<|padding|>")]
+    /// The special tokens that the class has when the config does not name them: names and texts.
+    pub(super) fn default_tokens(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let tokens = match self {
+            Self::File | Self::NotFollowed => "",
+            Self::Llama => "bos_token <s> eos_token </s> unk_token <unk>",
+            Self::CodeLlama => {
+                "bos_token <s> eos_token </s> unk_token <unk> prefix_token ▁<PRE> middle_token ▁<MID> suffix_token ▁<SUF> \
+                 eot_token ▁<EOT> fill_token <FILL_ME>"
             }
-            Self::Cohere => &[
-                ("bos_token", "<BOS_TOKEN>"),
-                ("eos_token", "<|END_OF_TURN_TOKEN|>"),
-                ("unk_token", "<UNK>"),
-                ("sep_token", "<SEP>"),
-                ("pad_token", "<PAD>"),
-                ("cls_token", "<CLS>"),
-                ("mask_token", "<MASK_TOKEN>"),
-            ],
-        }
+            Self::Gemma => {
+                "bos_token <bos> eos_token <eos> unk_token <unk> pad_token <pad> mask_token <mask>"
+            }
+            Self::Qwen2 => "eos_token <|endoftext|> unk_token <|endoftext|> pad_token <|endoftext|>",
+            Self::Gpt2 => "bos_token <|endoftext|> eos_token <|endoftext|> unk_token <|endoftext|>",
+            Self::GptNeoX => {
+                "bos_token <|endoftext|> eos_token <|endoftext|> unk_token <|endoftext|> pad_token <|padding|>"
+            }
+            Self::Cohere => {
+                "bos_token <BOS_TOKEN> eos_token <|END_OF_TURN_TOKEN|> unk_token <UNK> sep_token <SEP> pad_token <PAD> \
+                 cls_token <CLS> mask_token <MASK_TOKEN>"
+            }
+        };
+        tokens.split_whitespace().zip(tokens.split_whitespace().skip(1)).step_by(2)
     }
 
     /// Whether a vocabulary has pieces of SentencePiece, with bytes for what is in no piece.

@@ -20,9 +20,9 @@ pub(super) struct SpecialTokens {
 impl SpecialTokens {
     /// What `tokenizer_config.json` names, and what the class has where it is silent.
     pub(super) fn of(config: &Map<String, Value>, class: Class) -> Self {
-        let silent = class.default_tokens().iter().filter(|(name, _)| !config.contains_key(*name));
+        let silent = class.default_tokens().filter(|(name, _)| !config.contains_key(*name));
         let mut named: Vec<(String, AddedToken)> =
-            silent.map(|(name, token)| (String::from(*name), AddedToken::from(*token, true))).collect();
+            silent.map(|(name, token)| (String::from(name), AddedToken::from(token, true))).collect();
         // Models may name tokens of their own: "image_token", or an object "extra_special_tokens".
         let own = config.get("extra_special_tokens").and_then(Value::as_object);
         let in_config = config.iter().filter(|(name, _)| name.ends_with("_token"));
