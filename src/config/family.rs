@@ -6,6 +6,7 @@ use super::{
     Activation, ConfigError, FamilyNames, ModelConfig, RopeParameters, fields::Fields, known, names,
 };
 use crate::tensor::DType;
+use serde_json::Value;
 use std::fmt;
 
 /// A model class of Hugging Face that stairwell implements.
@@ -135,6 +136,7 @@ pub(super) fn read(fields: Fields) -> Result<ModelConfig, ConfigError> {
         mlp_bias: gpt2 || architecture == Llama && fields.flag("mlp_bias")?.unwrap_or(false),
         qk_norm: architecture == Qwen3,
         dtype: dtype(fields)?,
+        tokenizer_class: fields.raw("tokenizer_class").and_then(Value::as_str).map(String::from),
         eos_token_id: fields.token_ids("eos_token_id")?,
         pad_token_id: pad_token_id.map(|id| id as u32),
         dropout: [dropout("embd_pdrop")?, dropout("attn_pdrop")?, dropout("resid_pdrop")?],

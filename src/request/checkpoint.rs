@@ -36,7 +36,7 @@ impl Checkpoint {
         let parse = |json: Vec<u8>| GenerationConfig::parse(&json, &directory.path(file));
         let generation = directory.read(file)?.map(parse).transpose()?;
         let model_type = config.architecture.names().model_type.to_owned();
-        let files = TokenizerFiles::for_model(&directory, Some(model_type));
+        let files = TokenizerFiles::for_model(&directory, Some(model_type), config.tokenizer_class.clone());
         let tokenizer = files
             .and_then(|files| Tokenizer::new(TokenizerFiles { from, ..files }))
             .map_err(|error| error.to_string());

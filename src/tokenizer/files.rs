@@ -29,6 +29,8 @@ pub struct TokenizerFiles {
     /// `model_type` of `config.json`. It decides how transformers reads some tokenizers: the same files
     /// split "a\<s\>b" differently for `llama` and `mistral`.
     pub model_type: Option<String>,
+    /// `tokenizer_class` of `config.json`, for a `tokenizer_config.json` that has none.
+    pub tokenizer_class: Option<String>,
     /// Whose steps are taken; the class's if the checkpoint names one.
     pub from: Option<StepsFrom>,
 }
@@ -50,14 +52,19 @@ impl TokenizerFiles {
         let config = directory.read("config.json")?.unwrap_or_default();
         // A config.json that is wrong is for the model's loader to complain about.
         let config = json::object(&config).unwrap_or_default();
-        Self::for_model(directory, config.get("model_type").and_then(Value::as_str).map(String::from))
+        let text = |field: &str| config.get(field).and_then(Value::as_str).map(String::from);
+        Self::for_model(directory, text("model_type"), text("tokenizer_class"))
     }
 
-    /// The same where config.json has been read: `model_type` is what it says.
+    /// The same where config.json has been read: `model_type` and `tokenizer_class` are what it says.
     ///
     /// # Errors
     /// A file that is there and cannot be read.
-    pub fn for_model(directory: &Directory, model_type: Option<String>) -> Result<Self, TokenizerError> {
+    pub fn for_model(
+        directory: &Directory,
+        model_type: Option<String>,
+        tokenizer_class: Option<String>,
+    ) -> Result<Self, TokenizerError> {
         Ok(Self {
             origin: directory.root(),
             tokenizer_json: directory.read("tokenizer.json")?,
@@ -68,17 +75,23 @@ impl TokenizerFiles {
             chat_template: directory.read("chat_template.jinja")?,
             has_tokenizer_model: directory.has("tokenizer.model"),
             model_type,
+            tokenizer_class,
             from: None,
         })
     }
 
-    /// `tokenizer_config.json`, with what `special_tokens_map.json` adds to it; empty if there is neither.
+    /// `tokenizer_config.json`, with what `special_tokens_map.json` and `config.json` add to it.
     ///
     /// transformers reads the map only for checkpoints whose config does not list `added_tokens_decoder`.
     pub(super) fn config(&self) -> Result<Map<String, Value>, TokenizerError> {
         let mut config = self.object("tokenizer_config.json", self.tokenizer_config.as_deref())?;
         if !config.contains_key("added_tokens_decoder") {
             config.extend(self.object("special_tokens_map.json", self.special_tokens_map.as_deref())?);
+        }
+        if let (None | Some(Value::Null), Some(class)) =
+            (config.get("tokenizer_class"), &self.tokenizer_class)
+        {
+            config.insert("tokenizer_class".into(), class.as_str().into());
         }
         Ok(config)
     }

@@ -264,6 +264,13 @@ mod tests {
         let said = Tokenizer::new(files()).expect_err("it is refused").to_string();
         assert!(said.contains("T5TokenizerFast") && said.contains("--tokenizer-from file"), "{said}");
         assert!(Tokenizer::new(TokenizerFiles { from: Some(StepsFrom::File), ..files() }).is_ok());
+        // config.json may name it, too.
+        let named = |config| {
+            let files = files_with(config);
+            Tokenizer::new(TokenizerFiles { tokenizer_class: Some("BertTokenizer".into()), ..files })
+        };
+        assert!(named(json!({"tokenizer_class": null})).unwrap_err().to_string().contains("BertTokenizer"));
+        assert!(named(json!({"tokenizer_class": "PreTrainedTokenizerFast"})).is_ok());
     }
 
     /// Ids as CodeLlamaTokenizer gives them: no space before a text that has one, BOS whatever the file says.
