@@ -310,7 +310,6 @@ fn any_event() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     /// Whatever a file says, there is a schedule or an error.
     #[test]
     fn no_file_makes_it_panic(events in prop::collection::vec(any_event(), 0..20)) {
