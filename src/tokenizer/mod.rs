@@ -19,6 +19,7 @@ mod python;
 mod special;
 mod stop;
 mod stop_matcher;
+mod stop_scan;
 #[cfg(test)]
 mod testing;
 mod tojson;
