@@ -214,9 +214,12 @@ fn activation(fields: Fields, gpt2: bool) -> Result<Activation, ConfigError> {
         "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" if gpt2 => {
             Activation::GeluTanh
         }
+        "quick_gelu" if gpt2 => Activation::QuickGelu,
         "relu" if gpt2 => Activation::Relu,
+        "tanh" if gpt2 => Activation::Tanh,
         _ => {
-            let known = if gpt2 { "silu, gelu, gelu_new and its like, relu" } else { "silu" };
+            let known =
+                if gpt2 { "silu, gelu, gelu_new and its like, quick_gelu, relu, tanh" } else { "silu" };
             return Err(fields.error(field, format!("'{name}' is not supported here (known: {known})")));
         }
     })
