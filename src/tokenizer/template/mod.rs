@@ -1,0 +1,297 @@
+//! Jinja2 as transformers runs it, byte for byte, on minijinja.
+//!
+//! A template is a program that comes with a checkpoint, written for Python. minijinja knows Jinja's language; what Jinja2 leaves to Python is in
+//! this room. A template's way through it:
+//!
+//! 1. [`source`] reads literals as Python does;
+//! 2. [`compile`] puts calls of [`operators`] where minijinja has its own;
+//! 3. [`methods`], [`filters`], [`texts`], [`format`] and [`tojson`] are called as it runs;
+//! 4. [`budget`] counts what it makes, because it may be hostile.
+
+mod budget;
+mod compile;
+mod filters;
+mod format;
+mod literal;
+mod methods;
+mod numbers;
+mod operators;
+mod python;
+mod source;
+mod texts;
+mod tojson;
+
+use std::error::Error as _;
+use std::panic;
+use std::sync::{Arc, Once};
+use std::thread;
+
+use minijinja::machinery::{TemplateConfig, eval, make_string_output};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Object, ObjectRepr, Rest, ValueOrKwargs};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
+
+use budget::bad;
+use python::bind;
+use source::{Macro, Source};
+
+/// The stack of the thread that renders. Blocks, operators and values may lie in each other only so deep that it suffices.
+const STACK: usize = 256 << 20;
+const THREAD: &str = "chat template";
+
+/// Why there is no text.
+#[derive(Debug, PartialEq)]
+pub(super) enum Failure {
+    /// The template called `raise_exception` with this.
+    Refused(String),
+    /// What is wrong, with its line.
+    Failed(String),
+}
+
+/// Checks that a template can be read.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check(source: &str) -> Result<(), Failure> {
+    isolated(|| run(source, None)).map(|_| ())
+}
+
+/// The text that a template gives with these variables, an object.
+///
+/// # Errors
+/// What is wrong with the template, or what it refuses.
+pub(super) fn render(source: &str, variables: &serde_json::Value) -> Result<String, Failure> {
+    isolated(|| run(source, Some(variables)))
+}
+
+fn run(source: &str, variables: Option<&serde_json::Value>) -> Result<String, Failure> {
+    let size = source.len() + variables.map_or(0, |variables| variables.to_string().len());
+    let fuel = budget::begin(size);
+    let source = Source::read(source).map_err(Failure::Failed)?;
+    let calls: Vec<String> = source.macros.iter().map(|found| compile::macro_call(&found.name)).collect();
+    let env = environment(&source, fuel);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let config = TemplateConfig {
+        syntax_config: syntax.map_err(|error| failure(&error))?,
+        default_auto_escape: Arc::new(|_| AutoEscape::None),
+    };
+    let template = compile::compile(&source, &calls, &config).map_err(|error| failure(&error))?;
+    let mut text = String::new();
+    if let Some(variables) = variables {
+        let variables = python::from_json(variables);
+        let out = &mut make_string_output(&mut text);
+        eval(&env, &template.instructions, variables, &template.blocks, out, AutoEscape::None)
+            .map_err(|error| failure(&error))?;
+    }
+    Ok(text)
+}
+
+/// Runs in a thread of its own, whose stack is known, and where a panic is an error.
+fn isolated<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if thread::current().name() != Some(THREAD) {
+                hook(info);
+            }
+        }));
+    });
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name(THREAD.into()).stack_size(STACK).spawn_scoped(scope, work);
+        match thread.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Failure::Failed("it makes the library minijinja panic".into())),
+            Err(error) => Err(Failure::Failed(format!("there is no thread to render in: {error}"))),
+        }
+    })
+}
+
+/// What templates may call.
+fn environment(source: &Source, fuel: u64) -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_fuel(Some(fuel));
+    env.set_formatter(print);
+    env.set_unknown_method_callback(methods::call);
+    // minijinja's own, which Jinja2 lacks.
+    for name in ["bool", "split", "lines", "chain", "zip"] {
+        env.remove_filter(name);
+    }
+    for name in ["startingwith", "endingwith", "safe", "int"] {
+        env.remove_test(name);
+    }
+    env.remove_global("debug");
+    for &(name, filter) in filters::FILTERS.iter().chain(texts::FILTERS).chain(tojson::FILTERS) {
+        env.add_filter(name, move |state: &mut State, value: ValueOrKwargs, args: Rest<ValueOrKwargs>| {
+            filter(state, &value.into_value(), &args.into_values())
+        });
+    }
+    filters::add_tests(&mut env);
+    for &(name, call) in operators::OPERATORS.iter().chain(FUNCTIONS) {
+        env.add_global(name, Value::from_object(Function(call)));
+    }
+    env.add_function("cycler", minijinja_contrib::globals::cycler);
+    env.add_function("joiner", minijinja_contrib::globals::joiner);
+    for (name, value) in &source.literals {
+        env.add_global(name.clone(), value.clone());
+    }
+    for found in &source.macros {
+        env.add_global(compile::macro_call(&found.name), Value::from_object(AnyArguments(found.clone())));
+    }
+    env
+}
+
+/// `{{ value }}`
+fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    let text = match value.as_str() {
+        Some(_) => value.clone(),
+        None => python::text(value)?.into(),
+    };
+    let text = match *state.auto_escape() != AutoEscape::None && !value.is_safe() {
+        true => format::escape(text.as_str().unwrap_or_default()).into(),
+        false => text,
+    };
+    let text = text.as_str().unwrap_or_default();
+    budget::make(text.len())?;
+    Ok(out.write_str(text)?)
+}
+
+type Call = fn(&mut State, &[Value]) -> Result<Value, Error>;
+
+const FUNCTIONS: &[(&str, Call)] = &[
+    ("raise_exception", |_, args| {
+        let [message] = bind(args, ["message"])?;
+        let message = python::text(&message.unwrap_or_default())?;
+        Err(bad(message.clone()).with_source(Refusal(message)))
+    }),
+    ("strftime_now", |_, args| {
+        let [format] = bind(args, ["format"])?;
+        let format = format.unwrap_or_default();
+        let format = python::string(&format)?;
+        // The local time, in C's format, such as "%d %b %Y".
+        let now = jiff::fmt::strtime::format(format, &jiff::Zoned::now());
+        now.map(Value::from).map_err(|error| bad(format!("strftime_now({format:?}): {error}")))
+    }),
+    ("range", |_, args| {
+        let [start, stop, step] = bind(args, ["start", "stop", "step"])?;
+        let number = |value: &Option<Value>| value.as_ref().map_or(Ok(0), python::integer);
+        let (start, stop) = match stop {
+            None => (0, number(&start)?),
+            _ => (number(&start)?, number(&stop)?),
+        };
+        let printed = |end: String| format!("range({start}, {stop}{end})");
+        let (step, printed) = match step {
+            None => (1, printed(String::new())),
+            Some(step) => match python::integer(&step)? {
+                1 => (1, printed(String::new())),
+                step => (step, printed(format!(", {step}"))),
+            },
+        };
+        if step == 0 {
+            return Err(bad("range() arg 3 must not be zero"));
+        }
+        let (distance, step_size) = (i128::from(stop) - i128::from(start), i128::from(step));
+        let length = if (distance > 0) == (step > 0) { (distance.abs() + step_size.abs() - 1) / step_size.abs() } else { 0 };
+        if length > 100_000 {
+            return Err(bad("a range has at most 100000 numbers in the sandbox"));
+        }
+        budget::make(length as usize * size_of::<Value>())?;
+        let items = (0..length as i64).map(|i| Value::from(start + i * step)).collect();
+        Ok(Value::from_object(python::View { items, printed, is_range: true }))
+    }),
+    ("dict", |_, args| dict(args)),
+    ("namespace", |_, args| {
+        budget::make(budget::CONTAINER)?;
+        minijinja::functions::namespace(Some(dict(args)?.into()))
+    }),
+];
+
+/// Python's `dict(mapping or pairs, **more)`.
+fn dict(args: &[Value]) -> Result<Value, Error> {
+    let mut pairs = Vec::new();
+    for arg in args {
+        match arg.kind() {
+            minijinja::value::ValueKind::Map => pairs.extend(python::entries(arg)?),
+            _ => {
+                for pair in python::items(arg)? {
+                    match python::items(&pair)?.as_slice() {
+                        [key, value] => pairs.push((key.clone(), value.clone())),
+                        _ => return Err(bad("dict() is made of pairs")),
+                    }
+                }
+            }
+        }
+    }
+    pairs.iter().try_for_each(|(_, value)| python::made(std::slice::from_ref(value)))?;
+    operators::mapping(pairs)
+}
+
+/// A function of ours.
+#[derive(Debug)]
+struct Function(Call);
+
+impl Object for Function {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+        self.0(state, args)
+    }
+}
+
+/// The call of a macro that uses `varargs` or `kwargs`.
+#[derive(Debug)]
+struct AnyArguments(Macro);
+
+impl Object for AnyArguments {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+        let called = state.lookup(&self.0.name).ok_or_else(|| Error::from(ErrorKind::UnknownFunction))?;
+        let (mut args, keywords) = match args.split_last() {
+            Some((last, args)) if last.is_kwargs() => (args.to_vec(), python::entries(last)?),
+            _ => (args.to_vec(), Vec::new()),
+        };
+        let mut given = Vec::new();
+        if self.0.varargs && args.len() > self.0.parameters.len() {
+            let more = args.split_off(self.0.parameters.len());
+            given.push(("varargs".into(), python::tuple(more)?));
+        }
+        let is_declared = |key: &Value| {
+            key.as_str() == Some("caller") || self.0.parameters.iter().any(|name| key.as_str() == Some(name))
+        };
+        let (known, more): (Vec<_>, Vec<_>) =
+            keywords.into_iter().partition(|(key, _)| !self.0.kwargs || is_declared(key));
+        if self.0.kwargs {
+            given.push(("kwargs".into(), operators::mapping(more)?));
+        }
+        given.extend(known.into_iter().map(|(key, value)| (key.to_string(), value)));
+        args.push(minijinja::value::Kwargs::from_iter(given).into());
+        called.call(state, &args)
+    }
+}
+
+/// The template called `raise_exception` with this text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+/// What went wrong, and the line in the template.
+fn failure(error: &Error) -> Failure {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(Refusal(message)) = error.downcast_ref() {
+            return Failure::Refused(message.clone());
+        }
+        source = error.source();
+    }
+    let what = match error.kind() {
+        ErrorKind::OutOfFuel => "it takes too many steps".into(),
+        kind => error.detail().map_or_else(|| kind.to_string(), String::from),
+    };
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    Failure::Failed(error.line().map_or_else(|| what.clone(), |line| format!("line {line}: {what}")))
+}
