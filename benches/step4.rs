@@ -22,7 +22,7 @@ use stairwell::{
     batch::Batch,
     checkpoint::Directory,
     demo,
-    kv::{BlockManager, KvManager, KvPool, ManagerOptions, Prefix, RequestId},
+    kv::{BlockManager, KvManager, KvPool, ManagerOptions, Prefix, RequestId, Sharing},
     model::{Attention, AttentionShape},
     runner::{LoadFormat, LoadOptions, ModelRunner},
 };

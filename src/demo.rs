@@ -25,12 +25,5 @@ pub fn directory() -> Directory {
 
 /// The demo checkpoint's tokenizer.
 pub fn tokenizer_files() -> TokenizerFiles {
-    let file = |name: &str| FILES.iter().find(|(n, _)| *n == name).map(|(_, bytes)| bytes.to_vec());
-    TokenizerFiles {
-        origin: "models/demo".into(),
-        tokenizer_json: file("tokenizer.json"),
-        tokenizer_config: file("tokenizer_config.json"),
-        model_type: Some("qwen3".into()),
-        ..TokenizerFiles::default()
-    }
+    TokenizerFiles::of(&directory()).expect("files in memory can be read")
 }

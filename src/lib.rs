@@ -35,7 +35,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod generate;
-pub mod kv;
+mod json;
 pub mod machine;
 pub mod model;
 pub mod request;
@@ -48,14 +48,16 @@ pub mod words;
 // Step 2: a contiguous KV cache: attention/contiguous.rs, attention/slot_memory.rs, attention/cpu/group.rs
 // (files of modules above).
 
-// Step 3: many requests: prefill and decode, continuous batching, chunked prefill; kv/manager.rs.
+// Step 3: many requests: prefill and decode, continuous batching, chunked prefill.
 #[cfg(feature = "step3")]
 pub mod engine;
 #[cfg(feature = "step3")]
+pub mod kv;
+#[cfg(feature = "step3")]
 pub mod trace;
 
-// Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/prefix_cache.rs, attention/paged.rs,
-// attention/memory_plan.rs and trace/pool.rs (files of modules above).
+// Step 4: the KV cache in blocks, prefix cache, preemption: kv/block_*.rs, kv/prefix_cache.rs, kv/sharing.rs, engine/preempt.rs,
+// engine/update.rs, attention/paged.rs, attention/memory_plan.rs and trace/pool.rs (files of modules above).
 // Step 5: the CUDA backend: backend/cuda/ and kernels/, which a simulator runs where there is no GPU; attention/cuda/,
 // machine/cuda.rs.
 // Step 6: flash-style prefill: kernels/flash_attention*.cu, backend/cuda/flash_attention.rs, attention/cuda/flash.rs.

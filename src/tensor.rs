@@ -13,7 +13,7 @@ use std::{fmt, ops::Range, sync::Arc};
 ///
 /// Source: the enum `Dtype` of <https://github.com/huggingface/safetensors>, whose names these are.
 #[allow(non_camel_case_types, missing_docs)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize)]
 pub enum DType {
     BOOL,
     F4,

@@ -1,10 +1,8 @@
 //! The blocks of one layer as they lie in memory.
 
-use super::{
-    options::KvDtype,
-    storage::{Storage, Values},
-};
+use super::{options::KvDtype, storage::Storage};
 use crate::{attention::cpu::vectors::Segment, model::AttentionShape};
+use bytemuck::{cast_slice, cast_slice_mut};
 use std::{collections::TryReserveError, ops::Range};
 
 // ANCHOR: layer_blocks
@@ -90,30 +88,19 @@ impl LayerBlocks {
 impl Storage {
     /// Copies `n` vectors within.
     fn copy_within(&mut self, from: usize, to: usize, n: usize) {
-        let d = self.head_dim;
-        match &mut self.values {
-            Values::F32(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
-            Values::Bf16(kept) | Values::F16(kept) => kept.copy_within(from * d..(from + n) * d, to * d),
-            Values::Fp8 { codes, scales } => {
-                codes.copy_within(from * d..(from + n) * d, to * d);
-                scales.copy_within(from..from + n, to);
-            }
+        let (there, here) = (self.bytes(from..from + n), self.bytes(to..to + n));
+        cast_slice_mut::<u32, u8>(&mut self.words).copy_within(there, here.start);
+        if !self.scales.is_empty() {
+            self.scales.copy_within(from..from + n, to);
         }
     }
 
     /// Copies `n` vectors of another storage of the same kind.
     fn copy_from(&mut self, other: &Storage, from: usize, to: usize, n: usize) {
-        let d = self.head_dim;
-        let (there, here) = (from * d..(from + n) * d, to * d..(to + n) * d);
-        match (&mut self.values, &other.values) {
-            (Values::F32(kept), Values::F32(other)) => kept[here].copy_from_slice(&other[there]),
-            (Values::Bf16(kept), Values::Bf16(other)) => kept[here].copy_from_slice(&other[there]),
-            (Values::F16(kept), Values::F16(other)) => kept[here].copy_from_slice(&other[there]),
-            (Values::Fp8 { codes, scales }, Values::Fp8 { codes: c, scales: s }) => {
-                codes[here].copy_from_slice(&c[there]);
-                scales[to..to + n].copy_from_slice(&s[from..from + n]);
-            }
-            _ => unreachable!("K and V of one cache have one dtype"),
+        let (there, here) = (self.bytes(from..from + n), self.bytes(to..to + n));
+        cast_slice_mut::<u32, u8>(&mut self.words)[here].copy_from_slice(&cast_slice(&other.words)[there]);
+        if !self.scales.is_empty() {
+            self.scales[to..to + n].copy_from_slice(&other.scales[from..from + n]);
         }
     }
 }

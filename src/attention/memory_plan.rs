@@ -13,25 +13,32 @@
 //! ⌈(window + tokens of a step) / 16⌉ + 1 blocks, however long it is (as the block manager's `max_tokens`).
 
 use super::{
-    options::{KvDtype, SHARE},
+    options::KvDtype,
     pool_size::{BLOCK_SIZE, widest_window},
+    slot_memory::SHARE,
 };
 use crate::model::AttentionShape;
+use serde::{Serialize, Serializer};
 
 /// A memory, and what is in it beside K and V. All in bytes, but for the tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
+    #[serde(rename = "memory_bytes")]
     pub memory: u64,
+    #[serde(rename = "weights_bytes")]
     pub weights: u64,
     /// Of one step.
+    #[serde(rename = "activation_bytes")]
     pub activations: u64,
     /// The most tokens of a step.
+    #[serde(rename = "max_batched_tokens")]
     pub step_tokens: usize,
 }
 
 /// What fits with K and V in one dtype.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct KvPlan {
+    #[serde(serialize_with = "by_name")]
     pub dtype: KvDtype,
     pub bytes_per_token: u64,
     /// Blocks of the pool.
@@ -39,11 +46,19 @@ pub struct KvPlan {
     /// Tokens that they hold, over all sequences.
     pub tokens: usize,
     /// The longest sequence in tokens, if it is alone.
+    #[serde(rename = "longest_sequence")]
     pub longest: usize,
+    /// What keeps it from being longer: `context` or `memory`.
+    pub limited_by: &'static str,
     /// Sequences of the wanted length at a time.
     pub sequences: usize,
     /// The least memory that holds one sequence of the wanted length.
+    #[serde(rename = "memory_for_one_sequence_bytes")]
     pub memory_for_one: u64,
+}
+
+fn by_name<S: Serializer>(dtype: &KvDtype, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(dtype)
 }
 
 impl MemoryPlan {
@@ -81,12 +96,14 @@ impl MemoryPlan {
         let blocks = (self.kv_room() / block_bytes) as usize;
         let (tokens, held) = (blocks * BLOCK_SIZE, self.blocks_held(shape, length).max(1));
         let endless = widest_window(shape).is_some_and(|window| self.blocks_of_window(window) <= blocks);
+        let longest = if endless { shape.context } else { shape.context.min(tokens) };
         KvPlan {
             dtype,
             bytes_per_token,
             blocks,
             tokens,
-            longest: if endless { shape.context } else { shape.context.min(tokens) },
+            longest,
+            limited_by: if longest == shape.context { "context" } else { "memory" },
             sequences: blocks / held,
             memory_for_one: self.memory_for((held as u64).saturating_mul(block_bytes)),
         }

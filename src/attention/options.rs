@@ -5,9 +5,6 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// The part of the free memory that is offered to K and V; the rest is for activations and for others.
-pub(super) const SHARE: f64 = 0.9;
-
 /// How much K and V to keep, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KvOptions {
@@ -53,13 +50,6 @@ pub enum KvBudget {
 }
 
 impl KvOptions {
-    /// Bytes for K and V where `free` bytes of the host's memory are free: a share of what is left beside the weights (which are mapped,
-    /// and still to be read), for one of those that share the memory.
-    pub fn host_room(&self, free: u64) -> u64 {
-        let beside_weights = (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes);
-        (beside_weights as f64 * SHARE) as u64
-    }
-
     /// Whether the attention that is asked for, or the best one of this build, keeps no K and V.
     pub fn keeps_nothing(&self) -> bool {
         self.attention.unwrap_or(AttentionKind::BEST) == AttentionKind::Recompute

@@ -3,8 +3,7 @@
 use super::options::{KvBudget, KvDtype, KvOptions, KvSwap};
 use crate::{
     error::{Error, Result},
-    kv::KvPool,
-    model::{AttentionShape, KvMemory},
+    model::{AttentionShape, KvMemory, KvPool},
     words::Words,
 };
 
@@ -133,7 +132,7 @@ fn too_much(asked: bool, bytes: u64, free: u64, dtype: KvDtype) -> Words {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::options::SHARE, *};
+    use super::{super::slot_memory::SHARE, *};
 
     /// Two layers; 2 · 4 · 32 numbers a token and layer: 2,048 bytes a token in f32.
     fn shape(windows: [Option<usize>; 2]) -> AttentionShape {

@@ -2,7 +2,7 @@
 //! where a sequence's K and V are.
 
 use super::cpu::{
-    group::{Scratch, attend_group},
+    group::{Queries, Scratch, attend_group},
     row_blocks::attend_blocks,
     vectors::Segment,
 };
@@ -48,10 +48,8 @@ pub(super) fn attend_kept<'a, Place: Sync, Segments: Iterator<Item = Segment<'a>
         let end = sequence.start + last - sequence.rows.start + 1;
         let seen = window.map_or(0, |window| end.saturating_sub(window))..end;
         let segments = segments(&sequence.place, seen.clone(), block.kv_head);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let (q, rows) = (block.q, block.rows);
-            attend_group(cpu, q, head_dim, rows, segments, seen.len(), scale, scratch, out)
-        });
+        let queries = Queries { q: block.q, head_dim, rows: block.rows, keys: seen.len(), scale };
+        SCRATCH.with_borrow_mut(|scratch| attend_group(cpu, &queries, segments, scratch, out));
     })
 }
 // ANCHOR_END: attend_kept

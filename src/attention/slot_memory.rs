@@ -7,6 +7,18 @@ use crate::{
     words::Words,
 };
 
+/// The part of the free memory that is offered to K and V; the rest is for activations and for others.
+pub(super) const SHARE: f64 = 0.9;
+
+impl KvOptions {
+    /// Bytes for K and V where `free` bytes of the host's memory are free: a share of what is left beside the weights (which are mapped,
+    /// and still to be read), for one of those that share the memory.
+    pub fn host_room(&self, free: u64) -> u64 {
+        let beside_weights = (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes);
+        (beside_weights as f64 * SHARE) as u64
+    }
+}
+
 impl AttentionShape {
     // ANCHOR: bytes_per_token
     /// Bytes of K and V of one token: 2 · layers · kv_heads · head_dim · bytes of an element.
@@ -101,7 +113,7 @@ pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::{super::options::SHARE, *};
+    use super::*;
 
     /// Two layers, the second with a window of 8; 2 · 4 · 32 numbers a token and layer: 1,024 bytes in f32.
     fn shape() -> AttentionShape {

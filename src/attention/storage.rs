@@ -1,73 +1,64 @@
 //! How vectors of K and V are stored: f32, bf16, f16, or fp8 with a scale each.
 
 use super::{cpu::vectors::Kept, options::KvDtype};
-use bytemuck::{Zeroable, allocation::try_zeroed_vec};
+use bytemuck::{Zeroable, allocation::try_zeroed_vec, cast_slice, cast_slice_mut};
 use float8::F8E4M3;
-use half::{bf16, f16, slice::HalfBitsSliceExt};
-use std::collections::TryReserveError;
+use half::{
+    bf16, f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+};
+use std::{collections::TryReserveError, ops::Range};
 
 /// Room for many vectors of `head_dim` numbers: one token's K or V of one head each.
 pub(super) struct Storage {
-    pub(super) head_dim: usize,
-    pub(super) values: Values,
+    head_dim: usize,
+    dtype: KvDtype,
+    /// The vectors' bytes, in words that are aligned for every dtype. Zeros cost nothing until they are written.
+    pub(super) words: Vec<u32>,
+    /// In fp8: what each vector's codes are multiplied with.
+    pub(super) scales: Vec<f32>,
 }
-
-// ANCHOR: values
-pub(super) enum Values {
-    F32(Vec<f32>),
-    /// The bits: zeroed u16 cost nothing until they are written.
-    Bf16(Vec<u16>),
-    F16(Vec<u16>),
-    /// Codes of e4m3 and, for each vector, what they are multiplied with.
-    Fp8 {
-        codes: Vec<u8>,
-        scales: Vec<f32>,
-    },
-}
-// ANCHOR_END: values
 
 impl Storage {
     /// Zeros; the system gives the memory when it is first written.
     pub fn new(dtype: KvDtype, vectors: usize, head_dim: usize) -> Result<Storage, TryReserveError> {
-        let elements = vectors * head_dim;
-        let values = match dtype {
-            KvDtype::F32 => Values::F32(zeros(elements)?),
-            KvDtype::Bf16 => Values::Bf16(zeros(elements)?),
-            KvDtype::F16 => Values::F16(zeros(elements)?),
-            KvDtype::Fp8 => Values::Fp8 { codes: zeros(elements)?, scales: zeros(vectors)? },
-        };
-        Ok(Storage { head_dim, values })
+        let words = zeros((vectors * head_dim * dtype.stored().bytes()).div_ceil(size_of::<u32>()))?;
+        let scales = zeros(if dtype == KvDtype::Fp8 { vectors } else { 0 })?;
+        Ok(Storage { head_dim, dtype, words, scales })
+    }
+
+    /// Which bytes some vectors have.
+    pub(super) fn bytes(&self, vectors: Range<usize>) -> Range<usize> {
+        let bytes = self.head_dim * self.dtype.stored().bytes();
+        vectors.start * bytes..vectors.end * bytes
     }
 
     /// Stores one vector.
     pub fn write(&mut self, vector: usize, from: &[f32]) {
-        let d = self.head_dim;
-        match &mut self.values {
-            Values::F32(kept) => kept[vector * d..][..d].copy_from_slice(from),
-            Values::Bf16(kept) => {
-                for (kept, value) in kept[vector * d..][..d].iter_mut().zip(from) {
-                    *kept = bf16::from_f32(*value).to_bits();
-                }
+        let at = self.bytes(vector..vector + 1);
+        let bytes = &mut cast_slice_mut::<u32, u8>(&mut self.words)[at];
+        match self.dtype {
+            KvDtype::F32 => cast_slice_mut(bytes).copy_from_slice(from),
+            KvDtype::Bf16 => {
+                let kept = cast_slice_mut::<u8, u16>(bytes).reinterpret_cast_mut::<bf16>();
+                kept.convert_from_f32_slice(from);
             }
-            Values::F16(kept) => {
-                for (kept, value) in kept[vector * d..][..d].iter_mut().zip(from) {
-                    *kept = f16::from_f32(*value).to_bits();
-                }
+            KvDtype::F16 => {
+                let kept = cast_slice_mut::<u8, u16>(bytes).reinterpret_cast_mut::<f16>();
+                kept.convert_from_f32_slice(from);
             }
-            Values::Fp8 { codes, scales } => {
-                scales[vector] = write_fp8(&mut codes[vector * d..][..d], from);
-            }
+            KvDtype::Fp8 => self.scales[vector] = write_fp8(bytes, from),
         }
     }
 
     /// What is stored from a vector on.
     pub fn from(&self, vector: usize) -> Kept<'_> {
-        let start = vector * self.head_dim;
-        match &self.values {
-            Values::F32(kept) => Kept::F32(&kept[start..]),
-            Values::Bf16(kept) => Kept::Bf16(kept[start..].reinterpret_cast()),
-            Values::F16(kept) => Kept::F16(kept[start..].reinterpret_cast()),
-            Values::Fp8 { codes, scales } => Kept::Fp8 { codes: &codes[start..], scales: &scales[vector..] },
+        let bytes = &cast_slice::<u32, u8>(&self.words)[self.bytes(vector..vector).start..];
+        match self.dtype {
+            KvDtype::F32 => Kept::F32(cast_slice(bytes)),
+            KvDtype::Bf16 => Kept::Bf16(cast_slice::<u8, u16>(bytes).reinterpret_cast()),
+            KvDtype::F16 => Kept::F16(cast_slice::<u8, u16>(bytes).reinterpret_cast()),
+            KvDtype::Fp8 => Kept::Fp8 { codes: bytes, scales: &self.scales[vector..] },
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod cuda;
 pub mod simd;
 
 use crate::{
+    config::Activation,
     error::Result,
     sampling::{Draw, SamplingError},
     tensor::HostTensor,
@@ -121,8 +122,8 @@ pub trait Backend: Sized + Send + 'static {
     fn rope(&self, x: Self::Tensor, positions: &Self::Ids, rope: &Rope<Self>) -> Result<Self::Tensor>;
     /// silu(gate) · up, element by element.
     fn silu_mul(&self, gate: Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
-    /// GELU by its tanh approximation.
-    fn gelu(&self, x: Self::Tensor) -> Result<Self::Tensor>;
+    /// An activation, element by element.
+    fn activate(&self, x: Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
     /// x + y, element by element.
     fn add(&self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
     /// x + y, and its RMSNorm over whole rows.

@@ -38,11 +38,17 @@ impl Directory {
         }
     }
 
+    /// A file of the demo checkpoint.
+    fn embedded(&self, file: &str) -> Option<&'static [u8]> {
+        let Directory::Embedded { files, .. } = self else { return None };
+        files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
+    }
+
     /// Whether there is such a file.
     pub fn has(&self, file: &str) -> bool {
         match self {
             Directory::Disk(dir) => dir.join(file).is_file(),
-            Directory::Embedded { files, .. } => files.iter().any(|(name, _)| *name == file),
+            Directory::Embedded { .. } => self.embedded(file).is_some(),
         }
     }
 
@@ -67,16 +73,10 @@ impl Directory {
     /// # Errors
     /// [`CheckpointError::Io`], or [`CheckpointError::LfsPointer`] for a file that was never fetched.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
-        let bytes = match self {
-            Directory::Embedded { files, .. } => {
-                return Ok(files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| bytes.to_vec()));
-            }
-            Directory::Disk(dir) => match fs::read(dir.join(file)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                other => other.map_err(CheckpointError::io(dir.join(file)))?,
-            },
-        };
-        refuse_lfs_pointer(&bytes, &self.path(file))?;
+        let Directory::Disk(dir) = self else { return Ok(self.embedded(file).map(<[u8]>::to_vec)) };
+        let path = dir.join(file);
+        let Some(bytes) = if_present(fs::read(&path), &path)? else { return Ok(None) };
+        refuse_lfs_pointer(&bytes, &path)?;
         Ok(Some(bytes))
     }
 
@@ -85,19 +85,11 @@ impl Directory {
     /// # Errors
     /// [`CheckpointError::Io`] if it can't be opened or mapped.
     pub fn map(&self, file: &str) -> Result<Option<Owner>, CheckpointError> {
-        let path = match self {
-            Directory::Embedded { files, .. } => {
-                return Ok(files
-                    .iter()
-                    .find(|(name, _)| *name == file)
-                    .map(|(_, bytes)| Arc::new(*bytes) as Owner));
-            }
-            Directory::Disk(dir) => dir.join(file),
+        let Directory::Disk(dir) = self else {
+            return Ok(self.embedded(file).map(|bytes| Arc::new(bytes) as Owner));
         };
-        let file = match File::open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(CheckpointError::io(&path))?,
-        };
+        let path = dir.join(file);
+        let Some(file) = if_present(File::open(&path), &path)? else { return Ok(None) };
         let length = file.metadata().map_err(CheckpointError::io(&path))?.len();
         if length == 0 {
             return Ok(Some(Arc::new(Vec::new()))); // an empty file can't be mapped
@@ -106,6 +98,14 @@ impl Directory {
         // while it is mapped would end this one with SIGBUS; checkpoints are not written while they are served.
         let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(&path))?;
         Ok(Some(Arc::new(map)))
+    }
+}
+
+/// A file that is absent is no error.
+fn if_present<T>(result: io::Result<T>, path: &Path) -> Result<Option<T>, CheckpointError> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(CheckpointError::io(path)),
     }
 }
 

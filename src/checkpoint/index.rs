@@ -5,6 +5,7 @@
 //! ```
 
 use super::CheckpointError;
+use crate::json;
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
 
@@ -22,8 +23,8 @@ impl Index {
     /// [`CheckpointError::Json`] or [`CheckpointError::UnsafeShardName`].
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Index, CheckpointError> {
         let bad = |reason: String| CheckpointError::Json { path: path.into(), reason };
-        let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(format!("not JSON ({e})")))?;
-        let map = value.get("weight_map").and_then(Value::as_object);
+        let index = json::object(bytes).map_err(bad)?;
+        let map = index.get("weight_map").and_then(Value::as_object);
         let map = map.ok_or_else(|| bad("there is no 'weight_map' object in it".into()))?;
         if map.is_empty() {
             return Err(bad("its 'weight_map' is empty".into()));
@@ -84,7 +85,8 @@ mod tests {
     fn refuses_what_is_no_index() {
         for (json, want) in [
             ("", "not JSON"),
-            ("[]", "weight_map"),
+            ("[]", "object"),
+            ("{}", "weight_map"),
             (r#"{"weight_map":{}}"#, "empty"),
             (r#"{"weight_map":{"w":1}}"#, "'w'"),
         ] {

@@ -42,8 +42,9 @@ impl Mapper {
     }
 }
 
-/// What to do with names that are not parameters.
-#[derive(Clone, Debug, PartialEq)]
+/// What to do with names that are not parameters. What every load of a family skips stands in its
+/// [`FamilyNames`](crate::config::FamilyNames).
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadRules {
     /// Applied to every name first.
     pub mapper: Mapper,
@@ -57,21 +58,6 @@ pub struct LoadRules {
     pub ignore_unexpected_prefixes: Vec<String>,
     /// Unknown names that are no error.
     pub ignore_unexpected_suffixes: Vec<String>,
-}
-
-impl Default for LoadRules {
-    /// Skips what every loader skips: buffers of RoPE tables that old checkpoints saved.
-    fn default() -> LoadRules {
-        let tables = ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"];
-        LoadRules {
-            mapper: Mapper::default(),
-            skip_prefixes: Vec::new(),
-            skip_substrs: tables.map(String::from).to_vec(),
-            skip_suffixes: Vec::new(),
-            ignore_unexpected_prefixes: Vec::new(),
-            ignore_unexpected_suffixes: Vec::new(),
-        }
-    }
 }
 
 /// What becomes of a tensor.
@@ -218,7 +204,6 @@ mod tests {
         assert_eq!(resolve(&rules, "norm.weight"), parameter("model.norm.weight"));
         assert_eq!(resolve(&rules, "lm_head.weight"), parameter("lm_head.weight"));
         assert_eq!(resolve(&rules, "norm.bias"), Resolution::Unexpected("norm.bias".into()));
-        assert_eq!(resolve(&rules, "model.layers.0.self_attn.rotary_emb.inv_freq"), Resolution::Skipped);
     }
 
     #[test]

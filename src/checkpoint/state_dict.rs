@@ -133,12 +133,11 @@ impl StateDict {
 
     /// The most common dtype by bytes.
     pub fn main_dtype(&self) -> Option<DType> {
-        let mut bytes: BTreeMap<String, (usize, DType)> = BTreeMap::new();
+        let mut bytes: BTreeMap<DType, usize> = BTreeMap::new();
         for entry in self.names().filter_map(|n| self.entry(n)) {
-            bytes.entry(entry.info.dtype.to_string()).or_insert((0, entry.info.dtype)).0 +=
-                entry.info.range.len();
+            *bytes.entry(entry.info.dtype).or_default() += entry.info.range.len();
         }
-        bytes.into_values().max_by_key(|(n, _)| *n).map(|(_, dtype)| dtype)
+        bytes.into_iter().max_by_key(|(_, n)| *n).map(|(dtype, _)| dtype)
     }
 }
 

@@ -1,14 +1,14 @@
 //! `generate` in steps 1 and 2, which have no engine: one request at a time, by [`stairwell::generate`].
 
-use super::{ParallelArgs, model_args::LoadArgs, rank_stats};
-use serde_json::{Map, Value};
+use super::{model_args::LoadArgs, parallel_args::ParallelArgs};
+use serde::Serialize;
 use stairwell::{
     attention::KvOptions,
     config::ModelConfig,
     error::Result,
     generate::{GenerateParams, Generated, generate},
     machine::Machine,
-    runner::{ModelRunner, Prompt, RunnerReport},
+    runner::{ModelRunner, Prompt, RunnerReport, Weights},
     sampling::Sampled,
     tokenizer::StopMatcher,
 };
@@ -16,6 +16,14 @@ use std::ops::ControlFlow;
 
 /// The only rank.
 pub struct Lead<B>(B);
+
+/// What the only rank holds.
+#[derive(Serialize)]
+pub struct Ranks {
+    world_size: usize,
+    #[serde(flatten)]
+    weights: Weights,
+}
 
 /// A model that serves one request.
 pub struct OneRequest<B: Machine>(ModelRunner<B>);
@@ -71,9 +79,9 @@ impl<B: Machine> OneRequest<B> {
     ///
     /// # Errors
     /// Never.
-    pub fn report(&mut self) -> Result<(RunnerReport, Map<String, Value>)> {
+    pub fn report(&mut self) -> Result<(RunnerReport, Ranks)> {
         let report = self.0.report();
-        let ranks = rank_stats::one_rank(&report.weights);
+        let ranks = Ranks { world_size: 1, weights: report.weights };
         Ok((report, ranks))
     }
 }

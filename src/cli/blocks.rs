@@ -1,6 +1,6 @@
 //! `stairwell blocks`: a page that draws the KV cache's blocks over time.
 
-use super::{Outcome, terminal::print_note, timeline::Files};
+use super::{terminal::print_note, timeline::Files};
 use stairwell::{
     error::{Error, Result},
     trace::{PoolHistory, Tab, View},
@@ -25,7 +25,7 @@ pub struct Args {
     to: Option<usize>,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     let (record, history) = args.files.read(PoolHistory::parse)?;
     let count = history.steps.len();
     let steps = args.from..args.to.unwrap_or(count).min(count);
@@ -42,5 +42,5 @@ pub fn run(args: Args) -> Result<Outcome> {
     args.files.write(&record, &View { tab: Tab::Pool, steps: steps.clone() })?;
     let (out, used, total) = (args.files.out(), history.used(steps.clone()).len(), history.total);
     print_note(&format!("{out}: {} steps; {used} of {total} blocks were used", steps.len()));
-    Ok(Outcome::Good)
+    Ok(())
 }

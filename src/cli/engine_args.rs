@@ -1,9 +1,11 @@
 //! Flags of the engine: who runs when.
 
 use super::{
-    ParallelArgs, SharedKvArgs,
+    SharedKvArgs,
     kv_args::KvArgs,
     model_args::{DeviceArgs, LoadArgs},
+    numbers::{count, count_to},
+    parallel_args::ParallelArgs,
     terminal::print_note,
 };
 use clap::Args;
@@ -29,13 +31,11 @@ pub struct EngineArgs {
     #[command(flatten)]
     kv: SharedKvArgs,
     /// Requests that run at a time
-    #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 16,
-          allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub max_num_seqs: u32,
+    #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 16, value_parser = count_to(65536))]
+    pub max_num_seqs: usize,
     /// Tokens of one step over all requests; a longer prompt is computed in chunks
-    #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 256,
-          allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_batched_tokens: u32,
+    #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 256, value_parser = count())]
+    pub max_batched_tokens: usize,
     /// Write the schedule as Chrome trace events, for ui.perfetto.dev, `stairwell timeline` and `stairwell blocks`
     #[arg(long, value_name = "FILE", help_heading = "Scheduling")]
     trace: Option<PathBuf>,
@@ -61,12 +61,13 @@ pub type LocalEngine = Engine<Box<dyn Worker>>;
 pub type LoadWorker = Box<dyn FnOnce(&LoadArgs, &ModelConfig, usize, KvOptions) -> Result<Box<dyn Worker>>>;
 
 impl EngineArgs {
-    /// What a step may hold.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            max_num_seqs: self.max_num_seqs as usize,
-            max_batched_tokens: self.max_batched_tokens as usize,
-        }
+    /// What loads the model on the machine that is asked for, in the process that leads; the others serve it here until it ends, and
+    /// get nothing.
+    ///
+    /// # Errors
+    /// Those of the machine and of the means by which ranks speak.
+    pub fn lead(&self) -> Result<Option<LoadWorker>> {
+        on_device!(self.on, self.load, |machine| self.parallel.lead(machine, &self.load))
     }
 
     /// Loads the model, and reserves slots for requests of at most `longest` tokens, prompt and output.
@@ -80,7 +81,7 @@ impl EngineArgs {
         longest: usize,
         policy: Box<dyn Policy>,
     ) -> Result<LocalEngine> {
-        let limits = self.limits();
+        let limits = Limits { max_num_seqs: self.max_num_seqs, max_batched_tokens: self.max_batched_tokens };
         let mut kv = self.kv.options(config, Some(limits.max_batched_tokens))?;
         if kv.attention == Some(AttentionKind::Recompute) {
             let message =
@@ -112,7 +113,7 @@ impl EngineArgs {
     pub fn note(&self, engine: &mut LocalEngine, longest: usize) -> Result<()> {
         let context = engine.worker.config().context();
         self.kv.note(&engine.worker.report()?.runner, context, Some(longest));
-        let (asked, running) = (self.max_num_seqs as usize, engine.limits().max_running());
+        let (asked, running) = (self.max_num_seqs, engine.limits().max_running());
         if running < asked {
             let reason = match engine.limits().max_num_seqs < asked {
                 true => "there is no memory for more KV slots; --max-model-len makes them shorter".to_owned(),

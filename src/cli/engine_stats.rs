@@ -1,81 +1,105 @@
-//! The figures of an engine's blocks and ranks.
+//! The figures of an engine, its blocks and its ranks.
 
-use super::rank_stats::one_rank;
-use serde_json::{Map, Value, json};
-use stairwell::engine::{BlockCounts, EngineStats, RankReport, WorkerReport};
+use serde::Serialize;
+use stairwell::{
+    engine::{BlockCounts, EngineStats, RankReport, RanksReport, Traffic, WorkerReport},
+    runner::Weights,
+};
 
-/// All of them, for `--json`; null for a cache without blocks.
-pub fn blocks(counts: &BlockCounts) -> Value {
-    let BlockCounts { block_size, total, held, cached, free, copies, evictions, swapped_out, swapped_in } =
-        counts;
-    if *total == 0 {
-        return Value::Null;
-    }
-    json!({
-        "block_size": block_size,
-        "total": total,
-        "held": held,
-        "cached": cached,
-        "free": free,
-        "copies": copies,
-        "evictions": evictions,
-        "swapped_out": swapped_out,
-        "swapped_in": swapped_in,
-    })
+/// What an engine has done.
+#[derive(Serialize)]
+pub struct EngineFigures {
+    #[serde(flatten)]
+    pub counters: EngineStats,
+    pub seconds: f64,
+    pub output_tokens_per_second: f64,
+    pub cache_hit_rate: f64,
+    pub kv_utilization: f64,
+    kv_unused_tokens_per_request: f64,
+    pub mean_running: f64,
+    /// `None` for a cache without blocks.
+    pub blocks: Option<BlockCounts>,
 }
 
-/// For a person, after a summary; nothing for a cache without blocks.
-pub fn shared(stats: &EngineStats, counts: &BlockCounts) -> String {
-    if counts.total == 0 {
-        return String::new();
-    }
-    let hit_rate = 100.0 * stats.cache_hit_rate();
-    let BlockCounts { total, held, .. } = counts;
-    format!(
-        "; {hit_rate:.0} % of the prompts' tokens were cached, {} preemptions; {held} of {total} blocks are held",
-        stats.preemptions
-    )
-}
-
-/// What each rank holds and has done, for `--json`.
-pub fn ranks(report: &WorkerReport) -> Map<String, Value> {
-    let Some(report) = &report.ranks else { return one_rank(&report.runner.weights) };
-    let leader = &report.ranks[0];
-    let all = json!({
-        "comm": report.comm,
-        "world_size": report.ranks.len(),
-        "tensor_parallel": report.tensor_parallel,
-        "pipeline_parallel": report.pipeline_parallel,
-        "all_reduces": leader.traffic.all_reduces,
-        "all_reduce_bytes": leader.traffic.all_reduce_bytes,
-        "weight_bytes": leader.weight_bytes,
-        "weight_bytes_copied": leader.weight_bytes_copied,
-        "passes": report.passes,
-        "micro_batches": report.micro_batches,
-        "pipeline_bubble": report.bubble,
-        "pipeline_bubble_formula": report.bubble_formula,
-        "ranks": report.ranks.iter().map(rank).collect::<Vec<_>>(),
-    });
-    match all {
-        Value::Object(map) => map,
-        _ => Map::new(),
+impl EngineFigures {
+    /// In so many seconds.
+    pub fn new(counters: EngineStats, blocks: BlockCounts, seconds: f64) -> EngineFigures {
+        let seconds = seconds.max(1e-9);
+        EngineFigures {
+            counters,
+            seconds,
+            output_tokens_per_second: counters.output_tokens as f64 / seconds,
+            cache_hit_rate: counters.cache_hit_rate(),
+            kv_utilization: counters.kv_utilization(),
+            kv_unused_tokens_per_request: counters.kv_unused_tokens(),
+            mean_running: counters.mean_running(),
+            blocks: (blocks.total > 0).then_some(blocks),
+        }
     }
 }
 
-fn rank(rank: &RankReport) -> Value {
-    json!({
-        "rank": rank.rank,
-        "slice": rank.slice,
-        "layers": [rank.layers.start, rank.layers.end],
-        "weight_bytes": rank.weight_bytes,
-        "weight_bytes_copied": rank.weight_bytes_copied,
-        "kv_reserved_bytes": rank.kv_reserved_bytes,
-        "busy_seconds": rank.busy_seconds,
-        "all_reduces": rank.traffic.all_reduces,
-        "all_reduce_bytes": rank.traffic.all_reduce_bytes,
-        "all_gathers": rank.traffic.all_gathers,
-        "sums": rank.sums,
-        "sends": rank.traffic.sends,
-        "send_bytes": rank.traffic.send_bytes,
-    })
+/// What each rank holds and has done. Where there is one rank, its part has the keys that several have, so that scripts find them.
+#[derive(Serialize)]
+pub struct Ranks {
+    world_size: usize,
+    #[serde(flatten)]
+    weights: Weights,
+    #[serde(flatten)]
+    several: Option<Several>,
+}
+
+#[derive(Serialize)]
+struct Several {
+    #[serde(flatten)]
+    all: RanksReport,
+    /// Of rank 0.
+    all_reduces: u64,
+    all_reduce_bytes: u64,
+    ranks: Vec<Rank>,
+}
+
+#[derive(Serialize)]
+struct Rank {
+    rank: usize,
+    slice: usize,
+    layers: [usize; 2],
+    weight_bytes: u64,
+    weight_bytes_copied: u64,
+    kv_reserved_bytes: u64,
+    busy_seconds: f64,
+    sums: String,
+    #[serde(flatten)]
+    traffic: Traffic,
+}
+
+impl Ranks {
+    /// Those of a worker.
+    pub fn new(report: &WorkerReport) -> Ranks {
+        let several = report.ranks.clone().map(|all| {
+            let Traffic { all_reduces, all_reduce_bytes, .. } = all.ranks[0].traffic;
+            let ranks = all.ranks.iter().cloned().map(Rank::from).collect();
+            Several { all, all_reduces, all_reduce_bytes, ranks }
+        });
+        let world_size = several.as_ref().map_or(1, |several| several.ranks.len());
+        Ranks { world_size, weights: report.runner.weights, several }
+    }
+}
+
+impl From<RankReport> for Rank {
+    fn from(report: RankReport) -> Rank {
+        let RankReport { rank, slice, layers, weight_bytes, weight_bytes_copied, .. } = report;
+        let RankReport { kv_reserved_bytes, busy_seconds, traffic, sums, .. } = report;
+        let layers = [layers.start, layers.end];
+        Rank {
+            rank,
+            slice,
+            layers,
+            weight_bytes,
+            weight_bytes_copied,
+            kv_reserved_bytes,
+            busy_seconds,
+            sums,
+            traffic,
+        }
+    }
 }

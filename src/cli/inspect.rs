@@ -1,10 +1,11 @@
 //! `stairwell inspect`: what is in a checkpoint.
 
 use super::{
-    Outcome,
     model_args::LoadArgs,
-    terminal::{Progress, human_bytes, json_line, print},
+    numbers::count,
+    terminal::{Progress, human_bytes, json_line, print, table},
 };
+use comfy_table::CellAlignment::{Left, Right};
 use serde::{Serialize, Serializer};
 use stairwell::{
     checkpoint::{Checksums, StateDict, checksums, natural_order},
@@ -25,8 +26,8 @@ pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
     /// Length in tokens to work out memory for [default: the model's context, at most 4096]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
-    max_model_len: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = count())]
+    max_model_len: Option<usize>,
     /// Read everything and print a checksum for each tensor and one over all
     #[arg(long)]
     verify: bool,
@@ -35,14 +36,14 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     let directory = args.load.model.directory()?;
     let config = read_config(&directory)?;
     let state_dict = match args.load.load_format {
         LoadFormat::Safetensors => Some(StateDict::open(&directory)?),
         LoadFormat::Dummy => None,
     };
-    let length = args.max_model_len.map_or(config.context().min(4096), |n| n as usize);
+    let length = args.max_model_len.unwrap_or(config.context().min(4096));
     let memory = Memory::new(&config, state_dict.as_ref().map(StateDict::total_bytes), length);
     let sums = match &state_dict {
         Some(state_dict) if args.verify => {
@@ -52,12 +53,8 @@ pub fn run(args: Args) -> Result<Outcome> {
         }
         _ => None,
     };
-    let report = match args.json {
-        true => json_line(&Report::new(&config, state_dict.as_ref(), sums.as_ref(), memory)),
-        false => text_report(&config, state_dict.as_ref(), sums.as_ref(), &memory),
-    };
-    print(&report)?;
-    Ok(Outcome::Good)
+    let report = Report::new(&config, state_dict.as_ref(), sums.as_ref(), memory);
+    print(&if args.json { json_line(&report) } else { report.text() })
 }
 
 /// Bytes that a run at a given length needs.
@@ -95,55 +92,7 @@ fn parameters(c: &ModelConfig) -> u64 {
     (c.num_hidden_layers * layer + tables * c.vocab_size * c.hidden_size) as u64
 }
 
-fn sorted_names(state_dict: &StateDict) -> Vec<&str> {
-    let mut names: Vec<&str> = state_dict.names().collect();
-    names.sort_by(|a, b| natural_order(a).cmp(&natural_order(b)));
-    names
-}
-
-fn text_report(
-    config: &ModelConfig,
-    state_dict: Option<&StateDict>,
-    sums: Option<&Checksums>,
-    memory: &Memory,
-) -> String {
-    let mut text = module_tree(config) + "\n\n";
-    if let Some(state_dict) = state_dict {
-        text += &tensor_table(state_dict, sums);
-    }
-    if let Some(sums) = sums {
-        text += &format!("digest over all tensors: sha256 {}\n", sums.digest);
-    }
-    let kv = memory.kv_per_token * memory.length as u64;
-    text += &format!(
-        "\nmemory at {} tokens (context {}):\n  weights      {:>9}\n  activations  {:>9}\n  KV cache     {:>9}  \
-         {} a token in f32; step 1 keeps none\n",
-        memory.length,
-        config.context(),
-        human_bytes(memory.weights),
-        human_bytes(memory.activations),
-        human_bytes(kv),
-        human_bytes(memory.kv_per_token),
-    );
-    text
-}
-
-fn tensor_table(state_dict: &StateDict, sums: Option<&Checksums>) -> String {
-    let names = sorted_names(state_dict);
-    let width = names.iter().map(|n| n.len()).max().unwrap_or(0);
-    let mut text = format!("{:width$}  {:>16}  {:5}  {:>12}  shard\n", "tensor", "shape", "dtype", "bytes");
-    for name in &names {
-        let Some(entry) = state_dict.entry(name) else { continue };
-        let (info, shard) = (entry.info, &state_dict.shards()[entry.shard].file);
-        let hash = sums.and_then(|s| s.tensors.get(*name)).map_or(String::new(), |h| format!("  {h}"));
-        let (shape, dtype, bytes) = (format!("{:?}", info.shape), info.dtype.to_string(), info.range.len());
-        text += &format!("{name:width$}  {shape:>16}  {dtype:5}  {bytes:>12}  {shard}{hash}\n");
-    }
-    let (tensors, shards) = (names.len(), state_dict.shards().len());
-    text + &format!("{tensors} tensors in {shards} shards, {} bytes\n", state_dict.total_bytes())
-}
-
-/// The report in JSON.
+/// What is printed.
 #[derive(Serialize)]
 struct Report<'a> {
     architecture: &'static str,
@@ -151,6 +100,8 @@ struct Report<'a> {
     module_tree: String,
     #[serde(serialize_with = "as_object")]
     tensors: Vec<(&'a str, TensorReport<'a>)>,
+    #[serde(skip)]
+    shards: usize,
     total_bytes: Option<u64>,
     sha256: Option<&'a str>,
     memory: Memory,
@@ -185,15 +136,53 @@ impl<'a> Report<'a> {
             let (dtype, bytes) = (entry.info.dtype.to_string(), entry.info.range.len());
             Some((name, TensorReport { shape, dtype, bytes, shard, sha256 }))
         };
-        let tensors = |s: &'a StateDict| sorted_names(s).into_iter().filter_map(|n| tensor(s, n)).collect();
+        let tensors = |state_dict: &'a StateDict| {
+            let mut names: Vec<&str> = state_dict.names().collect();
+            names.sort_by(|a, b| natural_order(a).cmp(&natural_order(b)));
+            names.into_iter().filter_map(|name| tensor(state_dict, name)).collect()
+        };
         Report {
             architecture: config.architecture.class_name(),
             context: config.context(),
             module_tree: module_tree(config),
             tensors: state_dict.map(tensors).unwrap_or_default(),
+            shards: state_dict.map_or(0, |state_dict| state_dict.shards().len()),
             total_bytes: state_dict.map(StateDict::total_bytes),
             sha256: sums.map(|sums| sums.digest.as_str()),
             memory,
         }
+    }
+
+    /// The report as a person reads it.
+    fn text(&self) -> String {
+        let Report { module_tree, tensors, shards, context, .. } = self;
+        let mut text = format!("{module_tree}\n\n");
+        if let Some(total) = self.total_bytes {
+            let columns = [
+                ("tensor", Left),
+                ("shape", Right),
+                ("dtype", Left),
+                ("bytes", Right),
+                ("shard", Left),
+                ("", Left),
+            ];
+            let row = |(name, t): &(&str, TensorReport)| {
+                let (shape, bytes) = (format!("{:?}", t.shape), t.bytes.to_string());
+                let hash = t.sha256.unwrap_or_default().to_owned();
+                [name.to_string(), shape, t.dtype.clone(), bytes, t.shard.to_owned(), hash]
+            };
+            text += &table(columns, tensors.iter().map(row));
+            text += &format!("{} tensors in {shards} shards, {total} bytes\n", tensors.len());
+        }
+        if let Some(digest) = self.sha256 {
+            text += &format!("digest over all tensors: sha256 {digest}\n");
+        }
+        let Memory { length, weights, activations, kv_per_token } = self.memory;
+        let [weights, activations, kv, token] =
+            [weights, activations, kv_per_token * length as u64, kv_per_token].map(human_bytes);
+        text + &format!(
+            "\nmemory at {length} tokens (context {context}):\n  weights      {weights:>9}\n  activations  {activations:>9}\n  \
+             KV cache     {kv:>9}  {token} a token in f32; step 1 keeps none\n"
+        )
     }
 }

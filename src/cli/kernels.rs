@@ -1,15 +1,12 @@
 //! `stairwell kernels`: what the kernels do, told by the simulator.
 
-use super::{
-    Outcome,
-    terminal::{json_line, print},
-};
+use super::terminal::{json_line, print, table};
+use comfy_table::CellAlignment::{Left, Right};
 use serde::Serialize;
 use stairwell::{
     backend::cuda::{KernelShape, Profile, Site, profile_kernel},
     error::Result,
 };
-use std::fmt::Write;
 
 /// What the GPU's kernels read and write, counted without a GPU
 #[derive(clap::Args)]
@@ -44,63 +41,15 @@ struct ProfileArgs {
     json: bool,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     let What::Profile(args) = args.what;
     let shape = KernelShape::parse(&args.name, &args.shape)?;
     let profile = profile_kernel(&args.name, &shape)?;
-    print(&if args.json {
-        json_line(&Report::new(&args.name, &shape, &profile))
-    } else {
-        table(&args.name, &shape, &profile)
-    })?;
-    Ok(Outcome::Good)
+    let report = Report::new(&args.name, &shape, &profile);
+    print(&if args.json { json_line(&report) } else { report.text() })
 }
 
-fn table(name: &str, shape: &KernelShape, profile: &Profile) -> String {
-    let mut text = format!(
-        "{name}, {shape}\n\n{:<24} {:>6} {:>10} {:>12} {:>10} {:>9}\n",
-        "line", "", "requests", "bytes", "sectors", "a request"
-    );
-    for site in &profile.sites {
-        let line = site.line.as_ref().map_or("?".into(), |(file, line)| format!("{file}:{line}"));
-        let what = match (site.shared, site.writes) {
-            (false, false) => "read",
-            (false, true) => "write",
-            (true, false) => "shared",
-            (true, true) => "sh. wr.",
-        };
-        let moved = if site.shared { site.turns } else { site.sectors };
-        let each = moved as f64 / site.requests as f64;
-        let sectors = if site.shared { String::from("–") } else { site.sectors.to_string() };
-        let unit = if site.shared { " turns" } else { "" };
-        let _ = writeln!(
-            text,
-            "{line:<24} {what:>7} {:>9} {:>12} {sectors:>10} {each:>9.2}{unit}",
-            site.requests, site.bytes
-        );
-    }
-    text.push('\n');
-    for (what, writes, least) in
-        [("read", false, profile.least_read), ("written", true, profile.least_written)]
-    {
-        let moved = 32 * profile.sectors(writes);
-        let times = moved as f64 / least.max(1) as f64;
-        let asked = profile.bytes(writes) as f64 / least.max(1) as f64;
-        let _ = writeln!(
-            text,
-            "global memory {what}: {moved} bytes in sectors, {times:.2} times the {least} bytes that it must; lanes asked for {asked:.2} times"
-        );
-    }
-    let _ = writeln!(
-        text,
-        "barriers {}, turns lost to bank conflicts {}",
-        profile.barriers,
-        profile.bank_conflicts()
-    );
-    text
-}
-
-/// The table in JSON.
+/// What is printed.
 #[derive(Serialize)]
 struct Report<'a> {
     kernel: &'a str,
@@ -154,5 +103,51 @@ impl<'a> Report<'a> {
             bank_conflicts: profile.bank_conflicts(),
             sites: profile.sites.iter().map(site).collect(),
         }
+    }
+
+    /// The report as a person reads it.
+    fn text(&self) -> String {
+        let Report { kernel, shape, sites, barriers, bank_conflicts, .. } = self;
+        let columns = [
+            ("line", Left),
+            ("", Left),
+            ("requests", Right),
+            ("bytes", Right),
+            ("sectors", Right),
+            ("a request", Right),
+            ("", Left),
+        ];
+        let lines = table(columns, sites.iter().map(SiteReport::row));
+        let moved = |what: &str, side: &Side| {
+            let Side { bytes, sector_bytes, least_bytes, .. } = side;
+            let [moved, asked] = [sector_bytes, bytes].map(|n| *n as f64 / (*least_bytes).max(1) as f64);
+            format!(
+                "global memory {what}: {sector_bytes} bytes in sectors, {moved:.2} times the {least_bytes} bytes that it must; lanes asked \
+                 for {asked:.2} times\n"
+            )
+        };
+        format!("{kernel}, {shape}\n\n{lines}\n")
+            + &moved("read", &self.read)
+            + &moved("written", &self.written)
+            + &format!("barriers {barriers}, turns lost to bank conflicts {bank_conflicts}\n")
+    }
+}
+
+impl SiteReport<'_> {
+    fn row(&self) -> [String; 7] {
+        let line = self.file.zip(self.line).map_or("?".into(), |(file, line)| format!("{file}:{line}"));
+        let shared = self.memory == "shared";
+        let what = match (shared, self.writes) {
+            (false, false) => "read",
+            (false, true) => "write",
+            (true, false) => "shared",
+            (true, true) => "sh. wr.",
+        };
+        let moved = if shared { self.turns } else { self.sectors };
+        let each = format!("{:.2}", moved as f64 / self.requests as f64);
+        let sectors = if shared { "–".into() } else { self.sectors.to_string() };
+        let unit = if shared { "turns" } else { "" };
+        let (requests, bytes) = (self.requests.to_string(), self.bytes.to_string());
+        [line, what.into(), requests, bytes, sectors, each, unit.into()]
     }
 }

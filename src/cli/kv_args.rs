@@ -1,6 +1,9 @@
 //! Flags about attention and the keys and values that it keeps.
 
-use super::terminal::{human_bytes, print_note};
+use super::{
+    numbers::count,
+    terminal::{human_bytes, print_note},
+};
 use clap::Args;
 use stairwell::{
     attention::{AttentionKind, KvDtype, KvOptions},
@@ -20,8 +23,8 @@ pub struct KvArgs {
     #[arg(long, value_enum, default_value_t)]
     pub kv_dtype: KvDtype,
     /// The longest sequence in tokens, prompt and output [default: the model's context, or what fits into free memory]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
-    max_model_len: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = count())]
+    max_model_len: Option<usize>,
 }
 
 impl KvArgs {
@@ -37,7 +40,7 @@ impl KvArgs {
                 format!("--kv-dtype {dtype}: attention 'recompute' keeps no K and V; leave the flag out");
             return Err(Error::Usage(message));
         }
-        let (context, max_model_len) = (config.context(), self.max_model_len.map(|n| n as usize));
+        let (context, max_model_len) = (config.context(), self.max_model_len);
         if let Some(asked) = max_model_len.filter(|n| *n > context) {
             let message =
                 format!("--max-model-len {asked}: the model's context is {context}; give at most that");

@@ -1,7 +1,6 @@
 //! `stairwell load`: a load by itself, told step by step.
 
 use super::{
-    Outcome,
     model_args::LoadArgs,
     terminal::{human_bytes, peak_memory, print},
 };
@@ -28,7 +27,7 @@ pub struct Args {
     trace: bool,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     let directory = args.load.model.directory()?;
     let start = Instant::now();
     let mut lines = String::new();
@@ -57,8 +56,7 @@ pub fn run(args: Args) -> Result<Outcome> {
         human_bytes(bytes),
         start.elapsed().as_secs_f64(),
     );
-    print(&lines)?;
-    Ok(Outcome::Good)
+    print(&lines)
 }
 
 fn trace_files(lines: &mut String, directory: &Directory, state_dict: &StateDict) {

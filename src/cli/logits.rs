@@ -1,7 +1,7 @@
 //! `stairwell logits`: the logits of every prompt token, to a file.
 
 use super::{
-    KvArgs, Outcome,
+    KvArgs,
     model_args::{DeviceArgs, LoadArgs, TokenIds},
     terminal::print,
 };
@@ -12,7 +12,7 @@ use stairwell::{
     error::Result,
     machine::Machine,
     model::Observer,
-    runner::{check_prompt, read_config},
+    runner::check_prompt,
     tensor::HostTensor,
 };
 use std::path::PathBuf;
@@ -24,11 +24,7 @@ Example:
   stairwell logits --model Qwen3-0.6B --prompt-ids 5,17,3 --out logits.safetensors --layers")]
 pub struct Args {
     #[command(flatten)]
-    load: LoadArgs,
-    #[command(flatten)]
-    on: DeviceArgs,
-    #[command(flatten)]
-    kv: KvArgs,
+    pass: PassArgs,
     /// Token ids, such as 5,17,3
     #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     prompt_ids: TokenIds,
@@ -40,37 +36,61 @@ pub struct Args {
     layers: bool,
 }
 
-pub fn run(mut args: Args) -> Result<Outcome> {
-    args.load.prefer_f32();
-    on_device!(args.on, args.load, |machine| run_on(args, machine))
+/// One forward pass of a model, in f32 unless something else is asked for.
+#[derive(clap::Args)]
+pub struct PassArgs {
+    #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
+    on: DeviceArgs,
+    #[command(flatten)]
+    kv: KvArgs,
 }
 
-fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
-    let TokenIds(prompt) = &args.prompt_ids;
-    let config = read_config(&args.load.model.directory()?)?;
-    check_prompt(&config, prompt)?;
-    let kv = args.kv.options(&config, Some(prompt.len()))?;
-    let mut runner = args.load.load(machine, Some(config), Some(prompt.len()), kv, |_| ())?;
-    runner.check_prompt(prompt)?;
-    let mut batch = Batch::of(prompt);
-    batch.want_all_logits();
-
-    let mut outputs = Outputs::default();
-    let observer = args.layers.then_some(&mut outputs);
-    let logits = runner.forward(&batch, observer.map(|o| o as &mut dyn Observer<_>))?;
-    let shape = [logits.rows(), logits.cols()];
-    let logits = HostTensor::from_f32(&shape, &runner.backend.download(&logits)?);
-
-    let mut tensors = outputs.0;
-    tensors.push(("logits".into(), logits));
+pub fn run(args: Args) -> Result<()> {
+    let tensors = args.pass.outputs(&args.prompt_ids.0, args.layers)?;
     write_safetensors(&args.out, &tensors)?;
-    print(&format!("{}: logits {shape:?}, {} tensors\n", args.out.display(), tensors.len()))?;
-    Ok(Outcome::Good)
+    let shape = tensors.last().map(|(_, logits)| &logits.shape[..]).unwrap_or_default();
+    print(&format!("{}: logits {shape:?}, {} tensors\n", args.out.display(), tensors.len()))
+}
+
+impl PassArgs {
+    /// The logits of every token of the prompt, as the last tensor; before it, if they are wanted, the outputs of all modules in the order
+    /// of the forward pass.
+    ///
+    /// # Errors
+    /// Those of loading, and a prompt that the model can't serve.
+    pub fn outputs(mut self, prompt: &[u32], modules: bool) -> Result<Vec<(String, HostTensor)>> {
+        self.load.prefer_f32();
+        on_device!(self.on, self.load, |machine| self.outputs_on(machine, prompt, modules))
+    }
+
+    fn outputs_on<B: Machine>(
+        &self,
+        machine: B,
+        prompt: &[u32],
+        modules: bool,
+    ) -> Result<Vec<(String, HostTensor)>> {
+        let config = self.load.model.checkpoint()?.config;
+        check_prompt(&config, prompt)?;
+        let kv = self.kv.options(&config, Some(prompt.len()))?;
+        let mut runner = self.load.load(machine, Some(config), Some(prompt.len()), kv, |_| ())?;
+        runner.check_prompt(prompt)?;
+        let mut batch = Batch::of(prompt);
+        batch.want_all_logits();
+        let mut outputs = Outputs::default();
+        let observer = modules.then_some(&mut outputs);
+        let logits = runner.forward(&batch, observer.map(|o| o as &mut dyn Observer<_>))?;
+        let shape = [logits.rows(), logits.cols()];
+        let logits = HostTensor::from_f32(&shape, &runner.backend.download(&logits)?);
+        outputs.0.push(("logits".into(), logits));
+        Ok(outputs.0)
+    }
 }
 
 /// Every module's output, in the order of the forward pass.
 #[derive(Default)]
-pub struct Outputs(pub Vec<(String, HostTensor)>);
+struct Outputs(Vec<(String, HostTensor)>);
 
 impl<B: Backend> Observer<B> for Outputs {
     fn output(&mut self, backend: &B, name: &str, output: &B::Tensor) {

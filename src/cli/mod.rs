@@ -27,24 +27,10 @@ macro_rules! on_device {
     };
 }
 
-#[cfg(not(feature = "step3"))]
-mod alone;
 #[cfg(feature = "step3")]
 mod batch;
 #[cfg(feature = "step3")]
-mod batch_open;
-#[cfg(feature = "step3")]
-mod batch_request;
-#[cfg(feature = "step3")]
-mod batch_results;
-#[cfg(feature = "step3")]
 mod bench;
-#[cfg(feature = "step3")]
-mod bench_report;
-#[cfg(feature = "step3")]
-mod bench_run;
-#[cfg(feature = "step3")]
-mod bench_workload;
 #[cfg(feature = "step4")]
 mod blocks;
 #[cfg(feature = "step3")]
@@ -52,8 +38,6 @@ mod engine_args;
 #[cfg(feature = "step3")]
 mod engine_stats;
 mod generate;
-#[cfg(feature = "step5")]
-mod gpu_args;
 mod inspect;
 #[cfg(feature = "step5")]
 mod kernels;
@@ -61,23 +45,13 @@ mod kv_args;
 mod load;
 mod logits;
 mod model_args;
-#[cfg(not(feature = "step5"))]
-mod no_gpu;
-#[cfg(not(feature = "step7"))]
-mod no_parallel;
 #[cfg(all(feature = "step3", not(feature = "step7")))]
 mod no_ranks;
-#[cfg(all(feature = "step3", not(feature = "step4")))]
-mod no_update;
-#[cfg(feature = "step3")]
-mod one_request;
+mod numbers;
 #[cfg(feature = "step4")]
 mod paged_args;
-#[cfg(feature = "step7")]
-mod parallel_args;
 #[cfg(feature = "step4")]
 mod plan;
-mod rank_stats;
 mod render_chat;
 mod stats;
 mod terminal;
@@ -85,37 +59,44 @@ mod text;
 #[cfg(feature = "step3")]
 mod timeline;
 mod tokenize;
-#[cfg(feature = "step4")]
-mod update_args;
 mod verify;
 
-// One request: by a loop of its own, or by an engine that has no other.
-#[cfg(not(feature = "step3"))]
-use alone::lead;
-#[cfg(feature = "step3")]
-use one_request::lead;
-// The flags about K and V: each step's flatten those of the step before.
+// Modules that a later step puts another file in the place of.
 #[cfg(feature = "step5")]
-use gpu_args::GpuArgs;
+mod gpu_args;
+#[cfg(not(feature = "step5"))]
+#[path = "no_gpu.rs"]
+mod gpu_args;
+#[cfg(feature = "step3")]
+mod one_request;
+#[cfg(not(feature = "step3"))]
+#[path = "alone.rs"]
+mod one_request;
+#[cfg(feature = "step7")]
+mod parallel_args;
+#[cfg(not(feature = "step7"))]
+#[path = "no_parallel.rs"]
+mod parallel_args;
+#[cfg(feature = "step4")]
+mod update_args;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+#[path = "no_update.rs"]
+mod update_args;
+
+// The flags about K and V: each step's flatten those of the step before.
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 use kv_args::KvArgs as SharedKvArgs;
 #[cfg(not(feature = "step4"))]
 use kv_args::KvArgs;
-#[cfg(not(feature = "step5"))]
-use no_gpu::NoGpu as GpuArgs;
-#[cfg(not(feature = "step7"))]
-use no_parallel::{NoParallel as ParallelArgs, finish, speaks};
-#[cfg(all(feature = "step3", not(feature = "step4")))]
-use no_update::NoUpdate as UpdateArgs;
 #[cfg(feature = "step4")]
 use paged_args::{PagedArgs as KvArgs, SharedArgs as SharedKvArgs};
-#[cfg(feature = "step7")]
-use parallel_args::{ParallelArgs, finish, speaks};
-#[cfg(feature = "step4")]
-use update_args::UpdateArgs;
 
-use clap::{Parser, Subcommand, error::ErrorKind};
-use stairwell::{backend::cpu::Isa, error::Error};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use parallel_args::{finish, speaks};
+use stairwell::{
+    backend::cpu::Isa,
+    error::{Error, Result},
+};
 use std::process::ExitCode;
 
 /// A nano LLM inference engine: point it at a Hugging Face checkpoint directory and get tokens.
@@ -178,15 +159,9 @@ const LATER: &[(&str, &str)] = &[
 /// `stairwell` alone: clap shows the help.
 const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 
-/// What a command says when it did its work and the answer is no (`verify`).
-enum Outcome {
-    Good,
-    Bad,
-}
-
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && error.kind() != MISSING_COMMAND => return refuse(&error),
         Err(help) => help.exit(),
@@ -201,26 +176,37 @@ pub fn main() -> ExitCode {
     }
     let outcome = run(cli.command);
     let well = outcome.is_ok();
-    let code = match outcome {
-        Ok(Outcome::Good) => ExitCode::SUCCESS,
-        Ok(Outcome::Bad) => ExitCode::FAILURE,
-        Err(error) => fail(&error),
-    };
+    let code = outcome.unwrap_or_else(|error| fail(&error));
     finish(well);
     code
 }
 
-fn run(command: Command) -> anyhow::Result<Outcome> {
-    Ok(match command {
+fn parse() -> Result<Cli, clap::Error> {
+    let matches = with_negative_numbers(Cli::command()).try_get_matches()?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// Lets every flag that has a value take a number below 0, so that its own message refuses the number, by the flag's name.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let allow = |arg: Arg| {
+        let takes = !arg.is_positional() && arg.get_action().takes_values();
+        if takes { arg.allow_negative_numbers(true) } else { arg }
+    };
+    command.mut_args(allow).mut_subcommands(with_negative_numbers)
+}
+
+/// Runs a command. `verify` and `batch` may do their work and still answer no, by their exit code.
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Generate(args) => generate::run(*args)?,
         Command::Logits(args) => logits::run(args)?,
-        Command::Verify(args) => verify::run(args)?,
+        Command::Verify(args) => return Ok(verify::run(args)?),
         Command::Inspect(args) => inspect::run(args)?,
         Command::Load(args) => load::run(args)?,
         Command::Tokenize(args) => tokenize::run(args)?,
         Command::RenderChat(args) => render_chat::run(args)?,
         #[cfg(feature = "step3")]
-        Command::Batch(args) => batch::run(args)?,
+        Command::Batch(args) => return Ok(batch::run(args)?),
         #[cfg(feature = "step3")]
         Command::Bench(args) => bench::run(args)?,
         #[cfg(feature = "step3")]
@@ -231,7 +217,8 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Blocks(args) => blocks::run(args)?,
         #[cfg(feature = "step5")]
         Command::Kernels(args) => kernels::run(args)?,
-    })
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says what went wrong, if that is for this process to say.

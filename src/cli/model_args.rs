@@ -1,6 +1,6 @@
 //! Flags that name a model and say how to load it.
 
-use super::terminal::Progress;
+use super::{gpu_args::GpuArgs, terminal::Progress};
 use clap::{Args, ValueEnum};
 use stairwell::{
     attention::KvOptions,
@@ -52,7 +52,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "NAME")]
     pub device: Option<DeviceKind>,
     #[command(flatten)]
-    pub gpu: super::GpuArgs,
+    pub gpu: GpuArgs,
 }
 
 /// The CPU's arithmetics and the one that only a GPU has.
@@ -93,10 +93,7 @@ impl ModelArgs {
 
     /// The directory's tokenizer files.
     pub fn tokenizer_files(&self) -> Result<TokenizerFiles> {
-        match self.directory()? {
-            Directory::Disk(path) => Ok(TokenizerFiles::read(&path)?),
-            Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
-        }
+        Ok(TokenizerFiles::of(&self.directory()?)?)
     }
 }
 

@@ -4,4 +4,4 @@ use clap::Args;
 
 /// There are GPUs from step 5 on.
 #[derive(Args)]
-pub struct NoGpu {}
+pub struct GpuArgs {}

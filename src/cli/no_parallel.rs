@@ -5,9 +5,9 @@ use stairwell::error::Error;
 
 /// There are several ranks from step 7 on.
 #[derive(Args)]
-pub struct NoParallel {}
+pub struct ParallelArgs {}
 
-impl NoParallel {
+impl ParallelArgs {
     /// As many as there are cores.
     pub fn threads(&self) -> usize {
         0

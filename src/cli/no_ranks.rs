@@ -1,9 +1,9 @@
 //! The place of `parallel_args.rs`'s ranks in builds with an engine and without step 7.
 
-use super::{engine_args::LoadWorker, model_args::LoadArgs, no_parallel::NoParallel};
+use super::{engine_args::LoadWorker, model_args::LoadArgs, parallel_args::ParallelArgs};
 use stairwell::{engine::LocalWorker, error::Result, machine::Machine};
 
-impl NoParallel {
+impl ParallelArgs {
     /// The only rank leads.
     ///
     /// # Errors

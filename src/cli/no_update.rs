@@ -6,9 +6,9 @@ use stairwell::error::Result;
 
 /// Weights can be updated from step 4 on.
 #[derive(Args)]
-pub struct NoUpdate {}
+pub struct UpdateArgs {}
 
-impl NoUpdate {
+impl UpdateArgs {
     /// None.
     ///
     /// # Errors

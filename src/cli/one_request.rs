@@ -1,12 +1,11 @@
 //! `generate` from step 3 on: an engine with one request.
 
+pub use super::engine_stats::Ranks;
 use super::{
-    ParallelArgs,
     engine_args::{LoadWorker, LocalEngine},
-    engine_stats::ranks,
     model_args::LoadArgs,
+    parallel_args::ParallelArgs,
 };
-use serde_json::{Map, Value};
 use stairwell::{
     attention::KvOptions,
     config::ModelConfig,
@@ -88,9 +87,9 @@ impl OneRequest {
     ///
     /// # Errors
     /// If a rank is gone.
-    pub fn report(&mut self) -> Result<(RunnerReport, Map<String, Value>)> {
+    pub fn report(&mut self) -> Result<(RunnerReport, Ranks)> {
         let report = self.0.worker.report()?;
-        let ranks = ranks(&report);
+        let ranks = Ranks::new(&report);
         Ok((report.runner, ranks))
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     engine_args::ManagerArgs,
     kv_args::KvArgs,
+    numbers::count,
     terminal::{human_bytes, print_note},
 };
 use clap::Args;
@@ -24,10 +25,10 @@ pub struct PagedArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "max_kv_tokens")]
     kv_memory: Option<u64>,
     /// The same in tokens, over all sequences
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
-    max_kv_tokens: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = count())]
+    max_kv_tokens: Option<usize>,
     /// Tokens of a block, a power of two [default: 16]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_block_size)]
+    #[arg(long, value_name = "N", value_parser = parse_block_size)]
     block_size: Option<usize>,
 }
 
@@ -66,7 +67,7 @@ impl PagedArgs {
     pub fn options(&self, config: &ModelConfig, max_chunk: Option<usize>) -> Result<KvOptions> {
         let options = self.base.options(config, max_chunk)?;
         let bytes = self.kv_memory.map(|bytes| ("--kv-memory", KvBudget::Bytes(bytes)));
-        let tokens = self.max_kv_tokens.map(|n| ("--max-kv-tokens", KvBudget::Tokens(n as usize)));
+        let tokens = self.max_kv_tokens.map(|n| ("--max-kv-tokens", KvBudget::Tokens(n)));
         let budget = bytes.or(tokens);
         match options.attention.unwrap_or(AttentionKind::BEST) {
             AttentionKind::Recompute if budget.is_some() => {

@@ -1,6 +1,6 @@
 //! Flags of step 7: on how many ranks a model runs.
 
-use super::{engine_args::LoadWorker, model_args::LoadArgs, terminal::Progress};
+use super::{engine_args::LoadWorker, model_args::LoadArgs, numbers::count_to, terminal::Progress};
 use clap::{Args, ValueEnum};
 pub use stairwell::parallel::{finish, speaks};
 use stairwell::{
@@ -16,24 +16,22 @@ use std::time::Duration;
 #[command(next_help_heading = "Parallelism")]
 pub struct ParallelArgs {
     /// Tensor parallelism: each matrix is cut among N ranks
-    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
-    tp: u32,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count_to(1024))]
+    tp: usize,
     /// Pipeline parallelism: the layers are shared out to N stages [default: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pp: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = count_to(1024))]
+    pp: Option<usize>,
     /// Layers of each stage, such as 12,16 [default: as many bytes for each as can be]
     #[arg(long, value_name = "LAYERS", value_delimiter = ',', allow_hyphen_values = true)]
     pp_layers: Option<Vec<usize>>,
     /// Micro-batches of a pass through the stages [default: one for each 32 rows, at most 4 for each stage]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    micro_batches: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = count_to(65536))]
+    micro_batches: Option<usize>,
     /// What ranks are: threads of this process, or the processes that mpirun has started
     #[arg(long, value_enum, default_value_t = Comm::Threads)]
     comm: Comm,
     /// How many seconds a rank waits for another one that is alive
-    #[arg(long, value_name = "SECONDS", default_value_t = parallel::TIMEOUT.as_secs_f64(), value_parser = seconds,
-          allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", default_value_t = parallel::TIMEOUT.as_secs_f64(), value_parser = seconds)]
     comm_timeout: f64,
 }
 
@@ -51,7 +49,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 impl ParallelArgs {
     fn topology(&self) -> Topology {
         let stages = self.pp_layers.as_ref().map_or(1, Vec::len).max(1);
-        Topology { tensor: self.tp as usize, pipeline: self.pp.map_or(stages, |n| n as usize) }
+        Topology { tensor: self.tp, pipeline: self.pp.unwrap_or(stages) }
     }
 
     /// Threads of this process's rank; 0 for as many as there are cores.
@@ -67,7 +65,7 @@ impl ParallelArgs {
             format: load.load_format,
             rules: load.rules(),
             stage_layers: self.pp_layers.clone(),
-            micro_batches: self.micro_batches.map(|n| n as usize),
+            micro_batches: self.micro_batches,
             timeout: Duration::from_secs_f64(self.comm_timeout),
             ..Setup::new(load.model.directory()?, self.topology())
         })

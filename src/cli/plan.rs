@@ -1,23 +1,22 @@
 //! `stairwell plan`: what fits into a given memory, before anything is loaded.
 
 use super::{
-    Outcome,
     model_args::LoadArgs,
+    numbers::count,
     paged_args::parse_size,
-    terminal::{human_bytes, json_line, print},
+    terminal::{human_bytes, json_line, print, table},
 };
+use comfy_table::CellAlignment::{Left, Right};
 use serde::Serialize;
 use stairwell::{
     attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
     backend::cpu::Cpu,
     checkpoint::{CheckpointError, StateDict},
-    config::ModelConfig,
     engine::Limits,
     error::{Error, Result},
     model::{self, AttentionShape, WeightBytes, weight_bytes},
     runner::{LoadFormat, read_config},
 };
-use std::collections::BTreeMap;
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
 #[derive(clap::Args)]
@@ -33,46 +32,53 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: u64,
     /// Length of the sequences in tokens, prompt and output [default: the model's context, at most 4096]
-    #[arg(long, visible_alias = "max-model-len", value_name = "N", allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_len: Option<u32>,
+    #[arg(long, visible_alias = "max-model-len", value_name = "N", value_parser = count())]
+    max_len: Option<usize>,
     /// Tokens of one step over all sequences, as for `batch`; `generate` computes a whole prompt in one
-    #[arg(long, value_name = "N", default_value_t = 256, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_batched_tokens: u32,
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = count())]
+    max_batched_tokens: usize,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     args.load.cpu()?;
     let report = Report::new(&args)?;
-    report.check()?;
-    print(&if args.json { report.json() } else { report.text() })?;
-    Ok(Outcome::Good)
+    print(&if args.json { json_line(&report) } else { report.text() })
 }
 
 /// All figures.
+#[derive(Serialize)]
 struct Report {
-    config: ModelConfig,
-    shape: AttentionShape,
-    weights: WeightBytes,
+    architecture: &'static str,
+    context: usize,
+    #[serde(flatten)]
     memory: MemoryPlan,
+    #[serde(flatten)]
+    weights: WeightBytes,
     /// Rows of a step that logits are computed for: one a sequence.
     logit_rows: usize,
-    length: usize,
-    /// Whether `length` was asked for.
+    kv_memory_bytes: u64,
+    block_size: usize,
+    max_len: usize,
+    /// Whether `max_len` was asked for.
+    #[serde(skip)]
     asked: bool,
+    #[serde(skip)]
+    tied: bool,
+    sliding_windows: Vec<Option<usize>>,
+    blocks_of_a_sequence: usize,
     /// The widest dtype first.
     kv: [KvPlan; 3],
+    choose_kv_dtype: Option<String>,
 }
 
 impl Report {
     fn new(args: &Args) -> Result<Report> {
         let directory = args.load.model.directory()?;
         let config = read_config(&directory)?;
-        let (context, asked) = (config.context(), args.max_len.map(|n| n as usize));
+        let (context, asked) = (config.context(), args.max_len);
         if let Some(asked) = asked.filter(|n| *n > context) {
             let message = format!("--max-len {asked}: the model's context is {context}; give at most that");
             return Err(Error::Usage(message));
@@ -84,7 +90,7 @@ impl Report {
         // The empty model: it knows its parameters, and has none yet.
         let mut model = model::build(&Cpu::default(), &config, context)?;
         let weights = weight_bytes(&mut *model, &config, state_dict.as_ref(), &args.load.rules())?;
-        let step_tokens = args.max_batched_tokens as usize;
+        let step_tokens = args.max_batched_tokens;
         let logit_rows = Limits::default().max_num_seqs.min(step_tokens);
         let memory = MemoryPlan {
             memory: args.memory,
@@ -92,75 +98,66 @@ impl Report {
             activations: config.activation_bytes(step_tokens, logit_rows),
             step_tokens,
         };
-        let (shape, length) = (model.attention_shape(), asked.unwrap_or(context.min(4096)));
-        let kv = KvDtype::WIDTHS.map(|dtype| memory.kv(&shape, dtype, length));
-        Ok(Report { config, shape, weights, memory, logit_rows, length, asked: asked.is_some(), kv })
-    }
-
-    /// Whether anything fits at all: the weights, a step, and one block.
-    fn check(&self) -> Result<()> {
-        let MemoryPlan { memory, weights, activations, .. } = self.memory;
-        if self.kv.iter().any(|kv| kv.blocks > 0) {
-            return Ok(());
+        let (shape, max_len) = (model.attention_shape(), asked.unwrap_or(context.min(4096)));
+        let kv = KvDtype::WIDTHS.map(|dtype| memory.kv(&shape, dtype, max_len));
+        if kv.iter().all(|kv| kv.blocks == 0) {
+            return Err(nothing_fits(&memory, &shape));
         }
-        let block = |kv: &KvPlan| self.memory.kv(&self.shape, kv.dtype, 1).memory_for_one;
-        let least = self.kv.iter().map(block).min().unwrap_or(u64::MAX);
-        let (what, instead) = match weights > memory {
-            true => (
-                format!("the weights alone take {weights} bytes ({})", human_bytes(weights)),
-                "a smaller model",
-            ),
-            false => (
-                format!(
-                    "weights of {weights} bytes and activations of {activations} leave no room for K and V"
-                ),
-                "a smaller --max-batched-tokens",
-            ),
-        };
-        Err(Error::Request(format!(
-            "--memory {memory}: {what}; give at least {least} ({}), or {instead}",
-            human_bytes(least)
-        )))
-    }
-
-    /// The widest dtype in which one sequence of the wanted length fits.
-    fn choice(&self) -> Option<&KvPlan> {
-        self.kv.iter().find(|kv| kv.sequences > 0)
+        Ok(Report {
+            architecture: config.architecture.class_name(),
+            context,
+            memory,
+            weights,
+            logit_rows,
+            kv_memory_bytes: memory.kv_room(),
+            block_size: BLOCK_SIZE,
+            max_len,
+            asked: asked.is_some(),
+            tied: config.tie_word_embeddings,
+            sliding_windows: config.sliding_windows,
+            blocks_of_a_sequence: memory.blocks_held(&shape, max_len),
+            kv,
+            choose_kv_dtype: choice(&kv).map(|kv| kv.dtype.to_string()),
+        })
     }
 
     fn text(&self) -> String {
-        let (length, context) = (self.length, self.config.context());
+        let Report { architecture, context, max_len, .. } = self;
         let source = if self.asked { "--max-len" } else { "the model's context, at most 4096" };
-        let mut text = format!(
-            "{} in {} of memory; its context is {context} tokens\n\n",
-            self.config.architecture.class_name(),
-            human_bytes(self.memory.memory)
-        );
-        text += &self.memory_lines();
-        text += &format!(
-            "\n{:8}  {:>15}  {:>14}  {:>16}  limited by  {:>9}\n",
-            "KV dtype", "bytes per token", "tokens in all", "longest sequence", "sequences"
-        );
-        for kv in &self.kv {
-            let KvPlan { bytes_per_token, tokens, longest, sequences, .. } = kv;
-            let (dtype, limit) = (kv.dtype.to_string(), self.limit(kv));
-            text += &format!(
-                "{dtype:8}  {bytes_per_token:>15}  {tokens:>14}  {longest:>16}  {limit:10}  {sequences:>9}\n"
-            );
-        }
-        text += &format!(
-            "tokens are in blocks of {BLOCK_SIZE}; sequences are of {length} tokens ({source}), at a time: `batch` runs {} unless \
-             --max-num-seqs says more\n",
-            Limits::default().max_num_seqs
-        );
-        text + &self.window_line() + "\n" + &self.advice()
+        let row = |kv: &KvPlan| {
+            let KvPlan { dtype, bytes_per_token, tokens, longest, limited_by, sequences, .. } = kv;
+            let [bytes, tokens, longest] =
+                [bytes_per_token.to_string(), tokens.to_string(), longest.to_string()];
+            [dtype.to_string(), bytes, tokens, longest, limited_by.to_string(), sequences.to_string()]
+        };
+        let columns = [
+            ("KV dtype", Left),
+            ("bytes per token", Right),
+            ("tokens in all", Right),
+            ("longest sequence", Right),
+            ("limited by", Left),
+            ("sequences", Right),
+        ];
+        let memory = human_bytes(self.memory.memory);
+        format!("{architecture} in {memory} of memory; its context is {context} tokens\n\n")
+            + &self.memory_lines()
+            + "\n"
+            + &table(columns, self.kv.iter().map(row))
+            + &format!(
+                "tokens are in blocks of {BLOCK_SIZE}; sequences are of {max_len} tokens ({source}), at a time: `batch` runs {} unless \
+                 --max-num-seqs says more\n",
+                Limits::default().max_num_seqs
+            )
+            + &self.window_line()
+            + "\n"
+            + &self.advice()
     }
 
     fn memory_lines(&self) -> String {
         let WeightBytes { parameters, tied_copy, skipped } = &self.weights;
         let dtypes: Vec<&str> = parameters.keys().map(String::as_str).collect();
         let mut weights = format!("as stored, {}", dtypes.join(" and "));
-        if self.config.tie_word_embeddings {
+        if self.tied {
             weights += "; lm_head is the embedding";
         }
         if *tied_copy > 0 {
@@ -180,24 +177,18 @@ impl Report {
             |what: &str, bytes: u64, note: &str| format!("{what:11}  {:>9}  {note}\n", human_bytes(bytes));
         line("weights", self.memory.weights, &weights)
             + &line("activations", activations, &step)
-            + &line("K and V", self.memory.kv_room(), room)
-    }
-
-    /// What the longest sequence is limited by.
-    fn limit(&self, kv: &KvPlan) -> &'static str {
-        if kv.longest == self.shape.context { "context" } else { "memory" }
+            + &line("K and V", self.kv_memory_bytes, room)
     }
 
     /// What sliding windows save.
     fn window_line(&self) -> String {
-        let windows = self.config.sliding_windows.iter().flatten();
-        match (windows.max(), self.config.sliding_windows.iter().all(Option::is_some)) {
+        let windows = self.sliding_windows.iter().flatten();
+        match (windows.max(), self.sliding_windows.iter().all(Option::is_some)) {
             (None, _) => String::new(),
             (Some(window), true) => format!(
                 "every layer has a sliding window ({window}): blocks behind it are given back while `batch` runs, and a sequence of \
                  {} tokens holds {} blocks at most\n",
-                self.length,
-                self.memory.blocks_held(&self.shape, self.length)
+                self.max_len, self.blocks_of_a_sequence
             ),
             (Some(_), false) => {
                 "some layers have a sliding window, which saves nothing: a block holds all layers\n"
@@ -208,8 +199,8 @@ impl Report {
 
     /// What to choose, or what to reduce.
     fn advice(&self) -> String {
-        let length = self.length;
-        if let Some(KvPlan { dtype, sequences, .. }) = self.choice() {
+        let length = self.max_len;
+        if let Some(KvPlan { dtype, sequences, .. }) = choice(&self.kv) {
             return format!(
                 "choose --kv-dtype {dtype}: the widest in which {length} tokens fit (sequences at a time: {sequences})\n"
             );
@@ -223,73 +214,31 @@ impl Report {
             human_bytes(narrow.memory_for_one)
         )
     }
-
-    fn json(&self) -> String {
-        let kv = |kv: &KvPlan| KvFigures {
-            dtype: kv.dtype.to_string(),
-            bytes_per_token: kv.bytes_per_token,
-            blocks: kv.blocks,
-            tokens: kv.tokens,
-            longest_sequence: kv.longest,
-            limited_by: self.limit(kv),
-            sequences: kv.sequences,
-            memory_for_one_sequence_bytes: kv.memory_for_one,
-        };
-        json_line(&Figures {
-            architecture: self.config.architecture.class_name(),
-            context: self.config.context(),
-            memory_bytes: self.memory.memory,
-            weights_bytes: self.memory.weights,
-            weights_bytes_by_dtype: &self.weights.parameters,
-            tied_copy_bytes: self.weights.tied_copy,
-            skipped_bytes: self.weights.skipped,
-            activation_bytes: self.memory.activations,
-            max_batched_tokens: self.memory.step_tokens,
-            logit_rows: self.logit_rows,
-            kv_memory_bytes: self.memory.kv_room(),
-            block_size: BLOCK_SIZE,
-            max_len: self.length,
-            sliding_windows: &self.config.sliding_windows,
-            blocks_of_a_sequence: self.memory.blocks_held(&self.shape, self.length),
-            kv: self.kv.iter().map(kv).collect(),
-            choose_kv_dtype: self.choice().map(|kv| kv.dtype.to_string()),
-        })
-    }
 }
 
-/// The report in JSON.
-#[derive(Serialize)]
-struct Figures<'a> {
-    architecture: &'static str,
-    context: usize,
-    memory_bytes: u64,
-    weights_bytes: u64,
-    weights_bytes_by_dtype: &'a BTreeMap<String, u64>,
-    tied_copy_bytes: u64,
-    skipped_bytes: u64,
-    activation_bytes: u64,
-    max_batched_tokens: usize,
-    logit_rows: usize,
-    kv_memory_bytes: u64,
-    block_size: usize,
-    max_len: usize,
-    sliding_windows: &'a [Option<usize>],
-    blocks_of_a_sequence: usize,
-    kv: Vec<KvFigures>,
-    choose_kv_dtype: Option<String>,
+/// The widest dtype in which one sequence of the wanted length fits.
+fn choice(kv: &[KvPlan]) -> Option<&KvPlan> {
+    kv.iter().find(|kv| kv.sequences > 0)
 }
 
-/// What fits in one KV dtype.
-#[derive(Serialize)]
-struct KvFigures {
-    dtype: String,
-    bytes_per_token: u64,
-    blocks: usize,
-    tokens: usize,
-    longest_sequence: usize,
-    limited_by: &'static str,
-    sequences: usize,
-    memory_for_one_sequence_bytes: u64,
+/// Not even the weights, a step and one block.
+fn nothing_fits(plan: &MemoryPlan, shape: &AttentionShape) -> Error {
+    let MemoryPlan { memory, weights, activations, .. } = plan;
+    let least = KvDtype::WIDTHS.iter().map(|dtype| plan.kv(shape, *dtype, 1).memory_for_one).min();
+    let least = least.unwrap_or(u64::MAX);
+    let (what, instead) = match weights > memory {
+        true => {
+            (format!("the weights alone take {weights} bytes ({})", human_bytes(*weights)), "a smaller model")
+        }
+        false => (
+            format!("weights of {weights} bytes and activations of {activations} leave no room for K and V"),
+            "a smaller --max-batched-tokens",
+        ),
+    };
+    Error::Request(format!(
+        "--memory {memory}: {what}; give at least {least} ({}), or {instead}",
+        human_bytes(least)
+    ))
 }
 
 /// A directory without weights can be planned for all the same.

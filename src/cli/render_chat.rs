@@ -1,6 +1,6 @@
 //! `stairwell render-chat`: messages through the model's chat template.
 
-use super::{Outcome, model_args::ModelArgs, terminal::print};
+use super::{model_args::ModelArgs, terminal::print};
 use serde_json::{Map, Value};
 use stairwell::{
     error::{Error, Result},
@@ -40,7 +40,7 @@ pub struct Args {
     chat_template_kwargs: Option<String>,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     let template = ChatTemplate::new(&args.model.tokenizer_files()?)?;
     let (messages, tools) = messages_and_tools(&args)?;
     let mut extra = match &args.chat_template_kwargs {
@@ -51,8 +51,7 @@ pub fn run(args: Args) -> Result<Outcome> {
         extra.insert("enable_thinking".into(), thinking.into());
     }
     let options = ChatOptions { tools, add_generation_prompt: args.add_generation_prompt, extra };
-    print(&template.render(&messages, &options)?)?;
-    Ok(Outcome::Good)
+    print(&template.render(&messages, &options)?)
 }
 
 fn messages_and_tools(args: &Args) -> Result<(Vec<Value>, Option<Vec<Value>>)> {

@@ -1,12 +1,12 @@
 //! What stdout and stderr look like: colours only for people, progress bars only where they help.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use stairwell::error::{Error, Result};
 use std::{
     env,
     io::{self, IsTerminal, Write},
-    sync::OnceLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Whether colours are wanted on a stream: it is a terminal, and `NO_COLOR` (<https://no-color.org>) is not set.
@@ -52,40 +52,44 @@ pub fn json_line(report: &impl serde::Serialize) -> String {
     json + "\n"
 }
 
-/// A bar for work in bytes. It appears after a second, on a terminal, and leaves nothing behind.
-pub struct Progress {
-    what: &'static str,
-    start: Instant,
-    bar: OnceLock<ProgressBar>,
-    done: std::sync::atomic::AtomicU64,
+/// A progress bar on stderr, if that is a terminal. It leaves nothing behind.
+pub fn bar(total: usize, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style).with_finish(ProgressFinish::AndClear)
 }
+
+/// A bar for work in bytes. It appears after a second.
+pub struct Progress(ProgressBar);
 
 impl Progress {
     pub fn new(what: &'static str) -> Progress {
-        Progress { what, start: Instant::now(), bar: OnceLock::new(), done: 0.into() }
+        let bar = bar(0, "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}").with_message(what);
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+        Progress(bar)
     }
 
     /// Another `bytes` of `total` are done.
     pub fn add(&self, bytes: u64, total: u64) {
-        let done = bytes + self.done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
-        if self.start.elapsed() > Duration::from_secs(1) && io::stderr().is_terminal() {
-            self.bar.get_or_init(|| bar(self.what, total)).set_position(done);
+        self.0.set_length(total);
+        self.0.inc(bytes);
+        if self.0.is_hidden() && self.0.elapsed() > Duration::from_secs(1) {
+            self.0.set_draw_target(ProgressDrawTarget::stderr());
         }
     }
 }
 
-fn bar(what: &'static str, total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = self.bar.get() {
-            bar.finish_and_clear();
-        }
+/// A table without lines, its columns two spaces apart. A column's head says on which side its cells begin.
+pub fn table<const N: usize>(
+    columns: [(&str, CellAlignment); N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(columns.map(|(head, _)| head)).add_rows(rows);
+    for (column, (_, alignment)) in table.column_iter_mut().zip(columns) {
+        column.set_padding((0, 2)).set_cell_alignment(alignment);
     }
+    table.trim_fmt() + "\n"
 }
 
 /// Bytes as a person reads them: 1.2 GB.

@@ -1,6 +1,6 @@
 //! The text of one output as its tokens come, cut at stop strings.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use stairwell::{
     sampling::Sampled,
     tokenizer::{Detokenizer, Emit, StopStrings, Tokenizer},
@@ -14,7 +14,22 @@ pub struct Text {
     /// All of it so far.
     pub text: String,
     /// One entry a token, if log-probabilities are asked for.
-    pub logprobs: Vec<Value>,
+    pub logprobs: Vec<TokenLogprobs>,
+}
+
+/// A token of the output, and the most probable tokens in its place.
+#[derive(Clone, Serialize)]
+pub struct TokenLogprobs {
+    #[serde(flatten)]
+    token: TokenLogprob,
+    top: Vec<TokenLogprob>,
+}
+
+#[derive(Clone, Serialize)]
+struct TokenLogprob {
+    id: u32,
+    token: Option<String>,
+    logprob: f64,
 }
 
 impl Text {
@@ -54,11 +69,11 @@ impl Text {
         text
     }
 
-    fn logprob_entry(&self, sampled: &Sampled) -> Value {
+    fn logprob_entry(&self, sampled: &Sampled) -> TokenLogprobs {
         let piece = |id: u32| self.tokenizer.as_ref().and_then(|t| t.piece(id));
-        let entry = |id: u32, logprob: f32| json!({"id": id, "token": piece(id), "logprob": logprob});
-        let mut object = entry(sampled.token, sampled.logprob.unwrap_or(f32::NEG_INFINITY));
-        object["top"] = sampled.top_logprobs.iter().map(|&(id, l)| entry(id, l)).collect();
-        object
+        let entry =
+            |(id, logprob): (u32, f32)| TokenLogprob { id, token: piece(id), logprob: logprob.into() };
+        let token = entry((sampled.token, sampled.logprob.unwrap_or(f32::NEG_INFINITY)));
+        TokenLogprobs { token, top: sampled.top_logprobs.iter().copied().map(entry).collect() }
     }
 }

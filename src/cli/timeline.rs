@@ -1,6 +1,6 @@
 //! `stairwell timeline`: a page that draws a recorded schedule.
 
-use super::{Outcome, terminal::print_note};
+use super::terminal::print_note;
 use stairwell::{
     error::{Error, Result},
     trace::{Schedule, Tab, View, page},
@@ -22,10 +22,10 @@ pub struct Args {
     #[command(flatten)]
     files: Files,
     /// Show the steps from this time on, in milliseconds from the first arrival
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "MS")]
     from: Option<f64>,
     /// Show the steps before this time
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "MS")]
     to: Option<f64>,
 }
 
@@ -77,7 +77,7 @@ impl Files {
     }
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     let (record, schedule) = args.files.read(Schedule::parse)?;
     let end = schedule.end();
     let (from, to) = (args.from.unwrap_or(0.0), args.to.unwrap_or(end).min(end));
@@ -92,5 +92,5 @@ pub fn run(args: Args) -> Result<Outcome> {
     args.files.write(&record, &View { tab: Tab::Schedule, steps: schedule.between(from, to) })?;
     let (requests, steps) = (schedule.lanes.len(), schedule.steps.len());
     print_note(&format!("{}: {requests} requests, {steps} steps", args.files.out()));
-    Ok(Outcome::Good)
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `stairwell tokenize`: text to ids and pieces.
 
-use super::{Outcome, model_args::ModelArgs, terminal::print};
+use super::{model_args::ModelArgs, terminal::print};
 use serde_json::json;
 use stairwell::error::{Error, Result};
 use std::io::{self, Read};
@@ -27,7 +27,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
+pub fn run(args: Args) -> Result<()> {
     let tokenizer = args.model.tokenizer()?;
     let text = match args.text.or(args.text_flag) {
         Some(text) => text,
@@ -37,12 +37,10 @@ pub fn run(args: Args) -> Result<Outcome> {
     let piece = |id: &u32| tokenizer.piece(*id).unwrap_or_default();
     if args.json {
         let pieces: Vec<String> = ids.iter().map(piece).collect();
-        print(&format!("{}\n", json!({"ids": ids, "pieces": pieces})))?;
-    } else {
-        let lines: Vec<String> = ids.iter().map(|id| format!("{id:>7}  {:?}\n", piece(id))).collect();
-        print(&lines.concat())?;
+        return print(&format!("{}\n", json!({"ids": ids, "pieces": pieces})));
     }
-    Ok(Outcome::Good)
+    let lines: Vec<String> = ids.iter().map(|id| format!("{id:>7}  {:?}\n", piece(id))).collect();
+    print(&lines.concat())
 }
 
 fn read_stdin() -> Result<String> {

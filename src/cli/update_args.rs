@@ -16,8 +16,8 @@ pub struct UpdateArgs {
     #[arg(long, value_name = "DIR", requires = "update_after")]
     update_weights: Option<String>,
     /// Update the weights when so many requests have finished
-    #[arg(long, value_name = "N", requires = "update_weights", allow_negative_numbers = true)]
-    update_after: Option<u32>,
+    #[arg(long, value_name = "N", requires = "update_weights")]
+    update_after: Option<usize>,
     /// What becomes of the requests that are running then
     #[arg(long, value_enum, default_value_t = OnUpdate::Drain, requires = "update_weights")]
     on_update: OnUpdate,
@@ -37,6 +37,6 @@ impl UpdateArgs {
             let refused = |e: Error| Error::Request(format!("--update-weights {model}: {e}"));
             engine.update_weights(weights.tensors(), on_update).map_err(refused)
         };
-        Ok(Some((after as usize, Box::new(run))))
+        Ok(Some((after, Box::new(run))))
     }
 }

@@ -1,24 +1,21 @@
 //! `stairwell verify`: module by module against Hugging Face's outputs.
 
 use super::{
-    KvArgs, Outcome,
-    logits::Outputs,
-    model_args::{DeviceArgs, LoadArgs},
-    terminal::{colours, json_line, print, print_note, styled},
+    logits::PassArgs,
+    terminal::{colours, json_line, print, print_note, styled, table},
 };
+use comfy_table::CellAlignment::{Left, Right};
 use serde::{Serialize, Serializer};
 use stairwell::{
-    batch::Batch,
     checkpoint::{CheckpointError, Directory, Header},
     error::{Error, Result},
-    machine::Machine,
-    runner::{check_prompt, read_config},
     tensor::{Bytes, DType, HostTensor},
 };
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 /// Compare every module's output with Hugging Face's and name the first that differs
@@ -31,11 +28,17 @@ The reference is made with scripts/dump_hf_reference.py, which needs torch and t
 An element agrees if |ours − reference| ≤ atol + rtol · |reference|. The exit code is 1 if a module differs.")]
 pub struct Args {
     #[command(flatten)]
-    load: LoadArgs,
+    pass: PassArgs,
     #[command(flatten)]
-    on: DeviceArgs,
-    #[command(flatten)]
-    kv: KvArgs,
+    expected: Expected,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the outputs must be.
+#[derive(clap::Args)]
+struct Expected {
     /// File of scripts/dump_hf_reference.py
     #[arg(long, value_name = "FILE")]
     reference: PathBuf,
@@ -45,9 +48,6 @@ pub struct Args {
     /// Relative tolerance
     #[arg(long, default_value_t = 1e-5, value_parser = tolerance)]
     rtol: f64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
@@ -83,46 +83,27 @@ fn finite<S: Serializer>(error: &f64, serializer: S) -> Result<S::Ok, S::Error> 
     if error.is_finite() { serializer.serialize_f64(*error) } else { serializer.serialize_str("nan") }
 }
 
-pub fn run(mut args: Args) -> Result<Outcome> {
-    args.load.prefer_f32();
-    on_device!(args.on, args.load, |machine| run_on(args, machine))
-}
-
-fn run_on<B: Machine>(args: Args, machine: B) -> Result<Outcome> {
-    let reference = read(&args.reference)?;
-    let prompt = prompt_ids(&reference, &args.reference)?;
-    let config = read_config(&args.load.model.directory()?)?;
-    check_prompt(&config, &prompt)?;
-    let kv = args.kv.options(&config, Some(prompt.len()))?;
-    let mut runner = args.load.load(machine, Some(config), Some(prompt.len()), kv, |_| ())?;
-    runner.check_prompt(&prompt)?;
-    let mut batch = Batch::of(&prompt);
-    batch.want_all_logits();
-    let mut outputs = Outputs::default();
-    let logits = runner.forward(&batch, Some(&mut outputs))?;
-    let logits =
-        HostTensor::from_f32(&[prompt.len(), runner.config.vocab_size], &runner.backend.download(&logits)?);
-    outputs.0.push(("logits".into(), logits));
-
-    let mut compared = Vec::new();
-    for (name, ours) in &outputs.0 {
-        if let Some(theirs) = reference.get(name) {
-            compared.push(compare(name, ours, theirs, &args)?);
-        }
+pub fn run(args: Args) -> Result<ExitCode> {
+    let expected = args.expected;
+    let reference = read(&expected.reference)?;
+    let prompt = prompt_ids(&reference, &expected.reference)?;
+    let outputs = args.pass.outputs(&prompt, true)?;
+    let compare = |(name, ours)| Some(expected.compare(name, ours, reference.get(name)?));
+    let compared = outputs.iter().map(|(name, ours)| (&name[..], ours)).filter_map(compare);
+    let modules = compared.collect::<Result<Vec<_>>>()?;
+    if modules.is_empty() {
+        return Err(bad_reference(&expected.reference, "it holds no module of this model"));
     }
-    if compared.is_empty() {
-        return Err(bad_reference(&args.reference, "it holds no module of this model"));
-    }
-    let seen = |name: &str| name.ends_with("_ids") || compared.iter().any(|c| c.name == name);
+    let seen = |name: &str| name.ends_with("_ids") || modules.iter().any(|c| c.name == name);
     let unseen: Vec<&str> = reference.keys().map(String::as_str).filter(|name| !seen(name)).collect();
     if !unseen.is_empty() {
         print_note(&format!("not compared, since this model shows no such module: {}", unseen.join(", ")));
     }
-    let first_difference = compared.iter().find(|c| !c.agrees).map(|c| c.name.clone());
-    let (agrees, atol, rtol) = (first_difference.is_none(), args.atol, args.rtol);
-    let report = Report { agrees, first_difference, atol, rtol, modules: compared };
-    print(&if args.json { json_line(&report) } else { table(&report) })?;
-    Ok(if agrees { Outcome::Good } else { Outcome::Bad })
+    let first_difference = modules.iter().find(|c| !c.agrees).map(|c| c.name.clone());
+    let (agrees, atol, rtol) = (first_difference.is_none(), expected.atol, expected.rtol);
+    let report = Report { agrees, first_difference, atol, rtol, modules };
+    print(&if args.json { json_line(&report) } else { report.text() })?;
+    Ok(if agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Reads a whole safetensors file, checked like a shard.
@@ -157,42 +138,45 @@ fn prompt_ids(reference: &BTreeMap<String, HostTensor>, path: &Path) -> Result<V
     ids.ok_or_else(|| bad_reference(path, "'prompt_ids' holds a number that is no token id"))
 }
 
-fn compare(name: &str, ours: &HostTensor, theirs: &HostTensor, args: &Args) -> Result<Comparison> {
-    if theirs.shape != ours.shape || !theirs.dtype.is_weight() {
-        let reason = format!("'{name}' is {theirs:?}, and this model gives F32 {:?}", ours.shape);
-        return Err(bad_reference(&args.reference, &reason));
-    }
-    let width = ours.shape.last().copied().unwrap_or(1).max(1);
-    let (mut largest_error, mut at, mut agrees) = (0.0, (0, 0), true);
-    for (i, (a, b)) in ours.to_f32().into_iter().zip(theirs.to_f32()).enumerate() {
-        let error = (a as f64 - b as f64).abs();
-        // A NaN agrees with nothing.
-        agrees &= error <= args.atol + args.rtol * (b as f64).abs();
-        if error > largest_error || error.is_nan() && !f64::is_nan(largest_error) {
-            (largest_error, at) = (error, (i / width, i % width));
+impl Expected {
+    fn compare(&self, name: &str, ours: &HostTensor, theirs: &HostTensor) -> Result<Comparison> {
+        if theirs.shape != ours.shape || !theirs.dtype.is_weight() {
+            let reason = format!("'{name}' is {theirs:?}, and this model gives F32 {:?}", ours.shape);
+            return Err(bad_reference(&self.reference, &reason));
         }
+        let width = ours.shape.last().copied().unwrap_or(1).max(1);
+        let (mut largest_error, mut at, mut agrees) = (0.0, (0, 0), true);
+        for (i, (a, b)) in ours.to_f32().into_iter().zip(theirs.to_f32()).enumerate() {
+            let error = (a as f64 - b as f64).abs();
+            // A NaN agrees with nothing.
+            agrees &= error <= self.atol + self.rtol * (b as f64).abs();
+            if error > largest_error || error.is_nan() && !f64::is_nan(largest_error) {
+                (largest_error, at) = (error, (i / width, i % width));
+            }
+        }
+        let (name, shape, (token, column)) = (name.into(), ours.shape.clone(), at);
+        Ok(Comparison { name, shape, agrees, largest_error, token, column })
     }
-    let (name, shape, (token, column)) = (name.into(), ours.shape.clone(), at);
-    Ok(Comparison { name, shape, agrees, largest_error, token, column })
 }
 
-fn table(report: &Report) -> String {
-    let Report { modules, atol, rtol, .. } = report;
-    let colour = colours(&io::stdout());
-    let width = modules.iter().map(|c| c.name.len()).max().unwrap_or(0);
-    let mut text = format!("{:width$}  {:>12}  {:>13}\n", "module", "shape", "largest error");
-    for c in modules {
-        let shape = format!("{:?}", c.shape);
-        let verdict = if c.agrees { styled("ok", "32", colour) } else { styled("DIFFERS", "1;31", colour) };
-        text += &format!("{:width$}  {shape:>12}  {:13.2e}  {verdict}\n", c.name, c.largest_error);
-    }
-    match modules.iter().find(|c| !c.agrees) {
-        None => text + &format!("all {} modules agree (atol {atol}, rtol {rtol})\n", modules.len()),
-        Some(Comparison { name, largest_error, token, column, .. }) => {
-            text + &format!(
+impl Report {
+    /// The report as a person reads it.
+    fn text(&self) -> String {
+        let Report { modules, atol, rtol, .. } = self;
+        let colour = colours(&io::stdout());
+        let row = |c: &Comparison| {
+            let verdict =
+                if c.agrees { styled("ok", "32", colour) } else { styled("DIFFERS", "1;31", colour) };
+            [c.name.clone(), format!("{:?}", c.shape), format!("{:.2e}", c.largest_error), verdict]
+        };
+        let columns = [("module", Left), ("shape", Right), ("largest error", Right), ("", Left)];
+        let verdict = match modules.iter().find(|c| !c.agrees) {
+            None => format!("all {} modules agree (atol {atol}, rtol {rtol})\n", modules.len()),
+            Some(Comparison { name, largest_error, token, column, .. }) => format!(
                 "the first module that differs is {name}: its largest error is {largest_error:.2e}, at token {token}, column \
                  {column}\n"
-            )
-        }
+            ),
+        };
+        table(columns, modules.iter().map(row)) + &verdict
     }
 }

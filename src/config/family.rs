@@ -2,7 +2,9 @@
 //!
 //! The defaults are those of the config classes in transformers 5.23 (`models/*/configuration_*.py`).
 
-use super::{Activation, ConfigError, FamilyNames, ModelConfig, RopeParameters, fields::Fields, names};
+use super::{
+    Activation, ConfigError, FamilyNames, ModelConfig, RopeParameters, fields::Fields, known, names,
+};
 use crate::tensor::DType;
 use std::fmt;
 
@@ -42,21 +44,32 @@ impl Architecture {
         self.names().architecture
     }
 
-    /// From `architectures`, or `model_type` where that is absent.
+    /// The family that a name in `architectures` or `model_type` means.
+    fn called(name: &str) -> Option<Architecture> {
+        Architecture::ALL.into_iter().find(|family| family.names().is_called(name))
+    }
+
+    /// From `architectures`, or `model_type` where that is absent. transformers goes by the one and vLLM by the other, so two that disagree
+    /// are refused.
     fn read(fields: Fields) -> Result<Architecture, ConfigError> {
-        let named = fields.list("architectures")?.and_then(|list| list.first()).and_then(|v| v.as_str());
-        let found = match named {
-            Some(name) => Architecture::ALL.into_iter().find(|a| a.class_name() == name),
-            None => {
-                let name = fields.text("model_type")?;
-                Architecture::ALL.into_iter().find(|a| Some(a.names().model_type) == name)
-            }
-        };
-        found.ok_or_else(|| {
+        let class = fields.list("architectures")?.and_then(|list| list.first()).and_then(|v| v.as_str());
+        let model_type = fields.text("model_type")?;
+        let named = class.or(model_type);
+        let family = named.and_then(Architecture::called).ok_or_else(|| {
             let known = Architecture::ALL.map(Architecture::class_name).join(", ");
             let name = named.map_or("no architecture".into(), |n| format!("'{n}'"));
             fields.error("architectures", format!("{name} is not supported (known: {known})"))
-        })
+        })?;
+        match model_type {
+            Some(name) if Architecture::called(name) != Some(family) => {
+                let (class, usual) = (family.class_name(), family.names().model_type);
+                let reason = format!(
+                    "'{name}' does not go with the architecture {class}, which is '{usual}'; correct one of the two"
+                );
+                Err(fields.error("model_type", reason))
+            }
+            _ => Ok(family),
+        }
     }
 }
 
@@ -68,6 +81,7 @@ impl fmt::Display for Architecture {
 
 /// Reads a config of any known family.
 pub(super) fn read(fields: Fields) -> Result<ModelConfig, ConfigError> {
+    known::check(fields)?;
     match Architecture::read(fields)? {
         Architecture::Gpt2 => read_gpt2(fields),
         decoder => read_decoder(fields, decoder),
@@ -99,7 +113,7 @@ fn read_decoder(fields: Fields, architecture: Architecture) -> Result<ModelConfi
         head_dim: head_dim(fields, architecture, num_attention_heads)?,
         max_position_embeddings,
         norm_eps: fields.float("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        hidden_act: activation(fields, "hidden_act", "silu")?,
+        hidden_act: activation(fields, "hidden_act", "silu", &["silu", "swish"])?,
         rope: Some(RopeParameters::read(fields, max_position_embeddings)?),
         sliding_windows: sliding_windows(fields, architecture, num_hidden_layers)?,
         tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
@@ -148,8 +162,8 @@ fn head_dim(fields: Fields, architecture: Architecture, heads: usize) -> Result<
     Ok(hidden / heads)
 }
 
-/// Mistral slides in every layer. Qwen slides only if `use_sliding_window` says so, in the layers that `layer_types`
-/// names, or from layer `max_window_layers` on. Llama never does.
+/// In the layers that `layer_types` names, Mistral slides, and Qwen if `use_sliding_window` says so. Without `layer_types`, Mistral slides in
+/// every layer and Qwen from layer `max_window_layers` on. Llama and GPT-2 never do.
 fn sliding_windows(
     fields: Fields,
     architecture: Architecture,
@@ -162,42 +176,35 @@ fn sliding_windows(
     if window == Some(0) {
         return Err(fields.error("sliding_window", "a window of 0 keys sees nothing; use null for no window"));
     }
-    match architecture {
-        Architecture::Mistral => Ok(vec![window; layers]),
+    let (slides, default_first) = match architecture {
+        Architecture::Mistral => (true, 0),
         Architecture::Qwen2 | Architecture::Qwen3 => {
-            let window = window.filter(|_| fields.flag("use_sliding_window").ok().flatten() == Some(true));
-            fields.flag("use_sliding_window")?;
-            let Some(types) = fields.list("layer_types")? else {
-                let first = fields.size("max_window_layers")?.unwrap_or(28);
-                return Ok((0..layers).map(|i| window.filter(|_| i >= first)).collect());
-            };
-            if types.len() != layers {
-                let reason = format!("it has {} entries for {layers} layers", types.len());
-                return Err(fields.error("layer_types", reason));
-            }
-            let of_type = |t: &serde_json::Value| match t.as_str() {
-                Some("full_attention") => Ok(None),
-                Some("sliding_attention") if window.is_some() => Ok(window),
-                Some("sliding_attention") => Err(fields
-                    .error("layer_types", "'sliding_attention' needs use_sliding_window and sliding_window")),
-                _ => Err(fields.error("layer_types", format!("{t} is not supported"))),
-            };
-            types.iter().map(of_type).collect()
+            let first = fields.size("max_window_layers")?.unwrap_or(28);
+            (fields.flag("use_sliding_window")?.unwrap_or(false), first)
         }
-        Architecture::Llama | Architecture::Gpt2 => Ok(vec![None; layers]),
+        Architecture::Llama | Architecture::Gpt2 => (false, 0),
+    };
+    let window = window.filter(|_| slides);
+    let Some(types) = fields.list("layer_types")? else {
+        return Ok((0..layers).map(|i| window.filter(|_| i >= default_first)).collect());
+    };
+    if types.len() != layers {
+        let reason = format!("it has {} entries for {layers} layers", types.len());
+        return Err(fields.error("layer_types", reason));
     }
+    let of_type = |t: &serde_json::Value| {
+        match t.as_str() {
+        Some("full_attention" | "attention") => Ok(None),
+        Some("sliding_attention") if window.is_some() => Ok(window),
+        Some("sliding_attention") => Err(fields
+            .error("layer_types", "'sliding_attention' needs sliding_window, and in Qwen use_sliding_window; Llama and GPT-2 have none")),
+        _ => Err(fields.error("layer_types", format!("{t} is not supported"))),
+    }
+    };
+    types.iter().map(of_type).collect()
 }
 
 fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
-    for (field, needed) in [
-        ("scale_attn_weights", true),
-        ("scale_attn_by_inverse_layer_idx", false),
-        ("add_cross_attention", false),
-    ] {
-        if fields.flag(field)?.unwrap_or(needed) != needed {
-            return Err(fields.error(field, format!("only {needed} is supported")));
-        }
-    }
     // transformers accepts both of its spellings.
     let extent = |ours: &str, usual: &str| match fields.raw(ours) {
         Some(_) => fields.extent(ours),
@@ -224,9 +231,14 @@ fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
         head_dim: hidden_size / heads,
         max_position_embeddings: positions.unwrap_or(1024),
         norm_eps: fields.float("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-        hidden_act: activation(fields, "activation_function", "gelu_new")?,
+        hidden_act: activation(
+            fields,
+            "activation_function",
+            "gelu_new",
+            &ACTIVATIONS.map(|(name, _)| name),
+        )?,
         rope: None,
-        sliding_windows: vec![None; layers],
+        sliding_windows: sliding_windows(fields, Architecture::Gpt2, layers)?,
         tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(true),
         qkv_bias: true,
         o_bias: true,
@@ -239,12 +251,27 @@ fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
     })
 }
 
-fn activation(fields: Fields, field: &str, default: &str) -> Result<Activation, ConfigError> {
-    match (fields.text(field)?.unwrap_or(default), default) {
-        ("silu" | "swish", "silu") => Ok(Activation::Silu),
-        ("gelu_new" | "gelu_pytorch_tanh", "gelu_new") => Ok(Activation::GeluTanh),
-        (other, _) => Err(fields.error(field, format!("'{other}' is not supported here (known: {default})"))),
-    }
+/// transformers' names of activations (`activations.py`). Those of `GeluTanh` are one formula in different order.
+const ACTIVATIONS: [(&str, Activation); 10] = [
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+];
+
+/// The activation that a field names, if it is one of `known`.
+fn activation(fields: Fields, field: &str, default: &str, known: &[&str]) -> Result<Activation, ConfigError> {
+    let name = fields.text(field)?.unwrap_or(default);
+    let found = ACTIVATIONS.into_iter().find(|(n, _)| *n == name && known.contains(n));
+    found.map(|(_, activation)| activation).ok_or_else(|| {
+        fields.error(field, format!("'{name}' is not supported here (known: {})", known.join(", ")))
+    })
 }
 
 /// `dtype`, or `torch_dtype` as it was called before.

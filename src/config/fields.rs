@@ -28,6 +28,11 @@ impl<'a> Fields<'a> {
         self.object.get(field)
     }
 
+    /// The names of the fields that are not null.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.object.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
+    }
+
     fn get(&self, field: &str) -> Option<&'a Value> {
         self.raw(field).filter(|v| !v.is_null())
     }

@@ -18,6 +18,7 @@
 use super::ConfigError;
 use super::fields::Fields;
 use crate::{
+    json,
     sampling::{SamplingError, SamplingParams},
     words::Words,
 };
@@ -31,18 +32,10 @@ pub enum GenerationConfigError {
     /// What can be wrong with config.json too.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A value of the file that is used and outside its range.
+    /// A value of the file that is used and outside its range: its `key` in the file, the `field` of [`Knobs`] that overrides it, and the
+    /// range in words.
     #[error("{}", self.words())]
-    OutOfRange {
-        path: PathBuf,
-        /// The name in the file.
-        key: &'static str,
-        /// The field of [`Knobs`] that overrides it.
-        field: &'static str,
-        value: String,
-        /// The allowed range, in words.
-        limit: String,
-    },
+    OutOfRange { path: PathBuf, key: &'static str, field: &'static str, value: String, limit: String },
 }
 
 impl GenerationConfigError {
@@ -83,10 +76,8 @@ impl GenerationConfig {
     /// # Errors
     /// [`GenerationConfigError`] if it is not a JSON object or a field has the wrong type.
     pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, GenerationConfigError> {
-        let bad = |reason: String| ConfigError::Json { path: file.into(), reason };
-        let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(format!("not JSON ({e})")))?;
-        let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
-        let fields = Fields::new(object, file);
+        let object = json::object(bytes).map_err(|reason| ConfigError::Json { path: file.into(), reason })?;
+        let fields = Fields::new(&object, file);
         let float = |name| fields.float(name).map(|x| x.map(|x| x as f32));
         Ok(Self {
             path: file.into(),
@@ -154,14 +145,13 @@ pub struct Resolved<T> {
 }
 
 impl<T> Resolved<T> {
-    /// The first of the two that is there.
-    fn pick(command_line: Option<T>, file: Option<T>) -> Option<Self> {
-        let flag = command_line.map(|value| Self { value, source: Source::CommandLine });
-        flag.or_else(|| file.map(|value| Self { value, source: Source::GenerationConfig }))
-    }
-
-    fn or(picked: Option<Self>, value: T) -> Self {
-        picked.unwrap_or(Self { value, source: Source::Default })
+    /// The first that is there.
+    fn pick(command_line: Option<T>, file: Option<T>, default: T) -> Self {
+        match (command_line, file) {
+            (Some(value), _) => Self { value, source: Source::CommandLine },
+            (None, Some(value)) => Self { value, source: Source::GenerationConfig },
+            (None, None) => Self { value: default, source: Source::Default },
+        }
     }
 }
 
@@ -209,14 +199,15 @@ impl SamplingDefaults {
         let none = GenerationConfig::default();
         let file = file.unwrap_or(&none);
         let (given, off) = (&file.knobs, SamplingParams::default());
-        let repetition_penalty = Resolved::pick(flags.repetition_penalty, given.repetition_penalty);
+        let float = |of: fn(&Knobs) -> Option<f32>, off| Resolved::pick(of(flags), of(given), off);
+        let max_tokens = flags.max_tokens.or(given.max_tokens);
         let mut resolved = Self {
-            temperature: Resolved::or(Resolved::pick(flags.temperature, given.temperature), off.temperature),
-            top_k: Resolved::or(Resolved::pick(flags.top_k, given.top_k), off.top_k),
-            top_p: Resolved::or(Resolved::pick(flags.top_p, given.top_p), off.top_p),
-            min_p: Resolved::or(Resolved::pick(flags.min_p, given.min_p), off.min_p),
-            repetition_penalty: Resolved::or(repetition_penalty, off.repetition_penalty),
-            max_tokens: Resolved::pick(flags.max_tokens, given.max_tokens),
+            temperature: float(|knobs| knobs.temperature, off.temperature),
+            top_k: Resolved::pick(flags.top_k, given.top_k, off.top_k),
+            top_p: float(|knobs| knobs.top_p, off.top_p),
+            min_p: float(|knobs| knobs.min_p, off.min_p),
+            repetition_penalty: float(|knobs| knobs.repetition_penalty, off.repetition_penalty),
+            max_tokens: max_tokens.map(|n| Resolved::pick(flags.max_tokens, given.max_tokens, n)),
             note: None,
         };
         resolved.check_file(file)?;
@@ -251,10 +242,7 @@ impl SamplingDefaults {
 
     /// Checks the values that the file gave and no flag replaced.
     fn check_file(&self, file: &GenerationConfig) -> Result<(), GenerationConfigError> {
-        let wrong = |key, field, value, limit| {
-            let path = file.path.clone();
-            Err(GenerationConfigError::OutOfRange { path, key, field, value, limit })
-        };
+        let path = file.path.clone();
         let from_file =
             |knob: Resolved<f32>, off| if knob.source == Source::GenerationConfig { knob.value } else { off };
         let off = SamplingParams::default();
@@ -266,10 +254,12 @@ impl SamplingDefaults {
             ..off
         };
         if let Err(SamplingError::OutOfRange { field, value, limit }) = params.check_ranges() {
-            return wrong(field, field, value, limit);
+            return Err(GenerationConfigError::OutOfRange { path, key: field, field, value, limit });
         }
         if self.max_tokens == Some(Resolved { value: 0, source: Source::GenerationConfig }) {
-            return wrong("max_new_tokens", "max_tokens", "0".into(), "at least 1".into());
+            let (key, field, value, limit) =
+                ("max_new_tokens", "max_tokens", "0".into(), "at least 1".into());
+            return Err(GenerationConfigError::OutOfRange { path, key, field, value, limit });
         }
         Ok(())
     }

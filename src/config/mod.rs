@@ -7,6 +7,7 @@
 mod family;
 mod fields;
 pub mod generation;
+mod known;
 mod names;
 mod rope;
 
@@ -14,9 +15,8 @@ pub use family::Architecture;
 pub use names::{FamilyNames, LM_HEAD, Place};
 pub use rope::{RopeParameters, RopeScaling, Yarn};
 
-use crate::tensor::DType;
+use crate::{json, tensor::DType};
 use fields::Fields;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with config.json.
@@ -36,8 +36,12 @@ pub enum ConfigError {
 pub enum Activation {
     /// x · σ(x), also called swish.
     Silu,
+    /// x · Φ(x), with the normal distribution Φ.
+    Gelu,
     /// GELU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
+    /// max(x, 0).
+    Relu,
 }
 
 /// A decoder-only transformer's shapes and constants. Names are Hugging Face's; sizes are in elements.
@@ -90,9 +94,8 @@ impl ModelConfig {
     /// [`ConfigError`], naming the file and the field.
     pub fn parse(json: &[u8], path: &Path) -> Result<ModelConfig, ConfigError> {
         let bad = |reason: String| ConfigError::Json { path: path.into(), reason };
-        let value: Value = serde_json::from_slice(json).map_err(|e| bad(format!("not JSON ({e})")))?;
-        let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;
-        let fields = Fields::new(object, path);
+        let object = json::object(json).map_err(bad)?;
+        let fields = Fields::new(&object, path);
         if let Some(q) = fields.object("quantization_config", "quantization_config.")? {
             let method = q.text("quant_method")?.unwrap_or("unknown");
             let reason =
@@ -146,6 +149,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn parse(json: &str) -> Result<ModelConfig, String> {
         ModelConfig::parse(json.as_bytes(), Path::new("dir/config.json")).map_err(|e| e.to_string())
@@ -225,6 +229,31 @@ mod tests {
                 r#"{"scale_attn_by_inverse_layer_idx":true,"n_embd":48,"n_layer":2,"n_head":4}"#,
                 "inverse",
             ),
+            ("LlamaForCausalLM", r#"{"partial_rotary_factor":0.5}"#, "partial_rotary_factor"),
+            ("LlamaForCausalLM", r#"{"rope_scaling":{"factor":4.0}}"#, "rope_scaling.rope_type"),
+            ("LlamaForCausalLM", r#"{"rope_parameters":{"rope_theta":1e4,"beta_fast":4}}"#, "beta_fast"),
+            (
+                "MistralForCausalLM",
+                r#"{"rope_parameters":{"full_attention":{"rope_type":"default"}}}"#,
+                "full_attention",
+            ),
+            ("LlamaForCausalLM", r#"{"model_type":"mistral"}"#, "LlamaForCausalLM"),
+            ("LlamaForCausalLM", r#"{"model_type":"granite"}"#, "'granite'"),
+            (
+                "MistralForCausalLM",
+                r#"{"sliding_window":null,"layer_types":["sliding_attention","full_attention","full_attention","full_attention"]}"#,
+                "layer_types",
+            ),
+            (
+                "LlamaForCausalLM",
+                r#"{"layer_types":["sliding_attention","full_attention","full_attention","full_attention"]}"#,
+                "layer_types",
+            ),
+            (
+                "GPT2LMHeadModel",
+                r#"{"activation_function":"quick_gelu","n_embd":48,"n_layer":2,"n_head":4}"#,
+                "quick_gelu",
+            ),
             ("BertModel", "{}", "known: GPT2LMHeadModel, LlamaForCausalLM"),
         ];
         for (architecture, more, want) in cases {
@@ -234,6 +263,42 @@ mod tests {
         for json in ["", "{", "[]", "{}"] {
             assert!(parse(json).unwrap_err().contains("config.json"), "{json}");
         }
+    }
+
+    #[test]
+    fn names_of_old_and_near_families() {
+        assert_eq!(with("LLaMAForCausalLM", r#"{"model_type":"llama"}"#), with("LlamaForCausalLM", "{}"));
+        assert_eq!(
+            with("MinistralForCausalLM", r#"{"model_type":"ministral"}"#),
+            with("MistralForCausalLM", "{}")
+        );
+        let types = r#"{"model_type":"mistral","sliding_window":7,
+            "layer_types":["sliding_attention","full_attention","full_attention","sliding_attention"]}"#;
+        let windows = with("MistralForCausalLM", types).unwrap().sliding_windows;
+        assert_eq!(windows, [Some(7), None, None, Some(7)]);
+    }
+
+    #[test]
+    fn rope_parameters_that_say_nothing_are_the_default() {
+        let plain = with("LlamaForCausalLM", "{}").unwrap();
+        for rope in
+            [r#"{"rope_type":"default","factor":4.0}"#, r#"{"rope_theta":10000,"partial_rotary_factor":1}"#]
+        {
+            assert_eq!(with("LlamaForCausalLM", &format!(r#"{{"rope_scaling":{rope}}}"#)).unwrap(), plain);
+        }
+        // The number inside wins, as in transformers.
+        let inside = r#"{"partial_rotary_factor":0.5,"rope_parameters":{"partial_rotary_factor":1.0}}"#;
+        assert_eq!(with("LlamaForCausalLM", inside).unwrap(), plain);
+    }
+
+    #[test]
+    fn gpt2_has_the_activations_of_transformers() {
+        let of = |name: &str| {
+            let json = format!(r#"{{"n_embd":48,"n_layer":2,"n_head":4,"activation_function":"{name}"}}"#);
+            with("GPT2LMHeadModel", &json).unwrap().hidden_act
+        };
+        assert_eq!(["gelu", "relu", "swish"].map(of), [Activation::Gelu, Activation::Relu, Activation::Silu]);
+        assert_eq!(["gelu_new", "gelu_fast", "gelu_pytorch_tanh"].map(of), [Activation::GeluTanh; 3]);
     }
 
     #[test]

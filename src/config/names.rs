@@ -7,6 +7,8 @@ pub struct FamilyNames {
     pub architecture: &'static str,
     /// config.json's `model_type`, which names the family where `architectures` is absent.
     pub model_type: &'static str,
+    /// What else `architectures` and `model_type` call it: old spellings, and families that compute the same.
+    pub also: &'static [&'static str],
     /// The first part of its other classes' names: `Qwen3` of `Qwen3Attention`.
     pub class: &'static str,
     /// The base model's prefix. Checkpoints of the base model alone leave it out.
@@ -29,6 +31,7 @@ pub const LM_HEAD: &str = "lm_head.weight";
 pub(super) static GPT2: FamilyNames = FamilyNames {
     architecture: "GPT2LMHeadModel",
     model_type: "gpt2",
+    also: &[],
     class: "GPT2",
     prefix: "transformer.",
     embedding: "transformer.wte.weight",
@@ -38,8 +41,13 @@ pub(super) static GPT2: FamilyNames = FamilyNames {
     // Causal masks, which early versions of transformers saved.
     skipped: &[".attn.bias", ".attn.masked_bias"],
 };
-pub(super) static LLAMA: FamilyNames = decoder("LlamaForCausalLM", "llama", "Llama");
-pub(super) static MISTRAL: FamilyNames = decoder("MistralForCausalLM", "mistral", "Mistral");
+pub(super) static LLAMA: FamilyNames =
+    FamilyNames { also: &["LLaMAForCausalLM"], ..decoder("LlamaForCausalLM", "llama", "Llama") };
+/// Ministral is Mistral with windows in the layers that `layer_types` names.
+pub(super) static MISTRAL: FamilyNames = FamilyNames {
+    also: &["MinistralForCausalLM", "ministral"],
+    ..decoder("MistralForCausalLM", "mistral", "Mistral")
+};
 pub(super) static QWEN2: FamilyNames = decoder("Qwen2ForCausalLM", "qwen2", "Qwen2");
 pub(super) static QWEN3: FamilyNames = decoder("Qwen3ForCausalLM", "qwen3", "Qwen3");
 
@@ -48,13 +56,15 @@ const fn decoder(architecture: &'static str, model_type: &'static str, class: &'
     FamilyNames {
         architecture,
         model_type,
+        also: &[],
         class,
         prefix: "model.",
         embedding: "model.embed_tokens.weight",
         positions: None,
         layers: "model.layers.",
         norm: "model.norm.",
-        skipped: &[],
+        // Tables of RoPE, which early versions of transformers saved.
+        skipped: &["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"],
     }
 }
 
@@ -81,6 +91,11 @@ impl Place {
 }
 
 impl FamilyNames {
+    /// Whether config.json means this family by a name in `architectures` or `model_type`.
+    pub fn is_called(&self, name: &str) -> bool {
+        name == self.architecture || name == self.model_type || self.also.contains(&name)
+    }
+
     /// Where a tensor of this name belongs, with or without the base model's prefix; `None` if the family has no such tensor.
     pub fn place(&self, name: &str) -> Option<Place> {
         let bare = |name| str::strip_prefix(name, self.prefix).unwrap_or(name);

@@ -68,6 +68,10 @@ impl RopeParameters {
         if theta <= 0.0 {
             return Err(config.error("rope_theta", format!("{theta} is not above 0")));
         }
+        let partial = |fields: Fields| fields.float("partial_rotary_factor");
+        if rope.map(partial).transpose()?.flatten().or(partial(config)?).is_some_and(|f| f != 1.0) {
+            return Err(config.error("partial_rotary_factor", "partial rotation is not supported"));
+        }
         let scaling = match rope {
             Some(rope) => RopeScaling::read(rope, config, max_position_embeddings)?,
             None => RopeScaling::Default,
@@ -91,10 +95,15 @@ impl RopeParameters {
 
 impl RopeScaling {
     fn read(rope: Fields, config: Fields, max_position: usize) -> Result<RopeScaling, ConfigError> {
-        if rope.float("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
-            return Err(rope.error("partial_rotary_factor", "partial rotation is not supported"));
-        }
-        let name = rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default");
+        let Some(name) = rope.text("rope_type")?.or(rope.text("type")?) else {
+            return match rope.names().find(|name| !["rope_theta", "partial_rotary_factor"].contains(name)) {
+                None => Ok(RopeScaling::Default),
+                Some(name) => Err(rope.error(
+                    "rope_type",
+                    format!("it is missing, and '{name}' means something only with one"),
+                )),
+            };
+        };
         let original = || -> Result<usize, ConfigError> {
             let key = "original_max_position_embeddings";
             Ok(config.size(key)?.or(rope.size(key)?).unwrap_or(max_position).max(1))

@@ -1,18 +1,17 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    BlockCounts, Chunk, Finished, KvManager, KvUsage, Limits, NewRequest, Output, Policy, Request, RequestId,
-    Scheduler, Update, Worker,
+    Chunk, Finished, KvUsage, Limits, NewRequest, Output, Policy, Request, RequestId, Scheduler, Update,
+    Worker,
 };
 use crate::{
     batch::Batch,
     error::{Error, Result},
     generate::{FinishReason, GenerateParams},
-    kv::{self, ManagerOptions},
+    kv::{self, Manager, ManagerOptions},
     model::KvMemory,
     runner::{Prompt, check_room},
     sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
-    tensor::HostTensor,
     trace::{Part, Trace},
 };
 use rayon::prelude::*;
@@ -21,19 +20,20 @@ use std::{cell::RefCell, mem, time::Instant};
 /// Serves many requests with one model. Each gets the tokens that it would get alone.
 pub struct Engine<W: Worker> {
     pub worker: W,
-    scheduler: Scheduler,
+    pub(super) scheduler: Scheduler,
     batch: Batch,
     last_chunks: Vec<Chunk>,
     next_id: u64,
     stats: EngineStats,
     trace: Option<Trace>,
-    weight_version: u64,
+    /// How often the weights were updated. (Step 4.)
+    pub(super) weight_version: u64,
     /// What the next step tells.
-    updates: Vec<Update>,
+    pub(super) updates: Vec<Update>,
 }
 
 /// Counters since the start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct EngineStats {
     pub steps: u64,
     /// Tokens that went through the model, of prompts and outputs.
@@ -51,21 +51,11 @@ pub struct EngineStats {
     pub kv_used: u64,
     /// Sum over the steps: of requests that ran.
     pub running: u64,
-    /// Tokens of the prompts of requests that have ended, and those of them that were there already.
+    /// Tokens of the prompts of requests that have ended, and those of them that were there already (step 4).
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
-    /// How often a request had to give way.
+    /// How often a request had to give way (step 4).
     pub preemptions: u64,
-}
-
-/// What becomes of running requests when weights are updated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum OnUpdate {
-    /// They finish first.
-    #[value(help = "They finish with the old weights")]
-    Drain,
-    /// They end at once, with what they have.
-    Abort,
 }
 
 impl EngineStats {
@@ -99,7 +89,7 @@ impl<W: Worker> Engine<W> {
     }
 
     /// An engine with a KV manager of the caller's own, which must fit the worker's attention.
-    pub fn with_kv(worker: W, kv: Box<dyn KvManager>, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
+    pub fn with_kv(worker: W, kv: Box<dyn Manager>, policy: Box<dyn Policy>, limits: Limits) -> Engine<W> {
         let limits = Limits { max_num_seqs: limits.max_num_seqs.min(worker.memory().slots), ..limits };
         let scheduler = Scheduler::new(kv, policy, limits);
         Engine {
@@ -134,7 +124,7 @@ impl<W: Worker> Engine<W> {
         let request = Request::new(id, new, self.worker.config().vocab_size)?;
         let (needed, room) = (request.most_tokens(longest), self.scheduler.kv.max_tokens());
         if needed > room {
-            let prompt = request.prompt_len();
+            let prompt = request.prompt_len;
             return Err(Error::Request(format!(
                 "the prompt has {prompt} tokens and the output up to {} more, and the KV cache holds {room}; give a smaller \
                  max_tokens, or more room (--kv-memory, --max-kv-tokens)",
@@ -142,7 +132,7 @@ impl<W: Worker> Engine<W> {
             )));
         }
         if let Some(trace) = &mut self.trace {
-            trace.arrived(id, request.prompt_len(), request.arrival());
+            trace.arrived(id, request.prompt_len, request.arrival);
         }
         self.next_id += 1;
         self.scheduler.add(request);
@@ -168,7 +158,7 @@ impl<W: Worker> Engine<W> {
         let sampled = self.sample(&chunks, output);
         if let Some(trace) = &mut self.trace {
             let parts: Vec<Part> = chunks.iter().map(Chunk::part).collect();
-            trace.step(started, &parts, self.scheduler.waiting(), &*self.scheduler.kv);
+            trace.step(started, &parts, self.scheduler.waiting.len(), &*self.scheduler.kv);
         }
         self.update(&chunks, sampled);
         self.last_chunks = chunks;
@@ -205,7 +195,7 @@ impl<W: Worker> Engine<W> {
     fn update(&mut self, chunks: &[Chunk], sampled: Vec<Result<Sampled, SamplingError>>) {
         let (mut sampled, mut ended) = (sampled.into_iter(), Vec::new());
         let (longest, remembers) = (self.worker.max_model_len(), self.worker.remembers());
-        chunks.iter().for_each(|chunk| self.scheduler.kv.computed(chunk.id, chunk.positions.end));
+        self.scheduler.computed(chunks);
         for (request, chunk) in self.scheduler.running_of(chunks) {
             // Where nothing is kept (step 1's attention), the next pass computes all of it again.
             request.advance(if remembers { chunk.positions.len() } else { 0 });
@@ -230,6 +220,11 @@ impl<W: Worker> Engine<W> {
         !self.updates.is_empty() || self.queues() != (0, 0)
     }
 
+    /// What the next step would tell, for a caller that makes no more steps.
+    pub fn take_updates(&mut self) -> Vec<Update> {
+        mem::take(&mut self.updates)
+    }
+
     /// Ends a request at once, whatever it does; the next step tells. False if there is no such request (any more).
     pub fn abort(&mut self, id: RequestId) -> bool {
         self.end(id, FinishReason::Abort, None)
@@ -251,7 +246,7 @@ impl<W: Worker> Engine<W> {
     fn idle(&mut self) -> Result<Vec<Update>> {
         let (waiting, running) = self.queues();
         if self.updates.is_empty() && (waiting, running) != (0, 0) {
-            let policy = self.scheduler.policy().name();
+            let policy = self.scheduler.policy.name();
             let message =
                 format!("{waiting} requests wait, {running} run, and policy '{policy}' lets nobody go on");
             return Err(Error::Request(message));
@@ -261,7 +256,7 @@ impl<W: Worker> Engine<W> {
 
     fn end(&mut self, id: RequestId, reason: FinishReason, error: Option<String>) -> bool {
         let Some(request) = self.scheduler.remove(id) else { return false };
-        self.stats.prompt_tokens += request.prompt_len() as u64;
+        self.stats.prompt_tokens += request.prompt_len as u64;
         let finished = request.finish(reason, error, self.weight_version);
         self.stats.cached_tokens += finished.cached_tokens as u64;
         if let Some(trace) = &mut self.trace {
@@ -284,47 +279,14 @@ impl<W: Worker> Engine<W> {
         stats.kv_reserved += usage.reserved as u64;
         stats.kv_used += usage.used as u64;
         stats.running += chunks.len() as u64;
-        stats.preemptions = self.scheduler.preemptions();
+        stats.preemptions = self.scheduler.preemptions;
     }
-
-    // ANCHOR: update_weights
-    /// Replaces weights by name, between two steps. Requests that have started finish first, or are aborted; those that have not are
-    /// computed with the new weights. What was cached is forgotten.
-    ///
-    /// # Errors
-    /// Those of the worker: then the weights are as they were. And those of the steps that finish the requests.
-    pub fn update_weights(
-        &mut self,
-        tensors: impl IntoIterator<Item = (String, HostTensor)>,
-        on_update: OnUpdate,
-    ) -> Result<()> {
-        self.scheduler.paused = true;
-        let drained = self.drain(on_update);
-        self.scheduler.paused = false;
-        drained?;
-        self.worker.update_weights(&mut tensors.into_iter())?;
-        self.scheduler.kv.flush();
-        self.weight_version += 1;
-        Ok(())
-    }
-
-    fn drain(&mut self, on_update: OnUpdate) -> Result<()> {
-        if on_update == OnUpdate::Abort {
-            self.scheduler.started().into_iter().for_each(|id| _ = self.abort(id));
-        }
-        while !self.scheduler.started().is_empty() {
-            let updates = self.step()?;
-            self.updates.extend(updates); // the next step tells
-        }
-        Ok(())
-    }
-    // ANCHOR_END: update_weights
 
     /// Records from now on what runs when.
     pub fn start_trace(&mut self) {
         let limits = self.limits();
         self.trace =
-            Some(Trace::new(self.scheduler.policy().name(), limits.max_num_seqs, limits.max_batched_tokens));
+            Some(Trace::new(self.scheduler.policy.name(), limits.max_num_seqs, limits.max_batched_tokens));
     }
 
     /// What was recorded.
@@ -341,27 +303,17 @@ impl<W: Worker> Engine<W> {
 
     /// What a step may hold.
     pub fn limits(&self) -> Limits {
-        self.scheduler.limits()
+        self.scheduler.limits
     }
 
     /// Requests that wait and that run.
     pub fn queues(&self) -> (usize, usize) {
-        (self.scheduler.waiting(), self.scheduler.running())
+        (self.scheduler.waiting.len(), self.scheduler.running.len())
     }
 
     /// How full the KV cache is.
     pub fn kv_usage(&self) -> KvUsage {
         self.scheduler.kv.usage()
-    }
-
-    /// The KV cache's blocks, if it has any.
-    pub fn blocks(&self) -> BlockCounts {
-        self.scheduler.kv.counts()
-    }
-
-    /// Who has which part of the KV cache.
-    pub fn kv(&self) -> &dyn KvManager {
-        &*self.scheduler.kv
     }
 
     /// How often the weights were updated.

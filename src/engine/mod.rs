@@ -6,22 +6,34 @@
 //! ```
 //! - `request`: one prompt on its way to one output;
 //! - `policy`: which requests compute how many tokens in a step, continuous or static batching;
-//! - `scheduler`: the two queues, and the batch of a step;
+//! - `scheduler`: the two queues, and the batch of a step; `preempt` (step 4): what it does where memory is shared and may run short;
+//! - `update` (step 4): new weights while requests run;
 //! - `worker`: what carries a batch out; `report`: what it is and has done;
 //! - `engine`: the loop. A [`Trace`](crate::trace::Trace) records what ran when.
 
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
+#[cfg(not(feature = "step4"))]
+mod no_preempt;
 mod policy;
+#[cfg(feature = "step4")]
+mod preempt;
 mod report;
 mod request;
 mod scheduler;
+#[cfg(feature = "step4")]
+mod update;
 mod worker;
 
-pub use crate::kv::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, RequestId, Slots};
-pub use engine::{Engine, EngineStats, OnUpdate};
+pub use crate::{
+    kv::{BlockCounts, KvManager, KvUsage, RequestId, Slots},
+    trace::Phase,
+};
+pub use engine::{Engine, EngineStats};
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use report::{RankReport, RanksReport, Traffic, WorkerReport};
-pub use request::{Finished, NewRequest, Phase, Request, Sharing, Times, Update};
+pub use request::{Finished, NewRequest, Request, SharesWith, Times, Update};
 pub use scheduler::{Chunk, Scheduler};
+#[cfg(feature = "step4")]
+pub use update::OnUpdate;
 pub use worker::{LocalWorker, Output, Worker};

@@ -17,6 +17,21 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// A sum of so many bytes.
+    pub fn all_reduce(bytes: usize) -> Traffic {
+        Traffic { all_reduces: 1, all_reduce_bytes: bytes as u64, ..Traffic::default() }
+    }
+
+    /// A gather to which the rank gave so many bytes.
+    pub fn all_gather(bytes: usize) -> Traffic {
+        Traffic { all_gathers: 1, all_gather_bytes: bytes as u64, ..Traffic::default() }
+    }
+
+    /// A message of so many bytes.
+    pub fn send(bytes: usize) -> Traffic {
+        Traffic { sends: 1, send_bytes: bytes as u64, ..Traffic::default() }
+    }
+
     /// Each number with the other's, by `f`.
     fn with(self, other: Traffic, f: fn(u64, u64) -> u64) -> Traffic {
         Traffic {
@@ -67,7 +82,7 @@ pub struct RankReport {
 }
 
 /// What all ranks hold and have done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RanksReport {
     /// By what means they speak.
     pub comm: &'static str,
@@ -79,8 +94,11 @@ pub struct RanksReport {
     pub passes: u64,
     /// The part of the passes' time in which a stage waited for another one, as a mean over the stages; and what it would be with equal stages:
     /// (stages − 1) / (micro-batches + stages − 1).
+    #[serde(rename = "pipeline_bubble")]
     pub bubble: f64,
+    #[serde(rename = "pipeline_bubble_formula")]
     pub bubble_formula: f64,
+    #[serde(skip)]
     pub ranks: Vec<RankReport>,
 }
 

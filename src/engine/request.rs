@@ -1,12 +1,12 @@
 //! One prompt on its way to one output.
 
-use super::{Prefix, RequestId};
+use super::RequestId;
 use crate::{
     generate::{FinishReason, GenerateParams},
     runner::Prompt,
     sampling::{Sampled, Sampler, SamplingError},
     tokenizer::StopMatcher,
-    trace,
+    trace::Phase,
 };
 use std::{
     sync::Arc,
@@ -20,14 +20,14 @@ pub struct NewRequest {
     pub params: GenerateParams,
     /// Ends the request in the step that completes a stop string.
     pub stop: Option<StopMatcher>,
-    /// With whom it shares K and V.
-    pub sharing: Sharing,
+    /// With whom it shares K and V. (Step 4.)
+    pub sharing: SharesWith,
 }
 
 impl NewRequest {
     /// A request that stops at no string, and shares with everybody.
     pub fn new(prompt: Prompt, params: GenerateParams) -> NewRequest {
-        NewRequest { prompt, params, stop: None, sharing: Sharing::default() }
+        NewRequest { prompt, params, stop: None, sharing: SharesWith::default() }
     }
 }
 
@@ -53,17 +53,17 @@ pub struct Finished {
     /// The seed that was used; `None` if greedy.
     pub seed: Option<u64>,
     pub times: Times,
-    /// Tokens of the prompt that were there already when it was admitted first.
+    /// Tokens of the prompt that were there already when it was admitted first. (Step 4.)
     pub cached_tokens: usize,
-    /// How often it had to give way to others.
+    /// How often it had to give way to others. (Step 4.)
     pub preemptions: u32,
-    /// How often the weights had been updated when it ended.
+    /// How often the weights had been updated when it ended. (Step 4.)
     pub weight_version: u64,
 }
 
-/// With whom a request shares K and V.
+/// With whom a request shares K and V, from step 4 on.
 #[derive(Clone, Debug, Default)]
-pub struct Sharing {
+pub struct SharesWith {
     /// Only with requests that have the same salt: whoever can't guess it can't find out by the clock what others have asked.
     pub salt: Option<Arc<str>>,
     /// A request with the same prompt that was added before: this one is another sample of it.
@@ -89,40 +89,24 @@ impl Times {
     }
 }
 
-/// What a request computes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Tokens of the prompt.
-    Prefill,
-    /// The token that was sampled last.
-    Decode,
-}
-
-impl From<Phase> for trace::Phase {
-    fn from(phase: Phase) -> trace::Phase {
-        match phase {
-            Phase::Prefill => trace::Phase::Prefill,
-            Phase::Decode => trace::Phase::Decode,
-        }
-    }
-}
-
 /// A request and its state.
 pub struct Request {
     pub id: RequestId,
     /// Prompt, then output.
-    tokens: Vec<u32>,
-    prompt_len: usize,
+    pub(super) tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub(super) prompt_len: usize,
     /// Tokens whose K and V are kept.
-    computed: usize,
+    pub(super) computed: usize,
     params: GenerateParams,
     pub(super) sampler: Sampler,
-    arrival: Instant,
+    pub(super) arrival: Instant,
     times: Times,
     stop: Option<StopMatcher>,
-    sharing: Sharing,
-    cached_tokens: usize,
-    preemptions: u32,
+    /// For step 4, and the report at the end.
+    pub sharing: SharesWith,
+    pub(super) cached_tokens: usize,
+    pub(super) preemptions: u32,
 }
 
 impl Request {
@@ -154,11 +138,6 @@ impl Request {
         self.tokens.len() - self.computed
     }
 
-    /// Tokens whose K and V are kept.
-    pub fn computed(&self) -> usize {
-        self.computed
-    }
-
     /// The next `n` tokens to compute.
     pub fn next(&self, n: usize) -> &[u32] {
         &self.tokens[self.computed..self.computed + n]
@@ -169,15 +148,9 @@ impl Request {
         &self.tokens[..n]
     }
 
-    /// What it computes next. After a preemption its output is prefilled like a prompt.
+    /// What it computes next. Output that must be computed again is prefilled like a prompt.
     pub fn phase(&self) -> Phase {
         if self.left() == 1 && !self.output().is_empty() { Phase::Decode } else { Phase::Prefill }
-    }
-
-    /// What K and V of its first tokens are found by.
-    pub fn prefix(&self) -> Prefix<'_> {
-        let Sharing { salt, like } = &self.sharing;
-        Prefix { tokens: &self.tokens, salt: salt.clone(), like: like.map(|id| (id, self.prompt_len)) }
     }
 
     /// Whether it has run.
@@ -191,19 +164,9 @@ impl Request {
         self.prompt_len.saturating_add(self.params.max_tokens).saturating_sub(1).min(longest)
     }
 
-    /// The prompt's tokens.
-    pub fn prompt_len(&self) -> usize {
-        self.prompt_len
-    }
-
     /// Output so far.
     pub fn output(&self) -> &[u32] {
         &self.tokens[self.prompt_len..]
-    }
-
-    /// When it arrived.
-    pub fn arrival(&self) -> Instant {
-        self.arrival
     }
 
     /// It starts to run.
@@ -211,18 +174,9 @@ impl Request {
         self.times.admitted.get_or_insert(self.arrival.elapsed());
     }
 
-    /// K and V of its first `cached` tokens are there.
-    pub(super) fn adopt(&mut self, cached: usize) {
-        self.computed = cached;
-        if !self.started() {
-            self.cached_tokens = cached.min(self.prompt_len);
-        }
-    }
-
-    /// It stops running; the first `kept` tokens need not be computed again.
-    pub(super) fn preempt(&mut self, kept: usize) {
-        self.computed = kept;
-        self.preemptions += u32::from(self.started());
+    /// All its tokens are to be computed again.
+    pub(super) fn restart(&mut self) {
+        self.computed = 0;
     }
 
     /// `n` more tokens were computed.

@@ -6,7 +6,7 @@
 
 use super::{
     BlockCounts, BlockId, BlockPool, BlockSnapshot, BlockTable, Blocks, KvManager, KvPool, KvUsage,
-    ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId,
+    ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId, Sharing,
 };
 use crate::batch::Move;
 use std::collections::BTreeMap;
@@ -218,7 +218,9 @@ impl KvManager for BlockManager {
         let reserved = pool.held() * size;
         KvUsage { total: pool.len() * size, reserved, used: reserved - unused }
     }
+}
 
+impl Sharing for BlockManager {
     fn cached(&self, prefix: &Prefix) -> usize {
         self.source(prefix).1
     }

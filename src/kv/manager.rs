@@ -1,17 +1,13 @@
 //! Who has which part of the KV cache: what stands between the scheduler and attention.
 
-use crate::batch::Move;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
 /// A request, in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
 // ANCHOR: kv_manager
-/// Gives room for K and V to requests and takes it back. `Slots` (step 3); later a block manager (4).
+/// Gives room for K and V to requests and takes it back. `Slots` (step 3); `Sharing` (4) adds what blocks can do.
 pub trait KvManager: Send {
     /// Makes sure that a request has room for its first `tokens` tokens; false if there is none now, and nothing changes then.
     fn reserve(&mut self, id: RequestId, tokens: usize) -> bool;
@@ -23,61 +19,21 @@ pub trait KvManager: Send {
     fn max_tokens(&self) -> usize;
     /// How full it is.
     fn usage(&self) -> KvUsage;
-    // From here on methods of step 4, with bodies that do nothing.
-    // ANCHOR_END: kv_manager
+}
+// ANCHOR_END: kv_manager
 
-    // ANCHOR: sharing
-    // Requests share what they have in common, and give way to each other. Slots can do neither.
-
-    /// How many of a waiting request's first tokens are there already.
-    fn cached(&self, _prefix: &Prefix) -> usize {
-        0
-    }
-    /// Whether another request is computing its first tokens right now: it had better wait for them.
-    fn expects(&self, _prefix: &Prefix) -> bool {
-        false
-    }
-    /// Gives them to the request, which has nothing yet. At least its last token is left to compute.
-    fn adopt(&mut self, _id: RequestId, _prefix: &Prefix) -> usize {
-        0
-    }
-    /// A request's first tokens, which are computed or in the batch to come: others may use their K and V from now on.
-    fn publish(&mut self, _id: RequestId, _tokens: &[u32]) {}
-    /// A request's first `tokens` tokens are computed now.
-    fn computed(&mut self, _id: RequestId, _tokens: usize) {}
-    /// Takes a running request's room. Gives how many of its tokens are kept elsewhere; `reserve` brings them back.
-    fn preempt(&mut self, id: RequestId) -> usize {
-        self.release(id);
-        0
-    }
-    /// What the next batch must copy before it computes.
-    fn take_moves(&mut self, _moves: &mut Vec<Move>) {}
-    /// Forgets what was kept for requests to come: the weights have changed.
-    fn flush(&mut self) {}
-    // ANCHOR_END: sharing
-
-    /// Counters of blocks; zero without them.
-    fn counts(&self) -> BlockCounts {
-        BlockCounts::default()
-    }
-    /// Who has which block, for a picture.
-    fn snapshot(&self) -> BlockSnapshot {
-        BlockSnapshot::default()
-    }
+/// Tokens that there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvUsage {
+    /// In all.
+    pub total: usize,
+    /// Held by requests, whether a token is there or not.
+    pub reserved: usize,
+    /// Where a token is.
+    pub used: usize,
 }
 
-/// What a request's first tokens are found by.
-#[derive(Clone, Debug)]
-pub struct Prefix<'a> {
-    /// All its tokens.
-    pub tokens: &'a [u32],
-    /// Requests share K and V only if their salts are equal.
-    pub salt: Option<Arc<str>>,
-    /// A request with the same first tokens, and how many those are: another sample of the same prompt.
-    pub like: Option<(RequestId, usize)>,
-}
-
-/// Blocks now, and what happened to them since the start.
+/// Blocks now, and what happened to them since the start: zero before step 4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct BlockCounts {
     /// Tokens of a block.
@@ -94,26 +50,6 @@ pub struct BlockCounts {
     pub evictions: u64,
     pub swapped_out: u64,
     pub swapped_in: u64,
-}
-
-/// Who has which block. A block that is nowhere in it is free.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BlockSnapshot {
-    /// The block table of each request that has one.
-    pub tables: BTreeMap<RequestId, Vec<u32>>,
-    /// Blocks that nobody holds, and what is in them can be found.
-    pub cached: BTreeSet<u32>,
-}
-
-/// Tokens that there is room for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KvUsage {
-    /// In all.
-    pub total: usize,
-    /// Held by requests, whether a token is there or not.
-    pub reserved: usize,
-    /// Where a token is.
-    pub used: usize,
 }
 
 /// One contiguous slot a request, as long as the longest sequence may be.

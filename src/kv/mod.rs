@@ -1,8 +1,11 @@
 //! Who has which part of the KV cache: books, and nothing else. K and V themselves, and attention over them, are in
 //! [`crate::attention`]; nothing here knows of a model or of a backend.
 //!
-//! - `Slots` (step 3): a slot a request.
-//! - `BlockManager` (step 4): blocks of a pool, which requests get as they grow, share, and give back.
+//! - `KvManager` gives room to requests and takes it back. `Slots` (step 3): a slot a request.
+//! - `Sharing` (step 4) is a `KvManager` whose requests share what they have in common, and give way to each other. `BlockManager`:
+//!   blocks of a pool, which requests get as they grow.
+//!
+//! `Manager` is what the engine of this build asks for: the first trait, or from step 4 on the second.
 
 #[cfg(feature = "step4")]
 mod block_manager;
@@ -10,36 +13,27 @@ mod block_manager;
 mod block_pool;
 #[cfg(feature = "step4")]
 mod block_table;
-#[cfg(feature = "step3")]
 mod manager;
-mod options;
+#[cfg(not(feature = "step4"))]
+mod no_sharing;
 #[cfg(feature = "step4")]
 mod prefix_cache;
+#[cfg(feature = "step4")]
+mod sharing;
 
+pub use crate::model::KvPool;
 #[cfg(feature = "step4")]
 pub use block_manager::BlockManager;
 #[cfg(feature = "step4")]
 pub use block_pool::{Block, BlockId, BlockPool};
 #[cfg(feature = "step4")]
 pub use block_table::{BlockTable, Blocks, GONE};
-#[cfg(feature = "step3")]
-pub use manager::{BlockCounts, BlockSnapshot, KvManager, KvUsage, Prefix, RequestId, Slots};
-pub use options::{KvPool, ManagerOptions, Preemption};
+#[cfg(not(feature = "step4"))]
+pub use manager::KvManager as Manager;
+pub use manager::{BlockCounts, KvManager, KvUsage, RequestId, Slots};
+#[cfg(not(feature = "step4"))]
+pub use no_sharing::{ManagerOptions, manager};
 #[cfg(feature = "step4")]
 pub use prefix_cache::{ChainHash, Link, Parent, PrefixCache};
-
-/// The manager of what an attention has reserved: the blocks of a pool, or else `slots` slots, for requests of at most `longest`
-/// tokens.
-#[cfg(feature = "step3")]
-pub fn manager(
-    slots: usize,
-    pool: Option<KvPool>,
-    longest: usize,
-    options: &ManagerOptions,
-) -> Box<dyn KvManager> {
-    match (pool, options) {
-        #[cfg(feature = "step4")]
-        (Some(pool), options) => Box::new(BlockManager::new(pool, options)),
-        _ => Box::new(Slots::new(slots, longest)),
-    }
-}
+#[cfg(feature = "step4")]
+pub use sharing::{BlockSnapshot, ManagerOptions, Preemption, Prefix, Sharing, Sharing as Manager, manager};

@@ -2,7 +2,7 @@
 
 use super::{DeviceKind, Machine, MachineReport, MakeMachine, Sums};
 use crate::{
-    attention::{AttentionKind, KvBudget, KvOptions, cuda::OnDevice},
+    attention::{AttentionKind, KvBudget, KvOptions, KvSwap, cuda::OnDevice},
     backend::{
         Backend, Shaped,
         cuda::{Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated},
@@ -27,9 +27,8 @@ pub fn open(asked: Option<DeviceKind>, options: CudaOptions) -> Result<Option<Cu
             let options = CudaOptions { dtype: options.dtype.or(Some(DType::F32)), ..options };
             Ok(Some(Cuda::with_options(Arc::new(Simulated::default()), options)))
         }
-        Some(DeviceKind::Cuda) => Ok(Some(Cuda::with_options(Arc::new(Gpu::open(0)?), options))),
-        None if Gpu::is_there() => Ok(Some(Cuda::with_options(Arc::new(Gpu::open(0)?), options))),
-        None => Ok(None),
+        None if !Gpu::is_there() => Ok(None),
+        Some(DeviceKind::Cuda) | None => Ok(Some(Cuda::with_options(Arc::new(Gpu::open(0)?), options))),
     }
 }
 
@@ -111,10 +110,11 @@ fn profile(cuda: &Cuda, model: &dyn Model<Cuda>, options: &KvOptions) -> Result<
     let tiny = KvOptions {
         budget: Some(KvBudget::Tokens(1)),
         block_size: Some(1),
-        swap: Default::default(),
+        swap: KvSwap::None,
+        max_model_len: None,
+        max_num_seqs: Some(1),
         ..options.clone()
     };
-    let tiny = KvOptions { max_model_len: None, max_num_seqs: Some(1), ..tiny };
     let mut attention = OnDevice::new(cuda.device(), shape, &tiny, u64::MAX)?;
     let mut batch = Batch::default().padded(rows);
     batch.logit_rows.truncate(options.max_num_seqs.unwrap_or(1));

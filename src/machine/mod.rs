@@ -13,7 +13,7 @@ use crate::{
     model::{Attention, Model, Rank, Share},
     tensor::DType,
 };
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 /// Makes a machine, or says why there is none.
 pub type MakeMachine<B> = Box<dyn FnOnce() -> Result<B> + Send>;
@@ -54,11 +54,12 @@ pub trait Sums<B: Backend>: Send + Sync {
 }
 
 /// What ran.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MachineReport {
     /// `cpu`, `sim`, `cuda`.
     pub device: String,
     /// What linear layers multiply.
+    #[serde(serialize_with = "lowercase")]
     pub dtype: DType,
     /// The instruction set, on a CPU.
     pub isa: Option<&'static str>,
@@ -66,6 +67,10 @@ pub struct MachineReport {
     pub kernel_launches: Option<u64>,
     /// Forward passes that were recorded before, and replayed.
     pub graph_replays: Option<u64>,
+}
+
+fn lowercase<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&dtype.to_string().to_lowercase())
 }
 
 impl Machine for Cpu {
@@ -112,12 +117,6 @@ impl DeviceKind {
     pub fn needs_a_feature(self) -> Error {
         let why = "it is not in this build; build with --features step5".into();
         Error::Parameter { field: "device", value: self.name().into(), why }
-    }
-}
-
-impl fmt::Display for DeviceKind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

@@ -7,7 +7,6 @@ use crate::{
     backend::{Backend, Rope},
     batch::Batch,
     error::Result,
-    kv::KvPool,
     tensor::DType,
 };
 use std::ops::Range;
@@ -32,18 +31,37 @@ pub struct AttentionShape {
 }
 
 /// Memory that an attention has reserved for K and V.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct KvMemory {
     /// How they are stored; `None` if nothing is.
+    #[serde(rename = "kv_dtype")]
     pub dtype: Option<DType>,
     /// What one token takes: 2 · layers · kv_heads · head_dim · bytes of an element.
+    #[serde(rename = "kv_bytes_per_token")]
     pub bytes_per_token: u64,
     /// Sequences at a time.
+    #[serde(skip)]
     pub slots: usize,
     /// All of it, used or not.
+    #[serde(rename = "kv_reserved_bytes")]
     pub reserved_bytes: u64,
     /// The pool, where K and V are kept in blocks of it.
+    #[serde(skip)]
     pub pool: Option<KvPool>,
+}
+
+/// Blocks of K and V, which sequences share out among them. (Step 4.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvPool {
+    /// Tokens of a block.
+    pub block_size: usize,
+    pub blocks: usize,
+    /// Blocks of host memory for sequences that are swapped out.
+    pub swap_blocks: usize,
+    /// How many keys a query of any layer sees at most; `None` if some layer sees all.
+    pub window: Option<usize>,
+    /// The most tokens of one sequence in one forward pass.
+    pub max_chunk: usize,
 }
 
 /// Attention over a batch. Implemented by `Recompute` in step 1; later by `Contiguous` (2) and `Paged` (4), and on

@@ -4,7 +4,7 @@
 //! them.
 
 use super::{
-    Alone, Collective, Part, Rank, Stage,
+    Alone, Part,
     layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source},
     tree::{Module, Modules, python_float},
 };
@@ -19,9 +19,8 @@ use std::{fmt, ops::Range, sync::Arc};
 pub struct Builder<'a, B: Backend> {
     pub backend: &'a B,
     pub config: &'a ModelConfig,
-    pub rank: Rank,
-    pub stage: Stage,
-    pub collective: Arc<dyn Collective<B>>,
+    /// What of the model is held.
+    pub part: &'a Part<B>,
     /// Module path so far, such as `model.layers.3`.
     pub path: String,
     /// Where modules are noted, for [`super::module_tree`]. Then only the first of the layers is made, since they print alike.
@@ -30,9 +29,8 @@ pub struct Builder<'a, B: Backend> {
 
 impl<'a, B: Backend> Builder<'a, B> {
     /// The root of a part of a model.
-    pub(super) fn part(backend: &'a B, config: &'a ModelConfig, part: Part<B>) -> Builder<'a, B> {
-        let Part { rank, stage, collective } = part;
-        Builder { backend, config, rank, stage, collective, path: String::new(), modules: None }
+    pub(super) fn root(backend: &'a B, config: &'a ModelConfig, part: &'a Part<B>) -> Builder<'a, B> {
+        Builder { backend, config, part, path: String::new(), modules: None }
     }
 }
 
@@ -81,7 +79,9 @@ impl<B: Backend> Builder<'_, B> {
     pub fn note_activation(&self, name: &str) {
         match self.config.hidden_act {
             Activation::Silu => self.note(name, format_args!("SiLUActivation()")),
+            Activation::Gelu => self.note(name, format_args!("GELUActivation()")),
             Activation::GeluTanh => self.note(name, format_args!("NewGELUActivation()")),
+            Activation::Relu => self.note(name, format_args!("ReLU()")),
         }
     }
 
@@ -97,16 +97,11 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     fn below(&self, name: &str) -> Builder<'_, B> {
-        let (stage, collective) = (self.stage.clone(), self.collective.clone());
-        Builder { path: self.child(name), stage, collective, ..*self }
+        Builder { path: self.child(name), ..*self }
     }
 
     fn child(&self, name: &str) -> String {
         if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path) }
-    }
-
-    fn vector(&self, name: &str, n: usize) -> Result<Param<B>> {
-        self.param(vec![whole_vector(self.child(name), n)])
     }
 
     fn param(&self, sources: Vec<Source>) -> Result<Param<B>> {
@@ -121,8 +116,8 @@ impl<B: Backend> Builder<'_, B> {
         let padding = self.config.pad_token_id.map_or(String::new(), |id| format!(", padding_idx={id}"));
         self.note(name, format_args!("Embedding({rows}, {}{padding})", self.config.hidden_size));
         let source = matrix(self.child(name), rows, self.config.hidden_size);
-        let source = Source { rows: self.rank.part(rows), ..source };
-        let (table, collective) = (self.param(vec![source])?, self.collective.clone());
+        let source = Source { rows: self.part.rank.part(rows), ..source };
+        let (table, collective) = (self.param(vec![source])?, self.part.collective.clone());
         Ok(Embedding { name: self.child(name), table, collective })
     }
 
@@ -140,12 +135,14 @@ impl<B: Backend> Builder<'_, B> {
     pub fn lm_head(&self) -> Result<LmHead<B>> {
         let (vocab_size, hidden) = (self.config.vocab_size, self.config.hidden_size);
         self.note_linear("lm_head", hidden, vocab_size, false);
-        let source =
-            Source { rows: self.rank.part(vocab_size), ..matrix(self.child("lm_head"), vocab_size, hidden) };
+        let source = Source {
+            rows: self.part.rank.part(vocab_size),
+            ..matrix(self.child("lm_head"), vocab_size, hidden)
+        };
         let own = || self.param(vec![source]);
         let weight = (!self.config.tie_word_embeddings).then(own).transpose()?;
         let embedding = self.config.architecture.names().embedding;
-        Ok(LmHead { weight, embedding, vocab_size, collective: self.collective.clone() })
+        Ok(LmHead { weight, embedding, vocab_size, collective: self.part.collective.clone() })
     }
 
     /// N matrices [outputs, inputs], multiplied as one; each is cut by outputs among ranks.
@@ -157,7 +154,7 @@ impl<B: Backend> Builder<'_, B> {
         outputs: [usize; N],
         bias: bool,
     ) -> Result<Linear<B, N>> {
-        let parts = outputs.map(|n| self.rank.part(n));
+        let parts = outputs.map(|n| self.part.rank.part(n));
         self.cut_linear(names, inputs, outputs, parts, bias)
     }
 
@@ -166,7 +163,8 @@ impl<B: Backend> Builder<'_, B> {
     pub fn qkv_linear(&self, names: [&str; 3], inputs: usize, bias: bool) -> Result<Linear<B, 3>> {
         let ModelConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = *self.config;
         let of_heads = |heads: Range<usize>| heads.start * head_dim..heads.end * head_dim;
-        let (q, kv) = (self.rank.part(num_attention_heads), self.rank.shared_part(num_key_value_heads));
+        let (q, kv) =
+            (self.part.rank.part(num_attention_heads), self.part.rank.shared_part(num_key_value_heads));
         let outputs = [num_attention_heads, num_key_value_heads, num_key_value_heads].map(|n| n * head_dim);
         self.cut_linear(names, inputs, outputs, [of_heads(q), of_heads(kv.clone()), of_heads(kv)], bias)
     }
@@ -197,7 +195,7 @@ impl<B: Backend> Builder<'_, B> {
     pub fn row_linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear<B>> {
         self.note_linear(name, inputs, outputs, bias);
         let path = self.child(name);
-        let source = Source { cols: self.rank.part(inputs), ..matrix(path.clone(), outputs, inputs) };
+        let source = Source { cols: self.part.rank.part(inputs), ..matrix(path.clone(), outputs, inputs) };
         self.reduced(path, source, outputs, bias)
     }
 
@@ -214,7 +212,7 @@ impl<B: Backend> Builder<'_, B> {
         self.note(name, format_args!("Conv1D(nf={total}, nx={inputs})"));
         let (mut weights, mut biases, mut start) = (Vec::new(), Vec::new(), 0);
         let cols = outputs.map(|n| {
-            let part = self.rank.part(n);
+            let part = self.part.rank.part(n);
             let held = start + part.start..start + part.end;
             weights.push(Source {
                 cols: held.clone(),
@@ -235,17 +233,17 @@ impl<B: Backend> Builder<'_, B> {
         let path = self.child(name);
         self.note(name, format_args!("Conv1D(nf={outputs}, nx={inputs})"));
         let source = matrix(path.clone(), inputs, outputs);
-        let source = Source { rows: self.rank.part(inputs), transposed: true, ..source };
+        let source = Source { rows: self.part.rank.part(inputs), transposed: true, ..source };
         self.reduced(path, source, outputs, true)
     }
 
     fn reduced(&self, path: String, source: Source, outputs: usize, bias: bool) -> Result<Linear<B>> {
-        let bias = bias.then(|| self.vector_at(format!("{path}.bias"), outputs)).transpose()?;
-        let (weight, reduce) = (self.param(vec![source])?, Some(self.collective.clone()));
+        let bias = bias.then(|| self.vector(format!("{path}.bias"), outputs)).transpose()?;
+        let (weight, reduce) = (self.param(vec![source])?, Some(self.part.collective.clone()));
         Ok(Linear { names: vec![path], cols: [outputs], weight, bias, reduce })
     }
 
-    fn vector_at(&self, name: String, n: usize) -> Result<Param<B>> {
+    fn vector(&self, name: String, n: usize) -> Result<Param<B>> {
         self.param(vec![whole_vector(name, n)])
     }
 
@@ -254,8 +252,9 @@ impl<B: Backend> Builder<'_, B> {
     pub fn rms_norm(&self, name: &str, group: usize) -> Result<RmsNorm<B>> {
         let eps = python_float(self.config.norm_eps);
         self.note(name, format_args!("{}RMSNorm(({group},), eps={eps})", self.class()));
-        let weight = self.vector(&format!("{name}.weight"), group)?;
-        Ok(RmsNorm { name: self.child(name), weight, group, eps: self.config.norm_eps })
+        let name = self.child(name);
+        let weight = self.vector(format!("{name}.weight"), group)?;
+        Ok(RmsNorm { name, weight, group, eps: self.config.norm_eps })
     }
 
     /// LayerNorm over rows.
@@ -263,9 +262,10 @@ impl<B: Backend> Builder<'_, B> {
     pub fn layer_norm(&self, name: &str) -> Result<LayerNorm<B>> {
         let (n, eps) = (self.config.hidden_size, python_float(self.config.norm_eps));
         self.note(name, format_args!("LayerNorm(({n},), eps={eps}, elementwise_affine=True, bias=True)"));
+        let name = self.child(name);
         let (weight, bias) =
-            (self.vector(&format!("{name}.weight"), n)?, self.vector(&format!("{name}.bias"), n)?);
-        Ok(LayerNorm { name: self.child(name), weight, bias, eps: self.config.norm_eps })
+            (self.vector(format!("{name}.weight"), n)?, self.vector(format!("{name}.bias"), n)?);
+        Ok(LayerNorm { name, weight, bias, eps: self.config.norm_eps })
     }
 }
 

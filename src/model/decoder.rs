@@ -167,7 +167,7 @@ impl<B: Backend> Decoder<B> {
             norm: model.rms_norm("norm", config.hidden_size)?,
             rotary_emb: rotary_embedding(&model, max_length)?,
             lm_head: root.lm_head()?,
-            attention: AttentionShape::new(config, root.rank, &root.stage),
+            attention: AttentionShape::new(config, root.part.rank, &root.part.stage),
         })
     }
 }

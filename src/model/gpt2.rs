@@ -16,7 +16,7 @@ use super::{
     AttentionShape, Builder, Model, Pass, TiedNames,
     layers::{Embedding, LayerNorm, Linear, LmHead, Visit},
 };
-use crate::{backend::Backend, error::Result};
+use crate::{backend::Backend, config::Activation, error::Result};
 use std::ops::Range;
 
 /// The whole model.
@@ -47,6 +47,7 @@ struct Attn<B: Backend> {
 struct Mlp<B: Backend> {
     name: String,
     c_fc: Linear<B>,
+    activation: Activation,
     c_proj: Linear<B>,
 }
 
@@ -61,7 +62,7 @@ impl<B: Backend> Block<B> {
 
         let (x, h) = self.ln_2.forward_sum(pass, x, &h)?;
         let h = self.mlp.c_fc.forward(pass, &h)?;
-        let h = pass.backend.gelu(h)?;
+        let h = pass.backend.activate(h, self.mlp.activation)?;
         let h = self.mlp.c_proj.forward(pass, &h)?;
         pass.see(&self.mlp.name, &h);
         let x = pass.backend.add(x, &h)?;
@@ -134,7 +135,7 @@ impl<B: Backend> Gpt2<B> {
             h: at.layers("h", "Block", Block::new)?,
             ln_f: at.layer_norm("ln_f")?,
             lm_head: root.lm_head()?,
-            attention: AttentionShape::new(config, root.rank, &root.stage),
+            attention: AttentionShape::new(config, root.part.rank, &root.part.stage),
         })
     }
 }
@@ -172,6 +173,7 @@ impl<B: Backend> Mlp<B> {
         let mlp = Mlp {
             name: at.path.clone(),
             c_fc: at.column_conv1d("c_fc", hidden, [inner])?,
+            activation: at.config.hidden_act,
             c_proj: at.row_conv1d("c_proj", inner, hidden)?,
         };
         at.note_activation("act");

@@ -8,7 +8,7 @@ use crate::{
     backend::{Backend, Slice},
     checkpoint::{CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, dummy_tensor},
     config::{Architecture, LM_HEAD, ModelConfig},
-    error::Result,
+    error::{Error, Result},
     tensor::{DType, HostTensor},
 };
 use std::{collections::BTreeMap, path::PathBuf};
@@ -57,6 +57,12 @@ pub struct Loading<'a> {
     pub origin: PathBuf,
     /// Called as tensors are loaded.
     pub events: &'a mut dyn FnMut(LoadEvent),
+}
+
+impl Loading<'_> {
+    fn refuse(&self, tensor: &str, reason: String) -> Error {
+        CheckpointError::Tensor { path: (self.file_of)(tensor), tensor: tensor.into(), reason }.into()
+    }
 }
 
 /// Matches a stream of tensors with the model's parameters, checks all of it, then writes all of it.
@@ -195,12 +201,7 @@ impl Arrived {
                     self.tensors.insert(parameter.clone(), (name.clone(), tensor))
                 {
                     let reason = format!("'{other}' and '{name}' are both the parameter '{parameter}'");
-                    return Err(CheckpointError::Tensor {
-                        path: (loading.file_of)(&name),
-                        tensor: name,
-                        reason,
-                    }
-                    .into());
+                    return Err(loading.refuse(&name, reason));
                 }
             }
         }
@@ -218,12 +219,7 @@ impl Arrived {
             Some((other, _)) => {
                 let reason =
                     format!("the model ties it with '{other}' into one tensor, and the two that came differ");
-                return Err(CheckpointError::Tensor {
-                    path: (loading.file_of)(name),
-                    tensor: name.clone(),
-                    reason,
-                }
-                .into());
+                return Err(loading.refuse(name, reason));
             }
         }
         Ok(())

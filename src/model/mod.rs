@@ -16,7 +16,7 @@ mod tree;
 #[cfg(feature = "step4")]
 mod weight_bytes;
 
-pub use attention::{Attention, AttentionShape, KvMemory};
+pub use attention::{Attention, AttentionShape, KvMemory, KvPool};
 pub use builder::Builder;
 pub use collective::{Alone, Collective, Rank, Share};
 pub use decoder::Decoder;
@@ -116,7 +116,7 @@ pub trait Observer<B: Backend> {
 /// # Errors
 /// Those of the backend.
 pub fn build<B: Backend>(backend: &B, config: &ModelConfig, max_length: usize) -> Result<Box<dyn Model<B>>> {
-    build_part(backend, config, max_length, Part::whole(config))
+    build_part(backend, config, max_length, &Part::whole(config))
 }
 
 /// The same, of which only a part will be loaded.
@@ -127,9 +127,9 @@ pub fn build_part<B: Backend>(
     backend: &B,
     config: &ModelConfig,
     max_length: usize,
-    part: Part<B>,
+    part: &Part<B>,
 ) -> Result<Box<dyn Model<B>>> {
-    family(&Builder::part(backend, config, part), max_length)
+    family(&Builder::root(backend, config, part), max_length)
 }
 
 fn family<B: Backend>(root: &Builder<B>, max_length: usize) -> Result<Box<dyn Model<B>>> {

@@ -37,11 +37,11 @@ impl Stage {
 
     // ANCHOR: holds
     /// Whether it needs a tensor of this name, with or without the base model's prefix. Where lm_head is tied to the embedding, both ends need that table,
-    /// by whichever of the two names the checkpoint has it. A name that is no model's is everybody's: each stage would say so.
+    /// by whichever of the two names the checkpoint has it. A tensor that belongs to no stage, such as one of a layer that the model does not have, is every stage's: each refuses it.
     pub fn holds(&self, name: &str, tied: bool) -> bool {
         let (first, last) = (self.is_first(), self.is_last());
         match Place::of(name) {
-            Some(Place::Layer(layer)) => self.layers.contains(&layer),
+            Some(Place::Layer(layer)) => self.layers.contains(&layer) || layer >= self.of,
             Some(Place::Positions) => first,
             Some(Place::Embedding) => first || tied && last,
             Some(Place::Head) => last || tied && first,
@@ -76,12 +76,6 @@ impl<B: Backend> Part<B> {
     }
 }
 
-impl<B: Backend> Clone for Part<B> {
-    fn clone(&self) -> Part<B> {
-        Part { rank: self.rank, stage: self.stage.clone(), collective: self.collective.clone() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +99,7 @@ mod tests {
             ("transformer.ln_f.bias", vec![2], vec![2]),
             ("lm_head.weight", vec![2], vec![0, 2]),
             ("vision.patch.weight", vec![0, 1, 2], vec![0, 1, 2]),
+            ("model.layers.4.mlp.up_proj.weight", vec![0, 1, 2], vec![0, 1, 2]),
         ] {
             assert_eq!(holders(name, false), untied, "{name}");
             assert_eq!(holders(name, true), tied, "{name}, tied");

@@ -22,8 +22,8 @@ pub(super) struct Module {
 /// # Panics
 /// Never: an unloaded model on the CPU allocates no weight, and nothing else of it can fail.
 pub fn module_tree(config: &ModelConfig) -> String {
-    let (backend, modules) = (Cpu::default(), Modules::default());
-    let root = Builder { modules: Some(&modules), ..Builder::part(&backend, config, Part::whole(config)) };
+    let (backend, modules, part) = (Cpu::default(), Modules::default(), Part::whole(config));
+    let root = Builder { modules: Some(&modules), ..Builder::root(&backend, config, &part) };
     family(&root, config.context()).expect("nothing is allocated");
     print(config.architecture.class_name(), &modules.borrow())
 }

@@ -14,14 +14,17 @@ use crate::{
 use std::collections::BTreeMap;
 
 /// Bytes of a model's weights, by what becomes of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct WeightBytes {
     /// Parameters by dtype, as they are stored. These are held.
+    #[serde(rename = "weights_bytes_by_dtype")]
     pub parameters: BTreeMap<String, u64>,
     /// lm_head.weight beside the embedding, where config.json ties the two. A load compares them: if they are equal, as they should
     /// be, one of them serves as both; if not, this is held too. Headers do not tell.
+    #[serde(rename = "tied_copy_bytes")]
     pub tied_copy: u64,
     /// Tensors that a rule leaves out.
+    #[serde(rename = "skipped_bytes")]
     pub skipped: u64,
 }
 

@@ -58,6 +58,11 @@ pub fn other(me: Rank, rank: usize) -> Result<usize> {
     Err(Error::Parallel(format!("rank {me} of {world_size} names rank {rank} as another one")))
 }
 
+/// A broadcast comes from a rank that is not there.
+pub(super) fn no_root(root: usize, me: Rank) -> Error {
+    Error::Parallel(format!("broadcast from rank {root}: there are {} ranks", me.world_size))
+}
+
 /// Numbers as they are sent.
 pub fn bytes(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()

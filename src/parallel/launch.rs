@@ -97,10 +97,13 @@ impl Setup {
             let max_length = workload.max_length;
             let config = Some(config);
             let options = LoadOptions { config, format, rules, max_length, kv, events: None, progress };
-            let runner =
-                ModelRunner::load_part(machine, &self.directory, options, part, |machine, model, kv| {
-                    alike(machine, model, kv, lines)
-                })?;
+            let runner = ModelRunner::load_part(
+                machine,
+                &self.directory,
+                options,
+                Some(part),
+                |machine, model, kv| alike(machine, model, kv, lines),
+            )?;
             lines.world.barrier()?;
             Ok((runner, Member::new(lines.clone(), stage, sums)))
         };
@@ -117,21 +120,27 @@ fn alike<B: Machine>(
     lines: &Lines,
 ) -> Result<Box<dyn Attention<B>>> {
     let attention = machine.attention(model, kv)?;
-    let (mine, least) = least_room(&*attention, lines)?;
+    let KvMemory { slots, pool, bytes_per_token, .. } = attention.memory();
+    let mine = Room {
+        blocks: pool.map_or(0, |pool| pool.blocks),
+        swap_blocks: pool.map_or(0, |pool| pool.swap_blocks),
+        slots,
+        max_tokens: attention.max_tokens().unwrap_or(usize::MAX),
+    };
+    let rooms = lines.world.all_gather(&encode(&mine))?;
+    let rooms = rooms.iter().map(|room| decode(room)).collect::<Result<Vec<Room>>>()?;
+    let least = rooms.into_iter().fold(mine, Room::least);
     if mine == least {
         return Ok(attention);
     }
-    let block_bytes =
-        attention.memory().pool.map_or(0, |pool| pool.block_size as u64) * attention.memory().bytes_per_token;
-    let block_size = attention.memory().pool.map(|pool| pool.block_size);
+    let block_size = pool.map(|pool| pool.block_size);
     let kv = KvOptions {
         budget: block_size.map(|size| KvBudget::Tokens(least.blocks * size)),
-        swap: if least.swap_blocks == 0 {
-            KvSwap::None
-        } else {
-            KvSwap::Bytes(least.swap_blocks as u64 * block_bytes)
+        swap: match least.swap_blocks * block_size.unwrap_or(0) {
+            0 => KvSwap::None,
+            tokens => KvSwap::Bytes(tokens as u64 * bytes_per_token),
         },
-        max_num_seqs: if block_size.is_none() { Some(least.slots) } else { kv.max_num_seqs },
+        max_num_seqs: if pool.is_none() { Some(least.slots) } else { kv.max_num_seqs },
         max_model_len: Some(least.max_tokens.min(kv.max_model_len.unwrap_or(usize::MAX))),
         ..kv.clone()
     };
@@ -148,25 +157,16 @@ struct Room {
     max_tokens: usize,
 }
 
-/// A rank's own room, and the least that any rank has.
-fn least_room<B: Machine>(attention: &dyn Attention<B>, lines: &Lines) -> Result<(Room, Room)> {
-    let KvMemory { slots, pool, .. } = attention.memory();
-    let mine = Room {
-        blocks: pool.map_or(0, |pool| pool.blocks),
-        swap_blocks: pool.map_or(0, |pool| pool.swap_blocks),
-        slots,
-        max_tokens: attention.max_tokens().unwrap_or(usize::MAX),
-    };
-    let rooms = lines.world.all_gather(&encode(&mine))?;
-    let rooms: Vec<Room> = rooms.iter().map(|room| decode(room)).collect::<Result<_>>()?;
-    let least = |of: fn(&Room) -> usize| rooms.iter().map(of).min().unwrap_or(0);
-    let least = Room {
-        blocks: least(|r| r.blocks),
-        swap_blocks: least(|r| r.swap_blocks),
-        slots: least(|r| r.slots),
-        max_tokens: least(|r| r.max_tokens),
-    };
-    Ok((mine, least))
+impl Room {
+    /// What both have room for.
+    fn least(self, other: Room) -> Room {
+        Room {
+            blocks: self.blocks.min(other.blocks),
+            swap_blocks: self.swap_blocks.min(other.swap_blocks),
+            slots: self.slots.min(other.slots),
+            max_tokens: self.max_tokens.min(other.max_tokens),
+        }
+    }
 }
 
 /// A model on ranks that are threads of this process: rank 0, which leads them.

@@ -120,24 +120,20 @@ impl Member {
         let refused = runner.update_weights(all).err().map(|error| error.to_string());
         // A rank checks what it holds: what one refuses, all the others may have taken.
         let said = self.lines.world.all_gather(refused.clone().unwrap_or_default().as_bytes())?;
-        match said.iter().all(|why| why.is_empty()) || said.iter().all(|why| !why.is_empty()) {
-            true => refused.map_or(Ok(()), |why| Err(Error::Refused(why))),
-            false => {
-                let rank = said.iter().position(|why| !why.is_empty()).expect("one has refused");
-                let why = String::from_utf8_lossy(&said[rank]).into_owned();
-                Err(Error::RankFailed {
-                    rank,
-                    why: format!("{why}; the others have the new weights, so the run ends"),
-                })
+        match said.iter().position(|why| !why.is_empty()) {
+            Some(rank) if said.iter().any(|why| why.is_empty()) => {
+                let why = String::from_utf8_lossy(&said[rank]);
+                let why = format!("{why}; the others have the new weights, so the run ends");
+                Err(Error::RankFailed { rank, why })
             }
+            _ => refused.map_or(Ok(()), |why| Err(Error::Refused(why))),
         }
     }
 
     fn report<B: Backend>(&self, runner: &ModelRunner<B>) -> Result<Vec<RankReport>> {
-        let rank = self.lines.rank();
         let mine = RankReport {
-            rank,
-            slice: self.lines.topology.slice(rank).rank,
+            rank: self.lines.rank(),
+            slice: self.lines.topology.slice(self.lines.rank()).rank,
             layers: self.stage.layers.clone(),
             weight_bytes: runner.weights.held,
             weight_bytes_copied: runner.weights.copied,

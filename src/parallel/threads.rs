@@ -1,6 +1,9 @@
 //! Ranks that are threads of one process. They meet in one place: each brings what it has, and when all have come, each takes what all brought.
 
-use super::{Communicator, Lines, Topology, communicator::other};
+use super::{
+    Communicator, Lines, Topology,
+    communicator::{no_root, other},
+};
 use crate::{
     engine::Traffic,
     error::{Error, Result},
@@ -170,10 +173,6 @@ impl Threads {
         }
     }
 
-    fn add(&self, add: impl FnOnce(&mut Traffic)) {
-        add(&mut self.traffic.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
     /// A copy of x, in memory that was used before.
     fn bring(&self, x: &[f32]) -> Arc<Vec<f32>> {
         let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,19 +204,13 @@ impl Communicator for Threads {
             let Brought::AllReduce(theirs) = brought else { unreachable!("`meet` compares calls") };
             x.iter_mut().zip(&**theirs).for_each(|(sum, number)| *sum += number);
         }
-        self.add(|traffic| {
-            traffic.all_reduces += 1;
-            traffic.all_reduce_bytes += size_of_val(x) as u64;
-        });
+        self.count(Traffic::all_reduce(size_of_val(x)));
         Ok(())
     }
 
     fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         let all = self.meet(Brought::AllGather(mine.to_vec()))?;
-        self.add(|traffic| {
-            traffic.all_gathers += 1;
-            traffic.all_gather_bytes += mine.len() as u64;
-        });
+        self.count(Traffic::all_gather(mine.len()));
         let theirs = |brought: &Brought| match brought {
             Brought::AllGather(theirs) => theirs.clone(),
             _ => unreachable!("`meet` compares calls"),
@@ -229,22 +222,18 @@ impl Communicator for Threads {
         let mine = if root == self.rank.rank { bytes.clone() } else { Vec::new() };
         let all = self.meet(Brought::Broadcast { root, bytes: mine })?;
         let Some(Brought::Broadcast { bytes: theirs, .. }) = all.get(root) else {
-            let world_size = self.rank.world_size;
-            return Err(Error::Parallel(format!("broadcast from rank {root}: there are {world_size} ranks")));
+            return Err(no_root(root, self.rank));
         };
         bytes.clone_from(theirs);
-        self.add(|traffic| traffic.broadcasts += 1);
+        self.count(Traffic { broadcasts: 1, ..Traffic::default() });
         Ok(())
     }
 
     fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
-        let (to, length) = (other(self.rank, to)?, bytes.len() as u64);
+        let to = other(self.rank, to)?;
+        self.count(Traffic::send(bytes.len()));
         self.lock().mail[self.rank.rank][to].push_back(bytes);
         self.place.changed.notify_all();
-        self.add(|traffic| {
-            traffic.sends += 1;
-            traffic.send_bytes += length;
-        });
         Ok(())
     }
 
@@ -270,7 +259,8 @@ impl Communicator for Threads {
     }
 
     fn count(&self, more: Traffic) {
-        self.add(|traffic| *traffic = *traffic + more);
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        *traffic = *traffic + more;
     }
 
     fn traffic(&self) -> Traffic {

@@ -46,8 +46,7 @@ impl<B: Backend> Collective<B> for ThroughHost<B> {
         }
         if let Some(sums) = &self.sums {
             sums.all_reduce(&mut x)?;
-            let all_reduce_bytes = (size_of::<f32>() * x.rows() * x.cols()) as u64;
-            self.line.count(Traffic { all_reduces: 1, all_reduce_bytes, ..Traffic::default() });
+            self.line.count(Traffic::all_reduce(size_of::<f32>() * x.rows() * x.cols()));
             return Ok(x);
         }
         let mut numbers = backend.download(&x)?;

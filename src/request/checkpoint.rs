@@ -3,23 +3,23 @@
 use crate::{
     checkpoint::Directory,
     config::{ModelConfig, generation::GenerationConfig},
-    demo,
     error::{Error, Result},
     runner::read_config,
     tokenizer::{Tokenizer, TokenizerFiles},
 };
+use std::sync::OnceLock;
 
 /// A directory, and what stands in its small files.
 pub struct Checkpoint {
     pub directory: Directory,
     pub config: ModelConfig,
     pub generation: Option<GenerationConfig>,
-    /// Or why there is none: token ids can be served without one.
-    tokenizer: Result<Tokenizer, String>,
+    /// Read when it is asked for: token ids can be served without one. Or why there is none.
+    tokenizer: OnceLock<Result<Tokenizer, String>>,
 }
 
 impl Checkpoint {
-    /// Reads config.json, generation_config.json and the tokenizer's files.
+    /// Reads config.json and generation_config.json.
     ///
     /// # Errors
     /// If one of the first two is bad, or config.json is absent.
@@ -28,14 +28,7 @@ impl Checkpoint {
         let file = "generation_config.json";
         let parse = |json: Vec<u8>| GenerationConfig::parse(&json, &directory.path(file));
         let generation = directory.read(file)?.map(parse).transpose()?;
-        let files = match &directory {
-            Directory::Disk(path) => {
-                TokenizerFiles::read_for(path, Some(config.architecture.names().model_type.to_owned()))
-            }
-            Directory::Embedded { .. } => Ok(demo::tokenizer_files()),
-        };
-        let tokenizer = files.and_then(Tokenizer::new).map_err(|error| error.to_string());
-        Ok(Checkpoint { directory, config, generation, tokenizer })
+        Ok(Checkpoint { directory, config, generation, tokenizer: OnceLock::new() })
     }
 
     /// The tokenizer.
@@ -43,7 +36,12 @@ impl Checkpoint {
     /// # Errors
     /// Why there is none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, &str> {
-        self.tokenizer.as_ref().map_err(String::as_str)
+        let read = || {
+            let model_type = self.config.architecture.names().model_type;
+            let files = TokenizerFiles::for_model(&self.directory, Some(model_type.to_owned()));
+            files.and_then(Tokenizer::new).map_err(|error| error.to_string())
+        };
+        self.tokenizer.get_or_init(read).as_ref().map_err(String::as_str)
     }
 
     /// The tokenizer, for `what` of a request that can't do without.

@@ -1,50 +1,87 @@
 //! The fields of a request, with the names of OpenAI's API and of what vLLM adds to it.
 
+use clap::Args;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
 use serde_json::Value;
-use std::fmt;
+use std::{fmt, str::FromStr};
 
-/// A request as it is written. What is absent has the default of generation_config.json, or one that changes nothing.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A request as it is written, in JSON or in flags. What is absent has the default of generation_config.json, or one that changes nothing.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Sampling")]
 pub struct Fields {
     /// The caller's name for it: a string or a number.
+    #[arg(skip)]
     pub id: Option<Value>,
     /// Text to continue. One of this, `messages` and `prompt_ids` is given.
+    #[arg(skip)]
     pub prompt: Option<String>,
     /// A chat.
+    #[arg(skip)]
     pub messages: Option<Vec<Value>>,
     /// Token ids to continue; they need no tokenizer.
+    #[arg(skip)]
     pub prompt_ids: Option<Vec<u32>>,
+    #[arg(skip)]
     #[serde(alias = "max_completion_tokens")]
     pub max_tokens: Option<usize>,
     /// Samples of the same prompt.
+    #[arg(skip)]
     pub n: Option<usize>,
-    pub seed: Option<u64>,
-    #[serde(default)]
-    pub stop: Stop,
-    #[serde(default)]
-    pub ignore_eos: bool,
+    /// Divides the logits; 0 is greedy
+    #[arg(long, value_name = "T")]
     pub temperature: Option<f32>,
-    pub top_p: Option<f32>,
-    /// 0 and vLLM's -1 keep all.
+    /// Keep the K largest logits; 0 keeps all (vLLM writes -1)
+    #[arg(long, value_name = "K")]
     pub top_k: Option<i64>,
+    /// Keep the smallest set of tokens that reaches this probability
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Keep tokens at least this probable, relative to the best
+    #[arg(long, value_name = "P")]
     pub min_p: Option<f32>,
+    /// Above 1 weakens tokens that were there before
+    #[arg(long, value_name = "X")]
     pub repetition_penalty: Option<f32>,
-    #[serde(default)]
+    /// Subtracted once from tokens in the output
+    #[arg(long, value_name = "X", default_value_t, hide_default_value = true)]
     pub presence_penalty: f32,
-    #[serde(default)]
+    /// Subtracted from tokens for each time they are in the output
+    #[arg(long, value_name = "X", default_value_t, hide_default_value = true)]
     pub frequency_penalty: f32,
-    /// Token ids and what is added to their logits; a JSON object, or pairs.
-    #[serde(default, deserialize_with = "pairs")]
+    /// Added to a token's logit: 42=-100,7=1.5
+    // In JSON an object, in its order.
+    #[arg(long, value_name = "ID=X", value_delimiter = ',', value_parser = bias, allow_hyphen_values = true)]
+    #[serde(deserialize_with = "pairs")]
     pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of the random numbers; the same seed gives the same tokens
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Report the log-probabilities of each token and of the N best (with --json)
+    #[arg(long, value_name = "N")]
     pub logprobs: Option<Logprobs>,
+    #[arg(skip)]
     pub top_logprobs: Option<usize>,
+    /// End where this text appears; may be given several times
+    // In JSON a string or a list.
+    #[arg(long, value_name = "TEXT")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub stop: Vec<String>,
+    /// Do not end at the end-of-sequence token
+    #[arg(long)]
+    pub ignore_eos: bool,
     /// vLLM's field; it means something from step 4 on.
+    #[arg(skip)]
     pub cache_salt: Option<String>,
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed =
+        text.split_once('=').and_then(|(id, x)| Some((id.trim().parse().ok()?, x.trim().parse().ok()?)));
+    parsed.ok_or_else(|| format!("'{text}' is no bias; write ID=X, such as 42=-100"))
 }
 
 /// An object's members in their order, also those that stand in it twice: the sampler's check refuses them.
@@ -68,25 +105,20 @@ fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, 
     deserializer.deserialize_map(Pairs)
 }
 
-/// One stop string, or several.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(untagged)]
-pub enum Stop {
-    #[default]
-    None,
-    One(String),
-    Many(Vec<String>),
-}
-
-impl Stop {
-    /// As a list.
-    pub fn strings(&self) -> Vec<String> {
-        match self {
-            Stop::None => Vec::new(),
-            Stop::One(stop) => vec![stop.clone()],
-            Stop::Many(stops) => stops.clone(),
-        }
+/// One stop string, several, or null for none.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stop {
+        None,
+        One(String),
+        Many(Vec<String>),
     }
+    Ok(match Stop::deserialize(deserializer)? {
+        Stop::None => Vec::new(),
+        Stop::One(stop) => vec![stop],
+        Stop::Many(stops) => stops,
+    })
 }
 
 /// A number in OpenAI's completions, a switch in its chats.
@@ -95,6 +127,13 @@ impl Stop {
 pub enum Logprobs {
     Number(usize),
     Switch(bool),
+}
+
+impl FromStr for Logprobs {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Logprobs, Self::Err> {
+        text.parse().map(Logprobs::Number)
+    }
 }
 
 impl Fields {

@@ -6,5 +6,5 @@ mod fields;
 mod resolve;
 
 pub use checkpoint::Checkpoint;
-pub use fields::{Fields, Logprobs, Stop};
+pub use fields::{Fields, Logprobs};
 pub use resolve::{DEFAULT_MAX_TOKENS, Resolved};

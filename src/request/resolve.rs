@@ -47,7 +47,7 @@ impl Checkpoint {
         if !(1..=128).contains(&n) {
             return Err(Error::Request(format!("n is {n}; it must be in 1..=128")));
         }
-        let stop = fields.stop.strings();
+        let stop = fields.stop.clone();
         if !stop.is_empty() {
             self.tokenizer_for("stop")?;
         }
@@ -76,9 +76,11 @@ impl Checkpoint {
     fn defaults(&self, fields: &Fields) -> Result<SamplingDefaults> {
         let top_k = match fields.top_k {
             Some(-1) => Some(0), // vLLM's "keep all"
-            Some(k) => {
-                Some(usize::try_from(k).map_err(|_| Error::Request(format!("top_k is {k}; 0 keeps all")))?)
-            }
+            Some(k) => Some(usize::try_from(k).map_err(|_| Error::Parameter {
+                field: "top_k",
+                value: k.to_string(),
+                why: "it must be at least 0; 0 keeps all".into(),
+            })?),
             None => None,
         };
         let knobs = Knobs {

@@ -71,7 +71,7 @@ impl<B: Machine> ModelRunner<B> {
     /// Whatever is wrong with config.json or the weights, or missing on the machine.
     pub fn load_on(machine: B, directory: &Directory, options: LoadOptions) -> Result<ModelRunner<B>> {
         // The attention is made once the weights are there: it gets what memory is left.
-        ModelRunner::load_parts(machine, directory, options, |machine, model, kv| {
+        ModelRunner::load_part(machine, directory, options, None, |machine, model, kv| {
             machine.attention(model, kv)
         })
     }
@@ -88,24 +88,13 @@ impl<B: Backend> ModelRunner<B> {
         options: LoadOptions,
         attention: impl FnOnce(AttentionShape, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
-        ModelRunner::load_parts(backend, directory, options, |_, model, kv| {
+        ModelRunner::load_part(backend, directory, options, None, |_, model, kv| {
             attention(model.attention_shape(), kv)
         })
     }
 
-    fn load_parts(
-        backend: B,
-        directory: &Directory,
-        options: LoadOptions,
-        attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
-    ) -> Result<ModelRunner<B>> {
-        let config = options.config.map_or_else(|| read_config(directory), Ok)?;
-        let part = Part::whole(&config);
-        let options = LoadOptions { config: Some(config), ..options };
-        ModelRunner::load_part(backend, directory, options, part, attention)
-    }
-
-    /// Loads a part of a model: some of its layers, and of every matrix that is cut, some rows or columns. Nothing else is read. (Step 7.)
+    /// Loads a part of a model: some of its layers, and of every matrix that is cut, some rows or columns. Nothing else is read (step 7).
+    /// Without a part, all of it.
     ///
     /// # Errors
     /// Whatever is wrong with config.json or the weights, as far as this part can see it.
@@ -113,13 +102,14 @@ impl<B: Backend> ModelRunner<B> {
         backend: B,
         directory: &Directory,
         options: LoadOptions,
-        part: Part<B>,
+        part: Option<Part<B>>,
         attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
         let mut kv = options.kv.clone();
         let mut config = options.config.clone().map_or_else(|| read_config(directory), Ok)?;
+        let part = part.unwrap_or_else(|| Part::whole(&config));
         let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
-        let build = |config: &ModelConfig| model::build_part(&backend, config, max_length, part.clone());
+        let build = |config: &ModelConfig| model::build_part(&backend, config, max_length, &part);
         let (model, loaded) = match options.format {
             LoadFormat::Dummy => {
                 let mut model = build(&config)?;
@@ -148,13 +138,16 @@ impl<B: Backend> ModelRunner<B> {
 }
 
 /// Bytes of a model's weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Weights {
     /// Held by this process: of parameters that are cut, its slices.
+    #[serde(rename = "weight_bytes")]
     pub held: u64,
     /// Those of them that were copied to memory of its own, or to a device. The others are used where the file is mapped.
+    #[serde(rename = "weight_bytes_copied")]
     pub copied: u64,
     /// What a step with one token reads.
+    #[serde(rename = "weight_bytes_per_step")]
     pub per_step: u64,
 }
 

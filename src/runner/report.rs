@@ -7,15 +7,19 @@ use crate::{
 };
 
 /// A runner's own part: on several ranks, that of rank 0.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct RunnerReport {
+    #[serde(flatten)]
     pub machine: MachineReport,
     pub attention: &'static str,
     /// The kernels that attend, on a device that has several: to prompts too, if they have one of their own.
     pub attention_kernel: Option<&'static str>,
     pub prefill_kernel: Option<&'static str>,
     /// What is reserved for K and V.
+    #[serde(flatten)]
     pub memory: KvMemory,
+    /// Told of each rank, and so not here.
+    #[serde(skip)]
     pub weights: Weights,
     /// The longest sequence in tokens.
     pub max_model_len: usize,

@@ -6,7 +6,6 @@
 //! finite; here the maximum is subtracted before the division, so nothing can overflow).
 
 use crate::words::Words;
-use std::fmt;
 
 /// How to turn logits into a token. The module's page says what each knob does and in what order.
 ///
@@ -52,72 +51,33 @@ impl Default for SamplingParams {
     }
 }
 
-/// What stops a token from being sampled. Each message is one line and names the field or the token.
-#[derive(Clone, Debug, PartialEq)]
+/// What stops a token from being sampled. Each message is one line and names the field or the token. A `vocab_size` is the number of tokens in
+/// the vocabulary; a `token` is the first that is wrong.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{}", self.words())]
 pub enum SamplingError {
-    /// A knob is outside its range (or is NaN).
-    OutOfRange {
-        /// The field of [`SamplingParams`].
-        field: &'static str,
-        /// The value that was given.
-        value: String,
-        /// The allowed range, in words.
-        limit: String,
-    },
+    /// A field of [`SamplingParams`] is outside its range (or is NaN); `limit` is the range in words.
+    OutOfRange { field: &'static str, value: String, limit: String },
     /// A logit bias names a token that does not exist.
-    BiasToken {
-        /// The token id.
-        token: u32,
-        /// Tokens in the vocabulary.
-        vocab_size: usize,
-    },
+    BiasToken { token: u32, vocab_size: usize },
     /// Two biases for one token.
-    BiasTwice {
-        /// The token id.
-        token: u32,
-    },
-    /// A prompt id that the model has no row for.
-    PromptToken {
-        /// Index into the prompt, from 0.
-        position: usize,
-        /// The token id.
-        token: u32,
-        /// Tokens in the vocabulary.
-        vocab_size: usize,
-    },
+    BiasTwice { token: u32 },
+    /// A prompt id that the model has no row for; `position` counts from 0.
+    PromptToken { position: usize, token: u32, vocab_size: usize },
     /// A sampler for no tokens at all.
     EmptyVocabulary,
     /// The row of logits is not one per token.
-    LogitCount {
-        /// Logits given.
-        found: usize,
-        /// Logits expected.
-        vocab_size: usize,
-    },
+    LogitCount { found: usize, vocab_size: usize },
     /// The forward pass gave NaN.
-    NanLogit {
-        /// The first such token.
-        token: usize,
-    },
+    NanLogit { token: usize },
     /// The forward pass gave +infinity.
-    InfiniteLogit {
-        /// The first such token.
-        token: usize,
-    },
+    InfiniteLogit { token: usize },
     /// Every logit is -infinity.
     NothingLeft,
-    /// Bias and penalties turned a finite logit into +infinity.
-    PenaltyOverflow {
-        /// The repetition penalty in use.
-        penalty: f32,
-        /// The token whose logit overflowed.
-        token: usize,
-    },
-    /// The operating system has no random numbers to give.
-    NoEntropy {
-        /// What the system said.
-        reason: String,
-    },
+    /// Bias and this repetition penalty turned a finite logit into +infinity.
+    PenaltyOverflow { penalty: f32, token: usize },
+    /// The operating system has no random numbers to give, and says why.
+    NoEntropy { reason: String },
 }
 
 impl SamplingError {
@@ -168,14 +128,6 @@ impl SamplingError {
     }
 }
 
-impl fmt::Display for SamplingError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.words().fmt(f)
-    }
-}
-
-impl std::error::Error for SamplingError {}
-
 impl SamplingParams {
     /// Whether tokens are chosen by argmax, without random numbers.
     pub fn is_greedy(&self) -> bool {
@@ -204,34 +156,26 @@ impl SamplingParams {
     /// [`SamplingError::OutOfRange`] for the first knob outside its range.
     pub fn check_ranges(&self) -> Result<(), SamplingError> {
         // A comparison with NaN is false, so each test is written as what must hold.
-        let unit = 0.0..=1.0;
-        let two = -2.0..=2.0;
-        let finite = |x: f32| x > 0.0 && x.is_finite();
+        let Self {
+            temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, ..
+        } = *self;
+        let positive = |x: f32| x > 0.0 && x.is_finite();
+        let penalty = |x: f32| (-2.0..=2.0).contains(&x);
         let checks = [
-            (
-                "temperature",
-                self.temperature,
-                (0.0..=2.0).contains(&self.temperature),
-                "between 0 (greedy) and 2",
-            ),
-            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1 (off)"),
-            ("min_p", self.min_p, unit.contains(&self.min_p), "between 0 (off) and 1"),
+            ("temperature", temperature, (0.0..=2.0).contains(&temperature), "between 0 (greedy) and 2"),
+            ("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1 (off)"),
+            ("min_p", min_p, (0.0..=1.0).contains(&min_p), "between 0 (off) and 1"),
             (
                 "repetition_penalty",
-                self.repetition_penalty,
-                finite(self.repetition_penalty),
+                repetition_penalty,
+                positive(repetition_penalty),
                 "above 0 and finite (1 is off)",
             ),
-            (
-                "presence_penalty",
-                self.presence_penalty,
-                two.contains(&self.presence_penalty),
-                "between -2 and 2 (0 is off)",
-            ),
+            ("presence_penalty", presence_penalty, penalty(presence_penalty), "between -2 and 2 (0 is off)"),
             (
                 "frequency_penalty",
-                self.frequency_penalty,
-                two.contains(&self.frequency_penalty),
+                frequency_penalty,
+                penalty(frequency_penalty),
                 "between -2 and 2 (0 is off)",
             ),
         ];

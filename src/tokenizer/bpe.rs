@@ -5,7 +5,6 @@
 //! also names the entry and, where it shows, the cause. It is faster, too: the crate copies this part twice.
 
 use serde::Deserialize;
-use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use tokenizers::models::bpe::{BPE, Vocab};
 
 use super::class::Class;
@@ -34,11 +33,13 @@ enum Bpe {
 }
 
 /// Two tokens that become one: `["a", "b"]`, or in older files `"a b"`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a merge is two tokens")]
 enum Merge {
     Pair(String, String),
     Line(String),
     /// A list of another length.
-    Odd(usize),
+    Odd(Vec<String>),
 }
 
 impl Model {
@@ -90,7 +91,7 @@ impl Merge {
     fn check(self, vocab: &Vocab, prefix: &str) -> Result<(String, String), String> {
         let (left, right) = match self {
             Self::Pair(left, right) => (left, right),
-            Self::Odd(length) => return Err(format!("is a list of {length}, not of two tokens")),
+            Self::Odd(list) => return Err(format!("is a list of {}, not of two tokens", list.len())),
             Self::Line(line) => match *line.split(' ').collect::<Vec<_>>() {
                 [left, right] => (left.into(), right.into()),
                 _ => return Err(not_two_tokens(&line, vocab)),
@@ -120,40 +121,6 @@ fn not_two_tokens(line: &str, vocab: &Vocab) -> String {
     format!(
         "is {line:?}, not two tokens separated by one space{cause}; the copy is damaged, download it again"
     )
-}
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(MergeVisitor)
-    }
-}
-
-struct MergeVisitor;
-
-impl<'de> Visitor<'de> for MergeVisitor {
-    type Value = Merge;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str("a merge: two tokens")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<Merge, E> {
-        Ok(Merge::Line(line.into()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-        let (left, right) = (seq.next_element()?, seq.next_element()?);
-        let mut more = 0;
-        while seq.next_element::<IgnoredAny>()?.is_some() {
-            more += 1;
-        }
-        match (left, right, more) {
-            (Some(left), Some(right), 0) => Ok(Merge::Pair(left, right)),
-            (Some(_), Some(_), more) => Ok(Merge::Odd(2 + more)),
-            (Some(_), None, _) => Ok(Merge::Odd(1)),
-            (None, ..) => Err(A::Error::custom("a merge is empty")),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,27 +2,22 @@
 
 use std::path::PathBuf;
 
+use crate::checkpoint::CheckpointError;
+
 /// Why a tokenizer could not be loaded, or a text not be encoded or rendered.
 ///
-/// The directory or file that is at fault is in the message, and so is the way out where there is one.
+/// `origin` is the tokenizer's directory, `file` the file that is at fault, `reason` what is wrong there, and where. The message has all of it,
+/// and the way out where there is one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
     /// A file is there and cannot be read.
-    #[error("cannot read '{}': {source}", file.display())]
-    Io {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] CheckpointError),
 
     /// The directory has no `tokenizer.json` (and no `tokenizer.model` to convert).
     #[error("there is no tokenizer.json in '{}'; copy it from the model's repository, or pass token ids", origin.display())]
-    NoTokenizerJson {
-        /// The directory.
-        origin: PathBuf,
-    },
+    NoTokenizerJson { origin: PathBuf },
 
     /// Only SentencePiece's `tokenizer.model` is there, which stairwell does not read.
     #[error(
@@ -30,37 +25,19 @@ pub enum TokenizerError {
          from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{dir}').save_pretrained('{dir}')",
         dir = origin.display()
     )]
-    OnlySentencePiece {
-        /// The directory.
-        origin: PathBuf,
-    },
+    OnlySentencePiece { origin: PathBuf },
 
     /// `tokenizer.json` does not describe a tokenizer.
     #[error("'{}' is not a readable tokenizer: {reason}", file.display())]
-    BadTokenizerJson {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong, and where.
-        reason: String,
-    },
+    BadTokenizerJson { file: PathBuf, reason: String },
 
     /// `tokenizer_config.json` or `special_tokens_map.json` is not the JSON it should be.
     #[error("'{}' is not valid: {reason}", file.display())]
-    BadConfig {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong, and where.
-        reason: String,
-    },
+    BadConfig { file: PathBuf, reason: String },
 
     /// The tokenizer could not turn a text into ids.
     #[error("the tokenizer of '{}' cannot encode this text: {reason}", origin.display())]
-    Encode {
-        /// The directory.
-        origin: PathBuf,
-        /// What the tokenizer said.
-        reason: String,
-    },
+    Encode { origin: PathBuf, reason: String },
 
     /// A chat was given and the directory has no chat template.
     #[error(
@@ -68,51 +45,25 @@ pub enum TokenizerError {
          it is probably a base model; give it a plain prompt",
         origin.display()
     )]
-    NoChatTemplate {
-        /// The directory.
-        origin: PathBuf,
-    },
+    NoChatTemplate { origin: PathBuf },
 
     /// There are several chat templates, and none is called `default`.
     #[error("'{}' has several chat templates and none named \"default\": {}", file.display(), names.join(", "))]
-    NoDefaultChatTemplate {
-        /// The file.
-        file: PathBuf,
-        /// The templates that there are.
-        names: Vec<String>,
-    },
+    NoDefaultChatTemplate { file: PathBuf, names: Vec<String> },
 
     /// The chat template is not a Jinja template that stairwell can read.
     #[error("the chat template in '{}' cannot be read: {reason}", file.display())]
-    BadChatTemplate {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong, with its line.
-        reason: String,
-    },
+    BadChatTemplate { file: PathBuf, reason: String },
 
     /// The messages, tools or options are not what a chat is made of.
     #[error("bad chat: {reason}")]
-    BadChat {
-        /// What is wrong.
-        reason: String,
-    },
+    BadChat { reason: String },
 
     /// The template refused the chat: it called `raise_exception` with this text.
     #[error("the chat template in '{}' refuses this chat: {message}", file.display())]
-    ChatRefused {
-        /// The file.
-        file: PathBuf,
-        /// The template's own words.
-        message: String,
-    },
+    ChatRefused { file: PathBuf, message: String },
 
     /// The template failed while it was rendered.
     #[error("the chat template in '{}' failed: {reason}", file.display())]
-    ChatFailed {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong, with its line.
-        reason: String,
-    },
+    ChatFailed { file: PathBuf, reason: String },
 }

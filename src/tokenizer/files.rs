@@ -1,11 +1,11 @@
 //! The files that a tokenizer is made of.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::TokenizerError;
+use crate::{checkpoint::Directory, json};
 
 /// The contents of the tokenizer's files, from disk or embedded in a program.
 #[derive(Debug, Clone, Default)]
@@ -29,22 +29,36 @@ pub struct TokenizerFiles {
 
 impl TokenizerFiles {
     /// Reads the files in `dir`. Files that are absent are no error here.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
     pub fn read(dir: &Path) -> Result<Self, TokenizerError> {
-        let config = read_if_present(&dir.join("config.json"))?.unwrap_or_default();
+        Self::of(&Directory::Disk(dir.into()))
+    }
+
+    /// Reads the files of a checkpoint.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
+    pub fn of(directory: &Directory) -> Result<Self, TokenizerError> {
+        let config = directory.read("config.json")?.unwrap_or_default();
         // A config.json that is wrong is for the model's loader to complain about.
-        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-        Self::read_for(dir, config["model_type"].as_str().map(String::from))
+        let config = json::object(&config).unwrap_or_default();
+        Self::for_model(directory, config.get("model_type").and_then(Value::as_str).map(String::from))
     }
 
     /// The same where config.json has been read: `model_type` is what it says.
-    pub fn read_for(dir: &Path, model_type: Option<String>) -> Result<Self, TokenizerError> {
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
+    pub fn for_model(directory: &Directory, model_type: Option<String>) -> Result<Self, TokenizerError> {
         Ok(Self {
-            origin: dir.to_path_buf(),
-            tokenizer_json: read_if_present(&dir.join("tokenizer.json"))?,
-            tokenizer_config: read_if_present(&dir.join("tokenizer_config.json"))?,
-            special_tokens_map: read_if_present(&dir.join("special_tokens_map.json"))?,
-            chat_template: read_if_present(&dir.join("chat_template.jinja"))?,
-            has_tokenizer_model: dir.join("tokenizer.model").is_file(),
+            origin: directory.root(),
+            tokenizer_json: directory.read("tokenizer.json")?,
+            tokenizer_config: directory.read("tokenizer_config.json")?,
+            special_tokens_map: directory.read("special_tokens_map.json")?,
+            chat_template: directory.read("chat_template.jinja")?,
+            has_tokenizer_model: directory.has("tokenizer.model"),
             model_type,
         })
     }
@@ -61,31 +75,7 @@ impl TokenizerFiles {
     }
 
     fn object(&self, name: &str, bytes: Option<&[u8]>) -> Result<Map<String, Value>, TokenizerError> {
-        let Some(bytes) = bytes else { return Ok(Map::new()) };
-        let bad = |reason| TokenizerError::BadConfig { file: self.origin.join(name), reason };
-        match serde_json::from_slice(bytes) {
-            Ok(Value::Object(object)) => Ok(object),
-            Ok(_) => Err(bad("it should be a JSON object, {…}".into())),
-            Err(error) => Err(bad(not_json(bytes, &error))),
-        }
+        let read = bytes.map_or(Ok(Map::new()), json::object);
+        read.map_err(|reason| TokenizerError::BadConfig { file: self.origin.join(name), reason })
     }
-}
-
-fn read_if_present(file: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
-    match std::fs::read(file) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(source) => Err(TokenizerError::Io { file: file.to_path_buf(), source }),
-    }
-}
-
-/// Says why these bytes are not JSON.
-pub(super) fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
-    if bytes.starts_with(b"version https://git-lfs") {
-        return "it is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`".into();
-    }
-    if bytes.is_empty() {
-        return "the file is empty".into();
-    }
-    format!("it is not JSON: {error}")
 }

@@ -8,12 +8,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+};
 
 use super::bpe;
 use super::class::Class;
-use super::files::not_json;
 use super::special::SpecialTokens;
+use crate::json;
 
 /// The file, with a model of type `M`. `truncation` and `padding` are for training and left out.
 #[derive(Deserialize)]
@@ -29,8 +31,10 @@ struct File<M> {
     post_processor: Value,
     #[serde(default)]
     decoder: Value,
-    model: M,
+    model: Option<M>,
 }
+
+const NO_MODEL: &str = "it has no \"model\" (a vocabulary and merges): is it another kind of file?";
 
 /// The tokenizer in `json`, with the steps of `class` and the special tokens that the config adds.
 pub(super) fn read(
@@ -39,15 +43,16 @@ pub(super) fn read(
     config: &Map<String, Value>,
     special: &SpecialTokens,
 ) -> Result<Tokenizer, String> {
-    let mut tokenizer = match serde_json::from_slice::<File<bpe::Model>>(json) {
-        Ok(file) => {
-            let (mut model, file) = file.take_model();
+    let mut tokenizer = match json::parse::<File<bpe::Model>>(json) {
+        Ok(mut file) => {
+            let mut model = file.model.take().ok_or(NO_MODEL)?;
             model.options_of(class);
             file.build(model.build()?.into(), class, config)?
         }
         Err(error) => {
-            let (model, file) = other_model(json, &error)?.take_model();
-            file.build(part(model, "model")?.ok_or("it has no model")?, Class::File, config)?
+            let mut file = other_model(json, error)?;
+            let model = part(file.model.take().unwrap_or_default(), "model")?.ok_or(NO_MODEL)?;
+            file.build(model, Class::File, config)?
         }
     };
     special.register(&mut tokenizer, config).map_err(|error| error.to_string())?;
@@ -55,27 +60,21 @@ pub(super) fn read(
 }
 
 /// The file if its model is of another kind than BPE; `error` is why it was not read as BPE.
-fn other_model(json: &[u8], error: &serde_json::Error) -> Result<File<Value>, String> {
-    let value: Value = serde_json::from_slice(json).map_err(|error| not_json(json, &error))?;
+fn other_model(json: &[u8], error: String) -> Result<File<Value>, String> {
+    let value: Value = json::parse(json)?;
     let model = &value["model"];
     if !model.is_object() {
-        return Err("it has no \"model\" (a vocabulary and merges): is it another kind of file?".into());
+        return Err(NO_MODEL.into());
     }
     let bpe = model["type"] == "BPE" || (model["type"].is_null() && model["merges"].is_array());
     if bpe {
-        return Err(one_line(&error.to_string()));
+        return Err(one_line(&error));
     }
     File::deserialize(value).map_err(|error| one_line(&error.to_string()))
 }
 
 impl<M> File<M> {
-    fn take_model(self) -> (M, File<()>) {
-        let Self { version, added_tokens, normalizer, pre_tokenizer, post_processor, decoder, model } = self;
-        (model, File { version, added_tokens, normalizer, pre_tokenizer, post_processor, decoder, model: () })
-    }
-}
-
-impl File<()> {
+    /// The tokenizer around a model that was taken out of the file.
     fn build(
         self,
         model: ModelWrapper,
@@ -87,18 +86,12 @@ impl File<()> {
         }
         let said = |error: tokenizers::Error| one_line(&error.to_string());
         let mut tokenizer = Tokenizer::new(model);
-        tokenizer
-            .with_normalizer(part::<tokenizers::NormalizerWrapper>(self.normalizer, "normalizer")?)
-            .map_err(said)?;
-        tokenizer.with_pre_tokenizer(part::<tokenizers::PreTokenizerWrapper>(
-            self.pre_tokenizer,
-            "pre_tokenizer",
-        )?);
-        tokenizer.with_post_processor(part::<tokenizers::PostProcessorWrapper>(
-            self.post_processor,
-            "post_processor",
-        )?);
-        tokenizer.with_decoder(part::<tokenizers::DecoderWrapper>(self.decoder, "decoder")?);
+        let normalizer: Option<NormalizerWrapper> = part(self.normalizer, "normalizer")?;
+        let pre_tokenizer: Option<PreTokenizerWrapper> = part(self.pre_tokenizer, "pre_tokenizer")?;
+        let post_processor: Option<PostProcessorWrapper> = part(self.post_processor, "post_processor")?;
+        let decoder: Option<DecoderWrapper> = part(self.decoder, "decoder")?;
+        tokenizer.with_normalizer(normalizer).map_err(said)?;
+        tokenizer.with_pre_tokenizer(pre_tokenizer).with_post_processor(post_processor).with_decoder(decoder);
         class.apply(&mut tokenizer, config).map_err(said)?;
         // Last, because the normalizer has a say in them.
         tokenizer.add_tokens(self.added_tokens).map_err(said)?;
@@ -143,7 +136,6 @@ mod tests {
     #[test]
     fn no_json() {
         assert!(why(b"").contains("empty"));
-        assert!(why(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
         assert!(why(b"{\"model\": ").contains("line 1 column"));
         assert!(why(b"{}").contains("no \"model\""));
         assert!(why(b"[]").contains("no \"model\""));

@@ -25,6 +25,6 @@ pub use page::{Tab, View, page};
 #[cfg(feature = "step4")]
 use pool::PoolTrace;
 #[cfg(feature = "step4")]
-pub use pool::{Owner, PoolHistory, PoolState};
+pub use pool::{PoolHistory, PoolState};
 pub use recorder::{Part, Phase, Trace};
 pub use schedule::{Lane, Schedule, Span, Step};

@@ -3,7 +3,7 @@
 use super::record::Record;
 use crate::{
     error::{Error, Result},
-    kv::{BlockSnapshot, GONE, KvManager, RequestId},
+    kv::{BlockSnapshot, GONE, Manager, RequestId},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,31 +26,33 @@ struct Changes {
     total: usize,
     /// Request, place in its table, blocks removed there, blocks put there.
     tables: Vec<(u64, usize, usize, Vec<u32>)>,
-    cached: Vec<u32>,
-    uncached: Vec<u32>,
+    cached: BTreeSet<u32>,
+    uncached: BTreeSet<u32>,
 }
 
 impl PoolTrace {
     /// How many blocks are held at time `ts`, and what has changed. No events, if the KV cache has no blocks.
-    pub fn events(&mut self, ts: f64, kv: &dyn KvManager) -> Vec<Value> {
+    pub fn events(&mut self, ts: f64, kv: &dyn Manager) -> Vec<Value> {
         let counts = kv.counts();
         if counts.total == 0 {
             return Vec::new();
         }
         let (now, last) = (kv.snapshot(), &self.last);
-        let changes = Changes {
-            block_size: counts.block_size,
-            total: counts.total,
-            tables: splices(last, &now),
-            cached: now.cached.difference(&last.cached).copied().collect(),
-            uncached: last.cached.difference(&now.cached).copied().collect(),
-        };
+        let changes = Changes::between(last, &now, counts.block_size, counts.total);
         self.last = now;
         let args = json!({"held": counts.held, "cached": counts.cached, "free": counts.free});
         vec![
             json!({"ph": "C", "pid": 1, "ts": ts, "name": "KV blocks", "args": args}),
             json!({"ph": "i", "s": "p", "pid": 1, "tid": 0, "ts": ts, "name": "blocks", "cat": "blocks", "args": changes}),
         ]
+    }
+}
+
+impl Changes {
+    /// What makes the new pool out of the old one; both have `total` blocks of `block_size` tokens.
+    fn between(old: &BlockSnapshot, new: &BlockSnapshot, block_size: usize, total: usize) -> Changes {
+        let (cached, uncached) = (&new.cached - &old.cached, &old.cached - &new.cached);
+        Changes { block_size, total, tables: splices(old, new), cached, uncached }
     }
 }
 
@@ -92,16 +94,6 @@ pub struct PoolState {
     pub cached: BTreeSet<u32>,
     /// Requests that lost their blocks before they had finished.
     pub preempted: Vec<u64>,
-}
-
-/// Who has a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    Free,
-    Cached,
-    One(u64),
-    /// So many requests.
-    Shared(usize),
 }
 
 /// A pool that is larger than this was not recorded by this engine.
@@ -148,10 +140,7 @@ impl PoolHistory {
                 state.preempted.extend(Some(*request).filter(|id| !finished.contains(id)));
             }
         }
-        changes.uncached.iter().for_each(|block| {
-            state.cached.remove(block);
-        });
-        state.cached.extend(&changes.cached);
+        state.cached = &(&state.cached - &changes.uncached) | &changes.cached;
         let named = changes.tables.iter().flat_map(|splice| &splice.3).filter(|block| **block != GONE);
         if let Some(block) = named.chain(&changes.cached).find(|block| **block as usize >= self.total) {
             return Err(format!("block {block} of {}", self.total));
@@ -162,31 +151,11 @@ impl PoolHistory {
 
     /// Blocks that a step among these uses.
     pub fn used(&self, steps: Range<usize>) -> Vec<u32> {
-        let mut used: BTreeSet<u32> = BTreeSet::new();
-        for state in &self.steps[steps] {
-            used.extend(state.tables.values().flatten().chain(&state.cached));
-        }
+        let steps = self.steps[steps].iter();
+        let used = steps.flat_map(|state| state.tables.values().flatten().chain(&state.cached));
+        let mut used: BTreeSet<u32> = used.copied().collect();
         used.remove(&GONE);
         used.into_iter().collect()
-    }
-}
-
-impl PoolState {
-    /// Who has each of the pool's blocks.
-    pub fn owners(&self, total: usize) -> Vec<Owner> {
-        let mut owners = vec![Owner::Free; total];
-        self.cached.iter().for_each(|block| owners[*block as usize] = Owner::Cached);
-        for (request, table) in &self.tables {
-            for block in table.iter().filter(|block| **block != GONE) {
-                let owner = &mut owners[*block as usize];
-                *owner = match *owner {
-                    Owner::Free | Owner::Cached => Owner::One(*request),
-                    Owner::One(_) => Owner::Shared(2),
-                    Owner::Shared(n) => Owner::Shared(n + 1),
-                };
-            }
-        }
-        owners
     }
 }
 
@@ -210,13 +179,7 @@ mod tests {
         ];
         let (mut history, mut last) = (PoolHistory::default(), BlockSnapshot::default());
         for now in &steps {
-            let changes = Changes {
-                block_size: 16,
-                total: 5,
-                tables: splices(&last, now),
-                cached: now.cached.difference(&last.cached).copied().collect(),
-                uncached: last.cached.difference(&now.cached).copied().collect(),
-            };
+            let changes = Changes::between(&last, now, 16, 5);
             history.push(changes, &BTreeSet::from([0])).unwrap();
             last = now.clone();
         }
@@ -227,7 +190,6 @@ mod tests {
         }
         let preempted: Vec<&[u64]> = history.steps.iter().map(|state| &state.preempted[..]).collect();
         assert_eq!(preempted, [&[][..], &[], &[1], &[]], "request 0 had finished");
-        assert_eq!(history.steps[0].owners(5)[0], Owner::Shared(2));
         assert_eq!(history.used(3..4), [1]);
     }
 }

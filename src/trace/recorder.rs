@@ -5,7 +5,7 @@
 //! ("C"), instants ("i") and metadata ("M"), times in microseconds. `otherData` has the policy and the limits.
 
 use super::PoolTrace;
-use crate::kv::{KvManager, RequestId};
+use crate::kv::{Manager, RequestId};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, ops::Range, time::Instant};
 
@@ -63,7 +63,7 @@ impl Trace {
     }
 
     /// A step that started at `started` and ends now; `waiting` requests had no part in it and have none yet.
-    pub fn step(&mut self, started: Instant, parts: &[Part], waiting: usize, kv: &dyn KvManager) {
+    pub fn step(&mut self, started: Instant, parts: &[Part], waiting: usize, kv: &dyn Manager) {
         let (ts, end) = (self.at(started), self.at(Instant::now()));
         let event = |lane: u64, name: String, cat: &str, args: Value| json!({"ph": "X", "pid": 1, "tid": lane, "ts": ts, "dur": end - ts, "name": name, "cat": cat, "args": args});
         let tokens: usize = parts.iter().map(|c| c.positions.len()).sum();
@@ -76,9 +76,7 @@ impl Trace {
                 Phase::Decode => (format!("decode {from}"), "decode"),
             };
             let lane = part.id.0 + 1;
-            if let Some(arrival) = self.waiting.remove(&lane) {
-                self.events.push(queued(lane, arrival, ts));
-            }
+            self.leaves_queue(lane, ts);
             let args = json!({"from": from, "to": to});
             self.events.push(event(lane, name, cat, args));
         }
@@ -92,7 +90,7 @@ impl Trace {
     }
 
     /// After the last step: requests that have ended have given their blocks back.
-    pub fn end(&mut self, kv: &dyn KvManager) {
+    pub fn end(&mut self, kv: &dyn Manager) {
         let now = self.at(Instant::now());
         self.events.extend(self.pool.events(now, kv));
     }
@@ -100,13 +98,21 @@ impl Trace {
     /// A request ended now, for this reason.
     pub fn finished(&mut self, id: RequestId, reason: &str, output_tokens: usize) {
         let (lane, at) = (id.0 + 1, self.at(Instant::now()));
-        if let Some(arrival) = self.waiting.remove(&lane) {
-            self.events.push(queued(lane, arrival, at));
-        }
+        self.leaves_queue(lane, at);
         let args = json!({"reason": reason, "output_tokens": output_tokens});
         self.events.push(
             json!({"ph": "i", "s": "t", "pid": 1, "tid": lane, "ts": at, "name": "finished", "args": args}),
         );
+    }
+
+    /// Records a request's time in the queue, if it was still there.
+    fn leaves_queue(&mut self, lane: u64, at: f64) {
+        if let Some(from) = self.waiting.remove(&lane) {
+            let dur = (at - from).max(0.0);
+            self.events.push(
+                json!({"ph": "X", "pid": 1, "tid": lane, "ts": from, "dur": dur, "name": "queued", "cat": "queued"}),
+            );
+        }
     }
 
     /// The trace as a JSON document.
@@ -115,16 +121,10 @@ impl Trace {
     }
 }
 
-/// A request's time in the queue.
-fn queued(lane: u64, from: f64, to: f64) -> Value {
-    let dur = (to - from).max(0.0);
-    json!({"ph": "X", "pid": 1, "tid": lane, "ts": from, "dur": dur, "name": "queued", "cat": "queued"})
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::Schedule, *};
-    use crate::kv::Slots;
+    use crate::kv::{KvManager, Slots};
 
     #[test]
     fn what_is_recorded_is_read() {

@@ -10,6 +10,12 @@ mod blocks;
 #[cfg(feature = "step2")]
 pub mod cached;
 mod loading;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+#[path = "boxed.rs"]
+mod manager;
+#[cfg(feature = "step4")]
+#[path = "unshared.rs"]
+mod manager;
 #[cfg(feature = "step4")]
 mod paged_story;
 mod scratch;

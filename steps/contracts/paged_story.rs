@@ -8,11 +8,11 @@ use stairwell::{
     demo,
     engine::{
         BlockCounts, Continuous, Engine, Finished, KvManager, KvUsage, Limits, LocalWorker, NewRequest,
-        Prefix, RequestId, Sharing,
+        RequestId, SharesWith,
     },
     error::Result,
     generate::GenerateParams,
-    kv::{BlockManager, ManagerOptions},
+    kv::{BlockManager, ManagerOptions, Prefix, Sharing},
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tokenizer::Tokenizer,
@@ -42,7 +42,7 @@ where
 {
     let alone = Limits { max_num_seqs: 1, ..LIMITS };
     let own = ManagerOptions { prefix_cache: false, ..ManagerOptions::default() };
-    let own = |worker: &Worker| -> Box<dyn KvManager> {
+    let own = |worker: &Worker| -> Box<dyn Sharing> {
         let pool = worker.runner.attention.memory().pool.expect("the attention is paged");
         Box::new(BlockManager::new(pool, &own))
     };
@@ -90,7 +90,7 @@ struct Story {
 /// The stories as they were told, by request.
 fn write(
     limits: Limits,
-    kv: impl FnOnce(&Worker) -> Box<dyn KvManager>,
+    kv: impl FnOnce(&Worker) -> Box<dyn Sharing>,
 ) -> Result<(Vec<Story>, Engine<Worker>)> {
     let tokenizer = Tokenizer::new(demo::tokenizer_files())?;
     let options = KvOptions {
@@ -110,7 +110,7 @@ fn write(
         let temperature = if seed.is_some() { 1.0 } else { 0.0 };
         let sampling = SamplingParams { temperature, seed, ..SamplingParams::default() };
         let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
-        let sharing = Sharing { like: like.filter(|_| seed.is_some()), salt: None };
+        let sharing = SharesWith { like: like.filter(|_| seed.is_some()), salt: None };
         let ids = tokenizer.encode_prompt(&format!("{BEGINNING}{prompt}"))?;
         let prompt = Prompt::new(&engine.worker.runner.config, ids)?;
         like = Some(engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, params) })?);
@@ -224,7 +224,9 @@ impl<P: ReferenceCounts, I: PrefixIndex> KvManager for Pieces<P, I> {
         let used = self.tables.values().map(|table| table.tokens).sum();
         KvUsage { total: self.max_tokens(), reserved, used }
     }
+}
 
+impl<P: ReferenceCounts, I: PrefixIndex> Sharing for Pieces<P, I> {
     fn cached(&self, prefix: &Prefix) -> usize {
         let found = self.found(prefix.tokens).len() * BLOCK_SIZE;
         self.fork(prefix).map_or(found, |(_, common)| found.max(common))

@@ -1,5 +1,6 @@
 //! The contracts of step 3, for the exercises of chapter 3: the scheduler's budget, and the slots of the KV cache.
 
+use super::manager;
 use stairwell::{
     attention::{AttentionKind, KvOptions},
     demo,
@@ -135,7 +136,7 @@ pub fn tells_the_demo_stories(policy: impl Policy + 'static) {
 pub fn tells_the_demo_stories_in_slots<M: KvManager + 'static>(new: impl FnOnce(usize, usize) -> M) {
     check_stories(|worker| {
         let kv = new(LIMITS.max_num_seqs, worker.runner.max_model_len());
-        Engine::with_kv(worker, Box::new(kv), Box::new(Continuous), LIMITS)
+        Engine::with_kv(worker, manager::of(kv), Box::new(Continuous), LIMITS)
     });
 }
 

@@ -4,11 +4,9 @@ use anyhow::Result;
 use stairwell::{
     attention::{KvBudget, KvOptions},
     demo,
-    engine::{
-        Continuous, Engine, KvManager, Limits, LocalWorker, NewRequest, Prefix, RequestId, Sharing, Worker,
-    },
+    engine::{Continuous, Engine, KvManager, Limits, LocalWorker, NewRequest, RequestId, SharesWith, Worker},
     generate::GenerateParams,
-    kv::{BlockManager, KvPool, ManagerOptions},
+    kv::{BlockManager, KvPool, ManagerOptions, Prefix, Sharing},
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
     tokenizer::Tokenizer,
@@ -105,7 +103,7 @@ fn tell(blocks: usize) -> Result<BTreeMap<RequestId, String>> {
     for (seed, (prompt, max_tokens, like)) in (0..).zip(REQUESTS) {
         let sampling = SamplingParams { temperature: 0.7, seed: Some(seed), ..SamplingParams::default() };
         let params = GenerateParams { max_tokens, sampling, eos_token_id: Vec::new() };
-        let sharing = Sharing { like: like.map(RequestId), salt: None };
+        let sharing = SharesWith { like: like.map(RequestId), salt: None };
         let prompt = Prompt::new(engine.worker.config(), tokenizer.encode_prompt(prompt)?)?;
         engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, params) })?;
     }

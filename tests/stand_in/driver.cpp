@@ -102,6 +102,8 @@ API cuDeviceGetAttribute(int* value, int attribute, int) { return *value = attri
 API cuDevicePrimaryCtxRetain(void** context, int) { return *context = &context_handle, SUCCESS; }
 API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 API cuCtxSetCurrent(void* context) { return context == &context_handle ? SUCCESS : INVALID_VALUE; }
+API cuCtxGetCurrent(void** context) { return *context = &context_handle, SUCCESS; }
+API cuCtxSynchronize() { return failed; }
 API cuStreamCreate(void** stream, unsigned) { return *stream = &stream_handle, SUCCESS; }
 API cuStreamDestroy_v2(void*) { return SUCCESS; }
 API cuStreamSynchronize(void*) { return recording ? CAPTURE_UNSUPPORTED : failed; }
@@ -147,6 +149,7 @@ API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void*) {
 API cuModuleLoadData(void** module, const void* image) {
   return *module = &module_handle, memcmp(image, "\177ELF", 4) ? INVALID_VALUE : SUCCESS;
 }
+API cuModuleUnload(void*) { return SUCCESS; }
 API cuModuleGetFunction(void** function, void*, const char* name) {
   if (!with_kernel(name, [](auto*) { return true; }, false)) return NOT_FOUND;
   return *function = new Kernel{name}, SUCCESS;

@@ -71,7 +71,7 @@ fn no_config_json() {
 
 #[test]
 fn a_config_that_is_not_json() {
-    for text in ["", "{\"hidden_size\": 32,", "not json", "[1, 2]", "\u{feff}{}"] {
+    for text in ["", "{\"hidden_size\": 32,", "not json", "[1, 2]", "\u{feff}{"] {
         let checkpoint = Checkpoint::copy("qwen2");
         checkpoint.write("config.json", text);
         refused(&checkpoint, &["config.json", "JSON"]);
@@ -86,6 +86,13 @@ fn an_unknown_architecture() {
         &["config.json", "architectures", "MambaForCausalLM", "known: GPT2LMHeadModel", "Qwen3ForCausalLM"],
     );
     good(&with_config("qwen2", json!({"architectures": null})), "qwen2"); // model_type says it
+}
+
+/// A config of fewer layers than the file has is another model.
+#[test]
+fn layers_that_the_model_does_not_have() {
+    let checkpoint = with_config("qwen2-deep", json!({"num_hidden_layers": 4}));
+    refused(&checkpoint, &["unexpected", "model.layers.4.self_attn.q_proj.bias"]);
 }
 
 #[test]

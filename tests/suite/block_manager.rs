@@ -9,7 +9,7 @@ mod model;
 
 use model::{Cache, Model, PLAIN, Setup};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
-use stairwell::kv::{GONE, KvManager, Preemption, RequestId};
+use stairwell::kv::{GONE, KvManager, Preemption, RequestId, Sharing};
 
 #[test]
 fn every_place_that_is_read_holds_what_was_computed_for_it() {

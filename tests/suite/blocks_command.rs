@@ -2,7 +2,10 @@
 
 use crate::common::{finish, program, run};
 use serde_json::{Value, json};
-use stairwell::trace::{Owner, PoolHistory, PoolState};
+use stairwell::{
+    kv::GONE,
+    trace::{PoolHistory, PoolState},
+};
 use std::{fs, path::Path};
 use tempfile::TempDir;
 
@@ -50,6 +53,29 @@ impl Recorded {
     }
 }
 
+/// Who has a block.
+#[derive(Clone, Copy, PartialEq)]
+enum Owner {
+    Free,
+    Cached,
+    One,
+    Several,
+}
+
+/// Who has each of the pool's blocks.
+fn owners(state: &PoolState, total: usize) -> Vec<Owner> {
+    let mut owners = vec![Owner::Free; total];
+    state.cached.iter().for_each(|block| owners[*block as usize] = Owner::Cached);
+    for block in state.tables.values().flatten().filter(|block| **block != GONE) {
+        let owner = &mut owners[*block as usize];
+        *owner = match *owner {
+            Owner::Free | Owner::Cached => Owner::One,
+            Owner::One | Owner::Several => Owner::Several,
+        };
+    }
+    owners
+}
+
 #[test]
 fn the_history_is_that_of_the_run() {
     for more in [&[][..], &["--preemption", "swap"], &["--no-prefix-cache"]] {
@@ -61,20 +87,17 @@ fn the_history_is_that_of_the_run() {
         let counters: Vec<&Value> = counters.map(|event| &event["args"]).collect();
         assert_eq!(counters.len(), history.steps.len());
         for (state, counter) in history.steps.iter().zip(counters) {
-            let owners = state.owners(history.total);
-            let count = |of: fn(&Owner) -> bool| owners.iter().filter(|owner| of(owner)).count();
-            let held = count(|owner| matches!(owner, Owner::One(_) | Owner::Shared(_)));
-            let (cached, free) =
-                (count(|owner| *owner == Owner::Cached), count(|owner| *owner == Owner::Free));
+            let owners = owners(state, history.total);
+            let count = |owner: Owner| owners.iter().filter(|of| **of == owner).count();
+            let held = count(Owner::One) + count(Owner::Several);
+            let (cached, free) = (count(Owner::Cached), count(Owner::Free));
             assert_eq!(*counter, json!({"held": held, "cached": cached, "free": free}), "{more:?}");
         }
         let preempted: usize = history.steps.iter().map(|state| state.preempted.len()).sum();
         assert!(preempted > 0, "{more:?}: the pool is that small");
         assert_eq!(run.summary["preemptions"], preempted, "{more:?}");
         assert!(history.steps.last().unwrap().tables.is_empty(), "{more:?}: all are given back");
-        let shares = |state: &PoolState| {
-            state.owners(history.total).iter().any(|owner| matches!(owner, Owner::Shared(_)))
-        };
+        let shares = |state: &PoolState| owners(state, history.total).contains(&Owner::Several);
         let forked = history.steps.iter().any(shares);
         assert!(forked, "{more:?}: two samples share their prompt");
         let cached = history.steps.iter().any(|state| !state.cached.is_empty());

@@ -39,6 +39,8 @@ mod block_manager;
 #[cfg(feature = "step4")]
 mod blocks_command;
 #[cfg(feature = "step4")]
+mod instruction_sets;
+#[cfg(feature = "step4")]
 mod paged_attention;
 #[cfg(feature = "step4")]
 mod paged_command;

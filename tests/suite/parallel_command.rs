@@ -94,6 +94,18 @@ fn weights_are_updated_on_all_ranks() {
     run(&[&args[..], &update].concat()).refused(&["--update-weights"]);
 }
 
+/// Each stage skips the other stages' layers, and refuses those that no stage has.
+#[test]
+fn layers_that_no_stage_has_are_refused() {
+    let checkpoint = Checkpoint::copy("qwen2-deep");
+    checkpoint.set_config(json!({"num_hidden_layers": 4}));
+    for cut in CUTS {
+        let args = ["generate", "--model", checkpoint.name(), "--prompt-ids", "5,17"];
+        let cut: Vec<&str> = cut.iter().map(|part| if *part == "1,4" { "1,3" } else { part }).collect();
+        run(&[&args[..], &cut].concat()).refused(&["unexpected", "model.layers.4."]);
+    }
+}
+
 #[test]
 fn a_bench_says_what_each_rank_has_done() {
     let model = deep();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use stairwell::{
     attention::{AttentionKind, KvOptions, KvSwap},
     demo,
-    engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, OnUpdate, RequestId, Sharing, Worker},
+    engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, OnUpdate, RequestId, SharesWith, Worker},
     generate::{FinishReason, GenerateParams},
     kv::{self, ManagerOptions, Preemption},
     model::KvMemory,
@@ -112,7 +112,7 @@ fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Re
         for (at, job) in jobs.iter().enumerate() {
             if job.arrival == step {
                 let like = job.again.then(|| at.checked_sub(1).and_then(|before| ids[before])).flatten();
-                let sharing = Sharing { salt: job.salt.clone(), like };
+                let sharing = SharesWith { salt: job.salt.clone(), like };
                 let prompt = Prompt::new(engine.worker.config(), job.prompt.clone()).unwrap();
                 let added =
                     engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, job.params.clone()) });
@@ -253,7 +253,7 @@ fn samples_share_the_prompt_and_copy_one_block_each() {
     let prompt: Vec<u32> = (1..11).collect();
     let first = engine.add(prompt.clone(), greedy_params(4)).unwrap();
     for _ in 0..3 {
-        let sharing = Sharing { like: Some(first), salt: None };
+        let sharing = SharesWith { like: Some(first), salt: None };
         let prompt = Prompt::new(engine.worker.config(), prompt.clone()).unwrap();
         engine.add_request(NewRequest { sharing, ..NewRequest::new(prompt, greedy_params(4)) }).unwrap();
     }

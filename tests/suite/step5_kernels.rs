@@ -7,6 +7,7 @@ use stairwell::{
         Backend, PartShape, Rope, Shaped, Slice,
         cuda::{Arg, Cuda, CudaOptions, CudaWeight, Grid},
     },
+    config::Activation,
     tensor::{DType, HostTensor},
 };
 
@@ -207,7 +208,7 @@ fn single_numbers_rows_and_rotations() {
         near("silu_mul", &download(&cuda, &cuda.silu_mul(up(&x), &up(&y)).unwrap()), &silu, 1e-5);
         let inner = |v: f64| (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v);
         let gelu = map(&|i| 0.5 * xf(i) * (1.0 + inner(xf(i)).tanh()));
-        near("gelu", &download(&cuda, &cuda.gelu(up(&x)).unwrap()), &gelu, 1e-5);
+        near("gelu", &download(&cuda, &cuda.activate(up(&x), Activation::GeluTanh).unwrap()), &gelu, 1e-5);
         let bias = weight(&cuda, DType::BF16, cols, 1, false, &b);
         let biased = map(&|i| xf(i) + f64::from(rounded(DType::BF16, b[i % cols])));
         near("add_bias", &download(&cuda, &cuda.add_bias(up(&x), &bias).unwrap()), &biased, 1e-6);

@@ -14,43 +14,51 @@ use crate::backend::{
     simd::{F32, add_scaled, dispatch, dot},
 };
 
+/// Query heads that share a head of K and V, of some tokens that follow each other.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// [rows · group, head_dim]
+    pub q: &'a [f32],
+    pub head_dim: usize,
+    /// Tokens.
+    pub rows: usize,
+    /// How many keys the last row sees; the one before it sees one less, and so on.
+    pub keys: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+}
+
 /// Working space of [`attend_group`].
 #[derive(Default)]
 pub struct Scratch {
     /// [rows · group, keys]
-    scores: Vec<f32>,
+    pub(super) scores: Vec<f32>,
     /// A piece of K or V, widened.
-    wide: Vec<f32>,
-    faster: faster::Scratch,
+    pub(super) wide: Vec<f32>,
+    pub(super) faster: faster::Scratch,
 }
 
 // ANCHOR: attend_group
-/// out = softmax(q kᵀ · scale) v for the query heads that share these keys, of `rows` tokens that follow each other; q and out: [rows · group,
-/// head_dim]. The last row sees all `keys`, the one before it one less, and so on. `segments` gives the positions in order; it is walked twice,
-/// once for K and once for V.
-#[allow(clippy::too_many_arguments)]
+/// out = softmax(q kᵀ · scale) v, [rows · group, head_dim]. `segments` gives the positions in order; it is walked twice, once for K and once
+/// for V.
 pub fn attend_group<'a>(
     cpu: &Cpu,
-    q: &[f32],
-    head_dim: usize,
-    rows: usize,
+    queries: &Queries,
     segments: impl Iterator<Item = Segment<'a>> + Clone,
-    keys: usize,
-    scale: f32,
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    let Scratch { scores, wide, faster } = scratch;
-    if faster::attend(cpu, q, head_dim, rows, segments.clone(), keys, scale, scores, faster, out) {
+    if faster::attend(cpu, queries, segments.clone(), scratch, out) {
         return;
     }
-    let (isa, d) = (cpu.isa(), head_dim);
+    let (isa, Queries { q, head_dim: d, rows, keys, scale }) = (cpu.isa(), *queries);
+    let Scratch { scores, wide, .. } = scratch;
     scores.resize(q.len() / d * keys, 0.0);
     wide.resize(PIECE * d, 0.0);
     let mut at = 0;
     for segment in segments.clone() {
         let (scores, wide) = (&mut scores[at..], &mut wide[..]);
-        dispatch!(isa, score(q: &[f32], d: usize, segment: Segment<'_>, keys: usize, wide: &mut [f32], scores: &mut [f32]));
+        dispatch!(isa, score(queries: &Queries<'_>, segment: Segment<'_>, wide: &mut [f32], scores: &mut [f32]));
         at += segment.len;
     }
     assert_eq!(at, keys, "positions of the segments");
@@ -59,7 +67,7 @@ pub fn attend_group<'a>(
     at = 0;
     for segment in segments {
         let (weights, wide, out) = (&scores[at..], &mut wide[..], &mut *out);
-        dispatch!(isa, add_weighted(weights: &[f32], d: usize, segment: Segment<'_>, keys: usize, wide: &mut [f32], out: &mut [f32]));
+        dispatch!(isa, add_weighted(queries: &Queries<'_>, weights: &[f32], segment: Segment<'_>, wide: &mut [f32], out: &mut [f32]));
         at += segment.len;
     }
 }
@@ -70,18 +78,17 @@ pub fn attend_group<'a>(
 #[inline(always)]
 fn score<S: F32<L>, const L: usize>(
     simd: S,
-    q: &[f32],
-    d: usize,
-    segment: Segment<'_>,
-    keys: usize,
+    queries: &Queries,
+    segment: Segment,
     wide: &mut [f32],
     scores: &mut [f32],
 ) {
+    let d = queries.head_dim;
     for start in (0..segment.len).step_by(PIECE) {
         let piece = segment.k.piece(start, &segment, d, wide);
         for t in 0..piece.len {
-            for (i, q) in q.chunks_exact(d).enumerate() {
-                dot(simd, q, piece.vector(t, d), &mut scores[i * keys + start + t]);
+            for (i, q) in queries.q.chunks_exact(d).enumerate() {
+                dot(simd, q, piece.vector(t, d), &mut scores[i * queries.keys + start + t]);
             }
         }
     }
@@ -92,18 +99,18 @@ fn score<S: F32<L>, const L: usize>(
 #[inline(always)]
 fn add_weighted<S: F32<L>, const L: usize>(
     simd: S,
+    queries: &Queries,
     weights: &[f32],
-    d: usize,
-    segment: Segment<'_>,
-    keys: usize,
+    segment: Segment,
     wide: &mut [f32],
     out: &mut [f32],
 ) {
+    let d = queries.head_dim;
     for start in (0..segment.len).step_by(PIECE) {
         let piece = segment.v.piece(start, &segment, d, wide);
         for (i, out) in out.chunks_exact_mut(d).enumerate() {
             for t in 0..piece.len {
-                add_scaled(simd, weights[i * keys + start + t], piece.vector(t, d), out);
+                add_scaled(simd, weights[i * queries.keys + start + t], piece.vector(t, d), out);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Below step 4, and on CPUs that are not x86-64, no attention is faster than the plain one.
 
-use super::vectors::Segment;
+use super::{
+    group::{self, Queries},
+    vectors::Segment,
+};
 use crate::backend::cpu::Cpu;
 
 /// Working space: none.
@@ -8,17 +11,11 @@ use crate::backend::cpu::Cpu;
 pub struct Scratch;
 
 /// Whether a faster attention than the plain one was computed; the arguments are those of `attend_group`.
-#[allow(clippy::too_many_arguments)]
 pub fn attend<'a>(
     _: &Cpu,
-    _: &[f32],
-    _: usize,
-    _: usize,
-    _: impl Iterator<Item = Segment<'a>> + Clone,
-    _: usize,
-    _: f32,
-    _: &mut Vec<f32>,
-    _: &mut Scratch,
+    _: &Queries,
+    _: impl Iterator<Item = Segment<'a>>,
+    _: &mut group::Scratch,
     _: &mut [f32],
 ) -> bool {
     false

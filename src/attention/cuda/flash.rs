@@ -1,5 +1,5 @@
-//! [`PagedCuda`](super::PagedCuda) with kernels of their own for prompts: rows of a sequence that come together share the tiles of K and V that
-//! they read. Rows that decode go on as before.
+//! [`PagedCuda`](super::PagedCuda) with a kernel of its own for prompts: the rows that a sequence has in a batch share the tiles of K and V that
+//! they read. Rows that decode run on the same kernel as before.
 
 use super::paged::{DeviceAttention, Prompts};
 use crate::{
@@ -12,23 +12,23 @@ use crate::{
 };
 use std::{ops::Range, sync::Arc};
 
-/// From so many rows of a sequence on they are a prompt. Two rows already halve what is read: `cargo bench --features step6 --bench kernels`
+/// A sequence with at least this many rows in a batch runs as a prompt. Two rows already halve what is read: `cargo bench --features step6 --bench kernels`
 /// counts both kernels over chunks of 1 to 64 rows.
 pub const FLASH_ROWS: usize = 2;
 
-/// See the module's documentation.
+/// Paged attention in which prompts have a kernel of their own.
 pub type FlashCuda = DeviceAttention<Flash>;
 
-/// What a batch's prompts are, and the kernel that they run on.
+/// The prompts of a batch, and the kernel that they run on.
 pub struct Flash {
-    /// What this batch's prompts run on; `None` if there are none, or no version fits.
+    /// The kernel for this batch's prompts; `None` if the batch has no prompt, or no version fits the model.
     version: Option<FlashVersion>,
-    /// What the last prompts ran on.
+    /// The kernel of the last batch that had prompts.
     ran: Option<FlashVersion>,
-    /// Rows that decode, or belong to nobody.
+    /// Runs of rows that decode or are padding, and the rows of each prompt.
     decodes: Vec<Range<usize>>,
     prefills: Vec<Range<usize>>,
-    /// On the device: where each prompt's rows begin, and how many there are.
+    /// On the device: where each prompt's rows begin, and how many rows it has, `[prompts]`.
     row_starts: Ids,
     row_counts: Ids,
     /// Tokens of the longest sequence.
@@ -77,14 +77,13 @@ impl Prompts for Flash {
         self.version = version.filter(|_| !self.prefills.is_empty());
         self.ran = self.version.or(self.ran);
         self.longest = batch.positions.iter().max().map_or(1, |position| *position as usize + 1);
-        let starts: Vec<u32> = self.prefills.iter().map(|rows| rows.start as u32).collect();
-        let counts: Vec<u32> = self.prefills.iter().map(|rows| rows.len() as u32).collect();
+        let (starts, counts): (Vec<_>, Vec<_>) =
+            self.prefills.iter().map(|rows| (rows.start as u32, rows.len() as u32)).unzip();
         self.row_starts.write(&starts)?;
-        self.row_counts.write(&counts)?;
-        Ok(())
+        self.row_counts.write(&counts)
     }
 
-    /// The prompts in one launch, each run of rows that decode in another.
+    /// One launch serves all prompts; each run of rows that decode takes another launch.
     fn attend(
         &self,
         paged: &DeviceAttention<Flash>,
@@ -98,7 +97,7 @@ impl Prompts for Flash {
         }
         if let Some(version) = self.version {
             let work = FlashWork {
-                shape: paged.paged_shape(),
+                shape: paged.paged_shape,
                 places: paged.places(layer),
                 row_starts: self.row_starts.address(),
                 row_counts: self.row_counts.address(),

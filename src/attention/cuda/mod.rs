@@ -1,4 +1,4 @@
-//! Attention on a device: pools of blocks in its memory, and the kernels that follow their tables.
+//! Attention on a device: a pool of blocks in its memory, and kernels that follow the block tables.
 
 #[cfg(feature = "step6")]
 mod flash;
@@ -6,7 +6,7 @@ mod paged;
 
 #[cfg(feature = "step6")]
 pub use FlashCuda as OnDevice;
-/// The best attention on a device so far.
+/// The best attention on a device that this build has.
 #[cfg(not(feature = "step6"))]
 pub use PagedCuda as OnDevice;
 #[cfg(feature = "step6")]

@@ -1,4 +1,4 @@
-//! [`Paged`](crate::attention::Paged) in a device's memory: the same pool and the same tables, and kernels that follow them.
+//! [`Paged`](crate::attention::Paged) in a device's memory: it has the same pool and the same tables, and kernels follow the tables.
 
 use crate::{
     attention::{
@@ -9,8 +9,8 @@ use crate::{
     backend::{
         Rope, Shaped,
         cuda::{
-            Arg, AttentionVersion, Buffer, Cuda, CudaTensor, Device, Grid, Ids, PagedPlaces, PagedShape,
-            PagedWork, suffix,
+            Address, AttentionVersion, Buffer, Cuda, CudaTensor, Device, Ids, PagedPlaces, PagedShape,
+            PagedWork,
         },
     },
     batch::{Batch, Move},
@@ -22,20 +22,18 @@ use std::{ops::Range, sync::Arc};
 /// The slot of a row that writes nothing: see kernels/kv_cache.cu.
 const NOWHERE: u32 = u32::MAX;
 
-/// Threads of a block that writes a row's K and V.
-const WRITE_THREADS: u32 = 128;
-
-/// What prompts run on. Without anything of their own (`()`) they run on what rows that decode run on.
+/// How the rows of prompts attend. With `()` they run on the kernel that decodes.
 pub trait Prompts: Sized + Send {
-    /// One for this device.
+    /// Makes what the prompts need in the memory of this device.
     fn new(device: &Arc<dyn Device>) -> Result<Self>;
 
-    /// Told of the batch once a forward pass.
+    /// Called once per forward pass with the batch, before any [`attend`](Prompts::attend).
     fn begin(&mut self, _cuda: &Cuda, _shape: &PagedShape, _batch: &Batch) -> Result<()> {
         Ok(())
     }
 
-    /// Attention of all rows of rotated queries over what is in the cache, those that decode included, to `out`.
+    /// Attends with all rows of the rotated queries `q`, including the rows that decode, to the keys in the cache, and writes the result to
+    /// `out`. Both are [rows, heads · head_dim].
     fn attend(
         &self,
         paged: &DeviceAttention<Self>,
@@ -47,7 +45,7 @@ pub trait Prompts: Sized + Send {
         paged.attend_rows(cuda, layer, q, out, 0..q.rows())
     }
 
-    /// The kernel of its own that prompts ran on.
+    /// The kernel that prompts ran on, if they have one of their own.
     fn kernel(&self) -> Option<&'static str> {
         None
     }
@@ -59,36 +57,39 @@ impl Prompts for () {
     }
 }
 
-/// See the module's documentation. One kernel for all rows.
+/// Paged attention in which one kernel serves all rows.
 pub type PagedCuda = DeviceAttention<()>;
 
-/// See the module's documentation.
+/// Paged attention on a device; `P` says how prompts attend.
 pub struct DeviceAttention<P> {
     prompts: P,
     pub(super) shape: AttentionShape,
+    /// The part of the shape that kernels are told.
+    pub(super) paged_shape: PagedShape,
     dtype: KvDtype,
     pool: Pool,
     device: Arc<dyn Device>,
     /// K and V of each layer, [blocks, kv_heads, block_size, head_dim].
     layers: Vec<[Buffer; 2]>,
-    /// Blocks that were swapped out: [swap_blocks, layers, 2, a block's bytes].
+    /// Blocks that were swapped out to the host: [swap_blocks, layers, 2, a block's bytes].
     host: Vec<u8>,
     placement: Placement,
+    /// The block tables of the batch's sequences, one after the other.
     tables: Ids,
-    /// For each row: where its table begins in `tables`, its position, and where its K and V go.
+    /// For each row: where its table begins in `tables`, its position, and the slot that its K and V are written to.
     table_starts: Ids,
     positions: Ids,
     slots: Ids,
-    /// What runs, and in how many parts of the context.
+    /// The kernel's version for this batch, and the number of parts that it divides each context into.
     version: AttentionVersion,
     parts: usize,
 }
 
 impl<P: Prompts> DeviceAttention<P> {
-    /// Reserves the pool: what the options ask for, in at most `room` bytes.
+    /// Reserves the pool that the options ask for, in at most `room` bytes.
     ///
     /// # Errors
-    /// If there is no memory for it.
+    /// If the device or `room` is too small for the pool.
     pub fn new(
         device: &Arc<dyn Device>,
         shape: AttentionShape,
@@ -96,13 +97,17 @@ impl<P: Prompts> DeviceAttention<P> {
         room: u64,
     ) -> Result<DeviceAttention<P>> {
         let pool = plan_pool(&shape, options, room)?;
-        let bytes = pool.blocks * block_bytes(&shape, options.dtype, pool.block_size);
+        let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+        let (block_size, dtype) = (pool.block_size, options.dtype.stored());
+        let paged_shape = PagedShape { heads, kv_heads, head_dim, block_size, dtype };
+        let bytes = pool.blocks * paged_shape.block_bytes();
         let layer = |_| Ok([Buffer::new(device, bytes)?, Buffer::new(device, bytes)?]);
         let layers = shape.layers.clone().map(layer).collect::<Result<Vec<_>>>()?;
-        let host = pool.swap_blocks * 2 * layers.len() * block_bytes(&shape, options.dtype, pool.block_size);
+        let host = pool.swap_blocks * 2 * layers.len() * paged_shape.block_bytes();
         let ids = || Ids::new(device, 0);
         Ok(DeviceAttention {
             prompts: P::new(device)?,
+            paged_shape,
             dtype: options.dtype,
             pool,
             device: device.clone(),
@@ -119,47 +124,34 @@ impl<P: Prompts> DeviceAttention<P> {
         })
     }
 
-    pub(super) fn paged_shape(&self) -> PagedShape {
-        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
-        PagedShape { heads, kv_heads, head_dim, block_size: self.pool.block_size, dtype: self.dtype.stored() }
+    /// The cache of a layer: where its K and its V are.
+    fn cache(&self, layer: usize) -> [Address; 2] {
+        self.layers[layer - self.shape.layers.start].each_ref().map(|buffer| buffer.address)
     }
 
-    /// K and V of a layer.
-    fn kept(&self, layer: usize) -> [Arg; 2] {
-        let [keys, values] = &self.layers[layer - self.shape.layers.start];
-        [keys, values].map(|buffer| Arg::At(buffer.address))
-    }
-
-    /// kv_heads, head_dim, block_size.
-    fn sizes(&self) -> [u32; 3] {
-        [self.shape.kv_heads, self.shape.head_dim, self.pool.block_size].map(|n| n as u32)
-    }
-
-    /// Writes the K and V of the batch's rows to their slots, and attends to nothing.
+    /// Writes the K and V of the batch's rows to their slots, and does not attend.
     ///
     /// # Errors
     /// Those of the device.
     pub fn write(&self, cuda: &Cuda, layer: usize, k: &CudaTensor, v: &CudaTensor) -> Result<()> {
-        let new = [k.address(), v.address(), self.slots.address()].map(Arg::At);
-        let sizes = self.sizes().map(Arg::U32);
-        let arguments = [&self.kept(layer)[..], &new, &sizes].concat();
-        let kernel = format!("write_kv_{}", suffix(self.dtype.stored()));
-        cuda.launch(&kernel, Grid::rows(k.rows(), WRITE_THREADS), &arguments)
+        let new = [k.address(), v.address(), self.slots.address()];
+        cuda.run(&[self.paged_shape.write(self.cache(layer), new, k.rows())])
     }
 
-    /// Where kernels find what a layer has kept, and what the batch's rows see of it.
+    /// The addresses of a layer's cache, and of the tables and positions that say which of its keys each row sees.
     pub(super) fn places(&self, layer: usize) -> PagedPlaces {
-        let [keys, values] = &self.layers[layer - self.shape.layers.start];
+        let [k, v] = self.cache(layer);
         PagedPlaces {
-            k: keys.address,
-            v: values.address,
+            k,
+            v,
             tables: self.tables.address(),
             table_starts: self.table_starts.address(),
             positions: self.positions.address(),
         }
     }
 
-    /// Attention of some rows of rotated queries over what is in the cache, the batch's own K and V included, to the same rows of `out`.
+    /// Attends with some rows of the rotated queries `q` to the keys in the cache, which include the batch's own, and writes the result to
+    /// the same rows of `out`.
     pub(super) fn attend_rows(
         &self,
         cuda: &Cuda,
@@ -172,7 +164,7 @@ impl<P: Prompts> DeviceAttention<P> {
         places.table_starts = places.table_starts.offset(size_of::<u32>() * rows.start);
         places.positions = places.positions.offset(size_of::<u32>() * rows.start);
         let work = PagedWork {
-            shape: self.paged_shape(),
+            shape: self.paged_shape,
             places,
             rows: rows.len(),
             window: self.shape.windows[layer],
@@ -183,35 +175,16 @@ impl<P: Prompts> DeviceAttention<P> {
         cuda.paged_attention(self.version, &work, out.address().offset(skipped), q.address().offset(skipped))
     }
 
-    fn attend_to_kept(&self, cuda: &Cuda, layer: usize, q: &CudaTensor) -> Result<CudaTensor> {
+    /// Attends with all rows of `q`, once the batch's K and V are in the cache.
+    fn attend_to_cache(&self, cuda: &Cuda, layer: usize, q: &CudaTensor) -> Result<CudaTensor> {
         let out = cuda.take(q.rows(), self.shape.heads * self.shape.head_dim)?;
         self.prompts.attend(self, cuda, layer, q, &out)?;
         Ok(out)
     }
 
-    /// Rotates q and k and writes K and V to their slots, by one kernel: k is rotated on its way into the cache.
-    fn rotate_and_write(
-        &self,
-        cuda: &Cuda,
-        layer: usize,
-        rope: &Rope<Cuda>,
-        positions: &Ids,
-        [q, k, v]: [&CudaTensor; 3],
-    ) -> Result<()> {
-        let new = [q.address(), k.address(), v.address(), self.slots.address()].map(Arg::At);
-        let at = [positions.address(), rope.inv_freq.vector()].map(Arg::At);
-        let sizes = [&[self.shape.heads as u32][..], &self.sizes()].concat();
-        let sizes: Vec<Arg> = sizes.into_iter().map(Arg::U32).collect();
-        let arguments = [&self.kept(layer)[..], &new, &at, &[Arg::F32(rope.scaling)], &sizes].concat();
-        let kernel = format!("rope_write_kv_{}", suffix(self.dtype.stored()));
-        let angles = self.shape.head_dim * size_of::<f32>();
-        let grid = Grid { shared_bytes: angles, ..Grid::rows(k.rows(), WRITE_THREADS) };
-        cuda.launch(&kernel, grid, &arguments)
-    }
-
     /// Carries out the copies that a batch begins with.
     fn move_blocks(&mut self, moves: &[Move]) -> Result<()> {
-        let bytes = block_bytes(&self.shape, self.dtype, self.pool.block_size);
+        let bytes = self.paged_shape.block_bytes();
         for (number, buffer) in self.layers.iter().flatten().enumerate() {
             let on_device = |block: u32| buffer.address.offset(block as usize * bytes);
             let per_block = 2 * self.layers.len() * bytes;
@@ -235,17 +208,6 @@ impl<P: Prompts> DeviceAttention<P> {
     }
 }
 
-/// Bytes of K, or of V, of a block in one layer. In fp8 the scales lie behind the numbers, and both begin at whole pieces of 16 bytes:
-/// `block_numbers` in kernels/paged_cache.cuh.
-fn block_bytes(shape: &AttentionShape, dtype: KvDtype, block_size: usize) -> usize {
-    let vectors = block_size * shape.kv_heads;
-    let numbers = vectors * shape.head_dim * dtype.stored().bytes();
-    match dtype {
-        KvDtype::Fp8 => (numbers.next_multiple_of(4) + size_of::<f32>() * vectors).next_multiple_of(16),
-        _ => numbers,
-    }
-}
-
 impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
     fn name(&self) -> &'static str {
         "paged"
@@ -265,7 +227,7 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
         let Placement { sequences, tables, slot_mapping } = &mut self.placement;
         let mut starts: Vec<u32> =
             sequences.iter().flat_map(|s| s.rows.clone().map(|_| s.place.start as u32)).collect();
-        // Rows that belong to nobody look at the pool's first block, and write nothing.
+        // A padding row belongs to no sequence: it reads the pool's first block, and writes nothing.
         let rows = batch.tokens.len();
         starts.resize(rows, tables.len() as u32);
         slot_mapping.resize(rows, NOWHERE);
@@ -275,9 +237,9 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
         self.positions.write(&batch.positions)?;
         self.slots.write(slot_mapping)?;
         let longest = batch.positions.iter().max().map_or(1, |position| *position as usize + 1);
-        self.version = AttentionVersion::choose(cuda.options().attention, &self.paged_shape());
+        self.version = AttentionVersion::choose(cuda.options().attention, &self.paged_shape);
         self.parts = self.version.parts(longest);
-        self.prompts.begin(cuda, &self.paged_shape(), batch)?;
+        self.prompts.begin(cuda, &self.paged_shape, batch)?;
         Ok(batch.decode_rows().map(|_| (self.parts as u64) << 32 | rows as u64))
     }
 
@@ -290,10 +252,10 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
         v: &CudaTensor,
     ) -> Result<CudaTensor> {
         self.write(cuda, layer, k, v)?;
-        self.attend_to_kept(cuda, layer, q)
+        self.attend_to_cache(cuda, layer, q)
     }
 
-    /// Two kernels fewer.
+    /// One kernel rotates q and k and writes K and V, which saves two launches: k is rotated on its way into the cache.
     fn rotate_and_attend(
         &mut self,
         cuda: &Cuda,
@@ -304,8 +266,10 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
         k: CudaTensor,
         v: &CudaTensor,
     ) -> Result<CudaTensor> {
-        self.rotate_and_write(cuda, layer, rope, positions, [&q, &k, v])?;
-        self.attend_to_kept(cuda, layer, &q)
+        let new = [q.address(), k.address(), v.address(), self.slots.address()];
+        let (cache, rotation) = (self.cache(layer), [positions.address(), rope.inv_freq.vector()]);
+        cuda.run(&[self.paged_shape.rotate_and_write(cache, new, rotation, rope.scaling, k.rows())])?;
+        self.attend_to_cache(cuda, layer, &q)
     }
 
     fn max_tokens(&self) -> Option<usize> {

@@ -4,6 +4,8 @@
 //! `Cpu::with_kernels(Box::new(Mine))`.
 
 use crate::backend::simd::{F32, Isa, dispatch, dot, exp};
+use crate::config::Activation;
+use std::f32::consts::FRAC_1_SQRT_2;
 
 /// Operations on one row or one head. The default bodies are plain Rust.
 pub trait Kernels: Send + Sync {
@@ -54,6 +56,16 @@ pub trait Kernels: Send + Sync {
         }
     }
     // ANCHOR_END: silu_mul
+
+    /// The activation of an MLP without a gate; `x` is `[n]`.
+    fn activate(&self, x: &mut [f32], activation: Activation) {
+        match activation {
+            Activation::GeluTanh => self.gelu(x),
+            Activation::Gelu => x.iter_mut().for_each(|v| *v *= 0.5 * (1.0 + libm::erff(*v * FRAC_1_SQRT_2))),
+            Activation::Silu => x.iter_mut().for_each(|v| *v /= 1.0 + (-*v).exp()),
+            Activation::Relu => x.iter_mut().for_each(|v| *v = v.max(0.0)),
+        }
+    }
 
     /// x = GELU(x) ≈ x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))); `[n]`. (Hendrycks & Gimpel, arXiv:1606.08415.)
     fn gelu(&self, x: &mut [f32]) {
@@ -108,6 +120,24 @@ mod tests {
     /// The default bodies, to compare with.
     struct Plain;
     impl Kernels for Plain {}
+
+    /// Values of torch 2.15 (`gelu`, `silu`, `relu`).
+    #[test]
+    fn activations_equal_torch() {
+        let x = [-3.0, -0.5, 0.0, 0.25, 2.0];
+        for (activation, want) in [
+            (Activation::Gelu, [-0.004049694, -0.15426877, 0.0, 0.14967659, 1.9544997]),
+            (Activation::Silu, [-0.14227761, -0.18877033, 0.0, 0.14054415, 1.7615942]),
+            (Activation::Relu, [0.0, 0.0, 0.0, 0.25, 2.0]),
+        ] {
+            let mut got = x;
+            Plain.activate(&mut got, activation);
+            assert!(
+                got.iter().zip(want).all(|(g, w): (&f32, f32)| (g - w).abs() < 1e-6),
+                "{activation:?} {got:?}"
+            );
+        }
+    }
 
     #[test]
     fn vectors_do_what_the_plain_bodies_do() {

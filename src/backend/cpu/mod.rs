@@ -14,6 +14,7 @@ pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
 use crate::{
+    config::Activation,
     error::Result,
     tensor::{DType, convert_to_f32},
 };
@@ -341,9 +342,9 @@ impl Backend for Cpu {
         Ok(gate)
     }
 
-    fn gelu(&self, mut x: CpuTensor) -> Result<CpuTensor> {
+    fn activate(&self, mut x: CpuTensor, activation: Activation) -> Result<CpuTensor> {
         let n = x.cols();
-        self.for_each_chunk(x.data_mut(), n, |_, row| self.kernels.gelu(row));
+        self.for_each_chunk(x.data_mut(), n, |_, row| self.kernels.activate(row, activation));
         Ok(x)
     }
 

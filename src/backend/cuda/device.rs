@@ -30,6 +30,11 @@ pub enum Arg {
 }
 
 impl Arg {
+    /// An extent, such as a number of rows: kernels take it as 32 bits.
+    pub fn extent(n: usize) -> Arg {
+        Arg::U32(n as u32)
+    }
+
     /// Where its value is, as `cuLaunchKernel` wants it.
     pub(super) fn pointer(&self) -> *mut c_void {
         let pointer: *const c_void = match self {
@@ -71,6 +76,14 @@ pub struct Launch {
     pub kernel: String,
     pub grid: Grid,
     pub arguments: Vec<Arg>,
+}
+
+impl Launch {
+    /// A launch whose arguments are these pointers, and behind them these values.
+    pub fn new(kernel: impl Into<String>, grid: Grid, pointers: &[Address], values: &[Arg]) -> Launch {
+        let pointers = pointers.iter().copied().map(Arg::At);
+        Launch { kernel: kernel.into(), grid, arguments: pointers.chain(values.iter().copied()).collect() }
+    }
 }
 
 /// A linear layer for a library of the device: y = x Wᵀ, sums in f32.

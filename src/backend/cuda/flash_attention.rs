@@ -65,6 +65,15 @@ impl FlashVersion {
     pub const ALL: [FlashVersion; 5] =
         [FlashVersion::V0, FlashVersion::V1, FlashVersion::V2, FlashVersion::V3, FlashVersion::V4];
 
+    /// The kernels of all versions, without width and dtype.
+    pub(super) const KERNELS: [&'static str; 5] = [
+        "flash_attention_v0",
+        "flash_attention_v1",
+        "flash_attention_v2",
+        "flash_attention_v3",
+        "flash_attention_v4",
+    ];
+
     /// The version that is asked for, or v3 where the model's arithmetic is that of tensor cores: they round queries and weights to K's dtype. v1
     /// where that does not fit, and `None` where not even that does. v4 runs if it is asked for: it has not run on a GPU.
     pub fn choose(
@@ -93,13 +102,7 @@ impl FlashVersion {
 
     /// The kernel's name, without width and dtype.
     pub fn kernel(self) -> &'static str {
-        match self {
-            FlashVersion::V0 => "flash_attention_v0",
-            FlashVersion::V1 => "flash_attention_v1",
-            FlashVersion::V2 => "flash_attention_v2",
-            FlashVersion::V3 => "flash_attention_v3",
-            FlashVersion::V4 => "flash_attention_v4",
-        }
+        FlashVersion::KERNELS[self as usize]
     }
 
     /// Numbers that v0 keeps scores in, [rows, heads, keys]: what grows with the length squared.
@@ -117,11 +120,8 @@ impl FlashVersion {
             FlashVersion::V1 => plain(3),
             FlashVersion::V2 | FlashVersion::V3 => {
                 // An odd number of pieces of 8, unless pieces are found by XOR: VECTOR in the kernel file.
-                let vector = if shape.head_dim.is_multiple_of(64) {
-                    shape.head_dim
-                } else {
-                    ((shape.head_dim / 8) | 1) * 8
-                };
+                let pieces = shape.head_dim / 8;
+                let vector = 8 * if pieces.is_multiple_of(8) { pieces } else { pieces | 1 };
                 let keys = if shape.head_dim <= 128 { 64 } else { 32 };
                 let tiles = if self == FlashVersion::V3 { 4 } else { 2 };
                 2 * vector * (MMA_ROWS + tiles * keys)
@@ -141,14 +141,13 @@ impl FlashVersion {
         q: Address,
         scores: Address,
     ) -> Vec<Launch> {
-        let PagedShape { heads, kv_heads, head_dim, block_size, dtype } = work.shape;
-        let PagedPlaces { k, v, tables, table_starts, positions } = work.places;
-        let pointers = [out, lse.unwrap_or(Address(0)), q, k, v, tables, table_starts, positions];
-        let mut arguments: Vec<Arg> = pointers.map(Arg::At).into();
-        arguments.extend([kv_heads, head_dim, block_size].map(|n| Arg::U32(n as u32)));
-        arguments.push(Arg::U32(work.window.map_or(u32::MAX, |window| window as u32)));
-        arguments.extend([Arg::F32(work.scale), Arg::At(work.row_starts), Arg::At(work.row_counts)]);
-        arguments.push(Arg::U32(heads as u32));
+        let PagedShape { heads, kv_heads, head_dim, dtype, .. } = work.shape;
+        let mut arguments = [out, lse.unwrap_or(Address(0)), q].map(Arg::At).to_vec();
+        arguments.extend(work.shape.attention_arguments(&work.places, work.window, work.scale));
+        arguments.extend([Arg::At(work.row_starts), Arg::At(work.row_counts), Arg::extent(heads)]);
+        if self == FlashVersion::V0 {
+            arguments.splice(0..0, [Arg::At(scores), Arg::extent(scores_stride(work))]);
+        }
         let (rows, threads) = match self {
             FlashVersion::V0 | FlashVersion::V1 => (ROWS, THREADS),
             FlashVersion::V2 | FlashVersion::V3 => (MMA_ROWS, THREADS),
@@ -156,33 +155,20 @@ impl FlashVersion {
         };
         let tiles = (work.most_rows * (heads / kv_heads)).div_ceil(rows);
         let shared_bytes = self.shared_bytes(&work.shape);
-        let grid = |shared_bytes| Grid {
-            blocks: [tiles, kv_heads, work.sequences].map(|n| n as u32),
-            threads,
-            shared_bytes,
-        };
+        let blocks = [tiles, kv_heads, work.sequences].map(|n| n as u32);
         let (name, dtype) = (self.kernel(), suffix(dtype));
+        let launch = |kernel: String, shared_bytes| {
+            Launch::new(kernel, Grid { blocks, threads, shared_bytes }, &[], &arguments)
+        };
         match self {
             FlashVersion::V0 => {
-                let first = [Arg::At(scores), Arg::U32(scores_stride(work) as u32)];
-                let arguments = [&first[..], &arguments].concat();
-                let weights = 4 * ROWS * WEIGHT_STRIDE;
-                let output_bytes = shared_bytes / 2 + weights;
+                let output_bytes = shared_bytes / 2 + 4 * ROWS * WEIGHT_STRIDE; // half of the tiles, and the weights
                 [("scores", shared_bytes), ("softmax", 0), ("output", output_bytes)]
-                    .map(|(part, shared_bytes)| Launch {
-                        kernel: format!("{name}_{part}_{dtype}"),
-                        grid: grid(shared_bytes),
-                        arguments: arguments.clone(),
-                    })
+                    .map(|(part, shared_bytes)| launch(format!("{name}_{part}_{dtype}"), shared_bytes))
                     .into()
             }
-            FlashVersion::V1 => {
-                vec![Launch { kernel: format!("{name}_{dtype}"), grid: grid(shared_bytes), arguments }]
-            }
-            FlashVersion::V2 | FlashVersion::V3 | FlashVersion::V4 => {
-                let kernel = format!("{name}_d{head_dim}_{dtype}");
-                vec![Launch { kernel, grid: grid(shared_bytes), arguments }]
-            }
+            FlashVersion::V1 => vec![launch(format!("{name}_{dtype}"), shared_bytes)],
+            _ => vec![launch(format!("{name}_d{head_dim}_{dtype}"), shared_bytes)],
         }
     }
 }
@@ -211,12 +197,7 @@ impl Cuda {
         };
         let scores = scores.as_ref().map_or(out.address(), CudaTensor::address);
         let lse = lse.map(CudaTensor::address);
-        for Launch { kernel, grid, arguments } in
-            version.launches(work, out.address(), lse, q.address(), scores)
-        {
-            self.launch(&kernel, grid, &arguments)?;
-        }
-        Ok(())
+        self.run(&version.launches(work, out.address(), lse, q.address(), scores))
     }
 }
 

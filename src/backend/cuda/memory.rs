@@ -1,6 +1,6 @@
 //! Device memory that is given back when it is dropped, to the device or to a pool of activations.
 
-use super::device::{Address, Device};
+use super::device::{Address, Arg, Device};
 use crate::{backend::Shaped, error::Result};
 use std::{
     collections::BTreeMap,
@@ -66,8 +66,7 @@ impl Ids {
             self.buffer = Buffer::new(&self.device, 4 * values.len().next_power_of_two())?;
         }
         self.len = values.len();
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.device.upload(self.buffer.address, &bytes)
+        self.device.upload(self.buffer.address, bytemuck::cast_slice(values))
     }
 
     /// Where they are.
@@ -136,13 +135,13 @@ impl CudaTensor {
     }
 
     /// Numbers in it.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.rows * self.cols
     }
 
-    /// Whether it has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// How many numbers it has, as a kernel's argument.
+    pub(super) fn size(&self) -> Arg {
+        Arg::Size(self.len() as u64)
     }
 }
 

@@ -173,16 +173,26 @@ impl Cuda {
         done
     }
 
-    /// Launches a kernel, unless there is nothing to do.
+    /// Launches a kernel whose arguments are these pointers, and behind them these values.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()> {
-        // No rows: a step in which no request samples.
-        if grid.blocks.contains(&0) || !self.counts() {
-            return Ok(());
+    pub fn launch(&self, kernel: &str, grid: Grid, pointers: &[Address], values: &[Arg]) -> Result<()> {
+        self.run(&[Launch::new(kernel, grid, pointers, values)])
+    }
+
+    /// Launches kernels one after the other, unless they have nothing to do.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn run(&self, launches: &[Launch]) -> Result<()> {
+        for Launch { kernel, grid, arguments } in launches {
+            // A grid without blocks has no rows: in that step no request samples.
+            if !grid.blocks.contains(&0) && self.counts() {
+                self.device.launch(kernel, *grid, arguments)?;
+            }
         }
-        self.device.launch(kernel, grid, arguments)
+        Ok(())
     }
 
     /// Counts a launch, unless it is to be left out.

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     backend::{Backend, PartShape, Rope, Shaped, Slice},
-    error::Result,
+    config::Activation,
+    error::{Error, Result},
     sampling::{Draw, SamplingError},
     tensor::DType,
 };
@@ -23,51 +24,53 @@ fn rms_norm_version(n: usize) -> (&'static str, u32) {
     ("rms_norm_v1", ROW_THREADS)
 }
 
-/// An extent as an argument.
-fn u32(extent: usize) -> Arg {
-    Arg::U32(extent as u32)
-}
-
 impl Cuda {
     /// One part of a linear layer: columns of y from `first` on.
-    fn linear(&self, y: &CudaTensor, x: Address, x_dtype: DType, part: &Part, first: usize) -> Result<()> {
+    fn linear(&self, y: &CudaTensor, x: Address, dtype: DType, part: &Part, first: usize) -> Result<()> {
         let PartShape { outputs, inputs } = part.shape;
+        let (rows, y_cols, w, transposed) = (y.rows(), y.cols(), part.buffer.address, part.transposed);
         if self.device.has_matmul() {
-            assert_eq!(x_dtype, part.dtype, "a library's operands");
-            let (rows, y_cols, transposed) = (y.rows(), y.cols(), part.transposed);
-            let (w, y) = (part.buffer.address, y.address().offset(4 * first));
+            assert_eq!(dtype, part.dtype, "a library's operands");
+            let y = y.address().offset(4 * first);
             if rows > 0 && self.counts() {
-                self.device.matmul(&Matmul {
-                    dtype: x_dtype,
-                    x,
-                    w,
-                    y,
-                    rows,
-                    inputs,
-                    outputs,
-                    y_cols,
-                    transposed,
-                })?;
+                self.device.matmul(&Matmul { dtype, x, w, y, rows, inputs, outputs, y_cols, transposed })?;
             }
             return Ok(());
         }
-        let threads = 128;
-        let blocks = [outputs.div_ceil(threads) as u32, y.rows() as u32, 1];
-        let grid = Grid { blocks, threads: threads as u32, shared_bytes: 0 };
-        let (cols, transposed) = (u32(y.cols()), Arg::U32(part.transposed.into()));
-        let [y, x, w] = [y.address(), x, part.buffer.address].map(Arg::At);
-        let kernel = match x_dtype {
+        let blocks = [outputs.div_ceil(ROW_THREADS as usize) as u32, rows as u32, 1];
+        let grid = Grid { blocks, threads: ROW_THREADS, shared_bytes: 0 };
+        let kernel = match dtype {
             DType::F32 => format!("matmul_v0_{}", suffix(part.dtype)),
             narrow => format!("matmul_v0_{0}_{0}", suffix(narrow)),
         };
-        self.launch(&kernel, grid, &[y, x, w, u32(inputs), u32(outputs), transposed, cols, u32(first)])
+        let sizes = [inputs, outputs, transposed.into(), y_cols, first].map(Arg::extent);
+        self.launch(&kernel, grid, &[y.address(), x, w], &sizes)
+    }
+
+    /// A norm of each row of the sum of `inputs`, which is kept in the first of them. `parameters`: the weight, and the bias where there is one.
+    fn norm_rows(
+        &self,
+        kernel: &str,
+        inputs: &[&CudaTensor],
+        parameters: &[&CudaWeight],
+        eps: f32,
+    ) -> Result<CudaTensor> {
+        let (rows, cols) = (inputs[0].rows(), inputs[0].cols());
+        assert!(inputs.iter().all(|x| (x.rows(), x.cols()) == (rows, cols)), "{kernel}");
+        let normed = self.take(rows, cols)?;
+        let mut pointers = vec![normed.address()];
+        pointers.extend(inputs.iter().map(|x| x.address()));
+        pointers.extend(parameters.iter().map(|parameter| parameter.vector()));
+        let values = [Arg::extent(cols), Arg::F32(eps)];
+        self.launch(kernel, Grid::rows(rows, ROW_THREADS), &pointers, &values)?;
+        Ok(normed)
     }
 
     /// An activation rounded to 16 bits, in memory of its own.
     fn cast(&self, x: &CudaTensor, dtype: DType) -> Result<CudaTensor> {
         let y = self.take(x.rows(), x.cols().div_ceil(2))?;
-        let arguments = [Arg::At(y.address()), Arg::At(x.address()), Arg::Size(x.len() as u64)];
-        self.launch(&format!("cast_{}", suffix(dtype)), Grid::numbers(x.len()), &arguments)?;
+        let kernel = format!("cast_{}", suffix(dtype));
+        self.launch(&kernel, Grid::numbers(x.len()), &[y.address(), x.address()], &[x.size()])?;
         Ok(y)
     }
 }
@@ -101,26 +104,23 @@ impl Backend for Cuda {
     fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
         assert_eq!(data.len(), rows * cols, "upload");
         let x = self.take(rows, cols)?;
-        let bytes: Vec<u8> = data.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.device.upload(x.address(), &bytes)?;
+        self.device.upload(x.address(), bytemuck::cast_slice(data))?;
         Ok(x)
     }
 
     fn download(&self, x: &CudaTensor) -> Result<Vec<f32>> {
-        let mut bytes = vec![0; 4 * x.len()];
-        self.device.download(x.address(), &mut bytes)?;
-        let (numbers, _) = bytes.as_chunks::<4>();
-        Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        let mut numbers = vec![0.0; x.len()];
+        self.device.download(x.address(), bytemuck::cast_slice_mut(&mut numbers))?;
+        Ok(numbers)
     }
 
     fn embed(&self, table: &CudaWeight, first_row: usize, ids: &Ids) -> Result<CudaTensor> {
         let part = table.parts().next().expect("an embedding has one part");
         let y = self.take(ids.len, part.shape.inputs)?;
-        let (out, stored) = (Arg::At(y.address()), Arg::At(part.buffer.address));
-        let sizes = [u32(first_row), u32(part.shape.outputs), u32(part.shape.inputs)];
         let kernel = format!("embed_{}", suffix(part.dtype));
-        let arguments = [out, stored, Arg::At(ids.address()), sizes[0], sizes[1], sizes[2]];
-        self.launch(&kernel, Grid::rows(ids.len, ROW_THREADS), &arguments)?;
+        let pointers = [y.address(), part.buffer.address, ids.address()];
+        let sizes = [first_row, part.shape.outputs, part.shape.inputs].map(Arg::extent);
+        self.launch(&kernel, Grid::rows(ids.len, ROW_THREADS), &pointers, &sizes)?;
         Ok(y)
     }
 
@@ -145,9 +145,8 @@ impl Backend for Cuda {
     }
 
     fn add_bias(&self, x: CudaTensor, bias: &CudaWeight) -> Result<CudaTensor> {
-        let arguments =
-            [Arg::At(x.address()), Arg::At(bias.vector()), u32(x.cols()), Arg::Size(x.len() as u64)];
-        self.launch("add_bias", Grid::numbers(x.len()), &arguments)?;
+        let sizes = [Arg::extent(x.cols()), x.size()];
+        self.launch("add_bias", Grid::numbers(x.len()), &[x.address(), bias.vector()], &sizes)?;
         Ok(x)
     }
 
@@ -161,9 +160,8 @@ impl Backend for Cuda {
         let mut first = 0;
         for n in cols {
             let part = self.take(x.rows(), n)?;
-            let arguments =
-                [Arg::At(part.address()), Arg::At(x.address()), u32(first), u32(n), u32(x.cols())];
-            self.launch("take_columns", Grid::rows(x.rows(), ROW_THREADS), &arguments)?;
+            let (grid, sizes) = (Grid::rows(x.rows(), ROW_THREADS), [first, n, x.cols()].map(Arg::extent));
+            self.launch("take_columns", grid, &[part.address(), x.address()], &sizes)?;
             parts.push(part);
             first += n;
         }
@@ -174,10 +172,10 @@ impl Backend for Cuda {
     fn rms_norm(&self, x: &CudaTensor, weight: &CudaWeight, group: usize, eps: f32) -> Result<CudaTensor> {
         assert_eq!(x.cols() % group, 0, "rms_norm");
         let y = self.take(x.rows(), x.cols())?;
-        let [out, x, weight] = [y.address(), x.address(), weight.vector()].map(Arg::At);
         let (kernel, threads) = rms_norm_version(group);
         let grid = Grid::rows(y.len() / group, threads);
-        self.launch(kernel, grid, &[out, x, weight, u32(group), Arg::F32(eps)])?;
+        let pointers = [y.address(), x.address(), weight.vector()];
+        self.launch(kernel, grid, &pointers, &[Arg::extent(group), Arg::F32(eps)])?;
         Ok(y)
     }
     // ANCHOR_END: rms_norm
@@ -189,11 +187,7 @@ impl Backend for Cuda {
         weight: &CudaWeight,
         eps: f32,
     ) -> Result<(CudaTensor, CudaTensor)> {
-        assert_eq!((x.rows(), x.cols()), (y.rows(), y.cols()), "add_rms_norm");
-        let normed = self.take(x.rows(), x.cols())?;
-        let pointers = [normed.address(), x.address(), y.address(), weight.vector()].map(Arg::At);
-        let arguments = [&pointers[..], &[u32(x.cols()), Arg::F32(eps)]].concat();
-        self.launch("add_rms_norm", Grid::rows(x.rows(), ROW_THREADS), &arguments)?;
+        let normed = self.norm_rows("add_rms_norm", &[&x, y], &[weight], eps)?;
         Ok((x, normed))
     }
 
@@ -205,12 +199,7 @@ impl Backend for Cuda {
         bias: &CudaWeight,
         eps: f32,
     ) -> Result<(CudaTensor, CudaTensor)> {
-        assert_eq!((x.rows(), x.cols()), (y.rows(), y.cols()), "add_layer_norm");
-        let normed = self.take(x.rows(), x.cols())?;
-        let pointers =
-            [normed.address(), x.address(), y.address(), weight.vector(), bias.vector()].map(Arg::At);
-        let arguments = [&pointers[..], &[u32(x.cols()), Arg::F32(eps)]].concat();
-        self.launch("add_layer_norm", Grid::rows(x.rows(), ROW_THREADS), &arguments)?;
+        let normed = self.norm_rows("add_layer_norm", &[&x, y], &[weight, bias], eps)?;
         Ok((x, normed))
     }
 
@@ -221,45 +210,45 @@ impl Backend for Cuda {
         bias: &CudaWeight,
         eps: f32,
     ) -> Result<CudaTensor> {
-        let y = self.take(x.rows(), x.cols())?;
-        let [out, x, weight, bias] = [y.address(), x.address(), weight.vector(), bias.vector()].map(Arg::At);
-        let grid = Grid::rows(y.rows(), ROW_THREADS);
-        self.launch("layer_norm", grid, &[out, x, weight, bias, u32(y.cols()), Arg::F32(eps)])?;
-        Ok(y)
+        self.norm_rows("layer_norm", &[x], &[weight, bias], eps)
     }
 
     fn rope(&self, x: CudaTensor, positions: &Ids, rope: &Rope<Cuda>) -> Result<CudaTensor> {
         assert_eq!(x.cols() % rope.head_dim, 0, "rope");
-        let [data, positions, frequencies] =
-            [x.address(), positions.address(), rope.inv_freq.vector()].map(Arg::At);
-        let (heads, head_dim) = (u32(x.cols() / rope.head_dim), u32(rope.head_dim));
-        let arguments = [data, positions, frequencies, heads, head_dim, Arg::F32(rope.scaling)];
-        self.launch("rope", Grid::rows(x.rows(), ROW_THREADS), &arguments)?;
+        let pointers = [x.address(), positions.address(), rope.inv_freq.vector()];
+        let [heads, head_dim] = [x.cols() / rope.head_dim, rope.head_dim].map(Arg::extent);
+        let values = [heads, head_dim, Arg::F32(rope.scaling)];
+        self.launch("rope", Grid::rows(x.rows(), ROW_THREADS), &pointers, &values)?;
         Ok(x)
     }
 
     fn silu_mul(&self, gate: CudaTensor, up: &CudaTensor) -> Result<CudaTensor> {
-        let arguments = [Arg::At(gate.address()), Arg::At(up.address()), Arg::Size(gate.len() as u64)];
-        self.launch("silu_mul", Grid::numbers(gate.len()), &arguments)?;
+        let pointers = [gate.address(), up.address()];
+        self.launch("silu_mul", Grid::numbers(gate.len()), &pointers, &[gate.size()])?;
         Ok(gate)
     }
 
-    fn gelu(&self, x: CudaTensor) -> Result<CudaTensor> {
-        self.launch("gelu", Grid::numbers(x.len()), &[Arg::At(x.address()), Arg::Size(x.len() as u64)])?;
+    fn activate(&self, x: CudaTensor, activation: Activation) -> Result<CudaTensor> {
+        if activation != Activation::GeluTanh {
+            return Err(Error::Device(format!(
+                "the activation {activation:?} has no kernel for GPUs yet; use the CPU"
+            )));
+        }
+        self.launch("gelu", Grid::numbers(x.len()), &[x.address()], &[x.size()])?;
         Ok(x)
     }
 
     fn add(&self, x: CudaTensor, y: &CudaTensor) -> Result<CudaTensor> {
         assert_eq!((x.rows(), x.cols()), (y.rows(), y.cols()), "add");
-        let arguments = [Arg::At(x.address()), Arg::At(y.address()), Arg::Size(x.len() as u64)];
-        self.launch("add", Grid::numbers(x.len()), &arguments)?;
+        self.launch("add", Grid::numbers(x.len()), &[x.address(), y.address()], &[x.size()])?;
         Ok(x)
     }
 
     fn take_rows(&self, x: &CudaTensor, rows: &Ids) -> Result<CudaTensor> {
         let y = self.take(rows.len, x.cols())?;
-        let [out, x, ids] = [y.address(), x.address(), rows.address()].map(Arg::At);
-        self.launch("take_rows", Grid::rows(rows.len, ROW_THREADS), &[out, x, ids, u32(y.cols())])?;
+        let (grid, pointers) =
+            (Grid::rows(rows.len, ROW_THREADS), [y.address(), x.address(), rows.address()]);
+        self.launch("take_rows", grid, &pointers, &[Arg::extent(x.cols())])?;
         Ok(y)
     }
 

@@ -35,6 +35,8 @@ const AT_A_TIME: usize = 4;
 const V1_THREADS: usize = 128;
 /// Shared memory that a block may have on every GPU that the kernels are for (sm_86 has the least).
 const SHARED_BYTES: usize = 99 << 10;
+/// Threads of a block that writes a row's K and V.
+const WRITE_THREADS: u32 = 128;
 
 /// What decides which version fits.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,65 @@ pub struct PagedPlaces {
     pub positions: Address,
 }
 
+impl PagedShape {
+    /// Bytes of K, or of V, of a block in one layer. In fp8 the scales lie behind the numbers, and both begin at whole pieces of 16 bytes:
+    /// `block_numbers` in kernels/paged_cache.cuh.
+    pub fn block_bytes(&self) -> usize {
+        let vectors = self.block_size * self.kv_heads;
+        let numbers = vectors * self.head_dim * self.dtype.bytes();
+        match self.dtype {
+            DType::F8_E4M3 => (numbers.next_multiple_of(4) + size_of::<f32>() * vectors).next_multiple_of(16),
+            _ => numbers,
+        }
+    }
+
+    fn sizes(&self) -> [Arg; 3] {
+        [self.kv_heads, self.head_dim, self.block_size].map(Arg::extent)
+    }
+
+    /// Writes new rows of K and V to their slots in the `cache` of a layer, its K and its V. `new`: k, v and the rows' slots.
+    pub fn write(&self, cache: [Address; 2], new: [Address; 3], rows: usize) -> Launch {
+        let kernel = format!("write_kv_{}", suffix(self.dtype));
+        let pointers = [&cache[..], &new].concat();
+        Launch::new(kernel, Grid::rows(rows, WRITE_THREADS), &pointers, &self.sizes())
+    }
+
+    /// Rotates q in its place, and k on its way into the cache. `new`: q, and what [`write`](PagedShape::write) takes; `rotation`: the rows'
+    /// positions and the frequencies, whose cos and sin are multiplied by `scaling`.
+    pub fn rotate_and_write(
+        &self,
+        cache: [Address; 2],
+        new: [Address; 4],
+        rotation: [Address; 2],
+        scaling: f32,
+        rows: usize,
+    ) -> Launch {
+        let kernel = format!("rope_write_kv_{}", suffix(self.dtype));
+        let pointers = [&cache[..], &new, &rotation].concat();
+        let values = [&[Arg::F32(scaling), Arg::extent(self.heads)][..], &self.sizes()].concat();
+        let angles = self.head_dim * size_of::<f32>();
+        let grid = Grid { shared_bytes: angles, ..Grid::rows(rows, WRITE_THREADS) };
+        Launch::new(kernel, grid, &pointers, &values)
+    }
+
+    /// What every kernel that attends is told behind its first pointers: the cache, its sizes, the window (none: all keys) and the scale.
+    pub(super) fn attention_arguments(
+        &self,
+        places: &PagedPlaces,
+        window: Option<usize>,
+        scale: f32,
+    ) -> Vec<Arg> {
+        let PagedPlaces { k, v, tables, table_starts, positions } = *places;
+        let pointers = [k, v, tables, table_starts, positions].map(Arg::At);
+        [&pointers[..], &self.sizes(), &[window_argument(window), Arg::F32(scale)]].concat()
+    }
+}
+
+/// Keys that a query sees, as kernels take it.
+fn window_argument(window: Option<usize>) -> Arg {
+    Arg::U32(window.map_or(u32::MAX, |window| window as u32))
+}
+
 impl AttentionVersion {
     /// All, the plainest first.
     pub const ALL: [AttentionVersion; 5] = [
@@ -64,6 +125,15 @@ impl AttentionVersion {
         AttentionVersion::V2,
         AttentionVersion::V3,
         AttentionVersion::V4,
+    ];
+
+    /// The kernels of all versions, without the dtype.
+    pub(super) const KERNELS: [&'static str; 5] = [
+        "paged_attention_v0",
+        "paged_attention_v1",
+        "paged_attention_v2",
+        "paged_attention_v3",
+        "paged_attention_v4",
     ];
 
     /// The version that is asked for, or the fastest; v0 where that does not fit.
@@ -82,13 +152,7 @@ impl AttentionVersion {
 
     /// The kernel's name, without the dtype.
     pub fn kernel(self) -> &'static str {
-        match self {
-            AttentionVersion::V0 => "paged_attention_v0",
-            AttentionVersion::V1 => "paged_attention_v1",
-            AttentionVersion::V2 => "paged_attention_v2",
-            AttentionVersion::V3 => "paged_attention_v3",
-            AttentionVersion::V4 => "paged_attention_v4",
-        }
+        AttentionVersion::KERNELS[self as usize]
     }
 
     /// Parts of the context that blocks of their own take, for sequences of at most `longest` tokens: a power of two, so that few graphs serve
@@ -136,18 +200,15 @@ impl AttentionVersion {
     /// The launches that attend: one, and with more than one part another that merges them. `out`, `q`: [rows, heads · head_dim]; `partial`:
     /// rows · heads · parts · (head_dim + 2) numbers, used if there is more than one part.
     pub fn launches(self, work: &PagedWork, out: Address, q: Address, partial: Address) -> Vec<Launch> {
-        let PagedShape { heads, kv_heads, head_dim, block_size, dtype } = work.shape;
-        let PagedPlaces { k, v, tables, table_starts, positions } = work.places;
-        let pointers = [out, q, k, v, tables, table_starts, positions].map(Arg::At);
-        let sizes = [kv_heads, head_dim, block_size].map(u32);
-        let mut arguments = [&pointers[..], &sizes, &[work.window_argument(), Arg::F32(work.scale)]].concat();
+        let PagedShape { heads, kv_heads, head_dim, dtype, .. } = work.shape;
+        let mut arguments = work.shape.attention_arguments(&work.places, work.window, work.scale);
         let (blocks, threads) = match self {
             AttentionVersion::V0 => ([heads, work.rows, 1], TILE),
             AttentionVersion::V1 => ([heads, work.rows, 1], V1_THREADS),
             _ => ([kv_heads, work.rows, work.parts], 32 * self.warps(&work.shape)),
         };
         if !matches!(self, AttentionVersion::V0 | AttentionVersion::V1) {
-            arguments.push(u32(heads));
+            arguments.push(Arg::extent(heads));
         }
         if matches!(self, AttentionVersion::V3 | AttentionVersion::V4) {
             let part = if work.parts > 1 { PART as u32 } else { 1 << 31 }; // one part takes all keys
@@ -155,25 +216,15 @@ impl AttentionVersion {
         }
         let shared_bytes = self.shared_bytes(&work.shape, self.warps(&work.shape));
         let grid = Grid { blocks: blocks.map(|n| n as u32), threads: threads as u32, shared_bytes };
-        let attend = Launch { kernel: format!("{}_{}", self.kernel(), suffix(dtype)), grid, arguments };
+        let attend = Launch::new(format!("{}_{}", self.kernel(), suffix(dtype)), grid, &[out, q], &arguments);
         if work.parts == 1 {
             return vec![attend];
         }
-        let pointers = [out, partial, positions].map(Arg::At);
-        let sizes = [u32(head_dim), work.window_argument(), u32(PART), u32(work.parts)];
+        let [head_dim, part, parts] = [head_dim, PART, work.parts].map(Arg::extent);
+        let values = [head_dim, window_argument(work.window), part, parts];
         let grid = Grid { blocks: [heads as u32, work.rows as u32, 1], threads: 64, shared_bytes: 0 };
-        let arguments = [&pointers[..], &sizes].concat();
-        vec![attend, Launch { kernel: "paged_attention_combine".into(), grid, arguments }]
-    }
-}
-
-fn u32(n: usize) -> Arg {
-    Arg::U32(n as u32)
-}
-
-impl PagedWork {
-    fn window_argument(&self) -> Arg {
-        Arg::U32(self.window.map_or(u32::MAX, |window| window as u32))
+        let pointers = [out, partial, work.places.positions];
+        vec![attend, Launch::new("paged_attention_combine", grid, &pointers, &values)]
     }
 }
 
@@ -195,10 +246,7 @@ impl Cuda {
             parts => Some(self.take(work.rows * heads * parts, head_dim + 2)?),
         };
         let at = partial.as_ref().map_or(out, CudaTensor::address);
-        for Launch { kernel, grid, arguments } in version.launches(work, out, q, at) {
-            self.launch(&kernel, grid, &arguments)?;
-        }
-        Ok(())
+        self.run(&version.launches(work, out, q, at))
     }
 }
 

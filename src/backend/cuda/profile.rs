@@ -2,7 +2,7 @@
 
 use super::{
     device::{Arg, Grid, Launch},
-    simulated::{Simulated, call},
+    simulated::{ERROR_SIZE, Simulated, call},
 };
 use crate::error::Result;
 use std::{
@@ -116,20 +116,10 @@ impl Simulated {
 }
 
 fn counted(Launch { kernel, grid, arguments }: &Launch) -> Result<()> {
-    call(kernel, arguments, |name, pointers, error| {
-        let (blocks, threads) = (grid.blocks, [grid.threads, 1, 1]);
+    let shared = grid.shared_bytes;
+    call(kernel, *grid, arguments, |name, blocks, threads, values, error| {
         // SAFETY: as in `launch`.
-        unsafe {
-            simulator_launch_counted(
-                name.as_ptr(),
-                blocks.as_ptr(),
-                threads.as_ptr(),
-                grid.shared_bytes,
-                pointers.as_mut_ptr(),
-                error.as_mut_ptr(),
-                error.len(),
-            )
-        }
+        unsafe { simulator_launch_counted(name, blocks, threads, shared, values, error, ERROR_SIZE) }
     })
 }
 
@@ -177,10 +167,7 @@ fn line_of(place: u64) -> Option<(String, u32)> {
     let mut line = None;
     // The address is that behind the call.
     backtrace::resolve((place - 1) as *mut c_void, |symbol| {
-        let name = symbol
-            .filename()
-            .and_then(|path| path.file_name())
-            .map(|name| name.to_string_lossy().into_owned());
+        let name = symbol.filename().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         // The innermost function comes first; a helper of common.cuh counts as itself, the simulator's own and instructions (ptx.cuh) as
         // whoever calls them.
         let a_kernels =

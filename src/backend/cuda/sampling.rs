@@ -31,12 +31,11 @@ impl Cuda {
         };
         knobs.write(&draws.iter().flat_map(words).collect::<Vec<_>>())?;
         let (tokens, scratch) = (self.take(1, rows)?, self.take(rows, 2 * vocab)?);
-        let pointers = [tokens.address(), logits.address(), knobs.address(), scratch.address()].map(Arg::At);
-        let arguments = [&pointers[..], &[Arg::U32(vocab as u32)]].concat();
-        self.launch("sample", Grid::rows(rows, THREADS), &arguments)?;
-        let mut bytes = vec![0; 4 * rows];
-        self.device().download(tokens.address(), &mut bytes)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|b| token(u32::from_le_bytes(*b))).collect())
+        let pointers = [tokens.address(), logits.address(), knobs.address(), scratch.address()];
+        self.launch("sample", Grid::rows(rows, THREADS), &pointers, &[Arg::extent(vocab)])?;
+        let mut codes = vec![0u32; rows];
+        self.device().download(tokens.address(), bytemuck::cast_slice_mut(&mut codes))?;
+        Ok(codes.into_iter().map(token).collect())
     }
 }
 

@@ -34,8 +34,6 @@ pub enum Schedule {
 pub struct Simulated {
     /// The order of threads.
     pub schedule: Schedule,
-    /// Bytes of memory; `None` for what the host has.
-    pub capacity: Option<u64>,
     /// A kernel, and another one that runs in its place.
     replaced: Option<(String, String)>,
     allocations: Mutex<HashMap<Address, Layout>>,
@@ -71,17 +69,22 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Calls the simulator, and makes an error of what it says.
+/// Bytes of an error's text.
+pub(super) const ERROR_SIZE: usize = 512;
+
+/// Calls the simulator with a kernel's name, blocks, threads and arguments, and room for [`ERROR_SIZE`] bytes of an error's text.
 pub(super) fn call(
     kernel: &str,
+    grid: Grid,
     arguments: &[Arg],
-    simulator: impl FnOnce(&CStr, &mut [*mut c_void], &mut [c_char]) -> c_int,
+    simulator: impl FnOnce(*const c_char, *const u32, *const u32, *mut *mut c_void, *mut c_char) -> c_int,
 ) -> Result<()> {
     let failed = |why: String| Error::Device(format!("kernel {kernel} on the simulated device: {why}"));
     let name = CString::new(kernel).map_err(|e| failed(e.to_string()))?;
     let mut pointers: Vec<*mut c_void> = arguments.iter().map(Arg::pointer).collect();
-    let mut error = [0 as c_char; 512];
-    if simulator(&name, &mut pointers, &mut error) == 0 {
+    let mut error = [0 as c_char; ERROR_SIZE];
+    let (blocks, threads) = (grid.blocks.as_ptr(), [grid.threads, 1, 1]);
+    if simulator(name.as_ptr(), blocks, threads.as_ptr(), pointers.as_mut_ptr(), error.as_mut_ptr()) == 0 {
         return Ok(());
     }
     // SAFETY: the simulator has written a C string that fits.
@@ -95,24 +98,13 @@ fn run(schedule: Schedule, kernel: &str, grid: Grid, arguments: &[Arg]) -> Resul
         Schedule::Reverse => (1, 0),
         Schedule::Random(seed) => (2, seed),
     };
-    let workers = thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    call(kernel, arguments, |name, pointers, error| {
-        let (blocks, threads) = (grid.blocks, [grid.threads, 1, 1]);
-        // SAFETY: the kernel reads its arguments through `pointers`, each of which points to a value in `arguments`; that those are
+    let (shared, workers) =
+        (grid.shared_bytes, thread::available_parallelism().map_or(1, |n| n.get() as u32));
+    call(kernel, grid, arguments, |name, blocks, threads, values, error| {
+        // SAFETY: the kernel reads its arguments through `values`, each of which points to a value in `arguments`; that those are
         // the kernel's, and its addresses large enough, is what the caller promises, as on a real device.
         unsafe {
-            simulator_launch(
-                name.as_ptr(),
-                blocks.as_ptr(),
-                threads.as_ptr(),
-                grid.shared_bytes,
-                pointers.as_mut_ptr(),
-                order,
-                seed,
-                workers,
-                error.as_mut_ptr(),
-                error.len(),
-            )
+            simulator_launch(name, blocks, threads, shared, values, order, seed, workers, error, ERROR_SIZE)
         }
     })
 }
@@ -128,13 +120,6 @@ impl Simulated {
     pub fn with_schedule(schedule: Schedule) -> Simulated {
         let mut device = Simulated::default();
         device.schedule = schedule;
-        device
-    }
-
-    /// With so many bytes of memory.
-    pub fn with_memory(bytes: u64) -> Simulated {
-        let mut device = Simulated::default();
-        device.capacity = Some(bytes);
         device
     }
 
@@ -163,17 +148,13 @@ impl Simulated {
         allocations.iter().map(|(address, layout)| (*address, layout.size() as u64)).collect()
     }
 
-    fn used(&self) -> u64 {
-        self.allocations().iter().map(|(_, size)| size).sum()
-    }
-
     /// Panics unless an allocation holds these bytes: the backend's own copies stay inside.
     fn check(&self, at: Address, bytes: usize) {
-        let allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
-        let inside = |(start, layout): (&Address, &Layout)| {
-            start.0 <= at.0 && at.0 + bytes as u64 <= start.0 + layout.size() as u64
-        };
-        assert!(allocations.iter().any(inside), "{bytes} bytes at {at:?} are not of one allocation");
+        let inside = |(start, size): (Address, u64)| start.0 <= at.0 && at.0 + bytes as u64 <= start.0 + size;
+        assert!(
+            self.allocations().into_iter().any(inside),
+            "{bytes} bytes at {at:?} are not of one allocation"
+        );
     }
 }
 
@@ -192,9 +173,6 @@ impl Device for Simulated {
             ))
         };
         let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| no_memory())?;
-        if self.capacity.is_some_and(|capacity| self.used() + layout.size() as u64 > capacity) {
-            return Err(no_memory());
-        }
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc::alloc_zeroed(layout) };
         if memory.is_null() {
@@ -280,9 +258,9 @@ impl Device for Simulated {
     }
 
     fn memory(&self) -> DeviceMemory {
-        let (used, host) = (self.used(), cpu::free_memory());
-        let total = self.capacity.unwrap_or(host.saturating_add(used));
-        DeviceMemory { free: host.min(total.saturating_sub(used)), total }
+        let used: u64 = self.allocations().iter().map(|(_, size)| size).sum();
+        let free = cpu::free_memory();
+        DeviceMemory { free, total: free.saturating_add(used) }
     }
 }
 

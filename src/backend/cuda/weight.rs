@@ -52,16 +52,13 @@ impl CudaWeight {
         if expected.inputs == 1 {
             let mut wide = vec![0.0; rows];
             convert_to_f32(stored_dtype, &stored, &mut wide);
-            let total: usize = self.parts.iter().map(|(shape, _)| shape.outputs).sum();
             let start: usize = self.parts[..part].iter().map(|(shape, _)| shape.outputs).sum();
-            let vector = match self.vector.take() {
+            let total = self.outputs();
+            let vector = match &mut self.vector {
                 Some(vector) => vector,
-                None => Buffer::new(device, 4 * total)?,
+                none => none.insert(Buffer::new(device, 4 * total)?),
             };
-            let bytes: Vec<u8> = wide.iter().flat_map(|value| value.to_le_bytes()).collect();
-            device.upload(vector.address.offset(4 * start), &bytes)?;
-            self.vector = Some(vector);
-            return Ok(());
+            return device.upload(vector.address.offset(4 * start), bytemuck::cast_slice(&wide));
         }
         let dtype = dtype.unwrap_or(stored_dtype);
         let bytes = if dtype == stored_dtype { stored } else { convert(stored_dtype, &stored, dtype).into() };
@@ -120,9 +117,8 @@ fn bytes_of(slice: &Slice) -> Cow<'_, [u8]> {
         &slice.tensor.data[start..start + slice.cols.len() * size]
     };
     if slice.cols.len() == stride {
-        return Cow::Borrowed(
-            &slice.tensor.data[slice.rows.start * stride * size..slice.rows.end * stride * size],
-        );
+        let row_bytes = stride * size;
+        return slice.tensor.data[slice.rows.start * row_bytes..slice.rows.end * row_bytes].into();
     }
-    Cow::Owned(slice.rows.clone().flat_map(|r| row(r).iter().copied()).collect())
+    slice.rows.clone().flat_map(|r| row(r).iter().copied()).collect::<Vec<_>>().into()
 }

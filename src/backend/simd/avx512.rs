@@ -51,20 +51,20 @@ impl Simd<16> for Avx512 {
 
     #[inline(always)]
     fn finish<const N: usize>(self, sums: [__m512; N]) -> [f32; N] {
-        let mut four = [sums[0]; 4];
-        four[1..N].copy_from_slice(&sums[1..]);
         // SAFETY: as above.
-        let four = unsafe { sum_four(four) };
-        *four.first_chunk().expect("at most 4")
+        unsafe { sum_all(sums) }
     }
 }
 
-/// The lanes of each register added by halves, as `Lanes::sum` does, but four registers at a time.
+/// The lanes of each of up to four registers, added by halves: all four at a time, in the order in which `Portable` adds its lanes.
 ///
 /// # Safety
 /// The CPU must have AVX-512.
 #[inline(always)]
-pub unsafe fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+pub unsafe fn sum_all<const N: usize>(sums: [__m512; N]) -> [f32; N] {
+    let mut four = [sums[0]; 4];
+    four[1..N].copy_from_slice(&sums[1..]);
+    let [a, b, c, d] = four;
     // SAFETY: the caller has AVX-512.
     unsafe {
         // Halves of two registers, [a | b] of 8 lanes each; of four, [a | b | c | d] of 4; then within these.
@@ -76,7 +76,7 @@ pub unsafe fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
         let first_of_each = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
         let mut out = [0.0; 4];
         _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_each, sums)));
-        out
+        *out.first_chunk().expect("at most 4")
     }
 }
 

@@ -1,7 +1,7 @@
 //! Multiplications of bf16 by AVX-512-BF16: `vdpbf16ps` takes 32 numbers of x and of W and adds their products, two and two, to 16
 //! sums in f32: twice the multiplications of an f32 instruction. (Intel's manual, volume 2, VDPBF16PS.)
 
-use super::{Avx512, Simd, avx512::sum_four};
+use super::{Avx512, Simd, avx512::sum_all};
 use std::arch::x86_64::*;
 
 /// The token: this CPU has the instructions.
@@ -52,10 +52,7 @@ impl Simd<32> for Avx512Bf16 {
 
     #[inline(always)]
     fn finish<const N: usize>(self, sums: [__m512; N]) -> [f32; N] {
-        let mut four = [sums[0]; 4];
-        four[1..N].copy_from_slice(&sums[1..]);
-        // SAFETY: the CPU has AVX-512.
-        let four = unsafe { sum_four(four) };
-        *four.first_chunk().expect("at most 4")
+        // SAFETY: as above.
+        unsafe { sum_all(sums) }
     }
 }

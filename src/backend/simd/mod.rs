@@ -32,7 +32,9 @@ pub use avx2::Avx2;
 pub use avx512::Avx512;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 pub use avx512_bf16::Avx512Bf16;
-pub(crate) use dot::{add_scaled, dot};
+#[cfg(all(feature = "step4", target_arch = "x86_64"))]
+pub(crate) use dot::add_row;
+pub(crate) use dot::{add_scaled, dot, dots};
 pub(crate) use exp::exp;
 pub use isa::Isa;
 pub use portable::Portable;
@@ -45,7 +47,7 @@ pub(crate) use prefetch::{LINE, prefetch};
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 use x86 as copies;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub(crate) use x86::dispatch;
+pub(crate) use x86::{dispatch, of_rows};
 
 // ANCHOR: simd
 /// Registers of W numbers, and sums of their products. A value of such a type proves that this CPU has the instructions.

@@ -1,6 +1,6 @@
 //! Several copies of every hot loop, one for each width of x86's vector registers.
 
-use super::{Avx2, Avx512, Avx512Bf16, Isa, amx};
+use super::{Avx2, Avx512, Avx512Bf16, Isa, amx::Amx};
 
 /// Whether a later step compiles more copies for this CPU.
 pub(super) const NEEDS_STEP4: bool = false;
@@ -12,7 +12,7 @@ pub(super) fn has(isa: Isa) -> bool {
         Isa::Avx2 => Avx2::new().is_some(),
         Isa::Avx512 => Avx512::new().is_some(),
         Isa::Avx512Bf16 => Avx512Bf16::new().is_some(),
-        Isa::Amx => Avx512Bf16::new().is_some() && amx::is_allowed(),
+        Isa::Amx => Amx::new().is_some(),
     }
 }
 
@@ -42,3 +42,16 @@ macro_rules! dispatch {
     }};
 }
 pub(crate) use dispatch;
+
+/// Calls `$f::<…, M>(…)` for M rows or queries, 1 to 4: a micro-tile's size must be known when it is compiled.
+macro_rules! of_rows {
+    ($rows:expr, $f:ident::<$($t:tt),*>($($arg:expr),* $(,)?)) => {
+        match $rows {
+            1 => $f::<$($t,)* 1>($($arg),*),
+            2 => $f::<$($t,)* 2>($($arg),*),
+            3 => $f::<$($t,)* 3>($($arg),*),
+            _ => $f::<$($t,)* 4>($($arg),*),
+        }
+    };
+}
+pub(crate) use of_rows;

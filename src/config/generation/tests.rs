@@ -39,7 +39,8 @@ fn wrong_types_name_the_file_and_the_field() {
         (r#"{"bos_token_id": [1, 2]}"#, "'bos_token_id': expected one token id, found 2"),
         (r#"{"max_new_tokens": []}"#, "'max_new_tokens': expected a size"),
         ("[1]", "not a JSON object"),
-        (r#"{"temperature": NaN}"#, "not JSON"),
+        (r#"{"temperature": NaN}"#, "'temperature': expected a number, found \"NaN\""),
+        (r#"{"temperature": nan}"#, "not JSON"),
         ("", "not JSON"),
     ];
     for (json, expected) in cases {

@@ -13,7 +13,7 @@ pub use session::{finish, mpi_lines, speaks};
 
 use super::{
     Communicator,
-    communicator::{bytes, numbers, other},
+    communicator::{bytes, no_root, numbers, other},
     threads::late,
 };
 use crate::{
@@ -162,9 +162,7 @@ impl Communicator for Mpi {
         for theirs in all.chunks_exact(size.max(1)) {
             x.iter_mut().zip(numbers(theirs)).for_each(|(sum, number)| *sum += number);
         }
-        let traffic = &mut self.state().traffic;
-        traffic.all_reduces += 1;
-        traffic.all_reduce_bytes += size as u64;
+        self.count(Traffic::all_reduce(size));
         Ok(())
     }
 
@@ -175,32 +173,28 @@ impl Communicator for Mpi {
         let mut padded = mine.to_vec();
         padded.resize(longest, 0);
         let all = self.gather("all_gather", &padded)?;
-        let traffic = &mut self.state().traffic;
-        traffic.all_gathers += 1;
-        traffic.all_gather_bytes += mine.len() as u64;
+        self.count(Traffic::all_gather(mine.len()));
         Ok(all.chunks_exact(longest).zip(lengths).map(|(theirs, n)| theirs[..n].to_vec()).collect())
     }
 
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) -> Result<()> {
         if root >= self.rank.world_size {
-            let world_size = self.rank.world_size;
-            return Err(Error::Parallel(format!("broadcast from rank {root}: there are {world_size} ranks")));
+            return Err(no_root(root, self.rank));
         }
         let length = self.broadcast_exactly(root, (bytes.len() as u64).to_le_bytes().to_vec())?;
         let length = u64::from_le_bytes(length.try_into().expect("8 bytes")) as usize;
         bytes.resize(length, 0);
         *bytes = self.broadcast_exactly(root, mem::take(bytes))?;
-        self.state().traffic.broadcasts += 1;
+        self.count(Traffic { broadcasts: 1, ..Traffic::default() });
         Ok(())
     }
 
     fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
-        let (to, length) = (other(self.rank, to)? as i32, bytes.len() as u64);
-        let mut state = self.state();
-        state.sent.retain_mut(|message| !message.is_done());
-        state.sent.push(Pending::send(&self.comm, to, bytes));
-        state.traffic.sends += 1;
-        state.traffic.send_bytes += length;
+        let to = other(self.rank, to)? as i32;
+        self.count(Traffic::send(bytes.len()));
+        let sent = &mut self.state().sent;
+        sent.retain_mut(|message| !message.is_done());
+        sent.push(Pending::send(&self.comm, to, bytes));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use rand::{RngExt, rngs::ChaCha8Rng};
 use stairwell::{
     batch::Move,
-    kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId},
+    kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing},
 };
 use std::{
     collections::BTreeMap,

@@ -17,17 +17,9 @@ fn scores_of_one_row_are_all_that_is_kept() {
     let (mut scratch, mut out) = (Scratch::default(), vec![0.0; group * d]);
     for keys in 1..=rows {
         let segment = Segment { k: Kept::F32(&k), v: Kept::F32(&k), stride: 1, len: keys };
-        attend_group(
-            &Cpu::with_isa(Isa::Portable),
-            &q,
-            d,
-            1,
-            [segment].into_iter(),
-            keys,
-            1.0,
-            &mut scratch,
-            &mut out,
-        );
+        let queries = Queries { q: &q, head_dim: d, rows: 1, keys, scale: 1.0 };
+        let cpu = &Cpu::with_isa(Isa::Portable);
+        attend_group(cpu, &queries, [segment].into_iter(), &mut scratch, &mut out);
     }
     assert_eq!((scratch.scores.len(), scratch.wide.len()), (group * rows, PIECE * d));
     assert!(scratch.scores.capacity() <= 2 * group * rows);
@@ -64,17 +56,8 @@ fn every_isa_dtype_and_cut_agrees_with_f64() {
                 Segment { k, v, stride, len }
             });
             let mut out = vec![f32::NAN; 2 * d];
-            attend_group(
-                &Cpu::with_isa(isa),
-                &q,
-                d,
-                1,
-                segments,
-                n,
-                scale,
-                &mut Scratch::default(),
-                &mut out,
-            );
+            let queries = Queries { q: &q, head_dim: d, rows: 1, keys: n, scale };
+            attend_group(&Cpu::with_isa(isa), &queries, segments, &mut Scratch::default(), &mut out);
             out
         };
         let whole = cut(&[0, n], "f32");
@@ -111,7 +94,8 @@ fn rows_together_have_the_bits_of_rows_alone() {
                             .map(|(k, v, len)| Segment { k, v, stride: 1, len });
                         let (mut scratch, mut out) = (Scratch::default(), vec![f32::NAN; q.len()]);
                         let (cpu, segments) = (Cpu::with_isa(isa), segments.into_iter());
-                        attend_group(&cpu, q, d, rows, segments, keys, 0.1, &mut scratch, &mut out);
+                        let queries = Queries { q, head_dim: d, rows, keys, scale: 0.1 };
+                        attend_group(&cpu, &queries, segments, &mut scratch, &mut out);
                         out
                     };
                 let together = attend(&q, rows, n, 19);

@@ -5,13 +5,18 @@ mod lanes;
 mod registers;
 
 use super::{
+    group::{self, Queries},
     vectors::{Kept, PIECE, Segment},
     weigh::weigh,
 };
 use crate::{
     backend::{
         cpu::Cpu,
-        simd::{Avx512, Isa, amx::SIDE, dispatch, prefetch},
+        simd::{
+            Avx512, Isa,
+            amx::{Amx, Line, SIDE},
+            dispatch, prefetch,
+        },
     },
     tensor::DType,
 };
@@ -24,69 +29,58 @@ const HEADS: usize = 64;
 /// Working space.
 #[derive(Default)]
 pub struct Scratch {
-    /// A piece of K or V, widened.
-    wide: Vec<f32>,
-    lanes: lanes::Scratch,
+    /// Queries side by side: [panel][d][16].
+    panels: Vec<Line>,
     amx: amx::Scratch,
 }
 
-/// Whether attention multiplies bf16 by AMX's tiles.
-fn by_amx(cpu: &Cpu) -> bool {
-    cpu.isa() == Isa::Amx && cpu.dtype() == DType::BF16
+/// AMX, if attention multiplies bf16 by its tiles.
+fn tiles(cpu: &Cpu) -> Option<Amx> {
+    (cpu.isa() == Isa::Amx && cpu.dtype() == DType::BF16).then(Amx::new).flatten()
+}
+
+/// AVX-512, if there are queries for all of its lanes.
+fn side_by_side(cpu: &Cpu, queries: usize) -> Option<Avx512> {
+    (cpu.isa().lanes() == SIDE && queries >= SIDE).then(Avx512::new).flatten()
 }
 
 /// How many rows attend together on this CPU, if a head of K and V serves so many query heads.
 pub fn rows_together(cpu: &Cpu, group: usize) -> Option<usize> {
-    if by_amx(cpu) {
-        Some(amx::ROWS)
-    } else if lanes::fits(cpu.isa(), HEADS) {
-        Some((HEADS / group).max(1))
-    } else {
-        None
+    if tiles(cpu).is_some() {
+        return Some(amx::ROWS);
     }
+    side_by_side(cpu, HEADS).map(|_| (HEADS / group).max(1))
 }
 
 /// Whether a faster attention than the plain one was computed; the arguments are those of `attend_group`.
-#[allow(clippy::too_many_arguments)]
 pub fn attend<'a>(
     cpu: &Cpu,
-    q: &[f32],
-    head_dim: usize,
-    rows: usize,
+    queries: &Queries,
     segments: impl Iterator<Item = Segment<'a>> + Clone,
-    keys: usize,
-    scale: f32,
-    scores: &mut Vec<f32>,
-    scratch: &mut Scratch,
+    scratch: &mut group::Scratch,
     out: &mut [f32],
 ) -> bool {
-    let (isa, heads, d) = (cpu.isa(), q.len() / head_dim, head_dim);
-    if by_amx(cpu) {
-        // SAFETY: a CPU with this instruction set has AMX: `Cpu::with_isa` refuses others.
-        unsafe { amx::attend(q, d, rows, segments, keys, scale, &mut scratch.amx, out) }
+    let group::Scratch { scores, wide, faster } = scratch;
+    if let Some(amx) = tiles(cpu) {
+        // SAFETY: the token proves that the CPU has these features.
+        unsafe { amx::attend(amx, queries, segments, &mut faster.amx, out) }
         return true;
     }
+    let (isa, Queries { q, head_dim: d, rows, keys, scale }) = (cpu.isa(), *queries);
     if isa == Isa::Portable {
         return false;
     }
-    scores.resize(heads * keys, 0.0);
-    if lanes::fits(isa, heads) && d.is_multiple_of(SIDE) && Avx512::new().is_some() {
-        let (parts, scratch) = (lanes::parts(segments), &mut scratch.lanes);
-        // SAFETY: the CPU has AVX-512, by the line above.
-        unsafe {
-            scratch.score(q, d, &parts, keys, scores);
-            weigh(isa, scores, rows, keys, scale);
-            scratch.add_weighted(scores, d, &parts, keys, out);
-        }
-        return true;
-    }
-    let wide = &mut scratch.wide;
+    scores.resize(q.len() / d * keys, 0.0);
     wide.resize(PIECE * d, 0.0);
     let mut at = 0;
-    for (segment, next) in with_next(segments.clone(), rows) {
-        let (scores, wide) = (&mut scores[at..], &mut wide[..]);
-        dispatch!(isa, score(q: &[f32], d: usize, segment: Segment<'_>, next: Option<Segment<'_>>, keys: usize, wide: &mut [f32], scores: &mut [f32]));
-        at += segment.len;
+    if let Some(simd) = side_by_side(cpu, q.len() / d).filter(|_| d.is_multiple_of(SIDE)) {
+        at = lanes::score(simd, queries, segments.clone(), &mut faster.panels, wide, scores);
+    } else {
+        for (segment, next) in with_next(segments.clone(), rows) {
+            let (scores, wide) = (&mut scores[at..], &mut wide[..]);
+            dispatch!(isa, score(queries: &Queries<'_>, segment: Segment<'_>, next: Option<Segment<'_>>, wide: &mut [f32], scores: &mut [f32]));
+            at += segment.len;
+        }
     }
     assert_eq!(at, keys, "positions of the segments");
     weigh(isa, scores, rows, keys, scale);
@@ -94,7 +88,7 @@ pub fn attend<'a>(
     at = 0;
     for (segment, next) in with_next(segments, rows) {
         let (weights, wide, out) = (&scores[at..], &mut wide[..], &mut *out);
-        dispatch!(isa, add_weighted(weights: &[f32], d: usize, segment: Segment<'_>, next: Option<Segment<'_>>, keys: usize, wide: &mut [f32], out: &mut [f32]));
+        dispatch!(isa, add_weighted(queries: &Queries<'_>, weights: &[f32], segment: Segment<'_>, next: Option<Segment<'_>>, wide: &mut [f32], out: &mut [f32]));
         at += segment.len;
     }
     true

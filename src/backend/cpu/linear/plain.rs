@@ -5,7 +5,7 @@
 
 use super::{stored::Rows, tasks::Task};
 use crate::{
-    backend::simd::{F32, filled_up},
+    backend::simd::{F32, dots},
     tensor::convert_to_f32,
 };
 use std::cell::RefCell;
@@ -44,35 +44,4 @@ pub fn plain_task<S: F32<L>, const L: usize>(simd: S, task: &Task, x: &[f32], in
         }
     }
     WIDE.set(wide);
-}
-
-/// Dot products of M rows of x with four rows of W. Product k goes to lane k modulo L; at the end the lanes are added by halves.
-#[inline(always)]
-fn dots<S: F32<L>, const L: usize, const M: usize>(
-    simd: S,
-    x: [&[f32]; M],
-    w: [&[f32]; GROUP],
-) -> [[f32; GROUP]; M] {
-    let (x, w) = (x.map(|x| x.as_chunks::<L>()), w.map(|w| w.as_chunks::<L>()));
-    let mut sums = [[simd.zero(); GROUP]; M];
-    let full = w[0].0.len();
-    let (rows, cols) = (x.map(|x| &x.0[..full]), w.map(|w| &w.0[..full]));
-    for i in 0..full {
-        let w = cols.map(|w| simd.load(&w[i]));
-        for m in 0..M {
-            let x = simd.load(&rows[m][i]);
-            for n in 0..GROUP {
-                sums[m][n] = simd.multiply_add(sums[m][n], x, w[n]);
-            }
-        }
-    }
-    if !w[0].1.is_empty() {
-        for m in 0..M {
-            for n in 0..GROUP {
-                let (x, w) = (simd.load(&filled_up(x[m].1, 0.0)), simd.load(&filled_up(w[n].1, 0.0)));
-                sums[m][n] = simd.multiply_add(sums[m][n], x, w);
-            }
-        }
-    }
-    sums.map(|sums| simd.finish(sums))
 }

@@ -3,7 +3,7 @@
 use super::super::{CpuTensor, CpuWeight};
 use crate::backend::{Shaped, Slice};
 use rayon::prelude::*;
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 /// Outputs of one task, for most products.
 pub const TASK: usize = 64;
@@ -53,7 +53,8 @@ pub fn for_each_task(
             if number < tasks {
                 let first = number * size;
                 let outputs = first..outputs(slice).min(first + size);
-                let out = Out { y: current, column: column + first, count: outputs.len() };
+                let out =
+                    Out { y: current, column: column + first, count: outputs.len(), thread: PhantomData };
                 return body(Task { slice, outputs, out });
             }
             number -= tasks;
@@ -68,29 +69,31 @@ pub fn for_each_task(
 }
 
 /// y's columns for some of its rows, written by several threads, each its own.
-pub struct Columns {
-    pub(super) start: *mut f32,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
+pub struct Columns<'a> {
+    start: *mut f32,
+    rows: usize,
+    cols: usize,
+    tensor: PhantomData<&'a mut CpuTensor>,
 }
-// SAFETY: the pointer is only used through `Out::write`, whose callers write disjoint columns.
-unsafe impl Sync for Columns {}
+// SAFETY: the pointer is only used through `Out`; one thread has it, and its columns are no other's.
+unsafe impl Sync for Columns<'_> {}
 
-impl Columns {
+impl Columns<'_> {
     /// Of these rows of y.
-    pub fn new(y: &mut CpuTensor, rows: Range<usize>) -> Columns {
+    pub fn new(y: &mut CpuTensor, rows: Range<usize>) -> Columns<'_> {
         let cols = y.cols();
         let part = &mut y.data_mut()[rows.start * cols..rows.end * cols];
-        Columns { start: part.as_mut_ptr(), rows: rows.len(), cols }
+        Columns { start: part.as_mut_ptr(), rows: rows.len(), cols, tensor: PhantomData }
     }
 }
 
-/// Where sums go: `count` columns from `column`.
+/// Where sums go: `count` columns from `column`, which belong to one task and its thread.
 #[derive(Clone, Copy)]
 pub struct Out<'a> {
-    pub y: &'a Columns,
-    pub column: usize,
+    y: &'a Columns<'a>,
+    column: usize,
     pub count: usize,
+    thread: PhantomData<*mut f32>,
 }
 
 impl Out<'_> {
@@ -102,21 +105,27 @@ impl Out<'_> {
         self
     }
 
-    /// Writes the first `count` of these into a row. A column must be written by one task only, while `matmul` borrows the tensor.
+    /// Where the columns of a row begin.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> *mut f32 {
+        assert!(row < self.y.rows && self.column + self.count <= self.y.cols);
+        // SAFETY: inside the tensor by the line above.
+        unsafe { self.y.start.add(row * self.y.cols + self.column) }
+    }
+
+    /// Writes the first `count` of these into a row.
     #[inline(always)]
     pub fn write<const N: usize>(&self, row: usize, values: [f32; N]) {
-        let count = self.count.min(N);
-        if count == 0 {
-            return; // the rows that fill up a strip
+        if self.count == 0 {
+            return; // the rows that fill up a panel
         }
-        assert!(row < self.y.rows && self.column + count <= self.y.cols);
-        // SAFETY: inside the tensor by the line above; `for_each_task` gives each task columns of its own.
+        let to = self.row(row);
+        // SAFETY: `row` has checked that `count` columns are inside the tensor; no other task writes them.
         unsafe {
-            let to = self.y.start.add(row * self.y.cols + self.column);
-            if count == N {
+            if self.count >= N {
                 to.cast::<[f32; N]>().write(values);
             } else {
-                values.iter().take(count).enumerate().for_each(|(n, value)| to.add(n).write(*value));
+                values.iter().take(self.count).enumerate().for_each(|(n, value)| to.add(n).write(*value));
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 use cudarc::{
     cublas::{result, sys},
-    driver,
+    driver::{self, CudaStream},
 };
 use std::ffi::c_void;
 
@@ -22,12 +22,17 @@ pub(super) struct Blas {
     workspace: driver::sys::CUdeviceptr,
 }
 
+// SAFETY: cuBLAS allows a handle on any thread where its context is current, which `Gpu` sees to.
+unsafe impl Send for Blas {}
+// SAFETY: cuBLAS locks its handles; all calls go to one stream.
+unsafe impl Sync for Blas {}
+
 impl Blas {
     /// For a stream.
     ///
     /// # Errors
     /// Without the library, or memory for it.
-    pub fn new(stream: driver::sys::CUstream) -> Result<Blas> {
+    pub fn new(stream: &CudaStream) -> Result<Blas> {
         // SAFETY: loads NVIDIA's library, which is made to be loaded.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::Device(
@@ -38,7 +43,8 @@ impl Blas {
         }
         let handle = result::create_handle().map_err(|e| failed("starting", e))?;
         // SAFETY: the stream is one of the current context, as the handle is.
-        unsafe { result::set_stream(handle, stream.cast()) }.map_err(|e| failed("taking a stream", e))?;
+        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
+            .map_err(|e| failed("taking a stream", e))?;
         // SAFETY: the library alone writes to this memory, as long as the handle lives.
         let workspace =
             unsafe { driver::result::malloc_sync(WORKSPACE) }.or_say("allocating cuBLAS's workspace")?;

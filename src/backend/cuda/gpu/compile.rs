@@ -13,21 +13,17 @@ use std::{
 /// The oldest GPU whose tensor cores know bf16: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
 
-/// The kernel files.
-const SOURCES: [(&str, &str); 9] = [
-    ("embedding.cu", include_str!("../../../../kernels/embedding.cu")),
-    ("norm.cu", include_str!("../../../../kernels/norm.cu")),
-    ("elementwise.cu", include_str!("../../../../kernels/elementwise.cu")),
-    ("matmul.cu", include_str!("../../../../kernels/matmul.cu")),
-    ("kv_cache.cu", include_str!("../../../../kernels/kv_cache.cu")),
-    ("sampling.cu", include_str!("../../../../kernels/sampling.cu")),
-    ("paged_attention.cu", include_str!("../../../../kernels/paged_attention.cu")),
-    ("flash_attention.cu", include_str!("../../../../kernels/flash_attention.cu")),
-    ("flash_attention_sm90.cu", include_str!("../../../../kernels/flash_attention_sm90.cu")),
-];
-
-/// What they include of ours.
-const HEADERS: [(&CStr, &str); 5] = [
+/// The kernel files, and what they include of ours.
+const FILES: [(&CStr, &str); 14] = [
+    (c"embedding.cu", include_str!("../../../../kernels/embedding.cu")),
+    (c"norm.cu", include_str!("../../../../kernels/norm.cu")),
+    (c"elementwise.cu", include_str!("../../../../kernels/elementwise.cu")),
+    (c"matmul.cu", include_str!("../../../../kernels/matmul.cu")),
+    (c"kv_cache.cu", include_str!("../../../../kernels/kv_cache.cu")),
+    (c"sampling.cu", include_str!("../../../../kernels/sampling.cu")),
+    (c"paged_attention.cu", include_str!("../../../../kernels/paged_attention.cu")),
+    (c"flash_attention.cu", include_str!("../../../../kernels/flash_attention.cu")),
+    (c"flash_attention_sm90.cu", include_str!("../../../../kernels/flash_attention_sm90.cu")),
     (c"common.cuh", include_str!("../../../../kernels/common.cuh")),
     (c"paged_cache.cuh", include_str!("../../../../kernels/paged_cache.cuh")),
     (c"flash_attention.cuh", include_str!("../../../../kernels/flash_attention.cuh")),
@@ -59,10 +55,8 @@ pub(super) fn kernels(architecture: (i32, i32), driver_version: i32) -> Result<V
     }
     let (mut nvrtc_major, mut nvrtc_minor) = (0, 0);
     // SAFETY: it writes two numbers.
-    check(
-        unsafe { sys::nvrtcVersion(&raw mut nvrtc_major, &raw mut nvrtc_minor) },
-        "asking for its version",
-    )?;
+    let asked = unsafe { sys::nvrtcVersion(&raw mut nvrtc_major, &raw mut nvrtc_minor) };
+    check(asked, "asking for its version")?;
     if nvrtc_major > driver_version / 1000 {
         let driver = dotted(driver_version);
         return Err(Error::Device(format!(
@@ -71,7 +65,9 @@ pub(super) fn kernels(architecture: (i32, i32), driver_version: i32) -> Result<V
             driver_version / 1000
         )));
     }
-    let source: String = SOURCES.iter().map(|(name, _)| format!("#include \"{name}\"\n")).collect();
+    let names = FILES.iter().filter_map(|(name, _)| name.to_str().ok());
+    let kernels = names.filter(|name| name.ends_with(".cu"));
+    let source: String = kernels.map(|name| format!("#include \"{name}\"\n")).collect();
     // sm_90a has what only a Hopper has (wgmma, TMA).
     let suffix = if major == 9 { "a" } else { "" };
     let options = [
@@ -85,12 +81,9 @@ pub(super) fn kernels(architecture: (i32, i32), driver_version: i32) -> Result<V
 /// Runs NVRTC.
 fn compile(source: &str, options: &[String]) -> Result<Vec<u8>> {
     let text = |text: &str| CString::new(text).map_err(|e| Error::Device(e.to_string()));
-    let names = SOURCES.iter().map(|(name, _)| text(name)).collect::<Result<Vec<_>>>()?;
-    let sources = SOURCES.iter().map(|(_, source)| text(source)).collect::<Result<Vec<_>>>()?;
-    let headers = HEADERS.iter().map(|(_, source)| text(source)).collect::<Result<Vec<_>>>()?;
-    let contents: Vec<_> = sources.iter().chain(&headers).map(|s| s.as_ptr()).collect();
-    let included: Vec<_> =
-        names.iter().map(CString::as_c_str).chain(HEADERS.map(|(name, _)| name)).map(CStr::as_ptr).collect();
+    let files = FILES.iter().map(|(_, file)| text(file)).collect::<Result<Vec<_>>>()?;
+    let contents: Vec<_> = files.iter().map(|file| file.as_ptr()).collect();
+    let included = FILES.map(|(name, _)| name.as_ptr());
     let (source, mut program) = (text(source)?, std::ptr::null_mut());
     // SAFETY: all texts live until the program is destroyed, below.
     unsafe {
@@ -104,13 +97,9 @@ fn compile(source: &str, options: &[String]) -> Result<Vec<u8>> {
             included.as_ptr(),
         );
         check(created, "taking the kernels' sources")?;
-        let compiled = result::compile_program(program, options);
-        let cubin = match compiled {
-            Ok(()) => cubin(program),
-            Err(_) => {
-                Err(Error::Device(format!("the kernels do not compile for this GPU:\n{}", log(program))))
-            }
-        };
+        let failed = |log| Error::Device(format!("the kernels do not compile for this GPU:\n{log}"));
+        let compiled = result::compile_program(program, options).map_err(|_| failed(log(program)));
+        let cubin = compiled.and_then(|()| cubin(program));
         let _ = result::destroy_program(program);
         cubin
     }

@@ -69,18 +69,3 @@ pub(super) fn version() -> Result<i32> {
 pub(super) fn dotted(version: i32) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)
 }
-
-/// A device's architecture: (9, 0) for a Hopper.
-///
-/// # Errors
-/// Those of the driver.
-pub(super) fn architecture(device: sys::CUdevice) -> Result<(i32, i32)> {
-    use sys::CUdevice_attribute::{
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
-    };
-    // SAFETY: a device of the driver's.
-    let get = |attribute| unsafe { result::device::get_attribute(device, attribute) };
-    let part = |attribute| get(attribute).or_say("asking for the GPU's architecture");
-    Ok((part(MAJOR)?, part(MINOR)?))
-}

@@ -22,11 +22,13 @@ use crate::error::{Error, Result};
 use crate::model::{Rank, Share};
 use crate::words::Words;
 use blas::Blas;
-use cudarc::driver::{result, sys};
+use cudarc::{
+    driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, result, sys},
+    nvrtc::Ptx,
+};
 use driver::Failed;
 use std::{
-    collections::HashMap,
-    ffi::CString,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -39,54 +41,18 @@ const SHARED_BYTES: usize = 48 << 10;
 /// See the module's documentation.
 pub struct Gpu {
     blas: Blas,
-    module: sys::CUmodule,
-    functions: Mutex<HashMap<String, Function>>,
+    module: Arc<CudaModule>,
+    /// The kernels that were launched so far, and how much dynamic shared memory each may have.
+    functions: Mutex<HashMap<String, (CudaFunction, usize)>>,
     frees: AtomicU64,
     hopper: bool,
-    /// The last field: what needs it is dropped first.
-    context: Arc<Context>,
+    /// The stream on which everything happens. It keeps the device's primary context.
+    stream: Arc<CudaStream>,
 }
 
-/// A kernel, and how much dynamic shared memory it may have.
-#[derive(Clone, Copy)]
-struct Function {
-    handle: sys::CUfunction,
-    shared_bytes: usize,
-}
-
-/// The primary context of a device, and the stream on which everything happens.
-struct Context {
-    context: sys::CUcontext,
-    device: sys::CUdevice,
-    stream: sys::CUstream,
-}
-
-// SAFETY: handles of the driver, which may be used from any thread where the context is current: `enter` makes it so.
-unsafe impl Send for Context {}
-// SAFETY: as above; the driver has locks of its own.
-unsafe impl Sync for Context {}
-// SAFETY: as for `Context`; functions and modules are not changed after they were loaded, but for an attribute under the mutex.
-unsafe impl Send for Gpu {}
-// SAFETY: as above.
-unsafe impl Sync for Gpu {}
-
-impl Context {
-    /// Makes the context current on this thread.
-    fn enter(&self) -> Result<()> {
-        // SAFETY: the context is retained as long as `self` lives.
-        unsafe { result::ctx::set_current(self.context) }.or_say("making the GPU's context current")
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // SAFETY: both were made by `Gpu::open`, and nothing else uses them any more. What the driver says now helps nobody.
-        unsafe {
-            let _ = result::ctx::set_current(self.context);
-            let _ = result::stream::destroy(self.stream);
-            let _ = result::primary_ctx::release(self.device);
-        }
-    }
+/// Makes the context of a stream current on this thread.
+fn enter(stream: &CudaStream) -> Result<()> {
+    stream.context().bind_to_thread().or_say("making the GPU's context current")
 }
 
 impl Gpu {
@@ -106,50 +72,32 @@ impl Gpu {
                 format!("there is no GPU {number}: the driver has {devices}; each rank wants one of its own");
             return Err(Error::Device(message));
         }
-        let device = result::device::get(number as i32).or_say("opening the GPU")?;
-        // SAFETY: the device is one of the driver's.
-        let context = unsafe { result::primary_ctx::retain(device) }.or_say("making a context on GPU 0")?;
-        // SAFETY: it was retained above.
-        unsafe { result::ctx::set_current(context) }.or_say("making the GPU's context current")?;
-        let stream =
-            result::stream::create(result::stream::StreamKind::NonBlocking).or_say("making a stream")?;
-        let context = Arc::new(Context { context, device, stream });
-        let architecture = driver::architecture(device)?;
-        let image = compile::kernels(architecture, driver::version()?)?;
-        // SAFETY: a cubin, as NVRTC has made it.
-        let module =
-            unsafe { result::module::load_data(image.as_ptr().cast()) }.or_say("loading the kernels")?;
-        let blas = Blas::new(context.stream)?;
-        let hopper = architecture.0 == 9;
-        Ok(Gpu { context, module, functions: Mutex::default(), blas, frees: AtomicU64::new(0), hopper })
+        let context = CudaContext::new(number).or_say("opening the GPU")?;
+        let stream = context.new_stream().or_say("making a stream")?;
+        let architecture = context.compute_capability().or_say("asking for the GPU's architecture")?;
+        let cubin = Ptx::from_binary(compile::kernels(architecture, driver::version()?)?);
+        let module = context.load_module(cubin).or_say("loading the kernels")?;
+        let (blas, hopper) = (Blas::new(&stream)?, architecture.0 == 9);
+        Ok(Gpu { stream, module, functions: Mutex::default(), blas, frees: AtomicU64::new(0), hopper })
     }
 
     /// A kernel by its name, allowed to have so much dynamic shared memory.
     fn function(&self, kernel: &str, shared_bytes: usize) -> Result<sys::CUfunction> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut function = match functions.get(kernel) {
-            Some(function) => *function,
-            None => {
-                let name = CString::new(kernel).map_err(|e| Error::Device(e.to_string()))?;
-                // SAFETY: the module is loaded as long as `self` lives.
-                let handle = unsafe { result::module::get_function(self.module, name) };
-                Function {
-                    handle: handle.or_say(&format!("finding kernel {kernel}"))?,
-                    shared_bytes: SHARED_BYTES,
-                }
+        let (function, allowed) = match functions.entry(kernel.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let function = self.module.load_function(kernel);
+                new.insert((function.or_say(&format!("finding kernel {kernel}"))?, SHARED_BYTES))
             }
         };
-        if shared_bytes > function.shared_bytes {
+        if shared_bytes > *allowed {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a function of a loaded module.
-            unsafe {
-                result::function::set_function_attribute(function.handle, attribute, shared_bytes as i32)
-            }
-            .or_say(&format!("giving kernel {kernel} {shared_bytes} bytes of shared memory"))?;
-            function.shared_bytes = shared_bytes;
+            let set = function.set_attribute(attribute, shared_bytes as i32);
+            set.or_say(&format!("giving kernel {kernel} {shared_bytes} bytes of shared memory"))?;
+            *allowed = shared_bytes;
         }
-        functions.insert(kernel.to_owned(), function);
-        Ok(function.handle)
+        Ok(function.cu_function())
     }
 }
 
@@ -159,7 +107,7 @@ impl Device for Gpu {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        self.context.enter()?;
+        enter(&self.stream)?;
         // SAFETY: nobody reads the memory before it is written: `Device::allocate` says so.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
             Ok(address) => Ok(Address(address)),
@@ -180,55 +128,54 @@ impl Device for Gpu {
 
     fn free(&self, address: Address) {
         self.frees.fetch_add(1, Ordering::Relaxed);
-        if self.context.enter().is_ok() {
+        if enter(&self.stream).is_ok() {
             // SAFETY: `allocate` has given this address, and its owner gives it back once. The call waits for kernels that run.
             let _ = unsafe { result::free_sync(address.0) };
         }
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        self.context.enter()?;
+        enter(&self.stream)?;
         // SAFETY: the address has room for the bytes. They are in memory that can be paged out, and so are copied before this returns.
-        unsafe { result::memcpy_htod_async(to.0, bytes, self.context.stream) }.or_say("copying to the GPU")
+        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream.cu_stream()) }
+            .or_say("copying to the GPU")
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
-        self.context.enter()?;
+        enter(&self.stream)?;
         // SAFETY: the address holds so many bytes, and they are there when `synchronize` returns.
-        unsafe { result::memcpy_dtoh_async(bytes, from.0, self.context.stream) }
+        unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream.cu_stream()) }
             .or_say("copying from the GPU")?;
         self.synchronize()
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
-        self.context.enter()?;
+        enter(&self.stream)?;
         // SAFETY: both have room for the bytes; the stream puts the copy behind what was launched before.
-        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.context.stream) }
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream()) }
             .or_say("copying on the GPU")
     }
 
     fn launch(&self, kernel: &str, grid: Grid, arguments: &[Arg]) -> Result<()> {
-        self.context.enter()?;
+        enter(&self.stream)?;
         let function = self.function(kernel, grid.shared_bytes)?;
         let mut pointers: Vec<_> = arguments.iter().map(Arg::pointer).collect();
         let (blocks, threads) = (grid.blocks.into(), (grid.threads, 1, 1));
         let shared = grid.shared_bytes as u32;
         // SAFETY: the driver copies the arguments, which live until it returns; that they are the kernel's is what the caller promises.
         unsafe {
-            result::launch_kernel(function, blocks, threads, shared, self.context.stream, &mut pointers)
+            result::launch_kernel(function, blocks, threads, shared, self.stream.cu_stream(), &mut pointers)
         }
         .or_say(&format!("launching kernel {kernel}"))
     }
 
     #[cfg(feature = "step7")]
     fn join(&self, rank: Rank, share: Share) -> Result<Option<Box<dyn DeviceGroup>>> {
-        Ok(nccl::Group::join(&self.context, rank, share)?.map(|group| Box::new(group) as _))
+        Ok(nccl::Group::join(&self.stream, rank, share)?.map(|group| Box::new(group) as _))
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.context.enter()?;
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.context.stream) }.or_say("waiting for the GPU")
+        self.stream.synchronize().or_say("waiting for the GPU")
     }
 
     fn is_hopper(&self) -> bool {
@@ -240,27 +187,21 @@ impl Device for Gpu {
     }
 
     fn matmul(&self, matmul: &Matmul) -> Result<()> {
-        self.context.enter()?;
+        enter(&self.stream)?;
         self.blas.matmul(matmul)
     }
 
     fn begin_capture(&self) -> Result<()> {
-        self.context.enter()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::begin_capture(self.context.stream, mode) }.or_say("beginning a CUDA graph")
+        self.stream.begin_capture(mode).or_say("beginning a CUDA graph")
     }
 
     fn end_capture(&self) -> Result<Box<dyn Graph>> {
-        self.context.enter()?;
-        // SAFETY: a stream that is captured, a graph that came of it; the graph is not needed once it can be launched.
-        let exec = unsafe {
-            let graph = result::stream::end_capture(self.context.stream).or_say("ending a CUDA graph")?;
-            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            let _ = result::graph::destroy(graph);
-            exec.or_say("making a CUDA graph ready")?
-        };
-        Ok(Box::new(CapturedGraph { exec, context: self.context.clone() }))
+        let graph =
+            self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).or_say("ending a CUDA graph")?;
+        let graph =
+            graph.ok_or_else(|| Error::Device("the GPU's driver has recorded no CUDA graph".into()))?;
+        Ok(Box::new(Captured(graph)))
     }
 
     fn frees(&self) -> u64 {
@@ -268,36 +209,21 @@ impl Device for Gpu {
     }
 
     fn memory(&self) -> DeviceMemory {
-        let known = self.context.enter().is_ok().then(result::mem_get_info).and_then(Result::ok);
-        let (free, total) = known.unwrap_or((0, 0));
+        let (free, total) = self.stream.context().mem_get_info().unwrap_or((0, 0));
         DeviceMemory { free: free as u64, total: total as u64 }
     }
 }
 
 /// A CUDA graph.
-struct CapturedGraph {
-    exec: sys::CUgraphExec,
-    context: Arc<Context>,
-}
+struct Captured(CudaGraph);
 
-// SAFETY: as for `Context`.
-unsafe impl Send for CapturedGraph {}
-// SAFETY: as for `Context`.
-unsafe impl Sync for CapturedGraph {}
+// SAFETY: cudarc's graph may be used from any thread, by one at a time. The backend keeps its graphs behind a mutex.
+unsafe impl Send for Captured {}
+// SAFETY: as above.
+unsafe impl Sync for Captured {}
 
-impl Graph for CapturedGraph {
+impl Graph for Captured {
     fn replay(&self) -> Result<()> {
-        self.context.enter()?;
-        // SAFETY: both live as long as `self`.
-        unsafe { result::graph::launch(self.exec, self.context.stream) }.or_say("replaying a CUDA graph")
-    }
-}
-
-impl Drop for CapturedGraph {
-    fn drop(&mut self) {
-        if self.context.enter().is_ok() {
-            // SAFETY: nobody else has it.
-            let _ = unsafe { result::graph::exec_destroy(self.exec) };
-        }
+        self.0.launch().or_say("replaying a CUDA graph")
     }
 }

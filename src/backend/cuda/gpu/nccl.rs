@@ -3,19 +3,22 @@
 //! cudarc looks for `libnccl.so`; where only `libnccl.so.2` is installed, a link of that name does. Without it sums go by way of the host, and the stats say so.
 //! It was run against a library that stands in for it (tests/suite/gpu.rs), and on no GPU so far, let alone on two.
 
-use super::Context;
+use super::enter;
 use crate::{
     backend::cuda::device::{Address, DeviceGroup},
     error::{Error, Result},
     model::{Rank, Share},
 };
-use cudarc::nccl::{result, sys};
+use cudarc::{
+    driver::CudaStream,
+    nccl::{result, sys},
+};
 use std::{ffi::c_char, ptr, sync::Arc};
 
 /// A rank's part of a group of GPUs.
 pub(super) struct Group {
     comm: sys::ncclComm_t,
-    context: Arc<Context>,
+    stream: Arc<CudaStream>,
 }
 
 // SAFETY: NCCL allows one thread at a time; the runner that holds the group has it to itself.
@@ -28,7 +31,7 @@ impl Group {
     ///
     /// # Errors
     /// Those of the library, and of `share`, which gives every rank what the first one has.
-    pub fn join(context: &Arc<Context>, rank: Rank, share: Share) -> Result<Option<Group>> {
+    pub fn join(stream: &Arc<CudaStream>, rank: Rank, share: Share) -> Result<Option<Group>> {
         // SAFETY: loads NVIDIA's library, which is made to be loaded.
         let there = unsafe { sys::is_culib_present() };
         // All of them, or none: a machine may lack it.
@@ -46,24 +49,24 @@ impl Group {
         let id = &share(&mine)?[0];
         let mut unique = sys::ncclUniqueId { internal: [0; 128] };
         unique.internal.iter_mut().zip(id).for_each(|(to, from)| *to = *from as c_char);
-        context.enter()?;
+        enter(stream)?;
         let mut comm = ptr::null_mut();
         let (ranks, number) = (rank.world_size as i32, rank.rank as i32);
         // SAFETY: the context is current, and every rank comes here with the same id.
         unsafe { result::comm_init_rank(&mut comm, ranks, unique, number) }
             .map_err(|e| failed("starting", e))?;
-        Ok(Some(Group { comm, context: context.clone() }))
+        Ok(Some(Group { comm, stream: stream.clone() }))
     }
 }
 
 impl DeviceGroup for Group {
     fn all_reduce(&self, at: Address, numbers: usize) -> Result<()> {
-        self.context.enter()?;
+        enter(&self.stream)?;
         let (send, recv) = (at.0 as *const _, at.0 as *mut _);
         let (dtype, sum) = (sys::ncclDataType_t::ncclFloat32, sys::ncclRedOp_t::ncclSum);
         // SAFETY: the address holds so many f32; the stream puts the sum behind what was launched before, and what follows behind it.
         let done = unsafe {
-            result::all_reduce(send, recv, numbers, dtype, sum, self.comm, self.context.stream.cast())
+            result::all_reduce(send, recv, numbers, dtype, sum, self.comm, self.stream.cu_stream().cast())
         };
         done.map(drop).map_err(|e| failed("adding up", e))
     }
@@ -71,7 +74,7 @@ impl DeviceGroup for Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if self.context.enter().is_ok() {
+        if enter(&self.stream).is_ok() {
             // SAFETY: made by `join`, and nobody else has it. Others may be gone: nothing is waited for.
             let _ = unsafe { result::comm_abort(self.comm) };
         }

@@ -5,6 +5,7 @@ use crate::{
     backend::cuda::{
         AttentionVersion, PagedPlaces, PagedShape, PagedWork,
         device::{Address, Arg, Grid, Launch},
+        suffix,
     },
     error::{Error, Result},
     tensor::DType,
@@ -14,14 +15,7 @@ pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];
 
 /// Sequences that decode: a row for each, behind `tokens` − 1 others.
 pub(super) const VERSIONS: Family = Family {
-    kernels: &[
-        "paged_attention_v0",
-        "paged_attention_v1",
-        "paged_attention_v2",
-        "paged_attention_v3",
-        "paged_attention_v4",
-    ],
-    dtypes: KV_DTYPES,
+    kernels: &[(&AttentionVersion::KERNELS, KV_DTYPES)],
     defaults: &[
         ("sequences", 2),
         ("tokens", 256),
@@ -37,30 +31,21 @@ const WRITE: super::Defaults =
     &[("rows", 8), ("heads", 8), ("kv_heads", 2), ("head_dim", 64), ("block_size", 16)];
 
 pub(super) const WRITES: Family =
-    Family { kernels: &["write_kv", "rope_write_kv"], dtypes: KV_DTYPES, defaults: WRITE, launches: write };
+    Family { kernels: &[(&["write_kv", "rope_write_kv"], KV_DTYPES)], defaults: WRITE, launches: write };
 
 /// Rotation alone, of q and of k.
 pub(super) const ROTATION: Family =
-    Family { kernels: &["rope"], dtypes: &[], defaults: WRITE, launches: rotate };
+    Family { kernels: &[(&["rope"], &[])], defaults: WRITE, launches: rotate };
 
-fn dtype_of(kernel: &Kernel) -> DType {
-    match kernel.dtype {
-        "bf16" => DType::BF16,
-        "f16" => DType::F16,
-        "fp8" => DType::F8_E4M3,
-        _ => DType::F32,
-    }
-}
-
-/// The shape, and memory for K or V of so many blocks; fp8 has the scales in it.
+/// The shape, and memory for K or V of so many tokens for each of some sequences; fp8 has the scales in it. Also the blocks of a sequence.
 pub(super) fn cache(
     memory: &Memory,
     kernel: &Kernel,
     shape: &KernelShape,
-    blocks: usize,
-) -> Result<(PagedShape, [Address; 2])> {
-    let [heads, kv_heads, head_dim, block_size] =
-        ["heads", "kv_heads", "head_dim", "block_size"].map(|name| shape.get(name));
+    sequences: usize,
+    tokens: usize,
+) -> Result<(PagedShape, [Address; 2], usize)> {
+    let [heads, kv_heads, head_dim, block_size] = shape.get(["heads", "kv_heads", "head_dim", "block_size"]);
     if heads % kv_heads != 0 {
         let why = format!("heads={heads} is no multiple of kv_heads={kv_heads}");
         return Err(Error::parameter("shape", why));
@@ -68,19 +53,18 @@ pub(super) fn cache(
     if !block_size.is_power_of_two() {
         return Err(Error::parameter("shape", format!("block_size={block_size} is no power of two")));
     }
-    let vectors = kv_heads * block_size;
-    let numbers = match kernel.dtype {
-        "fp8" => ((vectors * head_dim).next_multiple_of(4) + 4 * vectors).next_multiple_of(16),
-        _ => vectors * head_dim,
-    };
-    let kept = || memory.ones(kernel.dtype, blocks * numbers);
-    Ok((PagedShape { heads, kv_heads, head_dim, block_size, dtype: dtype_of(kernel) }, [kept()?, kept()?]))
+    let dtypes = [DType::BF16, DType::F16, DType::F8_E4M3];
+    let dtype = dtypes.into_iter().find(|dtype| suffix(*dtype) == kernel.dtype).unwrap_or(DType::F32);
+    let shape = PagedShape { heads, kv_heads, head_dim, block_size, dtype };
+    let each = tokens.div_ceil(block_size);
+    let numbers = sequences * each * shape.block_bytes() / dtype.bytes();
+    let kept = || memory.ones(kernel.dtype, numbers);
+    Ok((shape, [kept()?, kept()?], each))
 }
 
 fn attend(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Launch>> {
-    let [sequences, tokens] = ["sequences", "tokens"].map(|name| shape.get(name));
-    let each = tokens.div_ceil(shape.get("block_size"));
-    let (shape, [k, v]) = cache(memory, kernel, shape, sequences * each)?;
+    let [sequences, tokens] = shape.get(["sequences", "tokens"]);
+    let (shape, [k, v], each) = cache(memory, kernel, shape, sequences, tokens)?;
     let version = AttentionVersion::ALL.into_iter().find(|version| version.kernel() == kernel.base);
     let version = version.expect("a version of the list");
     if !version.fits(&shape) {
@@ -91,52 +75,43 @@ fn attend(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<L
         );
         return Err(Error::parameter("shape", why));
     }
-    let (heads, head_dim) = (shape.heads, shape.head_dim);
-    let [out, q] =
-        [memory.floats(sequences * heads * head_dim)?, memory.floats(sequences * heads * head_dim)?];
-    let tables: Vec<u32> = (0..(sequences * each) as u32).rev().collect();
-    let starts: Vec<u32> = (0..sequences).map(|s| (s * each) as u32).collect();
-    let (tables, table_starts) = (memory.ids(&tables)?, memory.ids(&starts)?);
-    let positions = memory.ids(&vec![tokens as u32 - 1; sequences])?;
+    let query_rows = sequences * shape.heads;
+    let [out, q] = memory.floats([query_rows * shape.head_dim; 2])?;
+    let tables = memory.ids((0..sequences * each).rev())?;
+    let table_starts = memory.ids((0..sequences).map(|sequence| sequence * each))?;
+    let positions = memory.ids(vec![tokens - 1; sequences])?;
     let parts = version.parts(tokens);
-    let partial = if parts > 1 { memory.floats(sequences * heads * parts * (head_dim + 2))? } else { out };
+    let partial = match parts {
+        1 => out,
+        parts => memory.ones("f32", query_rows * parts * (shape.head_dim + 2))?,
+    };
     let places = PagedPlaces { k, v, tables, table_starts, positions };
     let work = PagedWork { shape, places, rows: sequences, window: None, scale: 0.125, parts };
     Ok(version.launches(&work, out, q, partial))
 }
 
 fn write(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Launch>> {
-    let rows = shape.get("rows");
-    let (PagedShape { heads, kv_heads, head_dim, block_size, .. }, kept) =
-        cache(memory, kernel, shape, rows.div_ceil(shape.get("block_size")))?;
-    let [k, v] = [memory.floats(rows * kv_heads * head_dim)?, memory.floats(rows * kv_heads * head_dim)?];
-    let slots = memory.ids(&(0..rows as u32).collect::<Vec<_>>())?;
-    let sizes = [kv_heads, head_dim, block_size].map(|n| Arg::U32(n as u32));
-    let (arguments, shared_bytes) = if kernel.base == "rope_write_kv" {
-        let (positions, frequencies) =
-            (memory.ids(&(0..rows as u32).collect::<Vec<_>>())?, memory.floats(head_dim / 2)?);
-        let q = memory.floats(rows * heads * head_dim)?;
-        let pointers = [kept[0], kept[1], q, k, v, slots, positions, frequencies].map(Arg::At);
-        ([&pointers[..], &[Arg::F32(1.0), Arg::U32(heads as u32)], &sizes].concat(), 4 * head_dim)
-    } else {
-        ([&[kept[0], kept[1], k, v, slots].map(Arg::At)[..], &sizes].concat(), 0)
-    };
-    Ok(vec![Launch {
-        kernel: kernel.name(),
-        grid: Grid { shared_bytes, ..Grid::rows(rows, 128) },
-        arguments,
-    }])
+    let [rows] = shape.get(["rows"]);
+    let (shape, cache, _) = cache(memory, kernel, shape, 1, rows)?;
+    let PagedShape { heads, kv_heads, head_dim, .. } = shape;
+    let [k, v] = memory.floats([rows * kv_heads * head_dim; 2])?;
+    let slots = memory.ids(0..rows)?;
+    if kernel.base == "write_kv" {
+        return Ok(vec![shape.write(cache, [k, v, slots], rows)]);
+    }
+    let positions = memory.ids(0..rows)?;
+    let [frequencies, q] = memory.floats([head_dim / 2, rows * heads * head_dim])?;
+    Ok(vec![shape.rotate_and_write(cache, [q, k, v, slots], [positions, frequencies], 1.0, rows)])
 }
 
 fn rotate(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Launch>> {
-    let [rows, head_dim] = ["rows", "head_dim"].map(|name| shape.get(name));
-    let positions = memory.ids(&(0..rows as u32).collect::<Vec<_>>())?;
-    let frequencies = memory.floats(head_dim / 2)?;
-    let of = |heads: usize| -> Result<Launch> {
-        let x = memory.floats(rows * heads * head_dim)?;
-        let sizes = [heads, head_dim].map(|n| Arg::U32(n as u32));
-        let arguments = [&[x, positions, frequencies].map(Arg::At)[..], &sizes, &[Arg::F32(1.0)]].concat();
-        Ok(Launch { kernel: kernel.name(), grid: Grid::rows(rows, 128), arguments })
-    };
-    Ok(vec![of(shape.get("heads"))?, of(shape.get("kv_heads"))?])
+    let [rows, heads, kv_heads, head_dim] = shape.get(["rows", "heads", "kv_heads", "head_dim"]);
+    let positions = memory.ids(0..rows)?;
+    let [frequencies, q, k] =
+        memory.floats([head_dim / 2, rows * heads * head_dim, rows * kv_heads * head_dim])?;
+    let rotated = [(q, heads), (k, kv_heads)].map(|(x, heads)| {
+        let values = [Arg::extent(heads), Arg::extent(head_dim), Arg::F32(1.0)];
+        Launch::new(kernel.base, Grid::rows(rows, 128), &[x, positions, frequencies], &values)
+    });
+    Ok(rotated.into())
 }

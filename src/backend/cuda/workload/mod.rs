@@ -7,22 +7,20 @@ mod prompts;
 mod rows;
 
 use super::{
-    device::{Address, Device, Launch},
+    device::{Address, Arg, Device, Grid, Launch},
     profile::Profile,
     simulated::Simulated,
 };
 use crate::error::{Error, Result};
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, iter::repeat};
 
 /// What the numbers of a shape are called, and what they are if nobody says.
 type Defaults = &'static [(&'static str, usize)];
 
 /// Kernels that take the same shapes.
 struct Family {
-    /// What the kernels have before the dtype.
-    kernels: &'static [&'static str],
-    /// What follows, the first where a name leaves it out; nothing for kernels in f32 only.
-    dtypes: &'static [&'static str],
+    /// Names without the dtype, and the dtypes that they come in: the first one is meant where a name leaves it out. No dtypes: f32 only.
+    kernels: &'static [(&'static [&'static str], &'static [&'static str])],
     defaults: Defaults,
     launches: fn(&Memory, &Kernel, &KernelShape) -> Result<Vec<Launch>>,
 }
@@ -30,20 +28,12 @@ struct Family {
 const FAMILIES: &[Family] = &[
     rows::ELEMENTWISE,
     rows::NORMS,
-    linear::PLAIN,
-    linear::SIXTEEN_BITS,
-    linear::UNSWIZZLED,
+    linear::PRODUCTS,
     attention::VERSIONS,
     attention::WRITES,
     attention::ROTATION,
     #[cfg(feature = "step6")]
-    prompts::PLAIN,
-    #[cfg(feature = "step6")]
-    prompts::SIXTEEN_BITS,
-    #[cfg(feature = "step6")]
-    prompts::HOPPER,
-    #[cfg(feature = "step6")]
-    prompts::UNSWIZZLED,
+    prompts::VERSIONS,
 ];
 
 /// A kernel's name in its two parts.
@@ -56,22 +46,30 @@ impl Kernel {
     fn name(&self) -> String {
         if self.dtype.is_empty() { self.base.into() } else { format!("{}_{}", self.base, self.dtype) }
     }
+
+    fn launch(&self, grid: Grid, pointers: &[Address], values: &[Arg]) -> Result<Vec<Launch>> {
+        Ok(vec![Launch::new(self.name(), grid, pointers, values)])
+    }
 }
 
 /// A kernel by its name, whose dtype may be left out.
 fn find(name: &str) -> Option<(&'static Family, Kernel)> {
-    let kernels = |family: &'static Family| {
-        let dtypes = if family.dtypes.is_empty() { &[""][..] } else { family.dtypes };
-        let each = move |base: &'static &'static str| dtypes.iter().map(move |dtype| Kernel { base, dtype });
-        family.kernels.iter().flat_map(each).map(move |kernel| (family, kernel))
+    let of_base = |base: &'static str, dtypes: &'static [&'static str]| {
+        let dtype = match name.strip_prefix(base)? {
+            "" => dtypes.first().unwrap_or(&""),
+            rest => dtypes.iter().find(|dtype| rest.strip_prefix('_') == Some(dtype))?,
+        };
+        Some(Kernel { base, dtype })
     };
-    let all = || FAMILIES.iter().flat_map(kernels);
-    all().find(|(_, kernel)| kernel.name() == name).or_else(|| all().find(|(_, kernel)| kernel.base == name))
+    FAMILIES.iter().find_map(|family| {
+        let mut kernels = family.kernels.iter().flat_map(|(bases, dtypes)| bases.iter().zip(repeat(dtypes)));
+        Some((family, kernels.find_map(|(base, dtypes)| of_base(base, dtypes))?))
+    })
 }
 
 /// The kernels that can be profiled, without the dtypes that they come in.
 pub fn profiled() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().flat_map(|family| family.kernels.iter().copied())
+    FAMILIES.iter().flat_map(|family| family.kernels).flat_map(|(bases, _)| bases.iter().copied())
 }
 
 /// The numbers of a kernel's shape.
@@ -94,8 +92,7 @@ impl KernelShape {
         let mut shape: BTreeMap<&'static str, usize> = defaults.iter().copied().collect();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let bad = || {
-                let known: Vec<String> = defaults.iter().map(|(name, n)| format!("{name}={n}")).collect();
-                let known = known.join(",");
+                let known = listed(defaults.iter().copied());
                 let why = format!("'{part}' is no number of {kernel}'s shape; write {known}");
                 Error::parameter("shape", why)
             };
@@ -109,15 +106,20 @@ impl KernelShape {
         Ok(KernelShape(shape))
     }
 
-    fn get(&self, name: &str) -> usize {
-        self.0[name]
+    /// Numbers by their names.
+    fn get<const N: usize>(&self, names: [&str; N]) -> [usize; N] {
+        names.map(|name| self.0[name])
     }
+}
+
+/// `name=number`, with commas between.
+fn listed(numbers: impl Iterator<Item = (&'static str, usize)>) -> String {
+    numbers.map(|(name, n)| format!("{name}={n}")).collect::<Vec<_>>().join(",")
 }
 
 impl std::fmt::Display for KernelShape {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let parts: Vec<String> = self.0.iter().map(|(name, n)| format!("{name}={n}")).collect();
-        f.write_str(&parts.join(","))
+        f.write_str(&listed(self.0.iter().map(|(name, n)| (*name, *n))))
     }
 }
 
@@ -128,39 +130,43 @@ struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    /// `count` numbers, all of them these bytes.
-    fn filled(&self, number: &[u8], count: usize) -> Result<Address> {
-        let address = self.device.allocate(number.len() * count)?;
+    /// So many bytes, for kernels that write them first.
+    fn room(&self, bytes: usize) -> Result<Address> {
+        let address = self.device.allocate(bytes)?;
         self.held.borrow_mut().push(address);
-        self.device.upload(address, &number.repeat(count))?;
         Ok(address)
     }
 
-    /// Room for so many floats, for kernels that write them first.
-    #[cfg(feature = "step6")]
-    fn room(&self, count: usize) -> Result<Address> {
-        let address = self.device.allocate(4 * count)?;
-        self.held.borrow_mut().push(address);
+    /// These bytes.
+    fn of(&self, bytes: &[u8]) -> Result<Address> {
+        let address = self.room(bytes.len())?;
+        self.device.upload(address, bytes)?;
         Ok(address)
     }
 
     /// Ones of a dtype. In fp8 as a cache has them: scales among them are 1.0 too, near enough.
     fn ones(&self, dtype: &str, count: usize) -> Result<Address> {
-        match dtype {
-            "bf16" => self.filled(&[0x80, 0x3f], count),
-            "f16" => self.filled(&[0, 0x3c], count),
-            "fp8" => self.filled(&[0x38], count),
-            _ => self.filled(&[0, 0, 0x80, 0x3f], count),
+        let one: &[u8] = match dtype {
+            "bf16" => &[0x80, 0x3f],
+            "f16" => &[0, 0x3c],
+            "fp8" => &[0x38],
+            _ => &[0, 0, 0x80, 0x3f],
+        };
+        self.of(&one.repeat(count))
+    }
+
+    /// Ones in f32, for each of these counts.
+    fn floats<const N: usize>(&self, counts: [usize; N]) -> Result<[Address; N]> {
+        let mut addresses = [Address(0); N];
+        for (address, count) in addresses.iter_mut().zip(counts) {
+            *address = self.ones("f32", count)?;
         }
+        Ok(addresses)
     }
 
-    fn floats(&self, count: usize) -> Result<Address> {
-        self.ones("f32", count)
-    }
-
-    fn ids(&self, values: &[u32]) -> Result<Address> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.filled(&bytes, 1)
+    fn ids(&self, values: impl IntoIterator<Item = usize>) -> Result<Address> {
+        let ids: Vec<u32> = values.into_iter().map(|value| value as u32).collect();
+        self.of(bytemuck::cast_slice(&ids))
     }
 }
 

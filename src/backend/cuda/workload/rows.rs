@@ -6,37 +6,34 @@ use crate::{
     error::{Error, Result},
 };
 
-pub(super) const ELEMENTWISE: Family = Family {
-    kernels: &["add", "silu_mul"],
-    dtypes: &[],
-    defaults: &[("rows", 8), ("width", 1024)],
-    launches: elementwise,
-};
+const DEFAULTS: super::Defaults = &[("rows", 8), ("width", 1024)];
+
+pub(super) const ELEMENTWISE: Family =
+    Family { kernels: &[(&["add", "silu_mul"], &[])], defaults: DEFAULTS, launches: elementwise };
 
 pub(super) const NORMS: Family = Family {
-    kernels: &["rms_norm_v0", "rms_norm_v1", "rms_norm_v2", "add_rms_norm"],
-    dtypes: &[],
-    defaults: &[("rows", 8), ("width", 1024)],
+    kernels: &[(&["rms_norm_v0", "rms_norm_v1", "rms_norm_v2", "add_rms_norm"], &[])],
+    defaults: DEFAULTS,
     launches: norm,
 };
 
 fn elementwise(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Launch>> {
-    let n = shape.get("rows") * shape.get("width");
-    let arguments = vec![Arg::At(memory.floats(n)?), Arg::At(memory.floats(n)?), Arg::Size(n as u64)];
-    Ok(vec![Launch { kernel: kernel.name(), grid: Grid::numbers(n), arguments }])
+    let [rows, width] = shape.get(["rows", "width"]);
+    let n = rows * width;
+    kernel.launch(Grid::numbers(n), &memory.floats([n, n])?, &[Arg::Size(n as u64)])
 }
 
 fn norm(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Launch>> {
-    let (rows, width) = (shape.get("rows"), shape.get("width"));
+    let [rows, width] = shape.get(["rows", "width"]);
     if kernel.base == "rms_norm_v2" && (width % 4 != 0 || width > 4096) {
         let why =
             format!("{} takes a width that is a multiple of 4, up to 4096; {width} is not", kernel.base);
         return Err(Error::parameter("shape", why));
     }
-    let mut arguments = vec![Arg::At(memory.floats(rows * width)?), Arg::At(memory.floats(rows * width)?)];
+    let mut pointers = memory.floats([rows * width, rows * width])?.to_vec();
     if kernel.base == "add_rms_norm" {
-        arguments.push(Arg::At(memory.floats(rows * width)?));
+        pointers.extend(memory.floats([rows * width])?);
     }
-    arguments.extend([Arg::At(memory.floats(width)?), Arg::U32(width as u32), Arg::F32(1e-6)]);
-    Ok(vec![Launch { kernel: kernel.name(), grid: Grid::rows(rows, 128), arguments }])
+    pointers.extend(memory.floats([width])?);
+    kernel.launch(Grid::rows(rows, 128), &pointers, &[Arg::extent(width), Arg::F32(1e-6)])
 }

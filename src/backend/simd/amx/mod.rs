@@ -4,36 +4,45 @@
 //! of bf16, b 32 × 16 of them, two rows of the matrix side by side in each of its rows, and c 16 × 16 sums in f32. That is 16,384 operations
 //! of one instruction, in 16 cycles. (Intel's manual, volume 2, TDPBF16PS.)
 //!
-//! The compiler knows nothing of these registers, so it leaves them alone between two of the functions below.
+//! The compiler may use these registers between two `asm!` blocks, so none of ours leaves a number in them: [`multiply`] is one block. What
+//! stays between two blocks is the registers' shapes, which belong to the thread and which the compiler never sets.
 
 mod pack;
 mod transpose;
 
 pub use pack::Panels;
-pub use transpose::transpose;
-pub use transpose::turned;
+pub use transpose::{transpose, turned};
 
+use super::Avx512Bf16;
 use std::{arch::asm, marker::PhantomData};
 
-/// Whether the CPU has AMX's tiles and multiplies bf16 with them, and the system allows it: Linux gives a process the 8 KiB of tiles
-/// only when it asks (Documentation/arch/x86/xstate.rst).
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub fn is_allowed() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_long = 18;
-    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24; // CPUID 7, EDX
-    static ALLOWED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *ALLOWED.get_or_init(|| {
-        let has = std::arch::x86_64::__cpuid(0).eax >= 7
-            && std::arch::x86_64::__cpuid_count(7, 0).edx & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE;
-        // SAFETY: the call changes nothing but what this process may do, and fails where the system does not know it.
-        has && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
-    })
-}
+/// The token: this CPU has AMX's tiles and multiplies bf16 with them, it has AVX-512-BF16, and the system allows the tiles to this process.
+#[derive(Clone, Copy)]
+pub struct Amx(());
 
-#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
-pub fn is_allowed() -> bool {
-    false // other systems have other ways to ask
+impl Amx {
+    /// Asks the CPU and the system: Linux gives a process the 8 KiB of tiles only when it asks (Documentation/arch/x86/xstate.rst).
+    #[cfg(target_os = "linux")]
+    pub fn new() -> Option<Amx> {
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24; // CPUID 7, EDX
+        static ALLOWED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        let allowed = ALLOWED.get_or_init(|| {
+            let has = std::arch::x86_64::__cpuid(0).eax >= 7
+                && std::arch::x86_64::__cpuid_count(7, 0).edx & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE
+                && Avx512Bf16::new().is_some();
+            // SAFETY: the call changes nothing but what this process may do, and fails where the system does not know it.
+            has && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) }
+                == 0
+        });
+        allowed.then_some(Amx(()))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn new() -> Option<Amx> {
+        None // other systems have other ways to ask
+    }
 }
 
 /// Rows of a tile, and sums or pairs of bf16 in one of its rows.
@@ -55,6 +64,12 @@ impl Line {
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), 64 * lines.len()) }
     }
 
+    /// The sums of some lines.
+    pub fn sums(lines: &[Line]) -> &[f32] {
+        // SAFETY: a line is 16 numbers of f32, which any bits are.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), SIDE * lines.len()) }
+    }
+
     /// The lines that lie in a buffer.
     pub fn within(buffer: &mut [f32]) -> &mut [Line] {
         // SAFETY: any bits are a line, and lines that were written are numbers of no meaning.
@@ -72,142 +87,153 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-// ANCHOR: tiles
-/// The registers of this thread, in use: c's in 0 to 3, a's in 4 and 5, b's in 6 and 7.
-pub struct Tiles(PhantomData<*const ()>);
+/// The shapes of this thread's registers, as long as it lives: c's in 0 to 3, a's in 4 and 5, b's in 6 and 7.
+pub struct Tiles {
+    /// Columns of b and c.
+    columns: usize,
+    /// It stays on its thread.
+    thread: PhantomData<*const ()>,
+}
 
 impl Tiles {
-    /// For b and c with this many columns, at most 16.
-    ///
-    /// # Safety
-    /// The CPU must have AMX, and the system must have allowed it to this process.
-    pub unsafe fn with_columns(columns: usize) -> Tiles {
+    /// For b and c with this many columns, 1 to 16.
+    pub fn with_columns(_: Amx, columns: usize) -> Tiles {
+        assert!((1..=SIDE).contains(&columns), "{columns} columns");
         let mut shapes =
             Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         for tile in 0..8 {
             let columns = if tile == 4 || tile == 5 { SIDE } else { columns };
             (shapes.rows[tile], shapes.row_bytes[tile]) = (SIDE as u8, 4 * columns as u16);
         }
-        // SAFETY: by the caller; the operand is as the manual says.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, readonly)) }
-        Tiles(PhantomData)
-    }
-
-    /// Sets tile T to zero.
-    #[inline(always)]
-    pub fn zero<const T: usize>(&self) {
-        // SAFETY: a `Tiles` is one that the CPU has.
-        unsafe { asm!("tilezero tmm{t}", t = const T, options(nostack, nomem)) }
-    }
-
-    /// Reads tile T: 16 rows, `stride` bytes apart.
-    ///
-    /// # Safety
-    /// All of them must be readable.
-    #[inline(always)]
-    pub unsafe fn load<const T: usize>(&self, from: *const u8, stride: usize) {
-        // SAFETY: by the caller.
+        // SAFETY: the token proves that the CPU has AMX; the operand is as the manual says, and lives until the block ends.
         unsafe {
-            asm!("tileloadd tmm{t}, [{from} + {stride}]", t = const T, from = in(reg) from, stride = in(reg) stride,
-                options(nostack, readonly));
+            asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, readonly),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _);
         }
-    }
-
-    /// Writes tile T.
-    ///
-    /// # Safety
-    /// All 16 rows must be writable.
-    #[inline(always)]
-    pub unsafe fn store<const T: usize>(&self, to: *mut f32, stride: usize) {
-        // SAFETY: by the caller.
-        unsafe {
-            asm!("tilestored [{to} + {stride}], tmm{t}", t = const T, to = in(reg) to, stride = in(reg) stride,
-                options(nostack));
-        }
-    }
-
-    /// c += a · b.
-    #[inline(always)]
-    pub fn multiply_add<const C: usize, const A: usize, const B: usize>(&self) {
-        // SAFETY: as for `zero`.
-        unsafe {
-            asm!("tdpbf16ps tmm{c}, tmm{a}, tmm{b}", c = const C, a = const A, b = const B, options(nostack, nomem));
-        }
+        Tiles { columns, thread: PhantomData }
     }
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: as for `zero`. Without it every switch of threads would save 8 KiB more.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+        // SAFETY: a `Tiles` was made with a token. Without this every switch of threads would save 8 KiB more.
+        unsafe {
+            asm!("tilerelease", options(nostack, nomem),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _);
+        }
     }
 }
-// ANCHOR_END: tiles
 
-/// Two or one tiles side by side, and how to walk along them.
+/// The operand a: 32 rows of bf16, two tiles one below the other, and how to walk along them.
 #[derive(Clone, Copy)]
 pub struct Walk {
-    /// Where the tiles begin.
-    pub start: [*const u8; 2],
-    /// Bytes from a row of a tile to the next.
+    /// Where the first row begins.
+    pub start: *const u8,
+    /// Bytes from a row to the next.
     pub stride: usize,
     /// Bytes from a tile to the next one along k.
     pub step: usize,
 }
 
+/// Lines of memory to ask for on the way, since they will be read soon.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    /// The first line.
+    pub start: *const u8,
+    /// Lines at each step, and bytes from one of them to the next.
+    pub lines: usize,
+    pub stride: usize,
+    /// Bytes from a step's first line to the next step's.
+    pub step: usize,
+}
+
+impl Ahead {
+    pub const NOTHING: Ahead = Ahead { start: std::ptr::null(), lines: 0, stride: 0, step: 0 };
+}
+
 // ANCHOR: multiply
-/// c += a · b over some steps of 32 numbers: two tiles of a, COUNT of b, 2 · COUNT of c. Each number that is read serves two tiles of sums.
-/// `fresh`: c begins at zero. `each(step)` runs on the way, to ask for memory that comes next.
+/// c += a · b over some steps of 32 numbers: two tiles of a, two panels of b, four tiles of c. Each tile that is read is multiplied twice.
+/// Where there is one panel, both addresses of b are the same, and so are c's. `fresh`: c begins at zero.
+///
+/// A tile of b or c is 16 rows, one behind the other, of as many words as `tiles` has columns: c is `[panel][32][columns]` of f32.
 ///
 /// # Safety
-/// `tiles` must have the columns of b and c, and all that is walked over must be readable; c must be writable: `[2][16]` rows, `c_stride` bytes
-/// apart, of COUNT · columns sums.
+/// `tiles` must be the only one of this thread. All that is walked over must be readable, and c writable.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub unsafe fn multiply<const COUNT: usize>(
+pub unsafe fn multiply(
     tiles: &Tiles,
     a: Walk,
-    b: Walk,
+    b: [*const u8; 2],
     steps: usize,
-    c: [[*mut f32; COUNT]; 2],
-    c_stride: usize,
+    c: [*mut f32; 2],
     fresh: bool,
-    mut each: impl FnMut(usize),
+    ahead: Ahead,
 ) {
-    // SAFETY: all by the caller.
+    assert!(steps > 0, "the loop is left after a step");
+    let jump = ahead.step.wrapping_sub(ahead.lines * ahead.stride);
+    // SAFETY: a `Tiles` was made with a token, so the CPU has AMX; addresses by the caller. A prefetch reads nothing, wherever it points.
     unsafe {
-        if fresh {
-            tiles.zero::<0>();
-            tiles.zero::<1>();
-            tiles.zero::<2>();
-            tiles.zero::<3>();
-        } else {
-            tiles.load::<0>(c[0][0].cast(), c_stride);
-            tiles.load::<1>(c[1][0].cast(), c_stride);
-            if COUNT > 1 {
-                tiles.load::<2>(c[0][1].cast(), c_stride);
-                tiles.load::<3>(c[1][1].cast(), c_stride);
-            }
-        }
-        for step in 0..steps {
-            tiles.load::<6>(b.start[0].add(step * b.step), b.stride);
-            tiles.load::<4>(a.start[0].add(step * a.step), a.stride);
-            tiles.multiply_add::<0, 4, 6>();
-            tiles.load::<5>(a.start[1].add(step * a.step), a.stride);
-            tiles.multiply_add::<1, 5, 6>();
-            if COUNT > 1 {
-                tiles.load::<7>(b.start[1].add(step * b.step), b.stride);
-                tiles.multiply_add::<2, 4, 7>();
-                tiles.multiply_add::<3, 5, 7>();
-            }
-            each(step);
-        }
-        tiles.store::<0>(c[0][0], c_stride);
-        tiles.store::<1>(c[1][0], c_stride);
-        if COUNT > 1 {
-            tiles.store::<2>(c[0][1], c_stride);
-            tiles.store::<3>(c[1][1], c_stride);
-        }
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "test {t}, {t}", // fresh?
+            "jnz 2f",
+            "mov {t}, [{c}]",
+            "tileloadd tmm0, [{t} + {row}*1]",
+            "lea {t}, [{t} + {row}*8]", "lea {t}, [{t} + {row}*8]", // 16 rows on
+            "tileloadd tmm1, [{t} + {row}*1]",
+            "mov {t}, [{c} + 8]",
+            "tileloadd tmm2, [{t} + {row}*1]",
+            "lea {t}, [{t} + {row}*8]", "lea {t}, [{t} + {row}*8]",
+            "tileloadd tmm3, [{t} + {row}*1]",
+            "2:", // each step
+            "tileloadd tmm6, [{b0} + {row}*1]",
+            "tileloadd tmm4, [{a} + {a_stride}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "lea {t}, [{a} + {a_stride}*8]", "lea {t}, [{t} + {a_stride}*8]",
+            "tileloadd tmm5, [{t} + {a_stride}*1]",
+            "tdpbf16ps tmm1, tmm5, tmm6",
+            "cmp {b0}, {b1}",
+            "je 3f", // one panel
+            "tileloadd tmm7, [{b1} + {row}*1]",
+            "tdpbf16ps tmm2, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "3:",
+            "mov {t}, {lines}",
+            "test {t}, {t}",
+            "jz 5f",
+            "4:", // each line to ask for
+            "prefetcht1 [{next}]",
+            "add {next}, {next_stride}",
+            "dec {t}",
+            "jnz 4b",
+            "5:",
+            "add {next}, {jump}",
+            "add {a}, {a_step}",
+            "lea {b0}, [{b0} + {row}*8]", "lea {b0}, [{b0} + {row}*8]",
+            "lea {b1}, [{b1} + {row}*8]", "lea {b1}, [{b1} + {row}*8]",
+            "dec {steps}",
+            "jnz 2b",
+            "mov {t}, [{c}]",
+            "tilestored [{t} + {row}*1], tmm0",
+            "lea {t}, [{t} + {row}*8]", "lea {t}, [{t} + {row}*8]",
+            "tilestored [{t} + {row}*1], tmm1",
+            "cmp {b0}, {b1}",
+            "je 6f",
+            "mov {t}, [{c} + 8]",
+            "tilestored [{t} + {row}*1], tmm2",
+            "lea {t}, [{t} + {row}*8]", "lea {t}, [{t} + {row}*8]",
+            "tilestored [{t} + {row}*1], tmm3",
+            "6:",
+            a = inout(reg) a.start => _, a_stride = in(reg) a.stride, a_step = in(reg) a.step,
+            b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _, row = in(reg) 4 * tiles.columns,
+            c = in(reg) &c, steps = inout(reg) steps => _, t = inout(reg) usize::from(fresh) => _,
+            next = inout(reg) ahead.start => _, lines = in(reg) ahead.lines, next_stride = in(reg) ahead.stride, jump = in(reg) jump,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
 }
 // ANCHOR_END: multiply

@@ -1,6 +1,6 @@
 //! Rows of x as operands b: bf16, in pairs.
 
-use super::{DEPTH, Line, SIDE, Walk, transpose::transpose};
+use super::{Amx, DEPTH, Line, SIDE, transpose::transpose};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 
@@ -23,32 +23,18 @@ impl<'a> Panels<'a> {
         rows.min(SIDE) * rows.div_ceil(SIDE) * inputs.div_ceil(DEPTH)
     }
 
-    /// Packs x on all cores.
-    ///
-    /// # Safety
-    /// The CPU must have AVX-512-BF16.
-    pub unsafe fn on_all_cores(x: &[f32], rows: usize, lines: &'a mut [Line]) -> Panels<'a> {
+    /// Packs x: on all cores, or on this one, which may be in the middle of a task of its own.
+    pub fn pack(_: Amx, x: &[f32], rows: usize, lines: &'a mut [Line], on_all_cores: bool) -> Panels<'a> {
         let (columns, inputs) = (rows.min(SIDE), x.len() / rows);
         let steps = inputs.div_ceil(DEPTH);
-        let panels = lines.par_chunks_mut(steps * columns);
-        panels.zip(x.par_chunks(SIDE * inputs)).for_each(|(panel, x)| {
-            // SAFETY: by the caller.
+        let pack_one = |(x, panel): (&[f32], &mut [Line])| {
+            // SAFETY: the token proves that the CPU has these features.
             unsafe { pack_panel(x, inputs, columns, panel) }
-        });
-        Panels { lines, rows, columns, steps }
-    }
-
-    /// Packs x.
-    ///
-    /// # Safety
-    /// The CPU must have AVX-512-BF16.
-    pub unsafe fn new(x: &[f32], rows: usize, lines: &'a mut [Line]) -> Panels<'a> {
-        let (columns, inputs) = (rows.min(SIDE), x.len() / rows);
-        let steps = inputs.div_ceil(DEPTH);
-        let panels = lines.chunks_mut(steps * columns);
-        for (panel, x) in panels.zip(x.chunks(SIDE * inputs)) {
-            // SAFETY: by the caller.
-            unsafe { pack_panel(x, inputs, columns, panel) }
+        };
+        if on_all_cores {
+            x.par_chunks(SIDE * inputs).zip(lines.par_chunks_mut(steps * columns)).for_each(pack_one);
+        } else {
+            x.chunks(SIDE * inputs).zip(lines.chunks_mut(steps * columns)).for_each(pack_one);
         }
         Panels { lines, rows, columns, steps }
     }
@@ -63,11 +49,10 @@ impl<'a> Panels<'a> {
         self.rows.div_ceil(SIDE)
     }
 
-    /// A panel and the one behind it, from a step on.
-    pub fn walk(&self, panel: usize, step: usize) -> Walk {
-        let start = |panel: usize| self.lines[(panel * self.steps + step) * self.columns..].as_ptr().cast();
-        let second = if panel + 1 < self.count() { panel + 1 } else { panel };
-        Walk { start: [start(panel), start(second)], stride: 4 * self.columns, step: 64 * self.columns }
+    /// Where a panel and the one behind it begin, from a step on; twice the same if there is none behind it.
+    pub fn pair(&self, panel: usize, step: usize) -> [*const u8; 2] {
+        let second = (panel + 1).min(self.count() - 1);
+        [panel, second].map(|panel| self.lines[(panel * self.steps + step) * self.columns..].as_ptr().cast())
     }
 }
 

@@ -16,10 +16,10 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 
-use super::super::vectors::Segment;
-use crate::backend::simd::amx::{DEPTH, Line, Panels, SIDE, Tiles, Walk, multiply, turned};
+use super::super::{group::Queries, vectors::Segment};
+use crate::backend::simd::amx::{Ahead, Amx, DEPTH, Line, Panels, SIDE, Tiles, Walk, multiply, turned};
 use half::bf16;
-use pack::{Vectors, turn};
+use pack::{round, turn};
 use softmax::{State, rescale, weigh};
 use std::{arch::x86_64::*, ops::Range};
 
@@ -53,21 +53,15 @@ pub struct Scratch {
 }
 
 /// As [`attend_group`](crate::attention::cpu::group::attend_group), whose arguments these are.
-///
-/// # Safety
-/// The CPU must have AMX.
-#[allow(clippy::too_many_arguments)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub unsafe fn attend<'a>(
-    q: &[f32],
-    head_dim: usize,
-    rows: usize,
+pub fn attend<'a>(
+    amx: Amx,
+    queries: &Queries,
     segments: impl Iterator<Item = Segment<'a>>,
-    keys: usize,
-    scale: f32,
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
+    let Queries { q, head_dim, rows, keys, scale } = *queries;
     let heads = q.len() / head_dim;
     let (columns, panels, depth) = (heads.min(SIDE), heads.div_ceil(SIDE), head_dim.next_multiple_of(DEPTH));
     scratch.resize(columns * panels, head_dim);
@@ -91,9 +85,8 @@ pub unsafe fn attend<'a>(
         }
     }
     let count = Panels::lines(heads, 3 * depth);
-    // SAFETY: by the caller, the CPU has AMX, and with it AVX-512-BF16.
-    let (q, tiles) =
-        unsafe { (Panels::new(wide_queries, heads, &mut queries[..count]), Tiles::with_columns(columns)) };
+    let q = Panels::pack(amx, wide_queries, heads, &mut queries[..count], false);
+    let tiles = Tiles::with_columns(amx, columns);
     let seen = |panel: usize, lane: usize| {
         (keys + 1 + (panel * SIDE + lane).min(heads - 1) / (heads / rows) - rows) as i32
     };
@@ -104,16 +97,30 @@ pub unsafe fn attend<'a>(
         let seen = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
         State { max: _mm512_set1_ps(f32::NEG_INFINITY), total: _mm512_setzero_ps(), seen }
     }));
-    let mut vectors = Vectors::new(segments);
+    let mut vectors =
+        segments.flat_map(|segment| (0..segment.len).map(move |i| (segment, i * segment.stride)));
     for first in (0..keys).step_by(KEYS) {
         let count = KEYS.min(keys - first);
         let used = count.next_multiple_of(DEPTH);
-        vectors.take(count, used, head_dim, wide, k, v_rows);
-        turn(v_rows, depth, used, v);
-        for panel in (0..panels).step_by(2) {
-            // SAFETY: all of these have the sizes that `resize` gave them.
-            unsafe { multiply_keys(&tiles, &k[..used * depth / SIDE], &q, panel, depth, scores) }
+        let row = depth / DEPTH; // lines of k₁, k₂ or v, and steps that they are multiplied in
+        for (i, (k, v)) in
+            k.chunks_exact_mut(2 * row).zip(v_rows.chunks_exact_mut(row)).enumerate().take(used)
+        {
+            if i >= count {
+                k.fill(Line::ZERO);
+                v.fill(Line::ZERO);
+                continue;
+            }
+            let (segment, number) = vectors.next().expect("as many positions as keys");
+            let (rounded, lost) = k.split_at_mut(row);
+            round(segment.k.vector(number, wide), rounded, Some(lost));
+            round(segment.v.vector(number, wide), v, None);
         }
+        turn(v_rows, depth, used, v);
+        // S = k₁ q₁ + k₂ q₁, then + k₁ q₂.
+        let parts = [(0..2 * row, true), (2 * row..3 * row, false)];
+        // SAFETY: `resize` gave K, Q and S their sizes; `tiles` is alone.
+        unsafe { multiply_rows(&tiles, &k[..used * 2 * row], 2 * row, &q, &parts, scores, KEYS) }
         let fresh = first == 0;
         for (panel, state) in states.iter_mut().enumerate() {
             let scores = &scores[panel * KEYS * columns / SIDE..];
@@ -125,9 +132,10 @@ pub unsafe fn attend<'a>(
             }
         }
         let p = Panels::packed(weights, heads, STEPS);
-        for panel in (0..panels).step_by(2) {
-            // SAFETY: as above.
-            unsafe { multiply_values(&tiles, v, &p, panel, 0..used / DEPTH, depth, sums, fresh) }
+        // SAFETY: as above, for Vᵀ, P and O.
+        unsafe {
+            let parts = [(0..used / DEPTH, fresh)];
+            multiply_rows(&tiles, &v[..depth * STEPS], STEPS, &p, &parts, sums, depth);
         }
     }
     for (panel, (state, out)) in states.iter().zip(out.chunks_mut(SIDE * head_dim)).enumerate() {
@@ -156,84 +164,34 @@ impl Scratch {
     }
 }
 
-/// S of one or two panels.
+/// Rows of a, of `row` lines each, times every panel of b; sums: [panel][rows][columns]. A part is some steps of b against the first steps
+/// of a, and whether its sums begin at zero.
 ///
 /// # Safety
-/// K and S must have the sizes of [`Scratch::resize`].
-#[inline(always)]
-unsafe fn multiply_keys(
+/// `tiles` must be the only one of this thread, and have b's columns.
+unsafe fn multiply_rows(
     tiles: &Tiles,
-    k: &[Line],
-    q: &Panels,
-    panel: usize,
-    depth: usize,
-    scores: &mut [Line],
-) {
-    let steps = depth / DEPTH;
-    let start = |strip: usize| [0, SIDE].map(|row| k[(strip * 2 * SIDE + row) * 2 * steps..].as_ptr().cast());
-    for strip in 0..k.len() / (2 * SIDE * 2 * steps) {
-        let a = Walk { start: start(strip), stride: 4 * depth, step: 64 };
-        // SAFETY: by the caller.
-        unsafe {
-            multiply_into(tiles, a, q, panel, 0..2 * steps, scores, KEYS, 2 * strip, true); // k₁ q₁ + k₂ q₁
-            multiply_into(tiles, a, q, panel, 2 * steps..3 * steps, scores, KEYS, 2 * strip, false); // + k₁ q₂
-        }
-    }
-}
-
-/// O of one or two panels.
-///
-/// # Safety
-/// Vᵀ and O must have the sizes of [`Scratch::resize`].
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn multiply_values(
-    tiles: &Tiles,
-    v: &[Line],
-    p: &Panels,
-    panel: usize,
-    steps: Range<usize>,
-    depth: usize,
-    sums: &mut [Line],
-    fresh: bool,
-) {
-    let start = |strip: usize| [0, SIDE].map(|row| v[(strip * 2 * SIDE + row) * STEPS..].as_ptr().cast());
-    for strip in 0..depth / (2 * SIDE) {
-        let a = Walk { start: start(strip), stride: 64 * STEPS, step: 64 };
-        // SAFETY: by the caller.
-        unsafe { multiply_into(tiles, a, p, panel, steps.clone(), sums, depth, 2 * strip, fresh) }
-    }
-}
-
-/// Two tiles of a against some steps of one or two panels; sums go to tiles `tile` and `tile` + 1 of each panel, which has `rows` rows.
-///
-/// # Safety
-/// That of [`multiply`].
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn multiply_into(
-    tiles: &Tiles,
-    a: Walk,
+    a: &[Line],
+    row: usize,
     b: &Panels,
-    panel: usize,
-    steps: Range<usize>,
+    parts: &[(Range<usize>, bool)],
     sums: &mut [Line],
     rows: usize,
-    tile: usize,
-    fresh: bool,
 ) {
-    let columns = b.columns;
-    let mut at =
-        |tile: usize, panel: usize| sums[(panel * rows / SIDE + tile) * columns..].as_mut_ptr().cast();
-    let (walk, steps) = (b.walk(panel, steps.start), steps.len());
-    // SAFETY: by the caller.
-    unsafe {
-        if panel + 1 < b.count() {
-            let c = [[at(tile, panel), at(tile, panel + 1)], [at(tile + 1, panel), at(tile + 1, panel + 1)]];
-            multiply::<2>(tiles, a, walk, steps, c, 4 * columns, fresh, |_| ());
-        } else {
-            let c = [[at(tile, panel)], [at(tile + 1, panel)]];
-            multiply::<1>(tiles, a, walk, steps, c, 4 * columns, fresh, |_| ());
+    let lines = |rows: usize| rows / SIDE * b.columns; // of sums
+    for panel in (0..b.count()).step_by(2) {
+        for (i, a) in a.chunks_exact(2 * SIDE * row).enumerate() {
+            let a = Walk { start: a.as_ptr().cast(), stride: 64 * row, step: 64 };
+            let c = [panel, (panel + 1).min(b.count() - 1)].map(|panel| {
+                let sums = &mut sums[lines(panel * rows + i * 2 * SIDE)..][..lines(2 * SIDE)];
+                sums.as_mut_ptr().cast()
+            });
+            for (steps, fresh) in parts {
+                assert!(steps.len() <= row);
+                let b = b.pair(panel, steps.start);
+                // SAFETY: 32 rows of a have this many steps, and so have panels of b; the sums are inside the slice.
+                unsafe { multiply(tiles, a, b, steps.len(), c, *fresh, Ahead::NOTHING) }
+            }
         }
     }
 }
@@ -242,10 +200,7 @@ unsafe fn multiply_into(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn write(sums: &[Line], columns: usize, head_dim: usize, out: &mut [f32]) {
     for first in (0..head_dim).step_by(SIDE) {
-        // SAFETY: a line is 16 numbers, and 16 rows of O are as many lines as it has columns.
-        let rows = unsafe {
-            std::slice::from_raw_parts(sums[first * columns / SIDE..].as_ptr().cast::<f32>(), SIDE * columns)
-        };
+        let rows = Line::sums(&sums[first * columns / SIDE..][..columns]);
         let mask = ((1u32 << SIDE.min(head_dim - first)) - 1) as u16;
         for (out, numbers) in out.chunks_exact_mut(head_dim).zip(turned(rows, columns)) {
             // SAFETY: the mask lets what is left of a head be written.

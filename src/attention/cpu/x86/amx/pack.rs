@@ -1,64 +1,12 @@
 //! K and V as the tiles read them: bf16, and V turned over.
 
 use super::STEPS;
-use crate::{
-    attention::cpu::vectors::Segment,
-    backend::simd::amx::{DEPTH, Line, SIDE, transpose},
-};
+use crate::backend::simd::amx::{DEPTH, Line, SIDE, transpose};
 use std::arch::x86_64::*;
-
-/// K and V of the positions in order.
-pub struct Vectors<'a, I> {
-    segments: I,
-    current: Option<Segment<'a>>,
-    /// The next position of the current segment.
-    next: usize,
-}
-
-impl<'a, I: Iterator<Item = Segment<'a>>> Vectors<'a, I> {
-    pub fn new(segments: I) -> Self {
-        Vectors { segments, current: None, next: 0 }
-    }
-
-    /// The next `count` of them as rows of bf16, and zeros behind these up to `used`.
-    #[inline(always)]
-    pub fn take(
-        &mut self,
-        count: usize,
-        used: usize,
-        head_dim: usize,
-        wide: &mut [f32],
-        k: &mut [Line],
-        v: &mut [Line],
-    ) {
-        let lines = head_dim.div_ceil(DEPTH); // of a row
-        for (i, (k, v)) in k.chunks_exact_mut(2 * lines).zip(v.chunks_exact_mut(lines)).take(used).enumerate()
-        {
-            if i >= count {
-                k.fill(Line::ZERO);
-                v.fill(Line::ZERO);
-                continue;
-            }
-            while self.current.is_none_or(|segment| self.next == segment.len) {
-                (self.current, self.next) =
-                    (Some(self.segments.next().expect("as many positions as keys")), 0);
-            }
-            let segment = self.current.expect("set above");
-            let number = self.next * segment.stride;
-            // SAFETY: inlined into a function that has these features.
-            unsafe {
-                let (first, second) = k.split_at_mut(lines);
-                round(segment.k.vector(number, wide), first, Some(second));
-                round(segment.v.vector(number, wide), v, None);
-            }
-            self.next += 1;
-        }
-    }
-}
 
 /// Numbers as bf16, and what they lose by it.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn round(numbers: &[f32], lines: &mut [Line], mut lost: Option<&mut [Line]>) {
+pub fn round(numbers: &[f32], lines: &mut [Line], mut lost: Option<&mut [Line]>) {
     for (i, (numbers, line)) in numbers.chunks(DEPTH).zip(lines).enumerate() {
         let mask = u32::MAX >> (DEPTH - numbers.len());
         // SAFETY: the masks let as many numbers be read as there are.
@@ -89,13 +37,14 @@ fn store(low: __m512, high: __m512, line: &mut Line) {
 /// Vᵀ of the first rows of V, a multiple of 32: pairs of rows side by side, then 16 × 16 pairs turned over.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub fn turn(rows: &[Line], depth: usize, used: usize, turned: &mut [Line]) {
+    assert!(rows.len() * DEPTH >= used * depth && used.is_multiple_of(DEPTH) && depth.is_multiple_of(SIDE));
     let numbers = rows.as_ptr().cast::<u16>();
     for step in 0..used / DEPTH {
         for first in (0..depth).step_by(SIDE) {
             let mut pairs = [_mm512_setzero_si512(); SIDE];
             // No closure: it would be compiled without AVX-512.
             for (i, pair) in pairs.iter_mut().enumerate() {
-                // SAFETY: 16 numbers of each of two rows.
+                // SAFETY: 16 numbers of each of two rows, inside the slice by the first line.
                 let (low, high) = unsafe {
                     let from = numbers.add((step * DEPTH + 2 * i) * depth + first);
                     (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(depth).cast()))

@@ -25,10 +25,12 @@ pub fn weigh(
     scale: f32,
     weights: &mut [Line],
 ) -> __m512 {
+    assert!(scores.len() * SIDE >= keys.len() * columns && weights.len() * DEPTH >= keys.len() * columns);
+    assert!(columns <= SIDE && keys.len().is_multiple_of(2));
     let lanes = ((1u32 << columns) - 1) as u16;
     let (scores, weights) = (scores.as_ptr().cast::<f32>(), weights.as_mut_ptr().cast::<i32>());
     let score = |key: usize| {
-        // SAFETY: a row of S.
+        // SAFETY: a row of S, inside the slice by the first line.
         let row = unsafe { _mm512_maskz_loadu_ps(lanes, scores.add(key * columns)) };
         let visible = _mm512_cmpgt_epi32_mask(state.seen, _mm512_set1_epi32((keys.start + key) as i32));
         _mm512_mask_blend_ps(visible, _mm512_set1_ps(f32::NEG_INFINITY), row)
@@ -48,7 +50,7 @@ pub fn weigh(
         // SAFETY: both types are 512 bits.
         let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) };
         let pairs = _mm512_permutexvar_epi16(interleave, both);
-        // SAFETY: a row of P is written.
+        // SAFETY: a row of P is written, inside the slice by the first line.
         unsafe { _mm512_mask_storeu_epi32(weights.add(pair * columns), lanes, pairs) }
         // The sum of what values are multiplied with: as f32, a bf16 is the upper half.
         even = _mm512_add_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)));
@@ -76,9 +78,10 @@ fn power_of_2(x: __m512) -> __m512 {
 /// Multiplies each query's numbers.
 #[target_feature(enable = "avx512f")]
 pub fn rescale(sums: &mut [Line], depth: usize, columns: usize, by: __m512) {
+    assert!(columns <= SIDE && sums.len() * SIDE >= depth * columns);
     let (lanes, sums) = (((1u32 << columns) - 1) as u16, sums.as_mut_ptr().cast::<f32>());
     for row in 0..depth {
-        // SAFETY: a row of O.
+        // SAFETY: a row of O, inside the slice by the first line.
         unsafe {
             let at = sums.add(row * columns);
             _mm512_mask_storeu_ps(at, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, at), by));

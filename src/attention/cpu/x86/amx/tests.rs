@@ -2,7 +2,7 @@
 
 use crate::{
     attention::cpu::{
-        group::{Scratch, attend_group},
+        group::{Queries, Scratch, attend_group},
         vectors::{Kept, Segment},
     },
     backend::cpu::{Arithmetic, Cpu, Isa},
@@ -43,7 +43,8 @@ impl Case {
         });
         let (mut scratch, mut out) = (Scratch::default(), vec![f32::NAN; q.len()]);
         let segments = segments.into_iter();
-        attend_group(cpu, q, self.head_dim, rows, segments, keys, 0.3, &mut scratch, &mut out);
+        let queries = Queries { q, head_dim: self.head_dim, rows, keys, scale: 0.3 };
+        attend_group(cpu, &queries, segments, &mut scratch, &mut out);
         out
     }
 

@@ -2,21 +2,21 @@
 
 use super::{
     super::tasks::Out,
-    micro_kernel::{STRIP, Tile, add_row, load, of_height},
+    micro_kernel::{IN_PLACE, load},
     pack::{HEIGHT, Panels},
     weights::Reads,
 };
-use crate::backend::simd::{LINE, filled_up, prefetch};
+use crate::backend::simd::{LINE, add_row, filled_up, of_rows, prefetch};
 
-/// How many strips ahead weights are asked for.
+/// How many panels of W ahead weights are asked for.
 pub const AHEAD: usize = 4;
 
-/// All panels against a strip that is used in place. `next`: weights to ask memory for on the way.
+/// All panels of x against four rows of W in place. `next`: weights to ask memory for on the way.
 #[inline(always)]
 pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
     simd: T,
     panels: &Panels<T::Number>,
-    w: [&[u8]; STRIP],
+    w: [&[u8]; IN_PLACE],
     next: *const u8,
     out: &Out,
 ) {
@@ -29,10 +29,10 @@ pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: u
         };
     }
     for panel in 0..panels.count() {
-        for first in (0..STRIP).step_by(N) {
+        for first in (0..IN_PLACE).step_by(N) {
             let (w, out) = (w[first..].first_chunk().expect("N rows"), out.from(first));
             let ahead = &mut ahead;
-            of_height!(
+            of_rows!(
                 panels.height(panel),
                 in_place_pass::<T, E, B, W, N>(simd, panels, panel, *w, ahead, &out)
             );
@@ -40,7 +40,7 @@ pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: u
     }
 }
 
-/// Weights to come: each panel that passes a strip asks for its share of them, line by line.
+/// Weights to come: each panel of x that passes rows of W asks for its share of them, line by line.
 struct Ahead {
     next: *const u8,
     /// Bytes that were passed since the last line was asked for, and after how many it is time for the next.
@@ -67,36 +67,19 @@ impl Ahead {
 fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize, const G: usize>(
     simd: T,
     x: &[[[T::Number; W]; 1]],
-    w: [&[u8]; STRIP],
+    w: [&[u8]; IN_PLACE],
     ahead: &mut Ahead,
     out: &Out,
 ) {
-    let mut sums = [simd.zero(); STRIP];
+    let mut sums = [[simd.zero()]; IN_PLACE];
     for (w, sums) in w.as_chunks::<G>().0.iter().zip(sums.as_chunks_mut::<G>().0) {
-        let mut group = [simd.zero(); G];
-        let mut full = [w[0].as_chunks::<B>().0.as_chunks::<W>().0; G];
-        for g in 1..G {
-            full[g] = &w[g].as_chunks::<B>().0.as_chunks::<W>().0[..full[0].len()];
-        }
-        for (i, x) in x[..full[0].len()].iter().enumerate() {
-            ahead.pass(G * B * W);
-            let x = simd.load(&x[0]);
-            for g in 0..G {
-                group[g] = simd.multiply_add(group[g], x, simd.read(&full[g][i]));
-            }
-        }
-        if let Some(x) = x.get(full[0].len()) {
-            for g in 0..G {
-                let rest = w[g].as_chunks::<B>().0.as_chunks::<W>().1;
-                group[g] = simd.multiply_add(group[g], simd.load(&x[0]), simd.read(&filled_up(rest, [0; B])));
-            }
-        }
-        *sums = group;
+        *sums = micro_tile::<T, E, B, W, G, 1>(simd, x, *w, ahead);
     }
-    out.write(0, simd.finish(sums));
+    let [[a], [b], [c], [d]] = sums;
+    out.write(0, simd.finish([a, b, c, d]));
 }
 
-/// A panel of M rows against N rows of W. Row n of this tile is that of w_n, so that each weight is widened just before its use.
+/// A panel of M rows against N rows of W.
 #[inline(always)]
 fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const M: usize>(
     simd: T,
@@ -106,34 +89,41 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
     ahead: &mut Ahead,
     out: &Out,
 ) {
-    let (x, last) = (panels.panel::<W, M>(panel), N - 1);
-    let row = |n: usize| w[last.min(n)].as_chunks::<B>().0.as_chunks::<W>();
-    let rows = [row(0), row(1), row(2), row(3)];
-    // Of one length, which spares the loop a check for each.
+    let sums = micro_tile::<T, E, B, W, N, M>(simd, panels.panel::<W, M>(panel), w, ahead);
+    for m in 0..M {
+        let mut of_row = [sums[0][m]; N];
+        for n in 1..N {
+            of_row[n] = sums[n][m];
+        }
+        out.write(panel * HEIGHT + m, simd.finish(of_row));
+    }
+}
+
+/// The sums of M rows of x and N of W. Row n of this micro-tile is that of w_n, so that each weight is widened just before its use.
+#[inline(always)]
+fn micro_tile<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const M: usize>(
+    simd: T,
+    x: &[[[T::Number; W]; M]],
+    w: [&[u8]; N],
+    ahead: &mut Ahead,
+) -> [[T::Sums; M]; N] {
+    let rows = w.map(|w| w.as_chunks::<B>().0.as_chunks::<W>());
+    // Slices of one length spare the loop a check for each of them.
     let full = rows[0].0.len();
-    let w = [&rows[0].0[..full], &rows[1].0[..full], &rows[2].0[..full], &rows[3].0[..full]];
-    let mut tile = Tile::<T::Sums, M>::of(simd.zero());
+    let w = rows.map(|row| &row.0[..full]);
+    let mut sums = [[simd.zero(); M]; N];
     for (i, x) in x[..full].iter().enumerate() {
         ahead.pass(N * B * W);
         let x = load::<T, W, M>(simd, x);
-        add_row(simd, &mut tile.a, simd.read(&w[0][i]), &x);
-        add_row(simd, &mut tile.b, simd.read(&w[1][i]), &x);
-        if N > 2 {
-            add_row(simd, &mut tile.c, simd.read(&w[2][i]), &x);
-            add_row(simd, &mut tile.d, simd.read(&w[3][i]), &x);
+        for n in 0..N {
+            add_row(simd, &mut sums[n], simd.read(&w[n][i]), &x);
         }
     }
     if let Some(x) = x.get(full) {
         let x = load::<T, W, M>(simd, x);
-        add_row(simd, &mut tile.a, simd.read(&filled_up(rows[0].1, [0; B])), &x);
-        add_row(simd, &mut tile.b, simd.read(&filled_up(rows[1].1, [0; B])), &x);
-        if N > 2 {
-            add_row(simd, &mut tile.c, simd.read(&filled_up(rows[2].1, [0; B])), &x);
-            add_row(simd, &mut tile.d, simd.read(&filled_up(rows[3].1, [0; B])), &x);
+        for n in 0..N {
+            add_row(simd, &mut sums[n], simd.read(&filled_up(rows[n].1, [0; B])), &x);
         }
     }
-    for m in 0..M {
-        let of_row = [tile.a[m], tile.b[m], tile.c[m], tile.d[m]];
-        out.write::<N>(panel * HEIGHT + m, simd.finish(*of_row.first_chunk().expect("N ≤ 4")));
-    }
+    sums
 }

@@ -1,4 +1,4 @@
-//! The macro-kernel: a task of rows of W, strip by strip, in place or by blocks that stay in the caches.
+//! The macro-kernel: a task of rows of W, panel by panel, in place or by blocks that stay in the caches.
 
 use super::{
     super::{
@@ -6,17 +6,17 @@ use super::{
         tasks::{Out, TASK, Task},
     },
     in_place,
-    micro_kernel::{self, PackedBlock, STRIP, Waiting},
+    micro_kernel::{self, IN_PLACE, PackedBlock, Waiting},
     pack::{HEIGHT, Panels},
     weights::Reads,
 };
 use std::cell::RefCell;
 
-/// Rows of x up to which a strip is used in place.
+/// Rows of x up to which W is used in place.
 const FEW: usize = 16;
-/// Panels that pass by all strips of a task before the next ones do: they stay in the second cache, and so do the task's weights.
+/// Panels of x that pass by all panels of W of a task before the next ones do: they stay in the second cache, and so do the task's weights.
 const PANELS: usize = 32;
-/// Bytes of x that a second cache holds beside weights. Where a turn has more, all strips of a task take it block by block.
+/// Bytes of x that a second cache holds beside weights. Where a turn has more, all panels of W of a task take it block by block.
 const CACHED: usize = 3 << 18;
 
 /// Outputs of one task. Sums of many rows with many inputs wait in the second cache, so there they are half as many.
@@ -24,8 +24,8 @@ pub fn outputs_of_task(rows: usize, inputs: usize) -> usize {
     if rows > FEW && inputs > 1024 { TASK / 2 } else { TASK }
 }
 
-/// The outputs of a task, N rows of W at a time. A packed strip has R rows, and a block of it K registers of each: as many as fill a half or a
-/// third of a first cache, so that a panel's part fits beside them and is loaded once for all R / N tiles.
+/// The outputs of a task, N rows of W at a time. A packed panel of W has R rows, and a block of it K registers of each: as many as fill a half
+/// or a third of a first cache, so that a block of x fits beside them and is loaded once for all R / N micro-tiles.
 #[inline(always)]
 pub fn task<
     T: Reads<E, B, W>,
@@ -40,28 +40,29 @@ pub fn task<
     task: &Task,
     panels: &Panels<T::Number>,
 ) {
-    // No closures on the way to the tile: they would be compiled without the instruction set's features.
+    // No closures on the way to the micro-kernel: they would be compiled without the instruction set's features.
     let rows = stored::Rows::new(task.slice);
     if panels.rows <= FEW {
-        for first in task.outputs.clone().step_by(STRIP) {
-            let (w, out) = strip::<STRIP>(task, &rows, first);
-            let next = w[0].as_ptr().wrapping_add(in_place::AHEAD * STRIP * rows.stride);
+        for first in task.outputs.clone().step_by(IN_PLACE) {
+            let (w, out) = weight_panel::<IN_PLACE>(task, &rows, first);
+            let next = w[0].as_ptr().wrapping_add(in_place::AHEAD * IN_PLACE * rows.stride);
             in_place::in_place::<T, E, B, W, N>(simd, panels, w, next, &out);
         }
     } else {
         let registers = rows.len.div_ceil(B * W);
         let bytes_of_x = HEIGHT * PANELS.min(panels.count()) * registers * W * size_of::<T::Number>();
-        let strips = if bytes_of_x > CACHED { task.outputs.len().div_ceil(R) } else { 1 };
+        let panels_of_w = if bytes_of_x > CACHED { task.outputs.len().div_ceil(R) } else { 1 };
         let mut memory = ROOM.take();
+        // SAFETY: both are arrays of numbers, which any bits are.
         let (packed, sums) =
-            room::<PackedBlock<T::Number, W, R, K>, Waiting<T::Sums, N>>(&mut memory, strips);
+            unsafe { room::<PackedBlock<T::Number, W, R, K>, Waiting<T::Sums, N>>(&mut memory, panels_of_w) };
         for panel in (0..panels.count()).step_by(PANELS) {
             let some = panel..panels.count().min(panel + PANELS);
-            for outputs in task.outputs.clone().step_by(strips * R) {
+            for outputs in task.outputs.clone().step_by(panels_of_w * R) {
                 for start in (0..registers).step_by(K) {
                     let block = start..registers.min(start + K);
-                    for (i, first) in (outputs..task.outputs.end).step_by(R).enumerate().take(strips) {
-                        let (w, out) = strip::<R>(task, &rows, first);
+                    for (i, first) in (outputs..task.outputs.end).step_by(R).enumerate().take(panels_of_w) {
+                        let (w, out) = weight_panel::<R>(task, &rows, first);
                         let (sums, some, block) = (&mut sums[i], some.clone(), block.clone());
                         micro_kernel::block::<T, E, B, W, N, R, K>(
                             simd, panels, some, w, block, packed, sums, &out,
@@ -79,21 +80,24 @@ thread_local! {
     static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Room for a packed block, and for so many strips' sums. Nothing is cleared: that would cost as much as some rows do.
+/// Room for a packed block, and for the sums of so many panels of W. Nothing is cleared: that would cost as much as some rows do.
+///
+/// # Safety
+/// Any bits must be a P and an S.
 #[inline(always)]
-fn room<P, S>(memory: &mut Vec<f32>, strips: usize) -> (&mut P, &mut [S]) {
+unsafe fn room<P, S>(memory: &mut Vec<f32>, panels: usize) -> (&mut P, &mut [S]) {
     // One more of each, as the first whole one may begin anywhere.
     let [packed, sums] =
-        [2 * size_of::<P>(), (strips + 1) * size_of::<S>()].map(|bytes| bytes / size_of::<f32>());
+        [2 * size_of::<P>(), (panels + 1) * size_of::<S>()].map(|bytes| bytes / size_of::<f32>());
     memory.resize(memory.len().max(packed + sums), 0.0);
     let (packed, sums) = memory.split_at_mut(packed);
-    // SAFETY: both are arrays of numbers, which any bits are.
-    unsafe { (&mut packed.align_to_mut::<P>().1[0], &mut sums.align_to_mut::<S>().1[..strips]) }
+    // SAFETY: by the caller.
+    unsafe { (&mut packed.align_to_mut::<P>().1[0], &mut sums.align_to_mut::<S>().1[..panels]) }
 }
 
 /// R rows of W from number `first`, and where their sums go. Where fewer are left, the last one fills the places.
 #[inline(always)]
-fn strip<'a, const R: usize>(
+fn weight_panel<'a, const R: usize>(
     task: &Task<'a>,
     rows: &stored::Rows<'a>,
     first: usize,

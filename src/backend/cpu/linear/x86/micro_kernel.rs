@@ -1,48 +1,17 @@
-//! The micro-kernel: sums of a panel of x against a strip of W, in registers.
+//! The micro-kernel: sums of a panel of x against a panel of W, in registers.
 
 use super::{
     super::tasks::Out,
     pack::{HEIGHT, Panels},
     weights::Reads,
 };
-use crate::backend::simd::{Simd, filled_up};
+use crate::backend::simd::{Simd, add_row, filled_up, of_rows};
 use std::{marker::PhantomData, ops::Range};
 
-/// Rows of W of a strip that is used in place.
-pub const STRIP: usize = 4;
-/// Tiles of a strip whose sums wait in memory for the next block of k.
+/// Rows of W that are used in place together.
+pub const IN_PLACE: usize = 4;
+/// Micro-tiles of a panel of W whose sums wait in memory for the next block of k.
 pub const WAITING: usize = 64;
-
-/// Sums of up to 4 rows and of N: each row is a variable of its own, which the compiler keeps in registers. An array of rows it keeps in
-/// memory, at half the speed.
-#[derive(Clone, Copy)]
-pub(super) struct Tile<X, const N: usize> {
-    pub a: [X; N],
-    pub b: [X; N],
-    pub c: [X; N],
-    pub d: [X; N],
-}
-
-impl<X: Copy, const N: usize> Tile<X, N> {
-    #[inline(always)]
-    pub fn of(zero: X) -> Self {
-        let row = [zero; N];
-        Tile { a: row, b: row, c: row, d: row }
-    }
-}
-
-/// Adds the products of one register of numbers with N others.
-#[inline(always)]
-pub fn add_row<T: Simd<W>, const W: usize, const N: usize>(
-    simd: T,
-    sums: &mut [T::Sums; N],
-    one: T::Register,
-    others: &[T::Register; N],
-) {
-    for n in 0..N {
-        sums[n] = simd.multiply_add(sums[n], one, others[n]);
-    }
-}
 
 /// N registers.
 #[inline(always)]
@@ -57,28 +26,15 @@ pub(super) fn load<T: Simd<W>, const W: usize, const N: usize>(
     registers
 }
 
-/// Calls `$f::<…, M>(…)` for the M rows of a panel.
-macro_rules! of_height {
-    ($height:expr, $f:ident::<$($t:tt),*>($($arg:expr),*)) => {
-        match $height {
-            1 => $f::<$($t,)* 1>($($arg),*),
-            2 => $f::<$($t,)* 2>($($arg),*),
-            3 => $f::<$($t,)* 3>($($arg),*),
-            _ => $f::<$($t,)* 4>($($arg),*),
-        }
-    };
-}
-pub(super) use of_height;
-
-/// A packed block of a strip: K registers of each of R rows, none of them across two lines of a cache.
+/// A packed block of a panel of W: K registers of each of R rows, none of them across two lines of a cache.
 #[repr(align(64))]
 pub struct PackedBlock<X, const W: usize, const R: usize, const K: usize>([[[X; W]; R]; K]);
 
-/// Sums of a strip's tiles between two blocks.
-pub type Waiting<X, const N: usize> = [Tile<X, N>; WAITING];
+/// Sums of a panel's micro-tiles, [4 rows of x][N of W] each, between two blocks.
+pub type Waiting<X, const N: usize> = [[[X; N]; HEIGHT]; WAITING];
 
-/// A block of k of some panels against that of a strip of R rows. It is packed first, unless the weights fill registers as they are.
-/// `waiting`: the tiles' sums between two blocks.
+/// A block of k of some panels of x against that of a panel of W, of R rows. It is packed first, unless the weights fill registers as they are.
+/// `waiting`: the micro-tiles' sums between two blocks.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub fn block<
@@ -111,17 +67,17 @@ pub fn block<
             let at = At { panel, block: block.clone(), last };
             let out = out.from(part * N);
             if as_stored {
-                let strip = Stored::<E, B, W, N>::new(&w[part * N..], &block);
-                of_height!(height, pass::<T, _, W, N>(simd, panels, &strip, at, sums, &out));
+                let weights = Stored::<E, B, W, N>::new(&w[part * N..], &block);
+                of_rows!(height, pass::<T, _, W, N>(simd, panels, &weights, at, sums, &out));
             } else {
-                let strip = Packed { block: &packed.0[..], row: part * N };
-                of_height!(height, pass::<T, _, W, N>(simd, panels, &strip, at, sums, &out));
+                let weights = Packed { block: &packed.0[..], row: part * N };
+                of_rows!(height, pass::<T, _, W, N>(simd, panels, &weights, at, sums, &out));
             }
         }
     }
 }
 
-/// Packs a block of a strip, [k / W][R][W].
+/// Packs a block of a panel of W, [k / W][R][W].
 #[inline(always)]
 fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const R: usize, const K: usize>(
     simd: T,
@@ -141,8 +97,8 @@ fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const R: usize, co
     }
 }
 
-/// Where a tile finds registers of N rows of W.
-trait Strip<T: Simd<W>, const W: usize, const N: usize> {
+/// Where the micro-kernel finds registers of N rows of W.
+trait WeightPanel<T: Simd<W>, const W: usize, const N: usize> {
     /// Number i of a block, of each row.
     fn registers(&self, simd: T, i: usize) -> [T::Register; N];
 }
@@ -153,7 +109,7 @@ struct Packed<'a, X, const W: usize, const R: usize> {
     row: usize,
 }
 
-impl<T: Simd<W>, const W: usize, const N: usize, const R: usize> Strip<T, W, N>
+impl<T: Simd<W>, const W: usize, const N: usize, const R: usize> WeightPanel<T, W, N>
     for Packed<'_, T::Number, W, R>
 {
     #[inline(always)]
@@ -179,7 +135,7 @@ impl<'a, E, const B: usize, const W: usize, const N: usize> Stored<'a, E, B, W, 
     }
 }
 
-impl<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize> Strip<T, W, N>
+impl<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize> WeightPanel<T, W, N>
     for Stored<'_, E, B, W, N>
 {
     #[inline(always)]
@@ -201,44 +157,32 @@ struct At {
 }
 
 // ANCHOR: pass
-/// A panel of M rows against N rows of a block of a strip.
+/// A panel of M rows of x against N rows of a block of W. `waiting` are their sums between two blocks.
+///
+/// The sums of a micro-tile are M · N registers. M and N are constants, so the loops over them are unrolled and no sum goes to memory.
 #[inline(always)]
-fn pass<T: Simd<W>, S: Strip<T, W, N>, const W: usize, const N: usize, const M: usize>(
+fn pass<T: Simd<W>, P: WeightPanel<T, W, N>, const W: usize, const N: usize, const M: usize>(
     simd: T,
     panels: &Panels<T::Number>,
-    strip: &S,
+    weights: &P,
     at: At,
-    sums: &mut Tile<T::Sums, N>,
+    waiting: &mut [[T::Sums; N]; HEIGHT],
     out: &Out,
 ) {
-    let mut tile = if at.block.start == 0 { Tile::of(simd.zero()) } else { *sums };
+    let waiting = waiting.first_chunk_mut::<M>().expect("M ≤ 4");
+    let mut sums = if at.block.start == 0 { [[simd.zero(); N]; M] } else { *waiting };
     for (i, x) in panels.panel::<W, M>(at.panel)[at.block].iter().enumerate() {
-        let w = strip.registers(simd, i);
-        add_row(simd, &mut tile.a, simd.load(&x[0]), &w);
-        if M > 1 {
-            add_row(simd, &mut tile.b, simd.load(&x[1]), &w);
-        }
-        if M > 2 {
-            add_row(simd, &mut tile.c, simd.load(&x[2]), &w);
-        }
-        if M > 3 {
-            add_row(simd, &mut tile.d, simd.load(&x[3]), &w);
+        let w = weights.registers(simd, i);
+        for m in 0..M {
+            add_row(simd, &mut sums[m], simd.load(&x[m]), &w);
         }
     }
     if !at.last {
-        *sums = tile;
+        *waiting = sums;
         return;
     }
-    let row = at.panel * HEIGHT;
-    out.write(row, simd.finish(tile.a));
-    if M > 1 {
-        out.write(row + 1, simd.finish(tile.b));
-    }
-    if M > 2 {
-        out.write(row + 2, simd.finish(tile.c));
-    }
-    if M > 3 {
-        out.write(row + 3, simd.finish(tile.d));
+    for m in 0..M {
+        out.write(at.panel * HEIGHT + m, simd.finish(sums[m]));
     }
 }
 // ANCHOR_END: pass

@@ -7,14 +7,14 @@
 //!        ├───────────────┼───────────────┼──
 //!   4    │ panel         │               │
 //!        └───────────────┴───────────────┴──
-//! W      ┌───────────────┬───────────────┬──       a strip: some rows of W; a block of it stays in the first cache
-//!   8    │ strip         │               │         while the panels pass by
+//! W      ┌───────────────┬───────────────┬──       a panel of W: some rows; a block of it stays in the first cache
+//!   8    │ panel of W    │               │         while the panels of x pass by
 //!        └───────────────┴───────────────┴──
-//! tile: the 4 × 4 sums of a panel and half of a strip, a register each, which stay in registers over a block of k
+//! micro-tile: the 4 × 4 sums of a panel of x and half of a panel of W, a register each, which stay in registers over a block of k
 //! ```
-//! A tile loads 8 registers for 16 multiplications of registers, so a core that can load one and multiply one at a time is
-//! kept multiplying. A panel's block comes from the second cache once for all tiles of a strip: with strips of 4 rows, that takes
-//! as long as multiplying. Weights that must be widened are packed alike when their strip's turn comes; others are used where they are.
+//! The micro-kernel loads 8 registers for 16 multiplications of registers, so a core that can load one and multiply one at a time is
+//! kept multiplying. A block of x comes from the second cache once for all micro-tiles of a panel of W: with panels of 4 rows, that takes
+//! as long as multiplying. Weights that must be widened are packed alike when their panel's turn comes; others are used where they are.
 //!
 //! With a few rows (a decode step) each weight is used once or twice, and the time is that of reading W from memory. Then
 //! W is used in place: a weight is widened in a register and multiplied at once. With one row, rows of W are read one after the other, in
@@ -34,7 +34,7 @@ use super::{
     transposed::transposed_task,
 };
 use crate::{
-    backend::simd::{Avx2, Avx512, Avx512Bf16, dispatch},
+    backend::simd::{Avx2, Avx512, Avx512Bf16, amx::Amx, dispatch},
     tensor::DType,
 };
 use macro_kernel::outputs_of_task;
@@ -50,12 +50,14 @@ pub fn faster_product(
     rows: usize,
     y: &[Columns],
 ) -> bool {
-    let bf16 = (product == Product::DotBf16).then(Avx512Bf16::new).flatten();
-    match (bf16, cpu.isa()) {
-        (Some(_), Isa::Amx) => amx::product(cpu, x, weight, rows, y),
-        (Some(simd), _) => dot_bf16(cpu, simd, x, weight, rows, y),
-        (None, Isa::Portable) => return false,
-        (None, _) => f32_product(cpu, x, weight, rows, y),
+    if cpu.isa() == Isa::Portable {
+        return false;
+    }
+    let amx = (cpu.isa() == Isa::Amx).then(Amx::new).flatten();
+    match (product, amx, Avx512Bf16::new()) {
+        (Product::DotBf16, Some(amx), _) => amx::product(cpu, amx, x, weight, rows, y),
+        (Product::DotBf16, None, Some(simd)) => dot_bf16(cpu, simd, x, weight, rows, y),
+        _ => f32_product(cpu, x, weight, rows, y),
     }
     true
 }

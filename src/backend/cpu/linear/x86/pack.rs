@@ -1,4 +1,4 @@
-//! Rows of x, packed so that a tile reads them as one stream.
+//! Rows of x, packed so that the micro-kernel reads them as one stream.
 
 use crate::backend::simd::F32;
 use rayon::prelude::*;

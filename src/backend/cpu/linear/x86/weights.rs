@@ -1,10 +1,6 @@
 //! How registers are filled with weights as they are stored.
 
-use crate::backend::{
-    Slice,
-    cpu::linear::stored::Rows,
-    simd::{Avx2, Avx512, Avx512Bf16, Simd},
-};
+use crate::backend::simd::{Avx2, Avx512, Avx512Bf16, Simd};
 use std::arch::x86_64::*;
 
 /// Dtypes of weights.
@@ -21,17 +17,12 @@ pub trait Reads<E, const B: usize, const W: usize>: Simd<W> {
 }
 // ANCHOR_END: reads
 
-/// The bytes of one row of a slice that is stored [out, in].
-pub fn row(slice: &Slice, row: usize) -> &[u8] {
-    Rows::new(slice).row(row)
-}
-
 impl Reads<F32, 4, 8> for Avx2 {
     const AS_STORED: bool = true;
 
     #[inline(always)]
     fn read(self, weights: &[[u8; 4]; 8]) -> __m256 {
-        // SAFETY: 8 weights are read, at any address.
+        // SAFETY: the token proves that the CPU has AVX2; 8 weights are read, at any address.
         unsafe { _mm256_loadu_ps(weights.as_ptr().cast()) }
     }
 }
@@ -39,7 +30,7 @@ impl Reads<F32, 4, 8> for Avx2 {
 impl Reads<Bf16, 2, 8> for Avx2 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 8]) -> __m256 {
-        // SAFETY: 8 weights are read. A bf16 is the upper half of an f32.
+        // SAFETY: as above. A bf16 is the upper half of an f32.
         unsafe {
             let bits = _mm_loadu_si128(weights.as_ptr().cast());
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
@@ -50,7 +41,7 @@ impl Reads<Bf16, 2, 8> for Avx2 {
 impl Reads<F16, 2, 8> for Avx2 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 8]) -> __m256 {
-        // SAFETY: 8 weights are read; the CPU has F16C.
+        // SAFETY: as above; with AVX2, the token proves F16C.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(weights.as_ptr().cast())) }
     }
 }
@@ -60,7 +51,7 @@ impl Reads<F32, 4, 16> for Avx512 {
 
     #[inline(always)]
     fn read(self, weights: &[[u8; 4]; 16]) -> __m512 {
-        // SAFETY: 16 weights are read, at any address.
+        // SAFETY: the token proves that the CPU has AVX-512; 16 weights are read, at any address.
         unsafe { _mm512_loadu_ps(weights.as_ptr().cast()) }
     }
 }
@@ -68,7 +59,7 @@ impl Reads<F32, 4, 16> for Avx512 {
 impl Reads<Bf16, 2, 16> for Avx512 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 16]) -> __m512 {
-        // SAFETY: 16 weights are read. A bf16 is the upper half of an f32.
+        // SAFETY: as above. A bf16 is the upper half of an f32.
         unsafe {
             let bits = _mm256_loadu_si256(weights.as_ptr().cast());
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
@@ -79,7 +70,7 @@ impl Reads<Bf16, 2, 16> for Avx512 {
 impl Reads<F16, 2, 16> for Avx512 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 16]) -> __m512 {
-        // SAFETY: 16 weights are read.
+        // SAFETY: as above.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(weights.as_ptr().cast())) }
     }
 }
@@ -89,7 +80,7 @@ impl Reads<Bf16, 2, 32> for Avx512Bf16 {
 
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 32]) -> __m512i {
-        // SAFETY: 32 weights are read, at any address.
+        // SAFETY: the token proves that the CPU has AVX-512; 32 weights are read, at any address.
         unsafe { _mm512_loadu_si512(weights.as_ptr().cast()) }
     }
 }

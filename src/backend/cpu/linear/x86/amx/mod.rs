@@ -13,50 +13,47 @@
 //! W needs no packing: a tile is 16 rows of 64 bytes, at any distance. x does, and y is turned over at the end; both are small. A sum adds
 //! its products in the order of k, tile by tile, whatever the other columns hold, so one row has the bits that it has among many.
 //!
-//! Up to 32 rows, each weight is read once, in place. With more, a strip of 32 outputs is copied first, a block of k at a time, which then
-//! stays in the second cache while x passes by; sums wait in memory between the blocks.
+//! Up to 32 rows, each weight is read once, in place. With more, a panel of 32 rows of W is packed first, a block of k at a time, which
+//! then stays in the second cache while x passes by; sums wait in memory between the blocks.
 
 mod pack;
 
-use super::{
-    super::tasks::{Columns, TASK, Task, for_each_task},
-    weights::row,
+use super::super::{
+    stored::Rows,
+    tasks::{Columns, TASK, Task, for_each_task},
 };
 use crate::backend::{
     cpu::{Cpu, CpuWeight},
-    simd::{
-        amx::{Line, Panels, SIDE, Tiles, Walk, multiply, turned},
-        prefetch,
-    },
+    simd::amx::{Ahead, Amx, Line, Panels, SIDE, Tiles, Walk, multiply, turned},
 };
-use pack::copy_strip;
+use pack::pack;
 use std::{cell::RefCell, ops::Range};
 
-/// Outputs of a strip: two tiles.
-const STRIP: usize = 2 * SIDE;
-/// Steps of a block of k: 64 KiB of a strip, which stays in the second cache. Blocks for the first cache were slower: between them sums go to memory.
+/// Outputs of a panel of W: two tiles.
+const PANEL: usize = 2 * SIDE;
+/// Steps of a block of k: 64 KiB of a panel of W, which stays in the second cache. Blocks for the first cache were slower: between them sums go to memory.
 const BLOCK: usize = 32;
 /// Outputs of a task with many rows: they share what is read of a block of x, which comes from the third cache where x is large.
 const MANY: usize = 128;
-/// Panels up to which a strip is used in place.
+/// Panels of x up to which W is used in place.
 const FEW: usize = 2;
 
 /// Working space of a thread.
 #[derive(Default)]
 struct Scratch {
-    /// A block of a strip.
+    /// A block of a panel of W.
     lines: Vec<Line>,
-    /// Of strips and panels.
+    /// Of panels of W and panels of x.
     sums: Vec<Sums>,
 }
 
-/// Two tiles of sums.
+/// Two tiles of sums, [32 outputs][columns].
 #[derive(Clone)]
 #[repr(align(64))]
-struct Sums([f32; STRIP * SIDE]);
+struct Sums([f32; PANEL * SIDE]);
 
 impl Sums {
-    const NONE: Sums = Sums([0.0; STRIP * SIDE]);
+    const NONE: Sums = Sums([0.0; PANEL * SIDE]);
 }
 
 thread_local! {
@@ -64,88 +61,75 @@ thread_local! {
 }
 
 /// y = x Wᵀ for some rows of x and weights of bf16, stored [out, in].
-pub fn product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Columns]) {
+pub fn product(cpu: &Cpu, amx: Amx, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Columns]) {
     let inputs = x.len() / rows;
     let count = Panels::lines(rows, inputs);
     let mut lines = cpu.take(count + 1, 16);
     let lines = &mut Line::within(lines.data_mut())[..count];
-    // SAFETY: AMX is asked for where the CPU has it, and AVX-512-BF16, only.
-    let panels = &unsafe {
-        if rows <= SIDE { Panels::new(x, rows, lines) } else { Panels::on_all_cores(x, rows, lines) }
-    };
+    let panels = &Panels::pack(amx, x, rows, lines, rows > SIDE);
     let few = panels.count() <= FEW;
     for_each_task(weight, rows, inputs, y, if few { TASK } else { MANY }, |task| {
-        // SAFETY: as above.
+        // SAFETY: the token proves that the CPU has these features.
         SCRATCH.with_borrow_mut(|scratch| unsafe {
             if few {
-                few_rows(&task, panels, scratch);
+                few_rows(amx, &task, panels, scratch);
             } else {
-                many_rows(&task, panels, scratch);
+                many_rows(amx, &task, panels, scratch);
             }
         });
     });
 }
 
-/// Strips of a task: the first output of each and how many it has.
-fn strips(task: &Task) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+/// The panels of W of a task, by their outputs.
+fn weight_panels(task: &Task) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
     let outputs = task.outputs.clone();
-    outputs.clone().step_by(STRIP).map(move |first| first..outputs.end.min(first + STRIP))
+    outputs.clone().step_by(PANEL).map(move |first| first..outputs.end.min(first + PANEL))
 }
 
-/// Up to two panels against strips that are used in place.
-///
-/// # Safety
-/// The CPU must have AMX.
+/// Up to two panels of x against W in place.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn few_rows(task: &Task, panels: &Panels, scratch: &mut Scratch) {
-    // SAFETY: by the caller.
-    let tiles = &unsafe { Tiles::with_columns(panels.columns) };
+fn few_rows(amx: Amx, task: &Task, panels: &Panels, scratch: &mut Scratch) {
+    let tiles = &Tiles::with_columns(amx, panels.columns);
+    let (w, steps) = (&Rows::new(task.slice), panels.steps);
     let Scratch { lines, sums } = scratch;
     sums.resize(sums.len().max(FEW), Sums::NONE);
-    let inputs = task.slice.cols.len();
-    let stride = task.slice.tensor.matrix_shape().1 * 2;
-    for outputs in strips(task) {
-        let first = row(task.slice, outputs.start).as_ptr();
-        let whole = outputs.len() == STRIP && inputs == 32 * panels.steps;
-        let a = if whole {
-            Walk { start: [first, first.wrapping_add(SIDE * stride)], stride, step: 64 }
+    for outputs in weight_panels(task) {
+        let start = w.row(outputs.start).as_ptr();
+        let a = if outputs.len() == PANEL && w.len == 64 * steps {
+            Walk { start, stride: w.stride, step: 64 }
         } else {
-            lines.resize(lines.len().max(panels.steps * STRIP), Line::ZERO);
-            copy_strip(task.slice, outputs.clone(), 0..panels.steps, lines);
-            pack::walk(lines)
+            lines.resize(lines.len().max(steps * PANEL), Line::ZERO);
+            pack(w, outputs.clone(), 0..steps, lines)
         };
-        let share = STRIP * stride / panels.steps;
-        let ahead = first.wrapping_add(STRIP * stride);
-        let ask = |step: usize| prefetch(ahead, step * share..(step + 1) * share);
-        // SAFETY: a strip in place is whole, 32 rows with `steps` steps each; a copy has these; so have the panels.
-        unsafe { pass(tiles, a, panels, 0, 0..panels.steps, sums, ask) }
+        // The next panel of W, in the order of its addresses.
+        let share = (PANEL * w.stride / steps).div_ceil(64);
+        let ahead =
+            Ahead { start: start.wrapping_add(PANEL * w.stride), lines: share, stride: 64, step: 64 * share };
+        // SAFETY: W in place is 32 rows of `steps` steps each, and so is a packed panel; `tiles` is alone.
+        unsafe { pass(tiles, a, panels, 0, 0..steps, sums, ahead) }
         write(task, &outputs, panels, 0, sums);
     }
 }
 
 // ANCHOR: many_rows
-/// All panels against strips that are copied first, block by block of k.
-///
-/// # Safety
-/// The CPU must have AMX.
+/// All panels of x against panels of W that are packed first, block by block of k.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn many_rows(task: &Task, panels: &Panels, scratch: &mut Scratch) {
-    // SAFETY: by the caller.
-    let tiles = &unsafe { Tiles::with_columns(panels.columns) };
+fn many_rows(amx: Amx, task: &Task, panels: &Panels, scratch: &mut Scratch) {
+    let tiles = &Tiles::with_columns(amx, panels.columns);
+    let w = &Rows::new(task.slice);
     let Scratch { lines, sums } = scratch;
-    let (count, strips) = (panels.count(), strips(task));
-    lines.resize(lines.len().max(BLOCK * STRIP), Line::ZERO);
-    sums.resize(sums.len().max(count * strips.clone().count()), Sums::NONE);
+    let count = panels.count();
+    lines.resize(lines.len().max(BLOCK * PANEL), Line::ZERO);
+    sums.resize(sums.len().max(count * weight_panels(task).count()), Sums::NONE);
     for start in (0..panels.steps).step_by(BLOCK) {
         let steps = start..panels.steps.min(start + BLOCK);
-        for (outputs, sums) in strips.clone().zip(sums.chunks_exact_mut(count)) {
-            copy_strip(task.slice, outputs.clone(), steps.clone(), lines);
-            let mut next = Next::new(task, &outputs, &steps, panels.steps, count);
+        for (outputs, sums) in weight_panels(task).zip(sums.chunks_exact_mut(count)) {
+            let a = pack(w, outputs.clone(), steps.clone(), lines);
+            let mut ahead = next_block(w, task, &outputs, &steps, panels);
             for (pair, sums) in sums.chunks_mut(2).enumerate() {
-                // SAFETY: the copy has these steps of 32 rows, and so have the panels.
-                unsafe {
-                    pass(tiles, pack::walk(lines), panels, 2 * pair, steps.clone(), sums, |_| next.ask())
-                }
+                // SAFETY: the packed panel has these steps of 32 rows; `tiles` is alone.
+                unsafe { pass(tiles, a, panels, 2 * pair, steps.clone(), sums, ahead) }
+                ahead.start = ahead.start.wrapping_add(ahead.lines * ahead.stride);
                 if steps.end == panels.steps {
                     write(task, &outputs, panels, 2 * pair, sums);
                 }
@@ -155,10 +139,21 @@ unsafe fn many_rows(task: &Task, panels: &Panels, scratch: &mut Scratch) {
 }
 // ANCHOR_END: many_rows
 
-/// One or two panels from number `panel` on against a strip, over a range of steps.
+/// The block of W that comes next: while the first two panels of x pass, its first rows are asked for; each pair asks for as many.
+fn next_block(w: &Rows, task: &Task, outputs: &Range<usize>, steps: &Range<usize>, panels: &Panels) -> Ahead {
+    let (output, step) = match (outputs.end < task.outputs.end, steps.end < panels.steps) {
+        (true, _) => (outputs.end, steps.start),
+        (false, true) => (task.outputs.start, steps.end),
+        (false, false) => (outputs.end, 0), // of the next task
+    };
+    let start = w.row(0).as_ptr().wrapping_add(output * w.stride + step * 64);
+    Ahead { start, lines: PANEL.div_ceil(panels.count().div_ceil(2)), stride: w.stride, step: 64 }
+}
+
+/// One or two panels of x from number `panel` on against a panel of W, over a range of steps.
 ///
 /// # Safety
-/// All of `a` must be readable.
+/// That of [`multiply`], for `a` and `tiles`.
 #[inline(always)]
 unsafe fn pass(
     tiles: &Tiles,
@@ -167,81 +162,29 @@ unsafe fn pass(
     panel: usize,
     steps: Range<usize>,
     sums: &mut [Sums],
-    each: impl FnMut(usize),
+    ahead: Ahead,
 ) {
-    let (b, count, fresh) = (panels.walk(panel, steps.start), steps.len(), steps.start == 0);
-    let half = SIDE * panels.columns; // sums of a tile
-    let stride = 4 * panels.columns;
-    let two = panel + 1 < panels.count();
-    let mut tile = |i: usize, j: usize| sums[j].0[i * half..].as_mut_ptr();
-    // SAFETY: a by the caller, b by `Panels::walk`; the sums of a panel have room for two tiles.
-    unsafe {
-        if two {
-            let c = [[tile(0, 0), tile(0, 1)], [tile(1, 0), tile(1, 1)]];
-            multiply::<2>(tiles, a, b, count, c, stride, fresh, each);
-        } else {
-            let c = [[tile(0, 0)], [tile(1, 0)]];
-            multiply::<1>(tiles, a, b, count, c, stride, fresh, each);
-        }
-    }
+    let second = (panels.count() - 1 - panel).min(1);
+    let c = [0, second].map(|panel| sums[panel].0.as_mut_ptr());
+    let (b, fresh) = (panels.pair(panel, steps.start), steps.start == 0);
+    // SAFETY: a by the caller, b by `Panels::pair`; the sums of a panel have room for two tiles.
+    unsafe { multiply(tiles, a, b, steps.len(), c, fresh, ahead) }
 }
 
-/// Writes the sums of a strip, [32 outputs][columns] for each panel from number `panel` on, to where they belong in y.
+/// Writes the sums of a panel of W, [32 outputs][columns] for each panel of x from number `panel` on, to where they belong in y.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn write(task: &Task, outputs: &Range<usize>, panels: &Panels, panel: usize, sums: &[Sums]) {
     let out = task.out.from(outputs.start - task.outputs.start);
     for (panel, sums) in (panel..panels.count().min(panel + FEW)).zip(sums) {
         let rows = panel * SIDE..panels.rows.min((panel + 1) * SIDE);
         if panels.columns == 1 {
-            out.write(0, *sums.0.first_chunk::<STRIP>().expect("a strip"));
+            out.write(0, *sums.0.first_chunk::<PANEL>().expect("32 sums"));
             continue;
         }
         let (first, second) = sums.0.split_at(SIDE * panels.columns);
         let columns = turned(first, panels.columns).into_iter().zip(turned(second, panels.columns));
         for (row, (first, second)) in rows.zip(columns) {
             out.write_lines(row, [first, second]);
-        }
-    }
-}
-
-/// The block of W that comes next, asked for line by line while the panels pass by.
-struct Next {
-    first: *const u8,
-    stride: usize,
-    lines: Range<usize>,
-    lines_of_row: usize,
-    /// Lines at a time.
-    share: usize,
-}
-
-impl Next {
-    #[inline(always)]
-    fn new(task: &Task, outputs: &Range<usize>, steps: &Range<usize>, all: usize, panels: usize) -> Next {
-        let stride = task.slice.tensor.matrix_shape().1 * 2;
-        // The next strip; after the last one of a task, the next block of the first.
-        let (first, step) = match outputs.end < task.outputs.end || steps.end == all {
-            true => (outputs.end, steps.start),
-            false => (task.outputs.start, steps.end),
-        };
-        let step = if outputs.end == task.outputs.end && steps.end == all { 0 } else { step };
-        let lines_of_row = BLOCK.min(all - step);
-        let lines = STRIP * lines_of_row;
-        let share = lines.div_ceil(panels.div_ceil(2) * steps.len());
-        let start = row(task.slice, 0).as_ptr();
-        Next {
-            first: start.wrapping_add(first * stride + step * 64),
-            stride,
-            lines: 0..lines,
-            lines_of_row,
-            share,
-        }
-    }
-
-    #[inline(always)]
-    fn ask(&mut self) {
-        for line in self.lines.by_ref().take(self.share) {
-            let (row, step) = (line / self.lines_of_row, line % self.lines_of_row);
-            prefetch(self.first, row * self.stride + step * 64..row * self.stride + step * 64 + 1);
         }
     }
 }

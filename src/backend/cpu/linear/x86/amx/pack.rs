@@ -1,20 +1,19 @@
-//! Rows of W side by side, as operands a.
+//! Rows of W side by side, as the operand a.
 
-use super::super::weights;
-use crate::backend::cpu::linear::tasks::Out;
+use super::PANEL;
 use crate::backend::{
-    Slice,
-    simd::amx::{Line, SIDE, Walk},
+    cpu::linear::{stored::Rows, tasks::Out},
+    simd::amx::{Line, Walk},
 };
 use std::{arch::x86_64::*, ops::Range};
 
-/// Copies 32 rows of W, or what is there of them, over a range of steps: [step][32 rows][32 numbers], an operand a and another. Rows that
-/// lie a power of two apart share few places of the first cache; copied, they do not.
+/// Copies a panel of 32 rows of W, or what is there of them, over a range of steps: [step][32 rows][32 numbers], two tiles of a for each step.
+/// Rows that lie a power of two apart share few places of the first cache; copied, they do not.
 #[inline(always)]
-pub fn copy_strip(slice: &Slice, rows: Range<usize>, steps: Range<usize>, lines: &mut [Line]) {
-    for i in 0..2 * SIDE {
-        let row = if i < rows.len() { weights::row(slice, rows.start + i) } else { &[] };
-        let places = lines[i..].iter_mut().step_by(2 * SIDE);
+pub fn pack(w: &Rows, rows: Range<usize>, steps: Range<usize>, lines: &mut [Line]) -> Walk {
+    for i in 0..PANEL {
+        let row = if i < rows.len() { w.row(rows.start + i) } else { &[] };
+        let places = lines[i..].iter_mut().step_by(PANEL);
         for (place, step) in places.zip(steps.clone()) {
             let at = (step * 64).min(row.len());
             match row[at..].first_chunk() {
@@ -26,12 +25,7 @@ pub fn copy_strip(slice: &Slice, rows: Range<usize>, steps: Range<usize>, lines:
             }
         }
     }
-}
-
-/// How the tiles walk along a copied strip.
-pub fn walk(lines: &[Line]) -> Walk {
-    let start = |tile: usize| lines[tile * SIDE..].as_ptr().cast();
-    Walk { start: [start(0), start(1)], stride: 64, step: 2 * SIDE * 64 }
+    Walk { start: lines.as_ptr().cast(), stride: 64, step: PANEL * 64 }
 }
 
 impl Out<'_> {
@@ -39,11 +33,9 @@ impl Out<'_> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub fn write_lines(&self, row: usize, values: [__m512i; 2]) {
-        assert!(row < self.y.rows && self.column + self.count <= self.y.cols);
-        let mask = (1u64 << self.count.min(32)) - 1;
-        // SAFETY: inside the tensor by the line above, as the mask lets `count` numbers be written; see `write`.
+        let (to, mask) = (self.row(row), (1u64 << self.count.min(32)) - 1);
+        // SAFETY: the masks let `count` numbers be written, which are inside the tensor; see `write`.
         unsafe {
-            let to = self.y.start.add(row * self.y.cols + self.column);
             _mm512_mask_storeu_epi32(to.cast(), mask as u16, values[0]);
             _mm512_mask_storeu_epi32(to.wrapping_add(16).cast(), (mask >> 16) as u16, values[1]);
         }

@@ -1,18 +1,24 @@
 //! What `bench` measured: a table for people, one JSON object for programs.
 
 use super::{
-    bench_run::{Run, Served},
-    terminal::{human_bytes, peak_memory},
+    super::{
+        engine_stats::{EngineFigures, Ranks},
+        terminal::{human_bytes, peak_memory, table},
+    },
+    PolicyName,
+    run::{Drawing, Run, Served},
 };
+use clap::ValueEnum;
+use comfy_table::CellAlignment::{Left, Right};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use stairwell::{
     config::ModelConfig,
     engine::{BlockCounts, EngineStats},
+    model::KvMemory,
     runner::{LoadFormat, RunnerReport},
 };
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 use sysinfo::{CpuRefreshKind, System};
 
 /// The whole report; `W` is what was asked for in its workload.
@@ -25,7 +31,7 @@ pub struct Report<W> {
     pub settings: Settings<W>,
     pub totals: Totals,
     pub latencies: Latencies,
-    pub parallel: Map<String, Value>,
+    pub parallel: Ranks,
     pub outputs_sha256: String,
     pub requests: Vec<RequestTimes>,
 }
@@ -81,124 +87,70 @@ impl ModelSizes {
 /// How the engine ran.
 #[derive(Serialize)]
 pub struct Settings<W> {
-    pub policy: String,
-    pub max_num_seqs_asked: u32,
+    pub policy: PolicyName,
+    pub max_num_seqs_asked: usize,
     #[serde(flatten)]
     pub workload: W,
     pub max_num_seqs: usize,
     pub max_batched_tokens: usize,
-    pub max_model_len: usize,
-    pub attention: &'static str,
-    pub kv_dtype: Option<String>,
-    pub device: String,
-    pub isa: Option<&'static str>,
-    pub kernel_launches: Option<u64>,
+    #[serde(flatten)]
+    pub runner: RunnerReport,
     pub threads: usize,
-    pub temperature: f64,
-    pub seed: u64,
+    #[serde(flatten)]
+    pub drawing: Drawing,
 }
 
 /// Sums over one run or several.
 #[derive(Serialize)]
 pub struct Totals {
-    requests: u64,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-    cache_hit_rate: f64,
-    output_tokens: u64,
-    seconds: f64,
+    requests: usize,
+    #[serde(flatten)]
+    engine: EngineFigures,
     requests_per_second: f64,
-    output_tokens_per_second: f64,
     total_tokens_per_second: f64,
-    steps: u64,
-    tokens_computed: u64,
-    mean_running: f64,
-    peak_running: usize,
-    peak_batched_tokens: usize,
-    preemptions: u64,
-    kv_utilization: f64,
-    kv_unused_tokens_per_request: f64,
-    kv_bytes_per_token: u64,
-    kv_reserved_bytes: u64,
-    blocks: Option<BlockCounts>,
+    #[serde(flatten)]
+    memory: KvMemory,
     peak_memory_bytes: Option<u64>,
     weight_gigabytes_per_second: f64,
 }
 
 impl Totals {
-    pub fn new(stats: &EngineStats, runner: &RunnerReport, runs: &[Run]) -> Totals {
-        let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
-        let requests = sum(|run| run.served.len() as u64);
-        let prompt = sum(|run| run.served.iter().map(|s| s.prompt_tokens as u64).sum());
-        let output = sum(|run| run.served.iter().map(|s| s.finished.output.len() as u64).sum());
-        let steps = sum(|run| run.stats.steps);
-        let seconds = runs.iter().map(|run| run.seconds).sum::<f64>().max(1e-9);
-        let memory = runner.memory;
-        let (reserved, used) = (sum(|run| run.stats.kv_reserved), sum(|run| run.stats.kv_used));
-        let (running, cached) = (sum(|run| run.stats.running), sum(|run| run.stats.cached_tokens));
+    pub fn new(engine: EngineFigures, runner: &RunnerReport, runs: &[Run]) -> Totals {
+        let requests = runs.iter().map(|run| run.served.len()).sum();
+        let (counters, seconds) = (&engine.counters, engine.seconds);
+        let tokens = counters.prompt_tokens + counters.output_tokens;
         Totals {
             requests,
-            prompt_tokens: prompt,
-            cached_tokens: cached,
-            cache_hit_rate: cached as f64 / prompt.max(1) as f64,
-            output_tokens: output,
-            seconds,
             requests_per_second: requests as f64 / seconds,
-            output_tokens_per_second: output as f64 / seconds,
-            total_tokens_per_second: (prompt + output) as f64 / seconds,
-            steps,
-            tokens_computed: sum(|run| run.stats.tokens_computed),
-            mean_running: running as f64 / steps.max(1) as f64,
-            peak_running: stats.peak_running,
-            peak_batched_tokens: stats.peak_batched_tokens,
-            preemptions: sum(|run| run.stats.preemptions),
-            kv_utilization: used as f64 / reserved.max(1) as f64,
-            kv_unused_tokens_per_request: (reserved - used) as f64 / running.max(1) as f64,
-            kv_bytes_per_token: memory.bytes_per_token,
-            kv_reserved_bytes: memory.reserved_bytes,
-            blocks: blocks(runs),
+            total_tokens_per_second: tokens as f64 / seconds,
+            memory: runner.memory,
             peak_memory_bytes: peak_memory(),
-            weight_gigabytes_per_second: (runner.weights.per_step * steps) as f64 / seconds / 1e9,
+            weight_gigabytes_per_second: (runner.weights.per_step * counters.steps) as f64 / seconds / 1e9,
+            engine,
         }
     }
 
     /// The table's part about K and V, and who shares them.
     fn memory_lines(&self) -> Vec<(&'static str, String)> {
-        let Totals { mean_running, peak_running, preemptions, prompt_tokens, cached_tokens, .. } = self;
-        let reserved = human_bytes(self.kv_reserved_bytes);
-        let (used, rate) = (100.0 * self.kv_utilization, 100.0 * self.cache_hit_rate);
+        let EngineFigures { counters, mean_running, .. } = &self.engine;
+        let (peak, reserved) = (counters.peak_running, human_bytes(self.memory.reserved_bytes));
+        let (used, rate) = (100.0 * self.engine.kv_utilization, 100.0 * self.engine.cache_hit_rate);
         let mut lines = vec![
-            ("running", format!("{mean_running:.1} requests at a time, {peak_running} at most")),
+            ("running", format!("{mean_running:.1} requests at a time, {peak} at most")),
             ("KV cache", format!("{reserved}; of what requests held, {used:.1} % had a token")),
         ];
-        if let Some(BlockCounts { block_size, total, copies, evictions, swapped_out, swapped_in, .. }) =
-            self.blocks
-        {
-            let swapped = format!("{swapped_out} blocks swapped out, {swapped_in} back");
+        if let Some(blocks) = self.engine.blocks {
+            let BlockCounts { block_size, total, copies, evictions, swapped_out, swapped_in, .. } = blocks;
+            let (cached, prompt, times) =
+                (counters.cached_tokens, counters.prompt_tokens, counters.preemptions);
             lines.extend([
-                (
-                    "prefix cache",
-                    format!("{cached_tokens} of {prompt_tokens} prompt tokens were there, {rate:.1} %"),
-                ),
+                ("prefix cache", format!("{cached} of {prompt} prompt tokens were there, {rate:.1} %")),
                 ("blocks", format!("{total} of {block_size} tokens; {copies} copied, {evictions} evicted")),
-                ("preemption", format!("{preemptions} times; {swapped}")),
+                ("preemption", format!("{times} times; {swapped_out} blocks swapped out, {swapped_in} back")),
             ]);
         }
         lines
     }
-}
-
-/// The pool's blocks at the end, and what happened to them in all runs; `None` without a pool.
-fn blocks(runs: &[Run]) -> Option<BlockCounts> {
-    let last = runs.last().map(|run| run.blocks).filter(|blocks| blocks.total > 0)?;
-    let sum = |of: fn(&BlockCounts) -> u64| runs.iter().map(|run| of(&run.blocks)).sum::<u64>();
-    Some(BlockCounts {
-        copies: sum(|blocks| blocks.copies),
-        evictions: sum(|blocks| blocks.evictions),
-        swapped_out: sum(|blocks| blocks.swapped_out),
-        swapped_in: sum(|blocks| blocks.swapped_in),
-        ..last
-    })
 }
 
 /// How the waiting was spread, in seconds.
@@ -210,11 +162,12 @@ pub struct Latencies {
     itl_seconds: Option<Spread>,
     /// Of `bench latency` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub batch_seconds: Option<Spread>,
+    batch_seconds: Option<Spread>,
 }
 
 impl Latencies {
-    pub fn new(runs: &[Run]) -> Latencies {
+    /// `batches`: how long each run took, too.
+    pub fn new(runs: &[Run], batches: bool) -> Latencies {
         let served = || runs.iter().flat_map(|run| &run.served);
         let each = |of: fn(&Served) -> Option<Duration>| {
             Spread::of(served().filter_map(of).map(|d| d.as_secs_f64()).collect())
@@ -224,7 +177,7 @@ impl Latencies {
             ttft_seconds: each(|s| s.finished.times.first_token),
             tpot_seconds: each(|s| s.finished.times.per_token(s.finished.output.len())),
             itl_seconds: Spread::of(served().flat_map(|s| s.gaps().map(|gap| gap.as_secs_f64())).collect()),
-            batch_seconds: None,
+            batch_seconds: Spread::of(runs.iter().filter(|_| batches).map(|run| run.seconds).collect()),
         }
     }
 }
@@ -303,40 +256,44 @@ pub fn outputs_sha256(runs: &[Run]) -> String {
 
 impl<W> Report<W> {
     /// The report as a person reads it.
-    pub fn table(&self) -> String {
-        let mut out = String::new();
-        let lines = self.lines().into_iter().chain(self.totals.memory_lines());
+    pub fn text(&self) -> String {
         let peak = self.totals.peak_memory_bytes.map_or("unknown".into(), human_bytes);
-        for (name, value) in lines.chain([("peak memory", peak)]) {
-            let _ = writeln!(out, "{name:<14} {value}");
-        }
-        let _ =
-            writeln!(out, "\n{:<14} {:>9} {:>9} {:>9} {:>9} {:>9}", "ms", "mean", "p50", "p90", "p99", "max");
+        let lines = self.lines().into_iter().chain(self.totals.memory_lines());
+        let lines = lines.chain([("peak memory", peak)]).map(|(name, value)| format!("{name:<14} {value}\n"));
         let Latencies { queue_seconds, ttft_seconds, tpot_seconds, itl_seconds, batch_seconds } =
             self.latencies;
-        for (name, spread) in [
+        let spreads = [
             ("batch", batch_seconds),
             ("queue", queue_seconds),
             ("TTFT", ttft_seconds),
             ("TPOT", tpot_seconds),
             ("ITL", itl_seconds),
-        ] {
-            let Some(Spread { mean, p50, p90, p99, max }) = spread else { continue };
-            let cells = [mean, p50, p90, p99, max].map(|seconds| format!("{:>9.2}", seconds * 1e3));
-            let _ = writeln!(out, "{name:<14} {}", cells.join(" "));
-        }
-        out
+        ];
+        let row = |(name, spread): (&str, Option<Spread>)| {
+            let Spread { mean, p50, p90, p99, max } = spread?;
+            let [mean, p50, p90, p99, max] =
+                [mean, p50, p90, p99, max].map(|seconds| format!("{:.2}", seconds * 1e3));
+            Some([name.to_owned(), mean, p50, p90, p99, max])
+        };
+        let columns = ["mean", "p50", "p90", "p99", "max"].map(|name| (name, Right));
+        let [mean, p50, p90, p99, max] = columns;
+        let spreads = table([("ms", Left), mean, p50, p90, p99, max], spreads.into_iter().filter_map(row));
+        lines.collect::<String>() + "\n" + &spreads
     }
 
     /// What ran, and how fast.
     fn lines(&self) -> Vec<(&'static str, String)> {
         let Report { machine, model, settings, totals, .. } = self;
         let ModelSizes { name, class, weight_bytes_per_step, .. } = model;
-        let Settings { policy, max_num_seqs, max_batched_tokens, threads, .. } = settings;
-        let Totals { requests, prompt_tokens, output_tokens, seconds, steps, .. } = totals;
+        let Settings { max_num_seqs, max_batched_tokens, threads, .. } = settings;
+        let policy =
+            settings.policy.to_possible_value().map_or(String::new(), |value| value.get_name().into());
+        let EngineFigures { counters, seconds, output_tokens_per_second, .. } = &totals.engine;
+        let EngineStats { prompt_tokens, output_tokens, steps, .. } = counters;
         let weights = human_bytes(*weight_bytes_per_step);
-        let (cpu, isa) = (machine.cpu.as_deref().unwrap_or("null"), settings.isa.unwrap_or("null"));
-        let step = seconds / *steps as f64 * 1e3;
+        let (cpu, isa) =
+            (machine.cpu.as_deref().unwrap_or("null"), settings.runner.machine.isa.unwrap_or("null"));
+        let (requests, step) = (totals.requests, seconds / *steps as f64 * 1e3);
         vec![
             ("model", format!("{name} ({class}), {weights} of weights a step")),
             ("machine", format!("{cpu}, {} cores; {isa}, {threads} threads", machine.cores)),
@@ -352,10 +309,8 @@ impl<W> Report<W> {
             (
                 "throughput",
                 format!(
-                    "{:.1} output tok/s, {:.1} tok/s in all, {:.2} requests/s",
-                    totals.output_tokens_per_second,
-                    totals.total_tokens_per_second,
-                    totals.requests_per_second
+                    "{output_tokens_per_second:.1} output tok/s, {:.1} tok/s in all, {:.2} requests/s",
+                    totals.total_tokens_per_second, totals.requests_per_second
                 ),
             ),
             ("weights read", format!("{:.1} GB/s", totals.weight_gigabytes_per_second)),

@@ -1,6 +1,7 @@
 //! The results file of `stairwell batch`: whole lines only, and nothing lost.
 
-use super::terminal::print_note;
+use super::super::terminal::{json_line, print_note};
+use serde::Serialize;
 use serde_json::Value;
 use stairwell::error::{Error, Result};
 use std::{
@@ -57,8 +58,8 @@ impl Results {
     ///
     /// # Errors
     /// If it can't be written, such as on a full disk. The part that was written is taken back.
-    pub fn write(&mut self, result: &Value) -> Result<()> {
-        let line = format!("{result}\n");
+    pub fn write(&mut self, result: &impl Serialize) -> Result<()> {
+        let line = json_line(result);
         match (self.file.write_all(line.as_bytes()), &mut self.length) {
             (Ok(()), length) => {
                 length.iter_mut().for_each(|length| *length += line.len() as u64);

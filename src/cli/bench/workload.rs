@@ -1,7 +1,7 @@
 //! What `bench` serves: prompts of random tokens, how long they and their outputs are, and when they arrive.
 
 use rand::{Rng, SeedableRng, rngs::ChaCha20Rng};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use stairwell::error::{Error, Result};
 use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
@@ -79,6 +79,12 @@ impl fmt::Display for Lengths {
     }
 }
 
+impl Serialize for Lengths {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// One request to come.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
@@ -98,39 +104,38 @@ pub struct Workload {
 }
 
 /// What a workload is made from.
-pub struct Recipe<'a> {
-    pub requests: usize,
-    pub input: &'a Lengths,
-    pub output: &'a Lengths,
-    /// Requests a second, as a Poisson process; `None`: all at the start.
-    pub rate: Option<f64>,
-    /// The prompt of the late request.
-    pub late_prompt: Option<usize>,
+#[derive(Serialize)]
+pub struct Recipe {
+    pub num_requests: usize,
     /// Tokens that every prompt begins with, before its own.
     pub shared_prefix: usize,
-    pub vocab_size: usize,
-    pub seed: u64,
+    pub input_len: Lengths,
+    pub output_len: Lengths,
+    /// Requests a second, as a Poisson process; `None`: all at the start.
+    pub request_rate: Option<f64>,
+    /// The prompt of the late request.
+    pub late_prompt: Option<usize>,
 }
 
 /// Output tokens of the late request: its prompt is what matters.
 pub const LATE_OUTPUT: usize = 8;
 
 impl Workload {
-    /// Draws it.
-    pub fn new(recipe: &Recipe) -> Workload {
-        let mut random = Random(ChaCha20Rng::seed_from_u64(recipe.seed));
-        let inputs = recipe.input.draw(recipe.requests, &mut random);
-        let outputs = recipe.output.draw(recipe.requests, &mut random);
+    /// Draws it, with prompts of ids below `vocab_size`.
+    pub fn new(recipe: &Recipe, vocab_size: usize, seed: u64) -> Workload {
+        let mut random = Random(ChaCha20Rng::seed_from_u64(seed));
+        let inputs = recipe.input_len.draw(recipe.num_requests, &mut random);
+        let outputs = recipe.output_len.draw(recipe.num_requests, &mut random);
         let mut arrival = Duration::ZERO;
         let mut item = |input: usize, output_len: usize| {
-            let prompt = (0..input).map(|_| random.token(recipe.vocab_size)).collect();
+            let prompt = (0..input).map(|_| random.token(vocab_size)).collect();
             let item = Item { arrival, prompt, output_len };
-            arrival += recipe.rate.map_or(Duration::ZERO, |rate| random.gap(rate));
+            arrival += recipe.request_rate.map_or(Duration::ZERO, |rate| random.gap(rate));
             item
         };
         let items = inputs.into_iter().zip(outputs).map(|(input, output)| item(input, output)).collect();
         let mut workload = Workload { items, late: recipe.late_prompt.map(|input| item(input, LATE_OUTPUT)) };
-        let prefix: Vec<u32> = (0..recipe.shared_prefix).map(|_| random.token(recipe.vocab_size)).collect();
+        let prefix: Vec<u32> = (0..recipe.shared_prefix).map(|_| random.token(vocab_size)).collect();
         for item in workload.items.iter_mut().chain(&mut workload.late) {
             item.prompt.splice(0..0, prefix.iter().copied());
         }
@@ -142,8 +147,13 @@ impl Workload {
         self.all().map(|item| item.prompt.len() + item.output_len).max().unwrap_or(1)
     }
 
+    /// How many requests it has.
+    pub fn len(&self) -> usize {
+        self.all().count()
+    }
+
     /// Every request, the late one last.
-    pub fn all(&self) -> impl Iterator<Item = &Item> {
+    fn all(&self) -> impl Iterator<Item = &Item> {
         self.items.iter().chain(&self.late)
     }
 }
@@ -167,27 +177,6 @@ impl Random {
         let uniform = (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         Duration::from_secs_f64((-(1.0 - uniform).ln() / rate).min(1e9))
     }
-}
-
-/// What `bench throughput` was asked for, for its report.
-#[derive(Serialize)]
-pub struct ThroughputWorkload {
-    pub num_requests: u32,
-    pub shared_prefix: usize,
-    pub input_len: String,
-    pub output_len: String,
-    pub request_rate: Option<f64>,
-    pub late_prompt: Option<usize>,
-}
-
-/// The same of `bench latency`.
-#[derive(Serialize)]
-pub struct LatencyWorkload {
-    pub batch_size: u32,
-    pub input_len: usize,
-    pub output_len: usize,
-    pub iterations: u32,
-    pub warmup: u32,
 }
 
 /// Whether the longest prompt and the longest output fit into the context together.
@@ -220,18 +209,15 @@ mod tests {
     }
 
     fn sharing(seed: u64, rate: Option<f64>, shared_prefix: usize) -> Workload {
-        let (input, output) = (Lengths::uniform(3, 9), "2..4:7,50..60:1".parse().unwrap());
         let recipe = Recipe {
-            requests: 400,
-            input: &input,
-            output: &output,
-            rate,
-            late_prompt: None,
+            num_requests: 400,
             shared_prefix,
-            vocab_size: 11,
-            seed,
+            input_len: Lengths::uniform(3, 9),
+            output_len: "2..4:7,50..60:1".parse().unwrap(),
+            request_rate: rate,
+            late_prompt: None,
         };
-        Workload::new(&recipe)
+        Workload::new(&recipe, 11, seed)
     }
 
     #[test]

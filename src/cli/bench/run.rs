@@ -1,10 +1,11 @@
 //! Serves a workload and writes down when each token came.
 
 use super::{
-    bench_workload::{Item, Workload},
-    engine_args::LocalEngine,
+    super::engine_args::LocalEngine,
+    workload::{Item, Workload},
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
+use serde::Serialize;
 use stairwell::{
     engine::{BlockCounts, EngineStats, Finished, RequestId, Update},
     error::{Error, Result},
@@ -30,16 +31,17 @@ pub struct Run {
     /// In the order of arrival.
     pub served: Vec<Served>,
     pub seconds: f64,
-    /// Of this run alone, but for the peaks.
-    pub stats: EngineStats,
-    /// At its end; what is counted, of this run alone.
-    pub blocks: BlockCounts,
 }
 
 /// How tokens are drawn.
-#[derive(Clone, Copy)]
+#[derive(clap::Args, Serialize)]
+#[command(next_help_heading = "Workload")]
 pub struct Drawing {
+    /// Divides the logits; 0 is greedy
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temperature: f32,
+    /// Seed of the requests and of their tokens
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 }
 
@@ -78,8 +80,13 @@ impl Log {
 ///
 /// # Errors
 /// Those of the engine, and the first of a request.
-pub fn serve(engine: &mut LocalEngine, workload: &Workload, drawing: Drawing, bar: &Bar) -> Result<Run> {
-    let (before, start) = ((engine.stats(), engine.blocks()), Instant::now());
+pub fn serve(
+    engine: &mut LocalEngine,
+    workload: &Workload,
+    drawing: &Drawing,
+    bar: &ProgressBar,
+) -> Result<Run> {
+    let start = Instant::now();
     let (mut coming, mut late) = (workload.items.iter().peekable(), workload.late.as_ref());
     let (mut log, mut index) = (Log::default(), 0);
     loop {
@@ -92,7 +99,7 @@ pub fn serve(engine: &mut LocalEngine, workload: &Workload, drawing: Drawing, ba
         }
         let worked = engine.has_work();
         for update in engine.step()? {
-            bar.0.inc(u64::from(update.finished.is_some()));
+            bar.inc(u64::from(update.finished.is_some()));
             log.take(update);
         }
         match coming.peek() {
@@ -107,29 +114,10 @@ pub fn serve(engine: &mut LocalEngine, workload: &Workload, drawing: Drawing, ba
     if let Some(error) = served.iter().find_map(|served| served.finished.error.clone()) {
         return Err(Error::Request(error));
     }
-    let (stats, blocks) = (since(before.0, engine.stats()), blocks_since(before.1, engine.blocks()));
-    Ok(Run { served, seconds, stats, blocks })
+    Ok(Run { served, seconds })
 }
 
-/// Requests served, on a terminal.
-pub struct Bar(ProgressBar);
-
-impl Bar {
-    /// For `total` requests.
-    pub fn new(total: usize) -> Bar {
-        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} requests, {elapsed}");
-        Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
-}
-
-fn add(engine: &mut LocalEngine, item: &Item, drawing: Drawing, index: usize, log: &mut Log) -> Result<()> {
+fn add(engine: &mut LocalEngine, item: &Item, drawing: &Drawing, index: usize, log: &mut Log) -> Result<()> {
     let seed = Some(drawing.seed.wrapping_add(index as u64));
     let sampling = SamplingParams { temperature: drawing.temperature, seed, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: item.output_len, sampling, eos_token_id: Vec::new() };
@@ -139,7 +127,7 @@ fn add(engine: &mut LocalEngine, item: &Item, drawing: Drawing, index: usize, lo
 }
 
 /// Counters of what lies between two moments; peaks are those of the whole.
-fn since(before: EngineStats, after: EngineStats) -> EngineStats {
+pub fn since(before: EngineStats, after: EngineStats) -> EngineStats {
     EngineStats {
         steps: after.steps - before.steps,
         tokens_computed: after.tokens_computed - before.tokens_computed,
@@ -155,7 +143,7 @@ fn since(before: EngineStats, after: EngineStats) -> EngineStats {
 }
 
 /// The same of blocks: those that there are, and counters of what lies between two moments.
-fn blocks_since(before: BlockCounts, after: BlockCounts) -> BlockCounts {
+pub fn blocks_since(before: BlockCounts, after: BlockCounts) -> BlockCounts {
     BlockCounts {
         copies: after.copies - before.copies,
         evictions: after.evictions - before.evictions,

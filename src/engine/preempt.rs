@@ -1,0 +1,112 @@
+//! Where memory is shared and may run short: what the scheduler does for it. (Step 4.)
+//!
+//! A request takes over what is cached of its beginning, and publishes what it computes. When a running request needs a block and
+//! there is none, the request that was admitted last gives way: it goes back to the front of the queue.
+
+use super::{Chunk, Engine, Request, Scheduler, SharesWith, Worker};
+use crate::{
+    batch::Move,
+    kv::{BlockCounts, Prefix},
+};
+
+impl Scheduler {
+    // ANCHOR: preempt
+    /// Room for the running requests' next tokens. Others give way for it, those that were admitted last first; false if somebody did.
+    pub(super) fn make_room(&mut self, shares: &[usize]) -> bool {
+        let running = self.running.len();
+        for (at, &tokens) in shares.iter().enumerate() {
+            while let Some(request) = self.running.get(at) {
+                let end = request.computed + tokens;
+                if tokens == 0 || self.kv.reserve(request.id, end) {
+                    self.kv.publish(request.id, request.first(end));
+                    break;
+                }
+                self.preempt_newest();
+            }
+        }
+        self.running.len() == running
+    }
+
+    /// Sends the running request that was admitted last back to the front of the queue. It has no chunk in this step yet: those before
+    /// it were served first.
+    fn preempt_newest(&mut self) {
+        let Some(mut request) = self.running.pop() else { return };
+        let kept = self.kv.preempt(request.id);
+        request.preempt(kept);
+        self.preemptions += 1;
+        self.waiting.push_front(request);
+    }
+    // ANCHOR_END: preempt
+
+    /// What a waiting request has left to compute, less what is cached.
+    pub(super) fn left_of_waiting(&self, request: &Request) -> usize {
+        match request.computed {
+            0 => request.left() - self.kv.cached(&request.prefix()),
+            _ => request.left(), // it was swapped out
+        }
+    }
+
+    // ANCHOR: make_room_for_next
+    /// Gives the first waiting request what is cached of it, and room for its next tokens, if there is any; how many those are.
+    pub(super) fn make_room_for_next(&mut self, share: usize) -> Option<usize> {
+        let request = self.waiting.front_mut()?;
+        let held = request.computed;
+        if held == 0 && self.kv.expects(&request.prefix()) {
+            return None;
+        }
+        if held == 0 {
+            request.adopt(self.kv.adopt(request.id, &request.prefix()));
+        }
+        let tokens = share.min(request.left());
+        let end = request.computed + tokens;
+        if !self.kv.reserve(request.id, end) {
+            if held == 0 {
+                self.kv.release(request.id);
+                request.adopt(0); // it waits on, and gives way to nobody: that is no preemption
+            }
+            return None;
+        }
+        self.kv.publish(request.id, request.first(end));
+        Some(tokens)
+    }
+    // ANCHOR_END: make_room_for_next
+
+    /// The batch is full: what must be copied before it computes.
+    pub(super) fn take_moves(&mut self, moves: &mut Vec<Move>) {
+        self.kv.take_moves(moves);
+    }
+
+    /// The batch is computed.
+    pub(super) fn computed(&mut self, chunks: &[Chunk]) {
+        chunks.iter().for_each(|chunk| self.kv.computed(chunk.id, chunk.positions.end));
+    }
+}
+
+impl<W: Worker> Engine<W> {
+    /// The KV cache's blocks, if it has any.
+    pub fn blocks(&self) -> BlockCounts {
+        self.scheduler.kv.counts()
+    }
+}
+
+impl Request {
+    /// What K and V of its first tokens are found by.
+    fn prefix(&self) -> Prefix<'_> {
+        let SharesWith { salt, like } = &self.sharing;
+        Prefix { tokens: &self.tokens, salt: salt.clone(), like: like.map(|id| (id, self.prompt_len)) }
+    }
+
+    /// K and V of its first `cached` tokens are there.
+    fn adopt(&mut self, cached: usize) {
+        self.computed = cached;
+        if !self.started() {
+            self.cached_tokens = cached.min(self.prompt_len);
+        }
+    }
+
+    /// It stops running; the first `kept` tokens need not be computed again.
+    fn preempt(&mut self, kept: usize) {
+        self.computed = kept;
+        self.preemptions += 1;
+    }
+}
