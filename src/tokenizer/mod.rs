@@ -14,13 +14,12 @@ mod decoding;
 mod detokenize;
 mod error;
 mod files;
-mod python;
 mod special;
 mod stop;
 mod stop_matcher;
+mod template;
 #[cfg(test)]
 mod testing;
-mod tojson;
 mod tokenizer_json;
 
 use std::path::Path;

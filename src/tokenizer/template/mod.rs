@@ -56,6 +56,11 @@ pub(super) fn check(source: &str) -> Result<(), Failure> {
     isolated(|| run(source, None)).map(|_| ())
 }
 
+/// Whether a template goes over the parts of a message's content, rather than expect a text.
+pub(super) fn takes_parts(source: &str) -> bool {
+    Source::read(source).is_ok_and(|source| source.takes_parts)
+}
+
 /// The text that a template gives with these variables, an object.
 ///
 /// # Errors
@@ -172,6 +177,7 @@ const FUNCTIONS: &[(&str, Call)] = &[
         let now = jiff::fmt::strtime::format(format, &jiff::Zoned::now());
         now.map(Value::from).map_err(|error| bad(format!("strftime_now({format:?}): {error}")))
     }),
+    ("lipsum", |_, _| Err(bad("lipsum() is random text, which no template of a chat should have"))),
     ("range", |_, args| {
         let [start, stop, step] = bind(args, ["start", "stop", "step"])?;
         let number = |value: &Option<Value>| value.as_ref().map_or(Ok(0), python::integer);

@@ -258,7 +258,7 @@ pub(super) fn item(container: &Value, key: &Value) -> Result<Value, Error> {
     };
     match (found, key.as_str()) {
         (Some(found), _) => Ok(found),
-        (None, Some(name)) if container.kind() != ValueKind::Map => attribute(container, name),
+        (None, Some(name)) => attribute(container, name),
         _ => Ok(Value::UNDEFINED),
     }
 }

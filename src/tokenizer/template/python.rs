@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex};
 use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind};
 use minijinja::{Error, Value};
 
-use super::budget::{self, CONTAINER, DEPTH, bad};
+use crate::json::NUMBER;
 
-/// The key of an object that stands for an integer beyond 64 bits in JSON, which `serde_json` would make a float.
-const WIDE: &str = "\0integer";
+use super::budget::{self, CONTAINER, DEPTH, bad};
 
 /// An integer beyond 128 bits, or a large one of JSON: its digits. It can be printed and compared, not computed with.
 #[derive(Debug)]
@@ -128,16 +127,14 @@ pub(super) fn from_json(json: &serde_json::Value) -> Value {
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => items.iter().map(from_json).collect(),
-        Json::Object(fields) => match wide_digits(fields) {
-            Some(digits) => Wide::value(digits),
+        Json::Object(fields) => match fields.get(NUMBER).and_then(Json::as_str) {
+            Some(number) => number.parse().map_or_else(|_| Wide::value(number), |float: f64| match number.ends_with(|c: char| c.is_ascii_digit()) {
+                true => Wide::value(number),
+                false => Value::from(float),
+            }),
             None => Value::from_pairs(fields.iter().map(|(key, value)| (key.as_str(), from_json(value)))),
         },
     }
-}
-
-/// The digits of an integer beyond 64 bits, as [`keep_integers`] writes them.
-fn wide_digits(fields: &serde_json::Map<String, serde_json::Value>) -> Option<&str> {
-    fields.get(WIDE).filter(|_| fields.len() == 1)?.as_str()
 }
 
 /// A number as Python computes with it.

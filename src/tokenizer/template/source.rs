@@ -27,6 +27,10 @@ pub(super) struct Source {
     pub(super) literals: Vec<(String, Value)>,
     /// Macros that use `varargs` or `kwargs`.
     pub(super) macros: Vec<Macro>,
+    /// Whether a loop goes over the parts of a message's content.
+    pub(super) takes_parts: bool,
+    /// Variables that hold a content.
+    contents: Vec<String>,
     /// Open blocks, and which macro each one is.
     blocks: Vec<(usize, Option<Macro>)>,
 }
@@ -228,9 +232,26 @@ impl Source {
         Ok(())
     }
 
+    /// Notices `for part in message.content`, also by way of a variable.
+    fn look_for_parts(&mut self, tokens: &[&str]) {
+        let is_content = |token: &&str| {
+            token.trim_matches(['\'', '"']) == "content" || self.contents.iter().any(|name| name == token)
+        };
+        match tokens {
+            ["set", name, "=", value @ ..] if value.iter().any(is_content) && !value.contains(&"(") => {
+                self.contents.push(name.to_string());
+            }
+            ["for", _, rest @ ..] if rest.iter().any(is_content) && !rest.contains(&"split") => {
+                self.takes_parts = true;
+            }
+            _ => (),
+        }
+    }
+
     /// Keeps count of blocks. An `elif` is parsed as a block in a block.
     fn end_of_tag(&mut self, tag: &Tag) -> Result<(), String> {
         let (true, Some(&first)) = (tag.is_block, tag.tokens.first()) else { return Ok(()) };
+        self.look_for_parts(&tag.tokens);
         let is_assignment = first == "set" && tag.tokens.contains(&"=");
         if first == "elif" {
             if let Some((depth, _)) = self.blocks.last_mut() {
