@@ -43,9 +43,7 @@ pub fn exact(bytes: &[u8]) -> Result<Value, String> {
     };
     let other = |word: &[u8]| match word {
         b"-0" => Some(b"0".to_vec()),
-        _ if is_wide(word) || is_pythons(word) => {
-            Some([b"{\"\\u0000number\":\"", word, b"\"}"].concat())
-        }
+        _ if is_wide(word) || is_pythons(word) => Some([b"{\"\\u0000number\":\"", word, b"\"}"].concat()),
         _ => None,
     };
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
@@ -119,7 +117,14 @@ mod tests {
     fn exact_numbers() {
         let read = exact(b"[1, -0, 340282366920938463463374607431768211456, \"1e999\", NaN, 1e20]").unwrap();
         let wide = |text: &str| serde_json::json!({NUMBER: text});
-        let expected = serde_json::json!([1, 0, wide("340282366920938463463374607431768211456"), "1e999", wide("NaN"), 1e20]);
+        let expected = serde_json::json!([
+            1,
+            0,
+            wide("340282366920938463463374607431768211456"),
+            "1e999",
+            wide("NaN"),
+            1e20
+        ]);
         assert_eq!(read, expected);
     }
 

@@ -104,7 +104,8 @@ fn sources(
     let config_file = files.origin.join("tokenizer_config.json");
     let default = files.chat_template.iter().map(|bytes| ("default", "chat_template.jinja".into(), bytes));
     let named = files.additional_chat_templates.iter();
-    let named = named.map(|(name, bytes)| (name.as_str(), format!("additional_chat_templates/{name}.jinja"), bytes));
+    let named =
+        named.map(|(name, bytes)| (name.as_str(), format!("additional_chat_templates/{name}.jinja"), bytes));
     let mut sources = BTreeMap::new();
     for (name, file, bytes) in default.chain(named) {
         let source = String::from_utf8(bytes.clone()).map_err(|error| TokenizerError::BadChatTemplate {
@@ -328,6 +329,53 @@ mod tests {
             ChatTemplate::new(&files(json!({"chat_template": [{"name": "rag", "template": ""}]}), None));
         let error = rag.expect("a template").render(&[user("")], &ChatOptions::default());
         assert!(matches!(error, Err(TokenizerError::NoDefaultChatTemplate { .. })));
+    }
+
+    #[test]
+    fn additional_templates_come_before_the_config() {
+        let mut given = files(json!({"chat_template": "C"}), Some("D"));
+        given.additional_chat_templates =
+            BTreeMap::from([("tool_use".into(), b"{{ tools | length }}T".to_vec())]);
+        let template = ChatTemplate::new(&given).expect("templates");
+        let tools = ChatOptions { tools: Some(vec![json!({})]), ..Default::default() };
+        assert_eq!(template.render(&[user("")], &tools).expect("text"), "1T");
+        assert_eq!(template.render(&[user("")], &ChatOptions::default()).expect("text"), "D");
+    }
+
+    /// vLLM gives a template parts if it loops over them, and else their texts, a line each.
+    #[test]
+    fn parts_are_flattened_where_a_text_is_expected() {
+        let parts = [
+            json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
+        ];
+        let image = [json!({"role": "user", "content": [{"type": "image"}]})];
+        let render = |jinja, messages: &[Value]| {
+            ChatTemplate::new(&files(json!({}), Some(jinja)))
+                .expect("a template")
+                .render(messages, &ChatOptions::default())
+        };
+        let expects_text = "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}";
+        assert_eq!(render(expects_text, &parts).expect("text"), "A\nB");
+        let error = render(expects_text, &image).expect_err("no text").to_string();
+        assert!(error.contains("message 0") && error.contains("'image'"), "{error}");
+        for takes_parts in [
+            "{% for p in messages[0].content %}{{ p.type }}{% endfor %}",
+            "{% for m in messages %}{% set c = m['content'] %}{% for p in c %}{{ p.type }}{% endfor %}{% endfor %}",
+        ] {
+            assert_eq!(render(takes_parts, &parts).expect("text"), "texttext");
+            assert_eq!(render(takes_parts, &image).expect("text"), "image");
+        }
+    }
+
+    #[test]
+    fn integers_of_any_size_stay_integers() {
+        let jinja = "{{ messages[0].n | tojson }} {{ messages[0].n }} {{ {'n': 340282366920938463463374607431768211456} }}";
+        let template = ChatTemplate::new(&files(json!({}), Some(jinja))).expect("a template");
+        let message =
+            crate::json::exact(b"{\"n\": [340282366920938463463374607431768211456, 1.5, -0]}").expect("JSON");
+        let text = template.render(&[message], &ChatOptions::default()).expect("text");
+        let wide = "340282366920938463463374607431768211456";
+        assert_eq!(text, format!("[{wide}, 1.5, 0] [{wide}, 1.5, 0] {{'n': {wide}}}"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use crate::json::exact as read_chat;
 pub use chat::{ChatOptions, ChatTemplate};
 pub use detokenize::Detokenizer;
 pub use error::TokenizerError;

@@ -12,8 +12,10 @@ const STEPS: usize = 2_000_000;
 /// Bytes that a rendering may make whatever its input, and for each byte of its input. All strings count, because
 /// a template may keep them all.
 const BYTES: (usize, usize) = (16 << 20, 40);
-/// Bytes that it may look through, for what it makes.
-const LOOKS: usize = 16;
+/// Bytes that it may look through for each that it may make.
+const LOOKS: usize = 4;
+/// What looking at one value counts.
+pub(super) const VALUE: usize = 64;
 /// What a list, tuple or mapping counts at least. It also bounds how deep a template can nest them.
 pub(super) const CONTAINER: usize = 256;
 /// Lists within lists beyond this are refused: Python has a recursion limit too.
@@ -39,6 +41,17 @@ pub(super) fn make(bytes: usize) -> Result<(), Error> {
     let left = left.checked_sub(bytes).ok_or_else(|| bad("it makes too much text or too many values"))?;
     BUDGET.set((left, looks));
     Ok(())
+}
+
+/// Whether bytes that are needed for a moment would still be within the budget.
+///
+/// # Errors
+/// If not.
+pub(super) fn fits(bytes: usize) -> Result<(), Error> {
+    match bytes <= BUDGET.get().0 {
+        true => Ok(()),
+        false => Err(bad("it makes too much text or too many values")),
+    }
 }
 
 /// Counts bytes that are about to be compared or searched.

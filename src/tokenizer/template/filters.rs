@@ -2,14 +2,17 @@
 
 use std::cmp::Ordering;
 
-use minijinja::tests;
 use minijinja::value::ValueKind;
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
 use super::budget::{self, bad};
-use super::methods::{is, path};
+use super::call::bind;
+use super::methods::path;
 use super::operators::{add, attribute, contains};
-use super::python::{Generator, Number, View, bind, compare, entries, equal, integer, is_plain, is_wide, items, list, string, text, tuple};
+use super::python::{
+    Number, compare, entries, equal, integer, is_plain, is_wide, items, list, string, tuple,
+};
+use super::values::Generator;
 
 /// A filter: the value, and the other arguments.
 pub(super) type Filter = fn(&mut State, &Value, &[Value]) -> Result<Value, Error>;
@@ -18,7 +21,9 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     ("abs", |_, value, args| {
         let [] = bind(args, [])?;
         match Number::of(value) {
-            Some(Number::Int(value)) => value.checked_abs().map(Value::from).ok_or_else(|| bad("abs: the integer is too large")),
+            Some(Number::Int(value)) => {
+                value.checked_abs().map(Value::from).ok_or_else(|| bad("abs: the integer is too large"))
+            }
             Some(Number::Float(value)) => Ok(value.abs().into()),
             None => Err(bad("abs: a number is needed")),
         }
@@ -152,7 +157,9 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     }),
     ("map", |state, value, args| {
         let (all, mut out) = (items_if_any(value)?, Vec::new());
-        let keyword = |name: &str| args.last().filter(|last| last.is_kwargs()).and_then(|last| last.get_attr(name).ok());
+        let keyword = |name: &str| {
+            args.last().filter(|last| last.is_kwargs()).and_then(|last| last.get_attr(name).ok())
+        };
         if let (Some(by), 1) = (keyword("attribute").filter(|by| !by.is_undefined()), args.len()) {
             let [by_, default] = bind(args, ["attribute", "default"])?;
             let default = default.filter(|default| !default.is_none());
@@ -187,7 +194,11 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
             (_, Some(Number::Int(value))) => Some(value.into()),
             _ => None,
         };
-        let float = || super::numbers::float_of(value).filter(|float| float.is_finite()).map(|float| (float.trunc() as i128).into());
+        let float = || {
+            super::numbers::float_of(value)
+                .filter(|float| float.is_finite())
+                .map(|float| (float.trunc() as i128).into())
+        };
         Ok(parsed.or_else(float).unwrap_or(default))
     }),
     ("float", |_, value, args| {
@@ -218,9 +229,14 @@ fn default(_: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error>
 }
 
 fn length(_: &mut State, value: &Value, _: &[Value]) -> Result<Value, Error> {
+    budget::look(value.as_str().map_or(0, str::len))?;
     let length = if value.is_undefined() { Some(0) } else { value.len() };
-    let has_none = is_plain(value) && !value.as_object().is_some_and(|loops| loops.type_name().ends_with("Loop"));
-    length.filter(|_| !has_none).map(Value::from).ok_or_else(|| bad(format!("object of type '{}' has no length", super::python::type_name(value))))
+    let has_none =
+        is_plain(value) && !value.as_object().is_some_and(|loops| loops.type_name().ends_with("Loop"));
+    length
+        .filter(|_| !has_none)
+        .map(Value::from)
+        .ok_or_else(|| bad(format!("object of type '{}' has no length", super::python::type_name(value))))
 }
 
 /// # Errors
@@ -284,7 +300,7 @@ fn groupby(_: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error>
     }
     let groups = groups.into_iter().map(|(_, group)| {
         let grouper = path(&group[0], &by, default.as_ref())?;
-        Ok(Value::from_object(super::python::Group { grouper, list: list(group)? }))
+        Ok(Value::from_object(super::values::Group { grouper, list: list(group)? }))
     });
     list(groups.collect::<Result<_, Error>>()?)
 }
@@ -311,7 +327,13 @@ fn items_if_any(value: &Value) -> Result<Vec<Value>, Error> {
     if value.is_true() { items(value) } else { Ok(Vec::new()) }
 }
 
-fn select(state: &mut State, value: &Value, args: &[Value], has_attribute: bool, wanted: bool) -> Result<Value, Error> {
+fn select(
+    state: &mut State,
+    value: &Value,
+    args: &[Value],
+    has_attribute: bool,
+    wanted: bool,
+) -> Result<Value, Error> {
     let mut out = Vec::new();
     for item in items_if_any(value)? {
         let (tested, rest) = match (has_attribute, args.split_first()) {
@@ -331,57 +353,4 @@ fn select(state: &mut State, value: &Value, args: &[Value], has_attribute: bool,
         }
     }
     Ok(Generator::value(out))
-}
-
-/// Tests where Jinja2 asks Python.
-pub(super) fn add_tests(env: &mut Environment) {
-    let is_kind = |value: &Value, kind: ValueKind| value.kind() == kind;
-    env.add_test("iterable", |v: &Value| v.is_undefined() || v.as_str().is_some() || (items_of(v)));
-    env.add_test("sequence", move |v: &Value| {
-        let is_range = v.downcast_object_ref::<View>().is_some_and(|view| view.is_range);
-        v.is_undefined() || v.as_str().is_some() || is_range || is_kind(v, ValueKind::Seq) || (is_kind(v, ValueKind::Map) && !is_plain(v))
-    });
-    env.add_test("filter", |state: &State, v: &Value| v.as_str().is_some_and(|v| tests::is_filter(state, v)));
-    env.add_test("test", |state: &State, v: &Value| v.as_str().is_some_and(|v| tests::is_test(state, v)));
-    env.add_test("mapping", move |v: &Value| is_kind(v, ValueKind::Map) && !is_plain(v));
-    env.add_test("number", |v: &Value| Number::of(v).is_some() || is_wide(v));
-    env.add_test("integer", |v: &Value| v.is_integer() || is_wide(v));
-    env.add_test("callable", |v: &Value| {
-        let is_function = v.kind() == ValueKind::Plain && !is_wide(v);
-        v.is_undefined() || is_function || (is_plain(v) && !v.as_object().is_some_and(|o| o.type_name().ends_with("Namespace")))
-    });
-    env.add_test("lower", |v: &Value| Ok::<_, Error>(is(&text(v)?, "islower")));
-    env.add_test("upper", |v: &Value| Ok::<_, Error>(is(&text(v)?, "isupper")));
-    for name in ["==", "eq", "equalto"] {
-        env.add_test(name, equal);
-    }
-    for name in ["!=", "ne"] {
-        env.add_test(name, |a: &Value, b: &Value| equal(a, b).map(|equal| !equal));
-    }
-    env.add_test("in", |a: &Value, b: &Value| contains(b, a));
-    let orders: [(&[&str], &'static [Ordering]); 4] = [
-        (&[">", "gt", "greaterthan"], &[Ordering::Greater]),
-        (&[">=", "ge"], &[Ordering::Greater, Ordering::Equal]),
-        (&["<", "lt", "lessthan"], &[Ordering::Less]),
-        (&["<=", "le"], &[Ordering::Less, Ordering::Equal]),
-    ];
-    for (names, wanted) in orders {
-        for name in names {
-            env.add_test(*name, move |a: &Value, b: &Value| {
-                Ok::<_, Error>(compare(a, b)?.is_some_and(|order| wanted.contains(&order)))
-            });
-        }
-    }
-    for (name, remainder) in [("even", 0), ("odd", 1)] {
-        env.add_test(name, move |v: &Value| divides(v, &2.into(), remainder));
-    }
-    env.add_test("divisibleby", |v: &Value, by: &Value| divides(v, by, 0));
-}
-
-fn items_of(value: &Value) -> bool {
-    value.as_object().is_some() && value.kind() != ValueKind::Plain && !(is_plain(value) && !value.as_object().is_some_and(|o| o.type_name().ends_with("Loop")))
-}
-
-fn divides(value: &Value, by: &Value, remainder: i64) -> Result<bool, Error> {
-    equal(&super::operators::arithmetic("%", value, by)?, &remainder.into())
 }

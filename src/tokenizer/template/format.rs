@@ -8,10 +8,12 @@ use minijinja::{Error, Value};
 
 use super::budget::{self, bad};
 use super::operators::{attribute, item};
-use super::python::{self, is_tuple, Number, entries, integer, items, repr, text, type_name};
+use super::python::{self, Number, entries, integer, is_tuple, items, repr, text, type_name};
 
 /// The widest field.
 const WIDEST: usize = 1 << 20;
+/// The largest precision: Rust's formatting has a limit.
+const DIGITS: usize = 10_000;
 
 /// HTML's escapes, as MarkupSafe writes them.
 pub(super) fn escape(text: &str) -> String {
@@ -65,7 +67,8 @@ pub(super) fn percent(template: &str, arguments: &Value, safe: bool) -> Result<S
     };
     let missing = || bad("not enough arguments for format string");
     // What can be indexed may stay unused, except tuples and texts.
-    let mut keyed = matches!(arguments.kind(), ValueKind::Map | ValueKind::Seq | ValueKind::Undefined) && !is_tuple(arguments);
+    let mut keyed = matches!(arguments.kind(), ValueKind::Map | ValueKind::Seq | ValueKind::Undefined)
+        && !is_tuple(arguments);
     let mut out = String::new();
     let mut rest = template;
     while let Some((plain, field)) = rest.split_once('%') {
@@ -79,7 +82,8 @@ pub(super) fn percent(template: &str, arguments: &Value, safe: bool) -> Result<S
                 (Some(key), field)
             }
         };
-        let end = field.find(|c: char| !"#0- +*.123456789".contains(c)).ok_or_else(|| bad("incomplete format"))?;
+        let end =
+            field.find(|c: char| !"#0- +*.123456789".contains(c)).ok_or_else(|| bad("incomplete format"))?;
         let (layout, field) = field.split_at(end);
         let mut layout = layout.to_owned();
         while layout.contains('*') {
@@ -114,13 +118,23 @@ pub(super) fn percent(template: &str, arguments: &Value, safe: bool) -> Result<S
 fn percent_field(layout: &str, kind: char, value: &Value, safe: bool) -> Result<String, Error> {
     let needs = |what: &str| bad(format!("%{kind} format: {what} is needed, not {}", type_name(value)));
     let rest = layout.trim_start_matches(['#', '0', '-', ' ', '+']);
-    let (flags, (wide, precision)) = (&layout[..layout.len() - rest.len()], rest.split_once('.').unwrap_or((rest, "-")));
+    let (flags, (wide, precision)) =
+        (&layout[..layout.len() - rest.len()], rest.split_once('.').unwrap_or((rest, "-")));
     let precision = if precision == "-" { None } else { Some(width(precision)?) };
     let as_text = |text: String| match precision {
         Some(precision) => text.chars().take(precision).collect(),
         None => text,
     };
-    let sign = if flags.contains('+') { "+" } else if flags.contains(' ') { " " } else { "" };
+    if precision.is_some_and(|precision| precision > DIGITS) {
+        return Err(bad(format!("a precision is at most {DIGITS}")));
+    }
+    let sign = if flags.contains('+') {
+        "+"
+    } else if flags.contains(' ') {
+        " "
+    } else {
+        ""
+    };
     let number = |kind: char, value: Value| {
         let alternative = if flags.contains('#') { "#" } else { "" };
         let precision = precision.map(|precision| format!(".{precision}")).unwrap_or_default();
@@ -270,7 +284,11 @@ impl Fields<'_> {
         let mut rest = &path[end..];
         while !rest.is_empty() {
             let is_item = rest.starts_with('[');
-            let end = if is_item { rest.find(']') } else { rest[1..].find(['.', '[']).map(|at| at + 1).or(Some(rest.len())) };
+            let end = if is_item {
+                rest.find(']')
+            } else {
+                rest[1..].find(['.', '[']).map(|at| at + 1).or(Some(rest.len()))
+            };
             let end = end.ok_or_else(|| bad("missing ']' in format string"))?;
             let name = &rest[1..end];
             value = match name.parse::<i64>() {
@@ -303,7 +321,8 @@ fn lay_out(value: &Value, spec: &str) -> Result<String, Error> {
     if spec.is_empty() {
         return text(value);
     }
-    let unknown = || bad(format!("the format '{spec}' does not fit '{}', or is not known here", type_name(value)));
+    let unknown =
+        || bad(format!("the format '{spec}' does not fit '{}', or is not known here", type_name(value)));
     let mut start = spec.chars();
     let (first, second) = (start.next(), start.next());
     let is_align = |c: Option<char>| c.is_some_and(|c| "<>^=".contains(c));
@@ -327,7 +346,12 @@ fn lay_out(value: &Value, spec: &str) -> Result<String, Error> {
     let kind = precision.unwrap_or(rest).trim_start_matches(|c: char| c.is_ascii_digit());
     let digits = &rest[..rest.len() - kind.len()];
     let precision = precision.map(width).transpose()?;
-    let laid = |kind: &str, value: Value| format(FormatStyle::StrFormat, &format!("{{:{flags}{grouping}{digits}{kind}}}"), &[value]);
+    if precision.is_some_and(|precision| precision > DIGITS) {
+        return Err(bad(format!("a precision is at most {DIGITS}")));
+    }
+    let laid = |kind: &str, value: Value| {
+        format(FormatStyle::StrFormat, &format!("{{:{flags}{grouping}{digits}{kind}}}"), &[value])
+    };
     if !grouping.is_empty() && fill == Some('0') && wide > 0 {
         return Err(unknown());
     }
@@ -336,11 +360,17 @@ fn lay_out(value: &Value, spec: &str) -> Result<String, Error> {
             (text.chars().take(precision.unwrap_or(usize::MAX)).collect(), '<')
         }
         (None, Some(value), "%") => {
-            let percent = |value: f64| format(FormatStyle::StrFormat, &format!("{{:{flags}{grouping}{digits}f}}"), &[value.into()]);
+            let percent = |value: f64| {
+                format(FormatStyle::StrFormat, &format!("{{:{flags}{grouping}{digits}f}}"), &[value.into()])
+            };
             (percent(value.float() * 100.0)? + "%", '>')
         }
-        (None, Some(Number::Int(value)), "n" | "d" | "") if precision.is_none() => (laid("d", value.into())?, '>'),
-        (None, Some(Number::Int(value)), "b" | "o" | "x" | "X" | "c") if precision.is_none() => (laid(kind, value.into())?, '>'),
+        (None, Some(Number::Int(value)), "n" | "d" | "") if precision.is_none() => {
+            (laid("d", value.into())?, '>')
+        }
+        (None, Some(Number::Int(value)), "b" | "o" | "x" | "X" | "c") if precision.is_none() => {
+            (laid(kind, value.into())?, '>')
+        }
         (None, Some(value), "e" | "E" | "f" | "F" | "g" | "G") => (laid(kind, value.float().into())?, '>'),
         (None, Some(Number::Float(value)), "n") => (laid("g", value.into())?, '>'),
         (None, Some(Number::Float(value)), "") => (laid("", value.into())?, '>'),

@@ -2,7 +2,7 @@
 
 use minijinja::Value;
 
-use super::python::Wide;
+use super::values::Wide;
 
 /// The length of the token that begins `rest`; adjacent texts are one. None if a text has no end.
 pub(super) fn token(rest: &str) -> Option<usize> {
@@ -19,7 +19,12 @@ pub(super) fn token(rest: &str) -> Option<usize> {
         }
         c if c.is_whitespace() => Some(run(char::is_whitespace)),
         c if c.is_alphanumeric() || c == '_' => Some(run(|c| c.is_alphanumeric() || c == '_')),
-        _ => Some(["==", "!=", "<=", ">=", "//", "**"].iter().find(|op| rest.starts_with(**op)).map_or(first.len_utf8(), |op| op.len())),
+        _ => Some(
+            ["==", "!=", "<=", ">=", "//", "**"]
+                .iter()
+                .find(|op| rest.starts_with(**op))
+                .map_or(first.len_utf8(), |op| op.len()),
+        ),
     }
 }
 
@@ -80,7 +85,8 @@ fn escaped(escape: &str) -> Result<(Option<char>, usize), String> {
         let digits = escape.get(from..from + length).filter(|digits| !digits.starts_with('+'));
         let code = digits.and_then(|digits| u32::from_str_radix(digits, radix).ok());
         let c = code.and_then(char::from_u32);
-        c.map(|c| (Some(c), from + length)).ok_or_else(|| format!("'\\{}' is no character", &escape[..escape.len().min(from + length)]))
+        c.map(|c| (Some(c), from + length))
+            .ok_or_else(|| format!("'\\{}' is no character", &escape[..escape.len().min(from + length)]))
     };
     let simple = match first {
         '\n' => return Ok((None, 1)),
@@ -88,9 +94,12 @@ fn escaped(escape: &str) -> Result<(Option<char>, usize), String> {
         'u' => return number(1, 4, 16),
         'U' => return number(1, 8, 16),
         'N' => {
-            let name = escape[1..].strip_prefix('{').and_then(|name| name.split_once('}')).map(|(name, _)| name);
+            let name =
+                escape[1..].strip_prefix('{').and_then(|name| name.split_once('}')).map(|(name, _)| name);
             let c = name.and_then(unicode_names2::character);
-            let (name, c) = name.zip(c).ok_or_else(|| format!("'\\N{{{}}}' is no character", name.unwrap_or_default()))?;
+            let (name, c) = name
+                .zip(c)
+                .ok_or_else(|| format!("'\\N{{{}}}' is no character", name.unwrap_or_default()))?;
             return Ok((Some(c), name.len() + 3));
         }
         '0'..='7' => {

@@ -9,6 +9,7 @@
 //! 4. [`budget`] counts what it makes, because it may be hostile.
 
 mod budget;
+mod call;
 mod compile;
 mod filters;
 mod format;
@@ -16,10 +17,15 @@ mod literal;
 mod methods;
 mod numbers;
 mod operators;
+mod predicates;
 mod python;
 mod source;
+mod strings;
+#[cfg(test)]
+mod tests;
 mod texts;
 mod tojson;
+mod values;
 
 use std::error::Error as _;
 use std::panic;
@@ -28,12 +34,12 @@ use std::thread;
 
 use minijinja::machinery::{TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Object, ObjectRepr, Rest, ValueOrKwargs};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
 
 use budget::bad;
-use python::bind;
-use source::{Macro, Source};
+use call::{AnyArguments, Call, Function, bind};
+use source::Source;
 
 /// The stack of the thread that renders. Blocks, operators and values may lie in each other only so deep that it suffices.
 const STACK: usize = 256 << 20;
@@ -131,7 +137,7 @@ fn environment(source: &Source, fuel: u64) -> Environment<'static> {
             filter(state, &value.into_value(), &args.into_values())
         });
     }
-    filters::add_tests(&mut env);
+    predicates::install(&mut env);
     for &(name, call) in operators::OPERATORS.iter().chain(FUNCTIONS) {
         env.add_global(name, Value::from_object(Function(call)));
     }
@@ -160,8 +166,6 @@ fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error
     budget::make(text.len())?;
     Ok(out.write_str(text)?)
 }
-
-type Call = fn(&mut State, &[Value]) -> Result<Value, Error>;
 
 const FUNCTIONS: &[(&str, Call)] = &[
     ("raise_exception", |_, args| {
@@ -197,13 +201,17 @@ const FUNCTIONS: &[(&str, Call)] = &[
             return Err(bad("range() arg 3 must not be zero"));
         }
         let (distance, step_size) = (i128::from(stop) - i128::from(start), i128::from(step));
-        let length = if (distance > 0) == (step > 0) { (distance.abs() + step_size.abs() - 1) / step_size.abs() } else { 0 };
+        let length = if (distance > 0) == (step > 0) {
+            (distance.abs() + step_size.abs() - 1) / step_size.abs()
+        } else {
+            0
+        };
         if length > 100_000 {
             return Err(bad("a range has at most 100000 numbers in the sandbox"));
         }
         budget::make(length as usize * size_of::<Value>())?;
         let items = (0..length as i64).map(|i| Value::from(start + i * step)).collect();
-        Ok(Value::from_object(python::View { items, printed, is_range: true }))
+        Ok(Value::from_object(values::View { items, printed, is_range: true }))
     }),
     ("dict", |_, args| dict(args)),
     ("namespace", |_, args| {
@@ -217,7 +225,7 @@ fn dict(args: &[Value]) -> Result<Value, Error> {
     let mut pairs = Vec::new();
     for arg in args {
         match arg.kind() {
-            minijinja::value::ValueKind::Map => pairs.extend(python::entries(arg)?),
+            ValueKind::Map => pairs.extend(python::entries(arg)?),
             _ => {
                 for pair in python::items(arg)? {
                     match python::items(&pair)?.as_slice() {
@@ -230,54 +238,6 @@ fn dict(args: &[Value]) -> Result<Value, Error> {
     }
     pairs.iter().try_for_each(|(_, value)| python::made(std::slice::from_ref(value)))?;
     operators::mapping(pairs)
-}
-
-/// A function of ours.
-#[derive(Debug)]
-struct Function(Call);
-
-impl Object for Function {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-
-    fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
-        self.0(state, args)
-    }
-}
-
-/// The call of a macro that uses `varargs` or `kwargs`.
-#[derive(Debug)]
-struct AnyArguments(Macro);
-
-impl Object for AnyArguments {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-
-    fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
-        let called = state.lookup(&self.0.name).ok_or_else(|| Error::from(ErrorKind::UnknownFunction))?;
-        let (mut args, keywords) = match args.split_last() {
-            Some((last, args)) if last.is_kwargs() => (args.to_vec(), python::entries(last)?),
-            _ => (args.to_vec(), Vec::new()),
-        };
-        let mut given = Vec::new();
-        if self.0.varargs && args.len() > self.0.parameters.len() {
-            let more = args.split_off(self.0.parameters.len());
-            given.push(("varargs".into(), python::tuple(more)?));
-        }
-        let is_declared = |key: &Value| {
-            key.as_str() == Some("caller") || self.0.parameters.iter().any(|name| key.as_str() == Some(name))
-        };
-        let (known, more): (Vec<_>, Vec<_>) =
-            keywords.into_iter().partition(|(key, _)| !self.0.kwargs || is_declared(key));
-        if self.0.kwargs {
-            given.push(("kwargs".into(), operators::mapping(more)?));
-        }
-        given.extend(known.into_iter().map(|(key, value)| (key.to_string(), value)));
-        args.push(minijinja::value::Kwargs::from_iter(given).into());
-        called.call(state, &args)
-    }
 }
 
 /// The template called `raise_exception` with this text.

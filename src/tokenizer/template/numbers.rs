@@ -3,8 +3,9 @@
 use minijinja::{Error, Value};
 
 use super::budget::bad;
-use super::methods::is_space;
-use super::python::{Number, Wide};
+use super::python::Number;
+use super::strings::is_space;
+use super::values::Wide;
 
 /// Python's `int(text, base)`.
 pub(super) fn integer(text: &str, base: i64) -> Option<Value> {
@@ -15,7 +16,11 @@ pub(super) fn integer(text: &str, base: i64) -> Option<Value> {
     let (digits, base) = match (named, base) {
         (Some((_, named)), 0) => (&unsigned[2..], named),
         (Some((_, named)), base) if named == base => (&unsigned[2..], base),
-        (None, 0) if unsigned.len() > 1 && unsigned.starts_with('0') && unsigned.trim_matches(['0', '_']) != "" => return None,
+        (None, 0)
+            if unsigned.len() > 1 && unsigned.starts_with('0') && unsigned.trim_matches(['0', '_']) != "" =>
+        {
+            return None;
+        }
         (_, base) => (unsigned, if base == 0 { 10 } else { base }),
     };
     let digits = digits.strip_prefix('_').filter(|_| named.is_some()).unwrap_or(digits);
@@ -37,7 +42,10 @@ pub(super) fn integer(text: &str, base: i64) -> Option<Value> {
 
 /// A decimal digit of any script as ASCII: they stand in blocks of ten whose first ends in 0 or 6.
 fn ascii_digit(c: char) -> char {
-    let starts = [0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xe50, 0xed0, 0xf20, 0xff10];
+    let starts = [
+        0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xe50, 0xed0,
+        0xf20, 0xff10,
+    ];
     let digit = starts.iter().find_map(|start| (c as u32).checked_sub(*start).filter(|digit| *digit < 10));
     digit.and_then(|digit| char::from_digit(digit, 10)).unwrap_or(c)
 }

@@ -3,13 +3,16 @@
 use std::cmp::Ordering;
 
 use minijinja::value::{Tuple, ValueKind};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, ErrorKind, Value};
 
 use super::budget::{self, CONTAINER, bad};
-use super::python::{self, is_plain, is_tuple, Number, View, compare, equal, is_wide, items, list, made, made_text, text, tuple, type_name};
+use super::call::Call;
+use super::python::{
+    self, Number, compare, equal, is_plain, is_tuple, is_wide, items, list, made, made_text, text, tuple,
+    type_name,
+};
+use super::values::View;
 use super::{format, methods};
-
-type Call = fn(&mut State, &[Value]) -> Result<Value, Error>;
 
 /// The functions that `compile.rs` calls.
 pub(super) const OPERATORS: &[(&str, Call)] = &[
@@ -106,7 +109,9 @@ pub(super) fn add(a: &Value, b: &Value) -> Result<Value, Error> {
             let sum = part(a, left) + &part(b, right);
             return Ok(if is_safe { Value::from_safe_string(sum) } else { sum.into() });
         }
-        (None, None) if a.kind() == ValueKind::Seq && b.kind() == ValueKind::Seq && is_tuple(a) == is_tuple(b) => {
+        (None, None)
+            if a.kind() == ValueKind::Seq && b.kind() == ValueKind::Seq && is_tuple(a) == is_tuple(b) =>
+        {
             let sum = [items(a)?, items(b)?].concat();
             budget::make(CONTAINER.max(size_of_val(sum.as_slice())))?;
             return Ok(if is_tuple(a) { Tuple::new(sum).into() } else { sum.into() });
@@ -116,7 +121,8 @@ pub(super) fn add(a: &Value, b: &Value) -> Result<Value, Error> {
 }
 
 fn multiply(a: &Value, b: &Value) -> Result<Value, Error> {
-    let (sequence, times) = if matches!(b.kind(), ValueKind::String | ValueKind::Seq) { (b, a) } else { (a, b) };
+    let (sequence, times) =
+        if matches!(b.kind(), ValueKind::String | ValueKind::Seq) { (b, a) } else { (a, b) };
     let Some(Number::Int(times)) = Number::of(times) else { return arithmetic("*", a, b) };
     let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
     match (sequence.as_str(), sequence.kind()) {
@@ -162,7 +168,11 @@ pub(super) fn arithmetic(operator: &str, left: &Value, right: &Value) -> Result<
 fn float(operator: &str, a: f64, b: f64) -> Result<Value, Error> {
     let remainder = || {
         let r = a % b;
-        if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r.abs().copysign(if r == 0.0 { b } else { r }) }
+        if r != 0.0 && (r < 0.0) != (b < 0.0) {
+            r + b
+        } else {
+            r.abs().copysign(if r == 0.0 { b } else { r })
+        }
     };
     Ok(Value::from(match operator {
         "+" => a + b,
@@ -232,7 +242,9 @@ pub(super) fn item(container: &Value, key: &Value) -> Result<Value, Error> {
         Some(Number::Int(index)) => i64::try_from(index).ok(),
         _ => None,
     };
-    let at = |length: usize, index: i64| usize::try_from(if index < 0 { index.saturating_add(length as i64) } else { index }).ok();
+    let at = |length: usize, index: i64| {
+        usize::try_from(if index < 0 { index.saturating_add(length as i64) } else { index }).ok()
+    };
     let found = match (container.as_str(), index) {
         (Some(text), Some(index)) => {
             budget::look(text.len())?;
@@ -285,9 +297,7 @@ pub(super) fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
                 _ => Value::UNDEFINED,
             })
         }
-        (ValueKind::Map, "arguments") if is_plain(value) => {
-            tuple(items(&value.get_attr(name)?)?)
-        }
+        (ValueKind::Map, "arguments") if is_plain(value) => tuple(items(&value.get_attr(name)?)?),
         _ => Ok(value.as_object().and_then(|object| object.get_value_by_str(name)).unwrap_or_default()),
     }
 }
@@ -321,7 +331,9 @@ fn slice(value: &Value, bounds: &[Value]) -> Result<Value, Error> {
         at = at.saturating_add(step);
     }
     match value.kind() {
-        ValueKind::String => made_text(out.iter().filter_map(Value::as_str).collect::<String>(), value.is_safe()),
+        ValueKind::String => {
+            made_text(out.iter().filter_map(Value::as_str).collect::<String>(), value.is_safe())
+        }
         _ if is_tuple(value) => tuple(out),
         _ if is_range => Ok(Value::from_object(View { items: out, printed: String::new(), is_range })),
         _ => list(out),

@@ -1,119 +1,16 @@
 //! Python's values, as far as templates see them: what they print, how they compare, and over what one can iterate.
 //!
-//! minijinja's own values stand for Python's. Three are added here: integers that are too large for it, generators,
-//! which can be read once, and the views that `dict.items()` gives.
+//! minijinja's own values stand for Python's, and `values.rs` has the others.
 
 use std::cmp::Ordering;
-use std::fmt;
-use std::sync::{Arc, Mutex};
 
-use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind};
+use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, Value};
 
 use crate::json::NUMBER;
 
-use super::budget::{self, CONTAINER, DEPTH, bad};
-
-/// An integer beyond 128 bits, or a large one of JSON: its digits. It can be printed and compared, not computed with.
-#[derive(Debug)]
-pub(super) struct Wide(String);
-
-impl Wide {
-    /// The integer with these digits, and perhaps a minus.
-    pub(super) fn value(digits: &str) -> Value {
-        match digits.parse::<i128>() {
-            Ok(integer) => Value::from(integer),
-            Err(_) => Value::from_object(Self(digits.into())),
-        }
-    }
-}
-
-impl Object for Wide {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-
-    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// What Python's generators are: items that can be read once.
-#[derive(Debug)]
-pub(super) struct Generator(Mutex<std::vec::IntoIter<Value>>);
-
-impl Generator {
-    pub(super) fn value(items: Vec<Value>) -> Value {
-        Value::from_object(Self(Mutex::new(items.into_iter())))
-    }
-
-    pub(super) fn next(&self) -> Option<Value> {
-        self.0.lock().ok()?.next()
-    }
-}
-
-impl Object for Generator {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Iterable
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        let this = Arc::clone(self);
-        Enumerator::Iter(Box::new(std::iter::from_fn(move || this.next())))
-    }
-
-    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
-        None
-    }
-}
-
-/// A sequence that prints under a name: `dict_keys(['a'])`, `range(0, 5)`.
-#[derive(Debug)]
-pub(super) struct View {
-    pub(super) items: Vec<Value>,
-    pub(super) printed: String,
-    /// A range can be indexed; a view of a mapping cannot.
-    pub(super) is_range: bool,
-}
-
-impl Object for View {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Iterable
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.items.clone())
-    }
-
-    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
-        Some(self.items.len())
-    }
-}
-
-/// A group of the filter `groupby`: a tuple whose parts have names.
-#[derive(Debug)]
-pub(super) struct Group {
-    pub(super) grouper: Value,
-    pub(super) list: Value,
-}
-
-impl Object for Group {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Seq
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        match (key.as_usize(), key.as_str()) {
-            (Some(0), _) | (_, Some("grouper")) => Some(self.grouper.clone()),
-            (Some(1), _) | (_, Some("list")) => Some(self.list.clone()),
-            _ => None,
-        }
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(2)
-    }
-}
+use super::budget::{self, CONTAINER, DEPTH, VALUE, bad};
+use super::values::{Group, View, Wide};
 
 /// JSON as a template sees it: objects keep their order.
 pub(super) fn from_json(json: &serde_json::Value) -> Value {
@@ -128,10 +25,13 @@ pub(super) fn from_json(json: &serde_json::Value) -> Value {
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => items.iter().map(from_json).collect(),
         Json::Object(fields) => match fields.get(NUMBER).and_then(Json::as_str) {
-            Some(number) => number.parse().map_or_else(|_| Wide::value(number), |float: f64| match number.ends_with(|c: char| c.is_ascii_digit()) {
-                true => Wide::value(number),
-                false => Value::from(float),
-            }),
+            Some(number) => number.parse().map_or_else(
+                |_| Wide::value(number),
+                |float: f64| match number.ends_with(|c: char| c.is_ascii_digit()) {
+                    true => Wide::value(number),
+                    false => Value::from(float),
+                },
+            ),
             None => Value::from_pairs(fields.iter().map(|(key, value)| (key.as_str(), from_json(value)))),
         },
     }
@@ -211,7 +111,9 @@ pub(super) fn string(value: &Value) -> Result<&str, Error> {
 /// If it is none, or beyond 64 bits.
 pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     match Number::of(value) {
-        Some(Number::Int(value)) => i64::try_from(value).map_err(|_| bad(format!("{value} is too large here"))),
+        Some(Number::Int(value)) => {
+            i64::try_from(value).map_err(|_| bad(format!("{value} is too large here")))
+        }
         _ => Err(bad(format!("an integer is needed, not '{}'", type_name(value)))),
     }
 }
@@ -221,6 +123,7 @@ pub(super) fn integer(value: &Value) -> Result<i64, Error> {
 /// # Errors
 /// If one cannot iterate over the value.
 pub(super) fn items(value: &Value) -> Result<Vec<Value>, Error> {
+    budget::fits(value.as_str().map_or(0, str::len) * size_of::<Value>())?;
     let iterates = value.is_undefined() || value.kind() == ValueKind::String || value.as_object().is_some();
     let items = if iterates && !value.is_none() { value.try_iter().ok() } else { None };
     let items: Vec<Value> =
@@ -257,7 +160,7 @@ pub(super) fn made(items: &[Value]) -> Result<(), Error> {
 }
 
 fn walk(value: &Value, depth: usize) -> Result<(), Error> {
-    budget::look(size_of::<Value>())?;
+    budget::look(VALUE)?;
     if depth > DEPTH {
         return Err(bad(format!("values lie in each other more than {DEPTH} deep")));
     }
@@ -283,7 +186,7 @@ pub(super) fn made_text(text: impl Into<String>, is_safe: bool) -> Result<Value,
 /// # Errors
 /// If the rendering has compared too much.
 pub(super) fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
-    budget::look(size_of::<Value>())?;
+    budget::look(VALUE)?;
     if let (Some(a), Some(b)) = (Number::of(a), Number::of(b)) {
         return Ok(a.compare(b) == Some(Ordering::Equal));
     }
@@ -309,10 +212,12 @@ pub(super) fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
             }
             true
         }
-        (ValueKind::Plain | ValueKind::Iterable, ValueKind::Plain | ValueKind::Iterable) => match is_wide(a) {
-            true => is_wide(b) && a.to_string() == b.to_string(),
-            false => a == b,
-        },
+        (ValueKind::Plain | ValueKind::Iterable, ValueKind::Plain | ValueKind::Iterable) => {
+            match is_wide(a) {
+                true => is_wide(b) && a.to_string() == b.to_string(),
+                false => a == b,
+            }
+        }
         _ => false,
     })
 }
@@ -322,7 +227,7 @@ pub(super) fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
 /// # Errors
 /// If Python has no order for them.
 pub(super) fn compare(a: &Value, b: &Value) -> Result<Option<Ordering>, Error> {
-    budget::look(size_of::<Value>())?;
+    budget::look(VALUE)?;
     if let (Some(a), Some(b)) = (Number::of(a), Number::of(b)) {
         return Ok(a.compare(b));
     }
@@ -403,7 +308,9 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
         }
         _ => match value.downcast_object_ref::<View>() {
             Some(view) if view.is_range && !view.printed.is_empty() => out.push_str(&view.printed),
-            Some(view) if !view.is_range => out.push_str(&format!("{}({})", view.printed, repr(&view.items.clone().into())?)),
+            Some(view) if !view.is_range => {
+                out.push_str(&format!("{}({})", view.printed, repr(&view.items.clone().into())?))
+            }
             None if is_wide(value) => out.push_str(&value.to_string()),
             _ => return Err(bad("a generator, function or other object has no text that can be known")),
         },
@@ -473,27 +380,4 @@ pub(super) fn float(value: f64) -> String {
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.abs())
-}
-
-/// The arguments of a call by the names of its parameters; what was not given is `None`.
-///
-/// # Errors
-/// If there are too many, or one has no such name.
-pub(super) fn bind<const N: usize>(args: &[Value], names: [&str; N]) -> Result<[Option<Value>; N], Error> {
-    let (args, keywords) = match args.split_last() {
-        Some((last, args)) if last.is_kwargs() => (args, entries(last)?),
-        _ => (args, Vec::new()),
-    };
-    if args.len() > N {
-        return Err(bad(format!("{} arguments where there are at most {N}", args.len())));
-    }
-    let mut out = [const { None }; N];
-    for (slot, value) in out.iter_mut().zip(args) {
-        *slot = Some(value.clone());
-    }
-    for (key, value) in keywords {
-        let at = names.iter().position(|name| Some(*name) == key.as_str()).filter(|&at| out[at].is_none());
-        out[at.ok_or_else(|| bad(format!("no argument is named '{key}', or it is given twice")))?] = Some(value);
-    }
-    Ok(out)
 }

@@ -14,6 +14,7 @@ const LITERAL: &str = "__stairwell_";
 /// Blocks within blocks, and operators in one tag: what is deeper would overflow a parser's stack.
 const MAX_BLOCKS: usize = 200;
 const MAX_OPERATORS: usize = 2000;
+const MAX_TOKENS: usize = 20_000;
 /// What an operand follows.
 const KEYWORDS: [&str; 7] = ["if", "else", "and", "or", "not", "in", "is"];
 /// Blocks that end with `end…`.
@@ -72,7 +73,10 @@ impl Tag<'_> {
             if depth == 1 && matches!(pair[0], "(" | ",") {
                 names.push(pair[1].to_owned());
             } else if pair[0] != "." && names.iter().rev().skip(1).any(|name| name == pair[1]) {
-                return Err(format!("a default of a macro's parameter that uses '{}' is not known here", pair[1]));
+                return Err(format!(
+                    "a default of a macro's parameter that uses '{}' is not known here",
+                    pair[1]
+                ));
             }
         }
         Ok(names)
@@ -89,9 +93,9 @@ impl Source {
         let mut out = Self::default();
         let mut at = 0;
         while at < source.len() {
-            at += out.part(&source[at..]).map_err(|what| {
-                format!("line {}: {what}", source[..at].matches('\n').count() + 1)
-            })?;
+            at += out
+                .part(&source[at..])
+                .map_err(|what| format!("line {}: {what}", source[..at].matches('\n').count() + 1))?;
         }
         Ok(out)
     }
@@ -139,7 +143,9 @@ impl Source {
             let line = body.rfind('\n').map_or(0, |at| at + 1);
             body = if body[line..].trim().is_empty() && line > 0 { &body[..line] } else { body };
         }
-        let sign = |tag: &str, at: usize| tag.get(at..at + 1).filter(|sign| ["-", "+"].contains(sign)).unwrap_or("").to_owned();
+        let sign = |tag: &str, at: usize| {
+            tag.get(at..at + 1).filter(|sign| ["-", "+"].contains(sign)).unwrap_or("").to_owned()
+        };
         self.text.push_str(&format!("{{%{} with +%}}{{{{ ", sign(open, 2)));
         self.literal(body.into(), &rest[..end]);
         self.text.push_str(&format!(" }}}}{{% endwith {}%}}", sign(close, close.len() - 3)));
@@ -172,6 +178,9 @@ impl Source {
             }
             self.token(token, &rest[at..], &mut tag)?;
             tag.tokens.push(token);
+            if tag.tokens.len() > MAX_TOKENS {
+                return Err(format!("a tag has more than {MAX_TOKENS} words"));
+            }
         }
     }
 
@@ -199,7 +208,10 @@ impl Source {
                 self.blocks.push((0, Some(found)));
             }
             // minijinja knows no unary plus.
-            let is_unary = before.is_empty() || KEYWORDS.contains(&before) || (!before.ends_with([')', ']', '}', '"', '\'']) && before.ends_with(|c: char| c.is_ascii_punctuation() && c != '_'));
+            let is_unary = before.is_empty()
+                || KEYWORDS.contains(&before)
+                || (!before.ends_with([')', ']', '}', '"', '\''])
+                    && before.ends_with(|c: char| c.is_ascii_punctuation() && c != '_'));
             self.text.push_str(if token == "+" && is_unary { "- -" } else { token });
         }
         match tag.operators > MAX_OPERATORS {
@@ -238,7 +250,9 @@ impl Source {
             token.trim_matches(['\'', '"']) == "content" || self.contents.iter().any(|name| name == token)
         };
         match tokens {
-            ["set", name, "=", value @ ..] if value.iter().any(is_content) && !value.contains(&"(") => {
+            ["set", name, "=", value @ ..]
+                if value.iter().any(is_content) && (!value.contains(&"(") || value.contains(&"get")) =>
+            {
                 self.contents.push(name.to_string());
             }
             ["for", _, rest @ ..] if rest.iter().any(is_content) && !rest.contains(&"split") => {
@@ -265,7 +279,9 @@ impl Source {
                 *depth = 1;
             }
         } else if first.strip_prefix("end").is_some_and(|name| BLOCKS.contains(&name)) {
-            if let Some((_, Some(found))) = self.blocks.pop().filter(|(_, m)| m.as_ref().is_some_and(|m| m.varargs || m.kwargs)) {
+            if let Some((_, Some(found))) =
+                self.blocks.pop().filter(|(_, m)| m.as_ref().is_some_and(|m| m.varargs || m.kwargs))
+            {
                 let comma = if !found.parameters.is_empty() { ", " } else { "" };
                 self.text.insert_str(found.end, &format!("{comma}varargs=(), kwargs={{}}"));
                 self.macros.push(found);

@@ -4,11 +4,13 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
 use super::budget::{self, bad};
+use super::call::bind;
 use super::filters::Filter;
 use super::format::{escape, percent};
-use super::methods::{self, is_space, lines, path, recased, strip};
+use super::methods::{self, path};
 use super::operators::mapping;
-use super::python::{is_tuple, bind, entries, integer, is_plain, items, made_text, repr, string, text, tuple};
+use super::python::{entries, integer, is_plain, is_tuple, items, made_text, repr, string, text, tuple};
+use super::strings::{self, is_space, lines, recased, strip};
 
 pub(super) const FILTERS: &[(&str, Filter)] = &[
     ("capitalize", |_, value, _| made_text(recased(&text(value)?, "capitalize"), value.is_safe())),
@@ -44,9 +46,11 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     }),
     ("replace", |_, value, args| {
         let [old, new, count] = bind(args, ["old", "new", "count"])?;
-        let plain = |value: Option<Value>| Ok::<_, Error>(Value::from(text(&value.ok_or_else(|| bad("replace: two texts are needed"))?)?));
+        let plain = |value: Option<Value>| {
+            Ok::<_, Error>(Value::from(text(&value.ok_or_else(|| bad("replace: two texts are needed"))?)?))
+        };
         let count = count.filter(|count| !count.is_none());
-        methods::replace(&text(value)?, false, &plain(old)?, &plain(new)?, count)
+        strings::replace(&text(value)?, false, &plain(old)?, &plain(new)?, count)
     }),
     ("join", |_, value, args| {
         let [separator, by] = bind(args, ["d", "attribute"])?;
@@ -64,7 +68,9 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
         let template = text(value)?;
         let args = match args.split_last() {
             Some((last, [])) if last.is_kwargs() => mapping(entries(last)?)?,
-            Some((last, _)) if last.is_kwargs() => return Err(bad("format: either positions or names, not both")),
+            Some((last, _)) if last.is_kwargs() => {
+                return Err(bad("format: either positions or names, not both"));
+            }
             _ => tuple(args.to_vec())?,
         };
         made_text(percent(&template, &args, value.is_safe())?, value.is_safe())
@@ -104,7 +110,9 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
         let leeway = leeway.filter(|leeway| !leeway.is_none()).as_ref().map_or(Ok(5), integer)?;
         let end = end.map_or(Ok("...".into()), |end| string(&end).map(String::from))?;
         let kept = usize::try_from(length).ok().and_then(|length| length.checked_sub(end.chars().count()));
-        let kept = kept.filter(|_| leeway >= 0).ok_or_else(|| bad("truncate: the length is shorter than the end"))?;
+        let kept = kept
+            .filter(|_| leeway >= 0)
+            .ok_or_else(|| bad("truncate: the length is shorter than the end"))?;
         let source = string(value)?;
         if source.chars().count() as i64 <= length + leeway {
             return Ok(value.clone());
@@ -122,7 +130,8 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
         Ok(words.filter(|word| !word.is_empty()).count().into())
     }),
     ("wordwrap", |_, value, args| {
-        let [width, long, newline, hyphens] = bind(args, ["width", "break_long_words", "wrapstring", "break_on_hyphens"])?;
+        let [width, long, newline, hyphens] =
+            bind(args, ["width", "break_long_words", "wrapstring", "break_on_hyphens"])?;
         let width = usize::try_from(width.as_ref().map_or(Ok(79), integer)?).unwrap_or(0);
         if width == 0 {
             return Err(bad("wordwrap: the width is at least 1"));
@@ -140,10 +149,14 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     }),
     ("striptags", |_, value, _| made_text(minijinja_contrib::filters::striptags(text(value)?), false)),
     ("urlencode", |_, value, _| {
-        let pair = |key: &Value, value: &Value| Ok::<_, Error>(format!("{}={}", quote(&text(key)?, true), quote(&text(value)?, true)));
+        let pair = |key: &Value, value: &Value| {
+            Ok::<_, Error>(format!("{}={}", quote(&text(key)?, true)?, quote(&text(value)?, true)?))
+        };
         let is_mapping = value.kind() == ValueKind::Map && !is_plain(value);
         let pairs: Vec<String> = match value.kind() {
-            _ if is_mapping => entries(value)?.iter().map(|(key, value)| pair(key, value)).collect::<Result<_, _>>()?,
+            _ if is_mapping => {
+                entries(value)?.iter().map(|(key, value)| pair(key, value)).collect::<Result<_, _>>()?
+            }
             ValueKind::Seq | ValueKind::Iterable | ValueKind::Undefined => {
                 let pairs = items(value)?.into_iter().map(|item| match items(&item)?.as_slice() {
                     [key, value] => pair(key, value),
@@ -151,7 +164,7 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
                 });
                 pairs.collect::<Result<_, _>>()?
             }
-            _ => vec![quote(&text(value)?, false)],
+            _ => vec![quote(&text(value)?, false)?],
         };
         made_text(pairs.join("&"), false)
     }),
@@ -161,7 +174,9 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
             return Err(bad("xmlattr: a mapping is needed"));
         }
         let mut out = Vec::new();
-        for (key, value) in entries(value)?.iter().filter(|(_, value)| !value.is_none() && !value.is_undefined()) {
+        for (key, value) in
+            entries(value)?.iter().filter(|(_, value)| !value.is_none() && !value.is_undefined())
+        {
             if string(key)?.contains([' ', '\t', '\n', '\r', '\u{b}', '\u{c}', '/', '>', '=']) {
                 return Err(bad("xmlattr: invalid character in the name of an attribute"));
             }
@@ -173,7 +188,8 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     ("filesizeformat", |_, value, args| {
         let [binary] = bind(args, ["binary"])?;
         let binary = binary.is_some_and(|binary| binary.is_true());
-        let bytes = super::numbers::float_of(value).ok_or_else(|| bad("filesizeformat: a number is needed"))?;
+        let bytes =
+            super::numbers::float_of(value).ok_or_else(|| bad("filesizeformat: a number is needed"))?;
         let (base, unit) = if binary { (1024.0, "iB") } else { (1000.0, "B") };
         if bytes == 1.0 {
             return Ok("1 Byte".into());
@@ -227,32 +243,27 @@ fn with_sorted_keys(value: &Value) -> Result<Value, Error> {
 
 /// Python's `textwrap.wrap` of a line without hyphens.
 fn wrap(line: &str, width: usize, break_long_words: bool) -> Vec<String> {
-    let is_blank = |c: char| c.is_ascii_whitespace() || c == '\u{b}';
-    let mut chunks: Vec<Vec<char>> = Vec::new();
-    for c in line.chars() {
-        match chunks.last_mut() {
-            Some(chunk) if is_blank(chunk[0]) == is_blank(c) => chunk.push(c),
-            _ => chunks.push(vec![c]),
-        }
-    }
+    let is_blank = |c: &char| c.is_ascii_whitespace() || *c == '\u{b}';
+    let chars: Vec<char> = line.chars().collect();
+    let mut chunks: Vec<&[char]> = chars.chunk_by(|a, b| is_blank(a) == is_blank(b)).collect();
     chunks.reverse();
     let mut out: Vec<String> = Vec::new();
     while !chunks.is_empty() {
         if !out.is_empty() {
-            chunks.pop_if(|chunk| is_blank(chunk[0]));
+            chunks.pop_if(|chunk| is_blank(&chunk[0]));
         }
         let (mut row, mut length) = (Vec::new(), 0);
         while let Some(chunk) = chunks.pop_if(|chunk| length + chunk.len() <= width) {
             length += chunk.len();
             row.push(chunk);
         }
-        if let Some(mut chunk) = chunks.pop_if(|chunk| chunk.len() > width && (break_long_words || row.is_empty())) {
-            if break_long_words {
-                chunks.push(chunk.split_off(width - length));
-            }
-            row.push(chunk);
+        let is_too_long = |chunk: &mut &[char]| chunk.len() > width && (break_long_words || length == 0);
+        if let Some(chunk) = chunks.pop_if(is_too_long) {
+            let (fits, rest) = chunk.split_at(if break_long_words { width - length } else { chunk.len() });
+            chunks.extend(Some(rest).filter(|rest| !rest.is_empty()));
+            row.push(fits);
         }
-        row.pop_if(|chunk| chunk.first().is_none_or(|&c| is_blank(c)));
+        row.pop_if(|chunk| chunk.first().is_none_or(is_blank));
         if !row.is_empty() {
             out.push(row.concat().into_iter().collect());
         }
@@ -261,7 +272,8 @@ fn wrap(line: &str, width: usize, break_long_words: bool) -> Vec<String> {
 }
 
 /// URLs' `%41`.
-fn quote(text: &str, for_query: bool) -> String {
+fn quote(text: &str, for_query: bool) -> Result<String, Error> {
+    budget::make(text.len() * 3)?;
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
@@ -271,5 +283,5 @@ fn quote(text: &str, for_query: bool) -> String {
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }
-    out
+    Ok(out)
 }

@@ -4,8 +4,9 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
 use super::budget::{self, DEPTH, bad};
+use super::call::bind;
 use super::filters::Filter;
-use super::python::{bind, compare, entries, integer, is_plain, is_wide, items, number, string, text, type_name};
+use super::python::{compare, entries, integer, is_plain, is_wide, items, number, string, text, type_name};
 
 pub(super) const FILTERS: &[(&str, Filter)] = &[("tojson", |_, value, args| tojson(value, args))];
 
@@ -62,7 +63,9 @@ impl Json {
             ValueKind::Number => self.out.push_str(&json_number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq => {
-                self.container(('[', ']'), items(value)?, depth, |json, item, depth| json.value(item, depth))?;
+                self.container(('[', ']'), items(value)?, depth, |json, item, depth| {
+                    json.value(item, depth)
+                })?;
             }
             ValueKind::Map if !is_plain(value) => {
                 let mut entries = entries(value)?;
@@ -80,7 +83,12 @@ impl Json {
                 })?;
             }
             _ if is_wide(value) => self.out.push_str(&value.to_string()),
-            _ => return Err(bad(format!("tojson: an object of type '{}' is not JSON serializable", type_name(value)))),
+            _ => {
+                return Err(bad(format!(
+                    "tojson: an object of type '{}' is not JSON serializable",
+                    type_name(value)
+                )));
+            }
         }
         // Containers have counted what is in them.
         match value.kind() {
