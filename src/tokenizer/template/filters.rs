@@ -10,7 +10,7 @@ use super::call::bind;
 use super::methods::path;
 use super::operators::{add, attribute, contains};
 use super::python::{
-    Number, compare, entries, equal, integer, is_plain, is_wide, items, list, string, tuple,
+    Number, compare, entries, equal, integer, is_loop, is_plain, is_wide, items, list, string, tuple,
 };
 use super::values::Generator;
 
@@ -231,8 +231,7 @@ fn default(_: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error>
 fn length(_: &mut State, value: &Value, _: &[Value]) -> Result<Value, Error> {
     budget::look(value.as_str().map_or(0, str::len))?;
     let length = if value.is_undefined() { Some(0) } else { value.len() };
-    let has_none =
-        is_plain(value) && !value.as_object().is_some_and(|loops| loops.type_name().ends_with("Loop"));
+    let has_none = is_plain(value) && !is_loop(value);
     length
         .filter(|_| !has_none)
         .map(Value::from)

@@ -17,7 +17,9 @@ pub(super) fn integer(text: &str, base: i64) -> Option<Value> {
         (Some((_, named)), 0) => (&unsigned[2..], named),
         (Some((_, named)), base) if named == base => (&unsigned[2..], base),
         (None, 0)
-            if unsigned.len() > 1 && unsigned.starts_with('0') && unsigned.trim_matches(['0', '_']) != "" =>
+            if unsigned.len() > 1
+                && unsigned.starts_with('0')
+                && !unsigned.trim_matches(['0', '_']).is_empty() =>
         {
             return None;
         }

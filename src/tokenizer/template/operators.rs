@@ -107,14 +107,14 @@ pub(super) fn add(a: &Value, b: &Value) -> Result<Value, Error> {
                 false => text.to_owned(),
             };
             let sum = part(a, left) + &part(b, right);
-            return Ok(if is_safe { Value::from_safe_string(sum) } else { sum.into() });
+            Ok(if is_safe { Value::from_safe_string(sum) } else { sum.into() })
         }
         (None, None)
             if a.kind() == ValueKind::Seq && b.kind() == ValueKind::Seq && is_tuple(a) == is_tuple(b) =>
         {
             let sum = [items(a)?, items(b)?].concat();
             budget::make(CONTAINER.max(size_of_val(sum.as_slice())))?;
-            return Ok(if is_tuple(a) { Tuple::new(sum).into() } else { sum.into() });
+            Ok(if is_tuple(a) { Tuple::new(sum).into() } else { sum.into() })
         }
         _ => arithmetic("+", a, b),
     }

@@ -6,14 +6,14 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, State, Value, tests};
 
 use super::operators::{arithmetic, contains};
-use super::python::{Number, compare, equal, is_plain, is_wide, text};
+use super::python::{Number, compare, equal, is_loop, is_plain, is_wide, text};
 use super::strings::is;
 use super::values::View;
 
 /// Puts them in place of minijinja's.
 pub(super) fn install(env: &mut Environment) {
     let is_kind = |value: &Value, kind: ValueKind| value.kind() == kind;
-    env.add_test("iterable", |v: &Value| v.is_undefined() || v.as_str().is_some() || (items_of(v)));
+    env.add_test("iterable", |v: &Value| v.is_undefined() || v.as_str().is_some() || iterates(v));
     env.add_test("sequence", move |v: &Value| {
         let is_range = v.downcast_object_ref::<View>().is_some_and(|view| view.is_range);
         v.is_undefined()
@@ -61,10 +61,8 @@ pub(super) fn install(env: &mut Environment) {
     env.add_test("divisibleby", |v: &Value, by: &Value| divides(v, by, 0));
 }
 
-fn items_of(value: &Value) -> bool {
-    value.as_object().is_some()
-        && value.kind() != ValueKind::Plain
-        && !(is_plain(value) && !value.as_object().is_some_and(|o| o.type_name().ends_with("Loop")))
+fn iterates(value: &Value) -> bool {
+    value.as_object().is_some() && value.kind() != ValueKind::Plain && (!is_plain(value) || is_loop(value))
 }
 
 fn divides(value: &Value, by: &Value, remainder: i64) -> Result<bool, Error> {

@@ -326,6 +326,11 @@ pub(super) fn is_plain(value: &Value) -> bool {
     ["Namespace", "Macro", "Loop", "Module"].iter().any(|plain| name.ends_with(plain))
 }
 
+/// Whether a value is the variable `loop`, which has a length and goes on with the iteration.
+pub(super) fn is_loop(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().ends_with("Loop"))
+}
+
 /// Python's `repr` of a string: single quotes unless only they occur inside.
 fn repr_str(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };

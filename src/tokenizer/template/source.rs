@@ -102,8 +102,8 @@ impl Source {
 
     /// Takes the text up to a tag, or a tag; gives its length.
     fn part(&mut self, rest: &str) -> Result<usize, String> {
-        if rest.starts_with("{#") {
-            let end = rest[2..].find("#}").ok_or("a comment has no end ('#}')")? + 4;
+        if let Some(comment) = rest.strip_prefix("{#") {
+            let end = comment.find("#}").ok_or("a comment has no end ('#}')")? + 4;
             self.text.push_str(&rest[..end]);
             return Ok(end);
         }
@@ -231,6 +231,7 @@ impl Source {
             "endgeneration" if is_first => self.text.push_str("endwith"),
             "true" | "True" if is_value => self.literal(true.into(), ""),
             "false" | "False" if is_value => self.literal(false.into(), ""),
+            "none" | "None" if is_value => self.literal(().into(), ""),
             _ if name.starts_with(LITERAL) => return Err(format!("names like {name} are stairwell's own")),
             _ => self.text.push_str(name),
         }
@@ -279,10 +280,9 @@ impl Source {
                 *depth = 1;
             }
         } else if first.strip_prefix("end").is_some_and(|name| BLOCKS.contains(&name)) {
-            if let Some((_, Some(found))) =
-                self.blocks.pop().filter(|(_, m)| m.as_ref().is_some_and(|m| m.varargs || m.kwargs))
-            {
-                let comma = if !found.parameters.is_empty() { ", " } else { "" };
+            let found = self.blocks.pop().and_then(|(_, found)| found);
+            if let Some(found) = found.filter(|found| found.varargs || found.kwargs) {
+                let comma = if found.parameters.is_empty() { "" } else { ", " };
                 self.text.insert_str(found.end, &format!("{comma}varargs=(), kwargs={{}}"));
                 self.macros.push(found);
             }
