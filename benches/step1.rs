@@ -42,7 +42,7 @@ fn recompute(c: &mut Criterion) {
 /// A weight of random bf16 values.
 fn weight(cpu: &Cpu, outputs: usize, inputs: usize) -> CpuWeight {
     let shape = if inputs == 1 { vec![outputs] } else { vec![outputs, inputs] };
-    let tensor = dummy_tensor("bench", DType::BF16, &shape);
+    let tensor = dummy_tensor("bench", DType::BF16, &shape).unwrap();
     loaded(cpu, tensor, outputs, inputs)
 }
 

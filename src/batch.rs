@@ -71,7 +71,13 @@ impl Batch {
     /// Adds tokens of one sequence, the first at position `start`; the last one's logits are wanted.
     pub fn push(&mut self, tokens: &[u32], start: usize, table: &[u32]) {
         self.push_chunk(tokens, start, table);
-        self.logit_rows.extend(self.tokens.len().checked_sub(1).map(|last| last as u32));
+        self.want_logits(tokens.len().min(1));
+    }
+
+    /// Wants the logits of the last `rows` rows so far.
+    pub fn want_logits(&mut self, rows: usize) {
+        let end = self.tokens.len();
+        self.logit_rows.extend((end - rows..end).map(|row| row as u32));
     }
 
     /// The same, and no logits are wanted: there is more of the prompt to come.

@@ -33,9 +33,13 @@ pub enum Error {
     /// A limit that was reached; the words name the parameter that moves it.
     #[error("{0}")]
     Limit(Words),
-    /// New weights that every rank refused: all of them go on with the old ones. (Step 7.)
+    /// A request that can't be had now: a queue that is full, requests that run; or new weights that every rank refused (step 7). Nothing
+    /// has changed.
     #[error("{0}")]
     Refused(String),
+    /// An engine whose passes fail: it serves nobody any more.
+    #[error("{0}")]
+    Dead(String),
     /// A command line that asks for what does not go together.
     #[error("{0}")]
     Usage(String),

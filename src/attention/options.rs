@@ -152,11 +152,6 @@ impl KvDtype {
 
 impl fmt::Display for KvDtype {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            KvDtype::F32 => "f32",
-            KvDtype::Bf16 => "bf16",
-            KvDtype::F16 => "f16",
-            KvDtype::Fp8 => "fp8-e4m3",
-        })
+        f.write_str(self.to_possible_value().expect("no dtype is hidden").get_name())
     }
 }

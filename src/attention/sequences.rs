@@ -2,9 +2,9 @@
 //! where a sequence's K and V are.
 
 use super::cpu::{
-    group::{Queries, Scratch, attend_group},
+    group::{Scratch, attend_group},
     row_blocks::attend_blocks,
-    vectors::Segment,
+    vectors::{Queries, Segment},
 };
 use crate::{
     backend::cpu::{Cpu, CpuTensor},

@@ -5,10 +5,13 @@ use crate::tensor::Owner;
 use memmap2::Mmap;
 use std::{
     fs::{self, File},
-    io,
+    io::{ErrorKind, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+/// The largest file in bytes that is read and not mapped. The largest tokenizer.json that is known has 34 million.
+const MAX_SMALL: u64 = 256 << 20;
 
 /// A place to read a checkpoint's files from.
 #[derive(Clone, Debug)]
@@ -75,7 +78,12 @@ impl Directory {
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
         let Directory::Disk(dir) = self else { return Ok(self.embedded(file).map(<[u8]>::to_vec)) };
         let path = dir.join(file);
-        let Some(bytes) = if_present(fs::read(&path), &path)? else { return Ok(None) };
+        let Some((file, length)) = open(&path)? else { return Ok(None) };
+        if length > MAX_SMALL {
+            return Err(CheckpointError::TooLarge { path, bytes: length, limit: MAX_SMALL });
+        }
+        let mut bytes = Vec::with_capacity(length as usize);
+        file.take(MAX_SMALL).read_to_end(&mut bytes).map_err(CheckpointError::io(&path))?;
         refuse_lfs_pointer(&bytes, &path)?;
         Ok(Some(bytes))
     }
@@ -89,8 +97,7 @@ impl Directory {
             return Ok(self.embedded(file).map(|bytes| Arc::new(bytes) as Owner));
         };
         let path = dir.join(file);
-        let Some(file) = if_present(File::open(&path), &path)? else { return Ok(None) };
-        let length = file.metadata().map_err(CheckpointError::io(&path))?.len();
+        let Some((file, length)) = open(&path)? else { return Ok(None) };
         if length == 0 {
             return Ok(Some(Arc::new(Vec::new()))); // an empty file can't be mapped
         }
@@ -101,12 +108,17 @@ impl Directory {
     }
 }
 
-/// A file that is absent is no error.
-fn if_present<T>(result: io::Result<T>, path: &Path) -> Result<Option<T>, CheckpointError> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some).map_err(CheckpointError::io(path)),
+/// Opens a regular file, with its length in bytes; `None` if it is absent. Its kind is asked for first, because opening a pipe waits.
+fn open(path: &Path) -> Result<Option<(File, u64)>, CheckpointError> {
+    let metadata = match fs::metadata(path) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        other => other.map_err(CheckpointError::io(path))?,
+    };
+    if !metadata.is_file() {
+        return Err(CheckpointError::NotAFile { path: path.into() });
     }
+    let file = File::open(path).map_err(CheckpointError::io(path))?;
+    Ok(Some((file, metadata.len())))
 }
 
 /// `git clone` without git-lfs leaves a few lines of text where the weights should be.
@@ -115,4 +127,39 @@ pub(super) fn refuse_lfs_pointer(bytes: &[u8], path: &Path) -> Result<(), Checkp
         return Err(CheckpointError::LfsPointer { path: path.into() });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_small_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::Disk(dir.path().into());
+        assert!(directory.read("absent.json").unwrap().is_none());
+        fs::create_dir(dir.path().join("config.json")).unwrap();
+        let huge = File::create(dir.path().join("huge.json")).unwrap();
+        huge.set_len(MAX_SMALL + 1).unwrap();
+        for (file, want) in [("config.json", "no regular file"), ("huge.json", "268435457 bytes")] {
+            let said = directory.read(file).unwrap_err().to_string();
+            assert!(said.contains(file) && said.contains(want), "{said}");
+        }
+        // A large file is for mapping.
+        assert!(directory.map("huge.json").unwrap().is_some());
+        assert!(matches!(directory.map("config.json"), Err(CheckpointError::NotAFile { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_or_a_device_is_not_waited_for() {
+        let directory = Directory::Disk("/dev".into());
+        assert!(directory.read("zero").unwrap_err().to_string().contains("no regular file"));
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("config.json");
+        if std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
+            let directory = Directory::Disk(dir.path().into());
+            assert!(directory.read("config.json").is_err() && directory.map("config.json").is_err());
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! As in vLLM (`DummyModelLoader`): uniform in ±0.001, from a fixed seed, each parameter by itself, so values do not depend on
 //! the order of loading.
 
+use super::CheckpointError;
 use crate::tensor::{Bytes, DType, HostTensor};
 use memmap2::MmapMut;
 use rayon::prelude::*;
@@ -11,28 +12,38 @@ use std::sync::Arc;
 /// Elements of one chunk; each chunk has its own generator, so chunks can be made on all cores.
 const CHUNK: usize = 1 << 16;
 
+/// Whether the system would give these bytes at all, which it tells of one piece more honestly than of many.
+///
+/// # Errors
+/// [`CheckpointError::NoMemory`].
+pub fn check_memory(bytes: usize) -> Result<(), CheckpointError> {
+    memory(bytes).map(drop)
+}
+
 /// A random tensor that depends on its name, shape and dtype only. `dtype` is a weight dtype.
-pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> HostTensor {
+///
+/// # Errors
+/// [`CheckpointError::NoMemory`].
+pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> Result<HostTensor, CheckpointError> {
     let seed =
         name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
     let n = shape.iter().product::<usize>() * dtype.bytes();
-    let mut bytes = memory(n);
+    let mut bytes = memory(n)?;
     bytes[..n].par_chunks_mut(CHUNK * dtype.bytes()).enumerate().for_each(|(i, chunk)| {
         let mut state = seed.wrapping_add(i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         for element in chunk.chunks_exact_mut(dtype.bytes()) {
             write(dtype, uniform(&mut state), element);
         }
     });
-    HostTensor { dtype, shape: shape.to_vec(), data: Bytes::new(Arc::new(bytes), 0..n) }
+    Ok(HostTensor { dtype, shape: shape.to_vec(), data: Bytes::new(Arc::new(bytes), 0..n) })
 }
 
 /// At least n bytes, on large pages where the system has them: a matrix of many 4 kB pages is read a fifth slower.
-fn memory(n: usize) -> MmapMut {
-    let bytes = MmapMut::map_anon(n.max(1))
-        .unwrap_or_else(|e| panic!("no memory for {n} bytes of dummy weights: {e}"));
+fn memory(n: usize) -> Result<MmapMut, CheckpointError> {
+    let bytes = MmapMut::map_anon(n.max(1)).map_err(|error| CheckpointError::NoMemory { bytes: n, error })?;
     #[cfg(target_os = "linux")]
     let _ = bytes.advise(memmap2::Advice::HugePage); // a wish: refused where the kernel has none
-    bytes
+    Ok(bytes)
 }
 
 /// The next value in ±0.001 (xorshift64, Marsaglia 2003).
@@ -56,15 +67,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn more_than_the_memory_is_an_error() {
+        let said = check_memory(1 << 48).unwrap_err().to_string();
+        assert!(said.contains("281474976710656 bytes"), "{said}");
+        check_memory(1 << 20).unwrap();
+    }
+
+    #[test]
     fn values_are_small_varied_and_the_same_every_time() {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let values = dummy_tensor("a.weight", dtype, &[300, 300]).to_f32();
+            let dummy = |name| dummy_tensor(name, dtype, &[300, 300]).unwrap().to_f32();
+            let values = dummy("a.weight");
             assert!(values.iter().all(|v| v.abs() <= 1.01e-3));
             let mean = values.iter().sum::<f32>() / values.len() as f32;
             let spread = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
             assert!(mean.abs() < 1e-5 && (spread - 1e-6 / 3.0).abs() < 1e-8, "{mean} {spread}");
-            assert_eq!(values, dummy_tensor("a.weight", dtype, &[300, 300]).to_f32());
-            assert_ne!(values, dummy_tensor("b.weight", dtype, &[300, 300]).to_f32());
+            assert_eq!(values, dummy("a.weight"));
+            assert_ne!(values, dummy("b.weight"));
         }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! The cache's layout, as huggingface_hub writes it (`constants.py`, `file_download.py`):
 //! `$HF_HUB_CACHE/models--ORG--NAME/refs/main` holds a commit id, `snapshots/<commit id>/` the files.
-//! `HF_HUB_CACHE` defaults to `$HF_HOME/hub`, `HF_HOME` to `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
+//! `HF_HUB_CACHE`, or `HUGGINGFACE_HUB_CACHE` as it was called before, defaults to `$HF_HOME/hub`, and `HF_HOME` to
+//! `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
 
 use super::{CheckpointError, Directory};
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -28,15 +31,42 @@ pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory, Checkpoi
             CheckpointError::NotADirectory { path }
         });
     }
-    in_hub_cache(&hub_cache(), model, revision)
+    in_hub_cache(&hub_cache(|name| env::var_os(name)), model, revision)
 }
 
-fn hub_cache() -> PathBuf {
-    let var = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = || env::home_dir().unwrap_or_default();
-    let cache_home = || var("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache"));
-    let hf_home = || var("HF_HOME").unwrap_or_else(|| cache_home().join("huggingface"));
-    var("HF_HUB_CACHE").unwrap_or_else(|| hf_home().join("hub"))
+/// The cache's folder by the rules of huggingface_hub; `var` looks up a variable of the environment.
+fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let home = var("HOME").map(PathBuf::from).or_else(env::home_dir).unwrap_or_default();
+    let path = |name: &str| Some(expanded(var(name).filter(|v| !v.is_empty())?, &home, &var));
+    let hf_home = || {
+        let cache_home = path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        path("HF_HOME").unwrap_or_else(|| cache_home.join("huggingface"))
+    };
+    path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| hf_home().join("hub"))
+}
+
+/// A path with `~`, `$NAME` and `${NAME}` replaced as Python's `expanduser` and `expandvars` do; what has no value stays as it is.
+fn expanded(path: OsString, home: &Path, var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let Some(text) = path.to_str() else { return path.into() };
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once('$') {
+        let end =
+            |text: &str| text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+        let (name, next) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some(parts) => parts,
+            None => after.split_at(end(after)),
+        };
+        let written = &rest[before.len()..rest.len() - next.len()];
+        let value = var(name).and_then(|value| value.into_string().ok());
+        out.extend([before, value.as_deref().unwrap_or(written)]);
+        rest = next;
+    }
+    out.push_str(rest);
+    match out.strip_prefix('~') {
+        Some("") => home.to_owned(),
+        Some(below) if below.starts_with('/') => home.join(below.trim_start_matches('/')),
+        _ => out.into(),
+    }
 }
 
 fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Directory, CheckpointError> {
@@ -99,6 +129,27 @@ mod tests {
         let e = find("org/other", None).unwrap_err().to_string();
         assert!(e.contains("org/other") && e.contains("hf download"), "{e}");
         assert!(find("../org/tiny-1", None).is_err() && find("a/b/c", None).is_err());
+    }
+
+    #[test]
+    fn the_cache_is_where_python_looks_for_it() {
+        let cache = |vars: &[(&str, &str)]| {
+            let var =
+                |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
+            hub_cache(var).to_str().unwrap().to_owned()
+        };
+        let home = ("HOME", "/h");
+        for (vars, want) in [
+            (&[home][..], "/h/.cache/huggingface/hub"),
+            (&[home, ("XDG_CACHE_HOME", "/x")], "/x/huggingface/hub"),
+            (&[home, ("HF_HOME", "~/a b")], "/h/a b/hub"),
+            (&[home, ("HF_HOME", "$D/${E}x/$NO"), ("D", "/d"), ("E", "e")], "/d/ex/$NO/hub"),
+            (&[home, ("HF_HOME", "/a"), ("HUGGINGFACE_HUB_CACHE", "~/c")], "/h/c"),
+            (&[home, ("HF_HUB_CACHE", "~"), ("HUGGINGFACE_HUB_CACHE", "/c")], "/h"),
+            (&[home, ("HF_HOME", ""), ("HF_HUB_CACHE", "")], "/h/.cache/huggingface/hub"),
+        ] {
+            assert_eq!(cache(vars), want, "{vars:?}");
+        }
     }
 
     #[test]

@@ -51,8 +51,8 @@ pub trait ManagerArgs {
 
 impl ManagerArgs for KvArgs {}
 
-/// After how many finished requests weights are updated, and how.
-pub type WeightUpdate = (usize, Box<dyn FnOnce(&mut LocalEngine) -> Result<()>>);
+/// After how many finished requests weights are updated, and how: called after every step from then on, until it says that it is done.
+pub type WeightUpdate = (usize, Box<dyn FnMut(&mut LocalEngine) -> Result<bool>>);
 
 /// The engine that the commands run, on any machine and any number of ranks.
 pub type LocalEngine = Engine<Box<dyn Worker>>;

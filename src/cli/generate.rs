@@ -166,7 +166,7 @@ struct Report<'a> {
 /// The request, checked; notes say what the user may not expect.
 fn read_request(args: &Args, checkpoint: &Checkpoint) -> Result<Resolved> {
     if args.prompt_ids.is_none() {
-        args.load.model.tokenizer_of(checkpoint)?;
+        checkpoint.tokenizer().map_err(|why| Error::Request(why.to_owned()))?;
     } else if let (Err(error), false) = (checkpoint.tokenizer(), args.json) {
         print_note(&format!("output is printed as token ids: {error}"));
     }

@@ -5,7 +5,6 @@ use super::{
     numbers::count,
     terminal::{Progress, human_bytes, json_line, print, table},
 };
-use comfy_table::CellAlignment::{Left, Right};
 use serde::{Serialize, Serializer};
 use stairwell::{
     checkpoint::{Checksums, StateDict, checksums, natural_order},
@@ -158,20 +157,12 @@ impl<'a> Report<'a> {
         let Report { module_tree, tensors, shards, context, .. } = self;
         let mut text = format!("{module_tree}\n\n");
         if let Some(total) = self.total_bytes {
-            let columns = [
-                ("tensor", Left),
-                ("shape", Right),
-                ("dtype", Left),
-                ("bytes", Right),
-                ("shard", Left),
-                ("", Left),
-            ];
             let row = |(name, t): &(&str, TensorReport)| {
-                let (shape, bytes) = (format!("{:?}", t.shape), t.bytes.to_string());
-                let hash = t.sha256.unwrap_or_default().to_owned();
-                [name.to_string(), shape, t.dtype.clone(), bytes, t.shard.to_owned(), hash]
+                let (shape, hash) = (format!("{:?}", t.shape), t.sha256.unwrap_or_default());
+                [name.into(), shape.into(), (&t.dtype).into(), t.bytes.into(), t.shard.into(), hash.into()]
             };
-            text += &table(columns, tensors.iter().map(row));
+            let heads = ["tensor", ">shape", "dtype", ">bytes", "shard", ""];
+            text += &table(heads, tensors.iter().map(row));
             text += &format!("{} tensors in {shards} shards, {total} bytes\n", tensors.len());
         }
         if let Some(digest) = self.sha256 {

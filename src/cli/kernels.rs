@@ -1,7 +1,7 @@
 //! `stairwell kernels`: what the kernels do, told by the simulator.
 
 use super::terminal::{json_line, print, table};
-use comfy_table::CellAlignment::{Left, Right};
+use comfy_table::Cell;
 use serde::Serialize;
 use stairwell::{
     backend::cuda::{KernelShape, Profile, Site, profile_kernel},
@@ -108,16 +108,8 @@ impl<'a> Report<'a> {
     /// The report as a person reads it.
     fn text(&self) -> String {
         let Report { kernel, shape, sites, barriers, bank_conflicts, .. } = self;
-        let columns = [
-            ("line", Left),
-            ("", Left),
-            ("requests", Right),
-            ("bytes", Right),
-            ("sectors", Right),
-            ("a request", Right),
-            ("", Left),
-        ];
-        let lines = table(columns, sites.iter().map(SiteReport::row));
+        let heads = ["line", "", ">requests", ">bytes", ">sectors", ">a request", ""];
+        let lines = table(heads, sites.iter().map(SiteReport::row));
         let moved = |what: &str, side: &Side| {
             let Side { bytes, sector_bytes, least_bytes, .. } = side;
             let [moved, asked] = [sector_bytes, bytes].map(|n| *n as f64 / (*least_bytes).max(1) as f64);
@@ -134,8 +126,8 @@ impl<'a> Report<'a> {
 }
 
 impl SiteReport<'_> {
-    fn row(&self) -> [String; 7] {
-        let line = self.file.zip(self.line).map_or("?".into(), |(file, line)| format!("{file}:{line}"));
+    fn row(&self) -> [Cell; 7] {
+        let line = self.file.zip(self.line).map_or("?".to_owned(), |(file, line)| format!("{file}:{line}"));
         let shared = self.memory == "shared";
         let what = match (shared, self.writes) {
             (false, false) => "read",
@@ -145,9 +137,16 @@ impl SiteReport<'_> {
         };
         let moved = if shared { self.turns } else { self.sectors };
         let each = format!("{:.2}", moved as f64 / self.requests as f64);
-        let sectors = if shared { "–".into() } else { self.sectors.to_string() };
+        let sectors = if shared { "–".to_owned() } else { self.sectors.to_string() };
         let unit = if shared { "turns" } else { "" };
-        let (requests, bytes) = (self.requests.to_string(), self.bytes.to_string());
-        [line, what.into(), requests, bytes, sectors, each, unit.into()]
+        [
+            line.into(),
+            what.into(),
+            self.requests.into(),
+            self.bytes.into(),
+            sectors.into(),
+            each.into(),
+            unit.into(),
+        ]
     }
 }

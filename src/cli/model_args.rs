@@ -13,7 +13,7 @@ use stairwell::{
     model::LoadEvent,
     request::Checkpoint,
     runner::{LoadFormat, LoadOptions, ModelRunner},
-    tokenizer::{Tokenizer, TokenizerFiles},
+    tokenizer::{StepsFrom, Tokenizer, TokenizerFiles},
 };
 
 /// Which model.
@@ -25,6 +25,9 @@ pub struct ModelArgs {
     /// Branch, tag or commit of a cached model
     #[arg(long, requires = "model")]
     pub revision: Option<String>,
+    /// Whose steps the tokenizer takes where the two differ [default: class]
+    #[arg(long, value_enum, value_name = "SOURCE")]
+    pub tokenizer_from: Option<StepsFrom>,
 }
 
 /// How to load it.
@@ -75,25 +78,26 @@ impl ModelArgs {
 
     /// The directory, with config.json, generation_config.json and the tokenizer, read once.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
-        Checkpoint::open(self.directory()?)
-    }
-
-    /// A checkpoint's tokenizer.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn tokenizer_of<'a>(&self, checkpoint: &'a Checkpoint) -> Result<&'a Tokenizer> {
-        checkpoint.tokenizer().map_err(|why| Error::Request(why.to_owned()))
+        let checkpoint = Checkpoint::open_with(self.directory()?, self.tokenizer_from)?;
+        checkpoint
+            .tokenizer()
+            .ok()
+            .and_then(Tokenizer::note)
+            .iter()
+            .for_each(|note| eprintln!("note: {note}"));
+        Ok(checkpoint)
     }
 
     /// The directory's tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::new(self.tokenizer_files()?)?)
+        let tokenizer = Tokenizer::new(self.tokenizer_files()?)?;
+        tokenizer.note().iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(tokenizer)
     }
 
     /// The directory's tokenizer files.
     pub fn tokenizer_files(&self) -> Result<TokenizerFiles> {
-        Ok(TokenizerFiles::of(&self.directory()?)?)
+        Ok(TokenizerFiles { from: self.tokenizer_from, ..TokenizerFiles::of(&self.directory()?)? })
     }
 }
 

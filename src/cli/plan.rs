@@ -6,7 +6,6 @@ use super::{
     paged_args::parse_size,
     terminal::{human_bytes, json_line, print, table},
 };
-use comfy_table::CellAlignment::{Left, Right};
 use serde::Serialize;
 use stairwell::{
     attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
@@ -125,24 +124,22 @@ impl Report {
         let Report { architecture, context, max_len, .. } = self;
         let source = if self.asked { "--max-len" } else { "the model's context, at most 4096" };
         let row = |kv: &KvPlan| {
-            let KvPlan { dtype, bytes_per_token, tokens, longest, limited_by, sequences, .. } = kv;
-            let [bytes, tokens, longest] =
-                [bytes_per_token.to_string(), tokens.to_string(), longest.to_string()];
-            [dtype.to_string(), bytes, tokens, longest, limited_by.to_string(), sequences.to_string()]
+            let KvPlan { dtype, bytes_per_token: bytes, tokens, longest, limited_by, sequences, .. } = kv;
+            [dtype.into(), bytes.into(), tokens.into(), longest.into(), limited_by.into(), sequences.into()]
         };
-        let columns = [
-            ("KV dtype", Left),
-            ("bytes per token", Right),
-            ("tokens in all", Right),
-            ("longest sequence", Right),
-            ("limited by", Left),
-            ("sequences", Right),
+        let heads = [
+            "KV dtype",
+            ">bytes per token",
+            ">tokens in all",
+            ">longest sequence",
+            "limited by",
+            ">sequences",
         ];
         let memory = human_bytes(self.memory.memory);
         format!("{architecture} in {memory} of memory; its context is {context} tokens\n\n")
             + &self.memory_lines()
             + "\n"
-            + &table(columns, self.kv.iter().map(row))
+            + &table(heads, self.kv.iter().map(row))
             + &format!(
                 "tokens are in blocks of {BLOCK_SIZE}; sequences are of {max_len} tokens ({source}), at a time: `batch` runs {} unless \
                  --max-num-seqs says more\n",

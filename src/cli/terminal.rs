@@ -1,6 +1,11 @@
 //! What stdout and stderr look like: colours only for people, progress bars only where they help.
 
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::{
+    Cell,
+    CellAlignment::{Left, Right},
+    Table,
+    presets::NOTHING,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use stairwell::error::{Error, Result};
 use std::{
@@ -79,15 +84,13 @@ impl Progress {
     }
 }
 
-/// A table without lines, its columns two spaces apart. A column's head says on which side its cells begin.
-pub fn table<const N: usize>(
-    columns: [(&str, CellAlignment); N],
-    rows: impl IntoIterator<Item = [String; N]>,
-) -> String {
+/// A table without lines, its columns two spaces apart. Cells stand at the right where the head begins with `>`.
+pub fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [Cell; N]>) -> String {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(columns.map(|(head, _)| head)).add_rows(rows);
-    for (column, (_, alignment)) in table.column_iter_mut().zip(columns) {
-        column.set_padding((0, 2)).set_cell_alignment(alignment);
+    table.load_style(NOTHING).set_header(heads.map(|head| head.trim_start_matches('>'))).add_rows(rows);
+    for (column, head) in table.column_iter_mut().zip(heads) {
+        let right = head.starts_with('>');
+        column.set_padding((0, 2)).set_cell_alignment(if right { Right } else { Left });
     }
     table.trim_fmt() + "\n"
 }

@@ -52,7 +52,7 @@ impl Text {
             None => format!("{} ", sampled.token),
             Some(detokenizer) => {
                 let (Emit::Text(text) | Emit::Stopped { text, .. }) =
-                    self.stop.push(&detokenizer.push(sampled.token));
+                    self.stop.push_token(detokenizer, sampled.token);
                 text
             }
         };

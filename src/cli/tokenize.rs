@@ -3,7 +3,7 @@
 use super::{model_args::ModelArgs, terminal::print};
 use serde_json::json;
 use stairwell::error::{Error, Result};
-use std::io::{self, Read};
+use std::io;
 
 /// Show the token ids and pieces of a text
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<()> {
     let tokenizer = args.model.tokenizer()?;
     let text = match args.text.or(args.text_flag) {
         Some(text) => text,
-        None => read_stdin()?,
+        None => io::read_to_string(io::stdin()).map_err(|error| Error::Io { path: "stdin".into(), error })?,
     };
     let ids = tokenizer.encode(&text, !args.no_special_tokens)?;
     let piece = |id: &u32| tokenizer.piece(*id).unwrap_or_default();
@@ -41,11 +41,4 @@ pub fn run(args: Args) -> Result<()> {
     }
     let lines: Vec<String> = ids.iter().map(|id| format!("{id:>7}  {:?}\n", piece(id))).collect();
     print(&lines.concat())
-}
-
-fn read_stdin() -> Result<String> {
-    let mut bytes = Vec::new();
-    let failed = |error| Error::Io { path: "stdin".into(), error };
-    io::stdin().read_to_end(&mut bytes).map_err(failed)?;
-    String::from_utf8(bytes).map_err(|e| Error::Usage(format!("stdin is not UTF-8: {e}")))
 }

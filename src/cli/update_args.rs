@@ -4,7 +4,7 @@ use super::engine_args::{LocalEngine, WeightUpdate};
 use clap::Args;
 use stairwell::{
     checkpoint::{StateDict, locate},
-    engine::OnUpdate,
+    engine::PauseMode,
     error::{Error, Result},
 };
 
@@ -19,8 +19,8 @@ pub struct UpdateArgs {
     #[arg(long, value_name = "N", requires = "update_weights")]
     update_after: Option<usize>,
     /// What becomes of the requests that are running then
-    #[arg(long, value_enum, default_value_t = OnUpdate::Drain, requires = "update_weights")]
-    on_update: OnUpdate,
+    #[arg(long, value_enum, default_value_t = PauseMode::Drain, requires = "update_weights")]
+    on_update: PauseMode,
 }
 
 impl UpdateArgs {
@@ -32,10 +32,18 @@ impl UpdateArgs {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
         let weights = StateDict::open(&locate(model, None)?)?;
         let model = model.clone();
-        let on_update = self.on_update;
+        let mut mode = Some(self.on_update);
         let run = move |engine: &mut LocalEngine| {
+            if let Some(mode) = mode.take() {
+                engine.pause(mode);
+            }
+            if !engine.is_paused() {
+                return Ok(false);
+            }
             let refused = |e: Error| Error::Request(format!("--update-weights {model}: {e}"));
-            engine.update_weights(weights.tensors(), on_update).map_err(refused)
+            let swapped = engine.swap_weights(weights.tensors()).map_err(refused);
+            engine.resume();
+            swapped.map(|()| true)
         };
         Ok(Some((after, Box::new(run))))
     }

@@ -4,18 +4,18 @@ use super::{
     logits::PassArgs,
     terminal::{colours, json_line, print, print_note, styled, table},
 };
-use comfy_table::CellAlignment::{Left, Right};
 use serde::{Serialize, Serializer};
 use stairwell::{
-    checkpoint::{CheckpointError, Directory, Header},
+    checkpoint::{Header, TensorInfo},
     error::{Error, Result},
-    tensor::{Bytes, DType, HostTensor},
+    tensor::{Bytes, DType, HostTensor, Owner},
 };
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 /// Compare every module's output with Hugging Face's and name the first that differs
@@ -108,16 +108,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 /// Reads a whole safetensors file, checked like a shard.
 fn read(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
-    let parent = path.parent().unwrap_or(Path::new(""));
-    let directory = Directory::Disk(if parent == Path::new("") { ".".into() } else { parent.into() });
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let absent = || CheckpointError::Io {
-        path: path.into(),
-        error: io::Error::new(io::ErrorKind::NotFound, "there is no such file"),
-    };
-    let owner = directory.map(&name)?.ok_or_else(absent)?;
-    let header = Header::parse((*owner).as_ref(), path)?;
-    let view = |(name, info): (String, stairwell::checkpoint::TensorInfo)| {
+    let file = fs::read(path).map_err(|error| Error::Io { path: path.into(), error })?;
+    let header = Header::parse(&file, path)?;
+    let owner: Owner = Arc::new(file);
+    let view = |(name, info): (String, TensorInfo)| {
         let data = Bytes::new(owner.clone(), info.range);
         (name, HostTensor { dtype: info.dtype, shape: info.shape, data })
     };
@@ -167,9 +161,13 @@ impl Report {
         let row = |c: &Comparison| {
             let verdict =
                 if c.agrees { styled("ok", "32", colour) } else { styled("DIFFERS", "1;31", colour) };
-            [c.name.clone(), format!("{:?}", c.shape), format!("{:.2e}", c.largest_error), verdict]
+            [
+                (&c.name).into(),
+                format!("{:?}", c.shape).into(),
+                format!("{:.2e}", c.largest_error).into(),
+                verdict.into(),
+            ]
         };
-        let columns = [("module", Left), ("shape", Right), ("largest error", Right), ("", Left)];
         let verdict = match modules.iter().find(|c| !c.agrees) {
             None => format!("all {} modules agree (atol {atol}, rtol {rtol})\n", modules.len()),
             Some(Comparison { name, largest_error, token, column, .. }) => format!(
@@ -177,6 +175,6 @@ impl Report {
                  {column}\n"
             ),
         };
-        table(columns, modules.iter().map(row)) + &verdict
+        table(["module", ">shape", ">largest error", ""], modules.iter().map(row)) + &verdict
     }
 }

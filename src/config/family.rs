@@ -6,6 +6,7 @@ use super::{
     Activation, ConfigError, FamilyNames, ModelConfig, RopeParameters, fields::Fields, known, names,
 };
 use crate::tensor::DType;
+use serde_json::Value;
 use std::fmt;
 
 /// A model class of Hugging Face that stairwell implements.
@@ -20,13 +21,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 5] = [
-        Architecture::Gpt2,
-        Architecture::Llama,
-        Architecture::Mistral,
-        Architecture::Qwen2,
-        Architecture::Qwen3,
-    ];
+    pub const ALL: [Architecture; 5] = [Self::Gpt2, Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
 
     /// What it calls things.
     pub fn names(self) -> &'static FamilyNames {
@@ -81,50 +76,70 @@ impl fmt::Display for Architecture {
 
 /// Reads a config of any known family.
 pub(super) fn read(fields: Fields) -> Result<ModelConfig, ConfigError> {
-    known::check(fields)?;
-    match Architecture::read(fields)? {
-        Architecture::Gpt2 => read_gpt2(fields),
-        decoder => read_decoder(fields, decoder),
-    }
-}
-
-fn read_decoder(fields: Fields, architecture: Architecture) -> Result<ModelConfig, ConfigError> {
     use Architecture::*;
-    let num_hidden_layers = layers(fields, "num_hidden_layers")?;
-    let num_attention_heads = fields.extent("num_attention_heads")?;
+    known::check(fields)?;
+    let architecture = Architecture::read(fields)?;
+    let gpt2 = architecture == Gpt2;
+    // GPT-2 has names of its own, and transformers takes the usual ones there too.
+    let name = |usual, of_gpt2| {
+        let takes_own = gpt2 && (fields.raw(of_gpt2).is_some() || fields.raw(usual).is_none());
+        if takes_own { of_gpt2 } else { usual }
+    };
+    let num_hidden_layers = layers(fields, name("num_hidden_layers", "n_layer"))?;
+    let hidden_field = name("hidden_size", "n_embd");
+    let hidden_size = fields.extent(hidden_field)?;
+    let num_attention_heads = fields.extent(name("num_attention_heads", "n_head"))?;
     let default_length = match architecture {
+        Gpt2 => 1024,
         Llama => 2048,
         Mistral => 131072,
-        _ => 32768,
+        Qwen2 | Qwen3 => 32768,
     };
-    let max_position_embeddings = fields.size("max_position_embeddings")?.unwrap_or(default_length);
+    let max_position_embeddings =
+        fields.size(name("max_position_embeddings", "n_positions"))?.unwrap_or(default_length);
     let attention_bias = match architecture {
         Llama | Qwen3 => fields.flag("attention_bias")?.unwrap_or(false),
-        _ => false,
+        _ => gpt2,
     };
+    let (epsilon, default_epsilon) = if gpt2 { ("layer_norm_epsilon", 1e-5) } else { ("rms_norm_eps", 1e-6) };
+    let dropout = |field: &str| Ok(if gpt2 { fields.float(field)?.unwrap_or(0.1) as f32 } else { 0.0 });
+    let pad_token_id = fields.size("pad_token_id").ok().flatten().filter(|_| !gpt2);
     Ok(ModelConfig {
         architecture,
         vocab_size: fields.extent("vocab_size")?,
-        hidden_size: fields.extent("hidden_size")?,
-        intermediate_size: fields.extent("intermediate_size")?,
+        hidden_size,
+        intermediate_size: match gpt2 {
+            true => fields.size("n_inner")?.unwrap_or(4 * hidden_size),
+            false => fields.extent("intermediate_size")?,
+        },
         num_hidden_layers,
         num_attention_heads,
         num_key_value_heads: key_value_heads(fields, architecture, num_attention_heads)?,
-        head_dim: head_dim(fields, architecture, num_attention_heads)?,
+        head_dim: match fields.raw("head_dim") {
+            Some(dim) if !gpt2 && !dim.is_null() => fields.extent("head_dim")?,
+            None if architecture == Qwen3 => 128,
+            _ if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
+            _ => {
+                let reason =
+                    format!("{hidden_size} is not a multiple of num_attention_heads = {num_attention_heads}");
+                return Err(fields.error(hidden_field, reason));
+            }
+        },
         max_position_embeddings,
-        norm_eps: fields.float("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        hidden_act: activation(fields, "hidden_act", "silu", &["silu", "swish"])?,
-        rope: Some(RopeParameters::read(fields, max_position_embeddings)?),
+        norm_eps: fields.float(epsilon)?.unwrap_or(default_epsilon) as f32,
+        hidden_act: activation(fields, gpt2)?,
+        rope: (!gpt2).then(|| RopeParameters::read(fields, max_position_embeddings)).transpose()?,
         sliding_windows: sliding_windows(fields, architecture, num_hidden_layers)?,
-        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(gpt2),
         qkv_bias: attention_bias || architecture == Qwen2,
         o_bias: attention_bias,
-        mlp_bias: architecture == Llama && fields.flag("mlp_bias")?.unwrap_or(false),
+        mlp_bias: gpt2 || architecture == Llama && fields.flag("mlp_bias")?.unwrap_or(false),
         qk_norm: architecture == Qwen3,
         dtype: dtype(fields)?,
+        tokenizer_class: fields.raw("tokenizer_class").and_then(Value::as_str).map(String::from),
         eos_token_id: fields.token_ids("eos_token_id")?,
-        pad_token_id: fields.size("pad_token_id").ok().flatten().map(|id| id as u32),
-        dropout: [0.0; 3],
+        pad_token_id: pad_token_id.map(|id| id as u32),
+        dropout: [dropout("embd_pdrop")?, dropout("attn_pdrop")?, dropout("resid_pdrop")?],
     })
 }
 
@@ -140,26 +155,10 @@ fn key_value_heads(fields: Fields, architecture: Architecture, heads: usize) -> 
     match (fields.raw("num_key_value_heads"), architecture) {
         (None, Architecture::Mistral) => Ok(8),
         (None, Architecture::Qwen2 | Architecture::Qwen3) => Ok(32),
-        (None, _) => Ok(heads),
+        (None, _) | (_, Architecture::Gpt2) => Ok(heads),
         (Some(value), _) if value.is_null() => Ok(heads),
         (Some(_), _) => fields.extent("num_key_value_heads"),
     }
-}
-
-fn head_dim(fields: Fields, architecture: Architecture, heads: usize) -> Result<usize, ConfigError> {
-    if fields.size("head_dim")?.is_some() {
-        return fields.extent("head_dim");
-    }
-    if architecture == Architecture::Qwen3 && fields.raw("head_dim").is_none() {
-        return Ok(128);
-    }
-    let hidden = fields.extent("hidden_size")?;
-    if hidden % heads != 0 {
-        let reason =
-            format!("{hidden} is not a multiple of num_attention_heads = {heads}, and there is no head_dim");
-        return Err(fields.error("hidden_size", reason));
-    }
-    Ok(hidden / heads)
 }
 
 /// In the layers that `layer_types` names, Mistral slides, and Qwen if `use_sliding_window` says so. Without `layer_types`, Mistral slides in
@@ -204,73 +203,22 @@ fn sliding_windows(
     types.iter().map(of_type).collect()
 }
 
-fn read_gpt2(fields: Fields) -> Result<ModelConfig, ConfigError> {
-    // transformers accepts both of its spellings.
-    let extent = |ours: &str, usual: &str| match fields.raw(ours) {
-        Some(_) => fields.extent(ours),
-        None => fields.extent(usual).map_err(|_| fields.error(ours, "it is missing")),
-    };
-    let hidden_size = extent("n_embd", "hidden_size")?;
-    let heads = extent("n_head", "num_attention_heads")?;
-    extent("n_layer", "num_hidden_layers")?;
-    let layers =
-        layers(fields, if fields.raw("n_layer").is_some() { "n_layer" } else { "num_hidden_layers" })?;
-    if hidden_size % heads != 0 {
-        return Err(fields.error("n_embd", format!("{hidden_size} is not a multiple of n_head = {heads}")));
-    }
-    let dropout = |field: &str| Ok(fields.float(field)?.unwrap_or(0.1) as f32);
-    let positions = fields.size("n_positions")?.or(fields.size("max_position_embeddings")?);
-    Ok(ModelConfig {
-        architecture: Architecture::Gpt2,
-        vocab_size: fields.extent("vocab_size")?,
-        hidden_size,
-        intermediate_size: fields.size("n_inner")?.unwrap_or(4 * hidden_size),
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: heads,
-        head_dim: hidden_size / heads,
-        max_position_embeddings: positions.unwrap_or(1024),
-        norm_eps: fields.float("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-        hidden_act: activation(
-            fields,
-            "activation_function",
-            "gelu_new",
-            &ACTIVATIONS.map(|(name, _)| name),
-        )?,
-        rope: None,
-        sliding_windows: sliding_windows(fields, Architecture::Gpt2, layers)?,
-        tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(true),
-        qkv_bias: true,
-        o_bias: true,
-        mlp_bias: true,
-        qk_norm: false,
-        dtype: dtype(fields)?,
-        eos_token_id: fields.token_ids("eos_token_id")?,
-        pad_token_id: None,
-        dropout: [dropout("embd_pdrop")?, dropout("attn_pdrop")?, dropout("resid_pdrop")?],
-    })
-}
-
-/// transformers' names of activations (`activations.py`). Those of `GeluTanh` are one formula in different order.
-const ACTIVATIONS: [(&str, Activation); 10] = [
-    ("silu", Activation::Silu),
-    ("swish", Activation::Silu),
-    ("gelu", Activation::Gelu),
-    ("gelu_python", Activation::Gelu),
-    ("gelu_new", Activation::GeluTanh),
-    ("gelu_fast", Activation::GeluTanh),
-    ("gelu_accurate", Activation::GeluTanh),
-    ("gelu_pytorch_tanh", Activation::GeluTanh),
-    ("gelu_python_tanh", Activation::GeluTanh),
-    ("relu", Activation::Relu),
-];
-
-/// The activation that a field names, if it is one of `known`.
-fn activation(fields: Fields, field: &str, default: &str, known: &[&str]) -> Result<Activation, ConfigError> {
+/// The activation by transformers' names (`activations.py`); those of `GeluTanh` are one formula in different orders. Where the MLP has a gate
+/// it is SiLU.
+fn activation(fields: Fields, gpt2: bool) -> Result<Activation, ConfigError> {
+    let (field, default) = if gpt2 { ("activation_function", "gelu_new") } else { ("hidden_act", "silu") };
     let name = fields.text(field)?.unwrap_or(default);
-    let found = ACTIVATIONS.into_iter().find(|(n, _)| *n == name && known.contains(n));
-    found.map(|(_, activation)| activation).ok_or_else(|| {
-        fields.error(field, format!("'{name}' is not supported here (known: {})", known.join(", ")))
+    Ok(match name {
+        "silu" | "swish" => Activation::Silu,
+        "gelu" | "gelu_python" if gpt2 => Activation::Gelu,
+        "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" if gpt2 => {
+            Activation::GeluTanh
+        }
+        "relu" if gpt2 => Activation::Relu,
+        _ => {
+            let known = if gpt2 { "silu, gelu, gelu_new and its like, relu" } else { "silu" };
+            return Err(fields.error(field, format!("'{name}' is not supported here (known: {known})")));
+        }
     })
 }
 

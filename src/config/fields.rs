@@ -83,8 +83,16 @@ impl<'a> Fields<'a> {
         Ok(object.map(|object| Fields { object, path: self.path, prefix }))
     }
 
+    /// Whether it is -1, which old checkpoints write for "none".
+    pub fn is_minus_one(&self, field: &str) -> bool {
+        self.raw(field).and_then(Value::as_i64) == Some(-1)
+    }
+
     /// A token id or a list of them; empty if absent.
     pub fn token_ids(&self, field: &str) -> Result<Vec<u32>, ConfigError> {
+        if self.is_minus_one(field) {
+            return Ok(Vec::new());
+        }
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
         let ids = self.typed(field, "a token id or a list of token ids", |v| match v {
             Value::Array(list) => list.iter().map(id).collect(),

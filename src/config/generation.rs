@@ -22,7 +22,6 @@ use crate::{
     sampling::{SamplingError, SamplingParams},
     words::Words,
 };
-use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -59,10 +58,6 @@ pub struct GenerationConfig {
     pub path: PathBuf,
     /// Tokens that end the output; an int in the file or a list.
     pub eos_token_id: Vec<u32>,
-    /// The token that starts a sequence.
-    pub bos_token_id: Option<u32>,
-    /// The token that fills a batch.
-    pub pad_token_id: Option<u32>,
     /// transformers' switch between sampling and greedy; see the module's page.
     pub do_sample: Option<bool>,
     /// The values for sampling.
@@ -81,36 +76,17 @@ impl GenerationConfig {
         let float = |name| fields.float(name).map(|x| x.map(|x| x as f32));
         Ok(Self {
             path: file.into(),
-            eos_token_id: token_ids(fields, "eos_token_id")?,
-            bos_token_id: token_id(fields, "bos_token_id")?,
-            pad_token_id: token_id(fields, "pad_token_id")?,
+            eos_token_id: fields.token_ids("eos_token_id")?,
             do_sample: fields.flag("do_sample")?,
             knobs: Knobs {
                 temperature: float("temperature")?,
-                top_k: if minus_one(fields, "top_k") { Some(0) } else { fields.size("top_k")? },
+                top_k: if fields.is_minus_one("top_k") { Some(0) } else { fields.size("top_k")? },
                 top_p: float("top_p")?,
                 min_p: float("min_p")?,
                 repetition_penalty: float("repetition_penalty")?,
                 max_tokens: fields.size("max_new_tokens")?,
             },
         })
-    }
-}
-
-/// Old checkpoints write -1 for "none".
-fn minus_one(fields: Fields, name: &str) -> bool {
-    fields.raw(name).and_then(Value::as_i64) == Some(-1)
-}
-
-fn token_ids(fields: Fields, name: &str) -> Result<Vec<u32>, ConfigError> {
-    if minus_one(fields, name) { Ok(Vec::new()) } else { fields.token_ids(name) }
-}
-
-fn token_id(fields: Fields, name: &str) -> Result<Option<u32>, ConfigError> {
-    match token_ids(fields, name)?.as_slice() {
-        [] => Ok(None),
-        [id] => Ok(Some(*id)),
-        ids => Err(fields.error(name, format!("expected one token id, found {}", ids.len()))),
     }
 }
 

@@ -44,7 +44,7 @@ mod tests {
         ("Qwen3", "attention_bias use_sliding_window sliding_window max_window_layers layer_types"),
         (
             "older spellings",
-            "torch_dtype rope_scaling rope_theta partial_rotary_factor original_max_position_embeddings n_ctx",
+            "tokenizer_class torch_dtype rope_scaling rope_theta partial_rotary_factor original_max_position_embeddings n_ctx",
         ),
     ];
     const GPT2: &str = "vocab_size n_positions n_embd n_layer n_head n_inner activation_function resid_pdrop embd_pdrop attn_pdrop \
@@ -53,7 +53,7 @@ mod tests {
         reorder_and_upcast_attn add_cross_attention tie_word_embeddings";
 
     /// Read in this folder: the field changes what is computed or when it ends, or a value that is not computed is refused.
-    const USED: &str = "architectures model_type dtype torch_dtype quantization_config vocab_size hidden_size intermediate_size \
+    const USED: &str = "architectures model_type tokenizer_class dtype torch_dtype quantization_config vocab_size hidden_size intermediate_size \
         num_hidden_layers num_attention_heads num_key_value_heads hidden_act max_position_embeddings rms_norm_eps pad_token_id \
         eos_token_id tie_word_embeddings rope_parameters rope_scaling rope_theta partial_rotary_factor \
         original_max_position_embeddings head_dim attention_bias mlp_bias sliding_window use_sliding_window max_window_layers \

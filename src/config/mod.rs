@@ -79,6 +79,8 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// The dtype that the checkpoint says its weights have.
     pub dtype: Option<DType>,
+    /// The class of the tokenizer, which tokenizer_config.json may override.
+    pub tokenizer_class: Option<String>,
     /// End-of-sequence ids; generation_config.json may override them.
     pub eos_token_id: Vec<u32>,
     /// The padding id, which `print(model)` shows and nothing else uses.

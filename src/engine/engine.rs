@@ -1,8 +1,8 @@
 //! The loop: schedule, forward, sample, update.
 
 use super::{
-    Chunk, Finished, KvUsage, Limits, NewRequest, Output, Policy, Request, RequestId, Scheduler, Update,
-    Worker,
+    Chunk, Finished, KvUsage, Limits, NewRequest, Output, Policy, QueueLimits, Request, RequestId, Scheduler,
+    Update, Worker, limits::Health,
 };
 use crate::{
     batch::Batch,
@@ -11,8 +11,8 @@ use crate::{
     kv::{self, Manager, ManagerOptions},
     model::KvMemory,
     runner::{Prompt, check_room},
-    sampling::{Draw, Sampled, Sampler, SamplingError, Scratch},
-    trace::{Part, Trace},
+    sampling::{Draw, Sampled, SamplingError, Scratch},
+    trace::{Part, Phase, Trace},
 };
 use rayon::prelude::*;
 use std::{cell::RefCell, mem, time::Instant};
@@ -30,6 +30,9 @@ pub struct Engine<W: Worker> {
     pub(super) weight_version: u64,
     /// What the next step tells.
     pub(super) updates: Vec<Update>,
+    /// What may wait at most; no bound at first.
+    pub queue_limits: QueueLimits,
+    pub(super) health: Health,
 }
 
 /// Counters since the start.
@@ -102,6 +105,8 @@ impl<W: Worker> Engine<W> {
             trace: None,
             weight_version: 0,
             updates: Vec::new(),
+            queue_limits: QueueLimits::default(),
+            health: Health::Good,
         }
     }
 
@@ -117,12 +122,19 @@ impl<W: Worker> Engine<W> {
     /// Adds a request to the end of the queue. Steps tell what becomes of it, until an update says that it has finished.
     ///
     /// # Errors
-    /// A request that can never be served, with the numbers, or sampling parameters out of range.
+    /// A request that can never be served, with the numbers, or sampling parameters out of range. [`Error::Refused`] if the queue is
+    /// full, [`Error::Dead`] if the engine serves nobody any more.
     pub fn add_request(&mut self, new: NewRequest) -> Result<RequestId> {
+        self.alive()?;
+        self.check_queue(&new)?;
         let (id, longest) = (RequestId(self.next_id), self.worker.max_model_len());
         check_room(new.prompt.len(), longest)?;
-        let request = Request::new(id, new, self.worker.config().vocab_size)?;
-        let (needed, room) = (request.most_tokens(longest), self.scheduler.kv.max_tokens());
+        let (room, may_shorten) = (self.scheduler.kv.max_tokens(), new.may_shorten);
+        let mut request = Request::new(id, new, self.worker.config().vocab_size)?;
+        if may_shorten && request.prompt_len <= room {
+            request.shorten(room);
+        }
+        let needed = request.most_tokens(longest);
         if needed > room {
             let prompt = request.prompt_len;
             return Err(Error::Request(format!(
@@ -135,7 +147,7 @@ impl<W: Worker> Engine<W> {
             trace.arrived(id, request.prompt_len, request.arrival);
         }
         self.next_id += 1;
-        self.scheduler.add(request);
+        self.scheduler.waiting.push_back(request);
         Ok(id)
     }
 
@@ -143,18 +155,25 @@ impl<W: Worker> Engine<W> {
     /// One forward pass over a part of every running request: the tokens that it gave, and who has finished. Nothing, if there is
     /// [nothing to do](Engine::has_work) or all of the pass was within prompts.
     ///
+    /// A pass that fails is made once more, and if that fails, every request ends with the error.
+    ///
     /// # Errors
-    /// Those of the worker.
+    /// [`Error::Dead`] from then on, and a policy that lets nobody go on.
     pub fn step(&mut self) -> Result<Vec<Update>> {
+        self.alive()?;
         let started = Instant::now();
+        self.end_late(started);
         let chunks = self.scheduler.schedule(&mut self.batch);
         if chunks.is_empty() {
             return self.idle();
         }
         self.count(&chunks);
         let draws = self.draws(&chunks);
-        let output =
-            self.worker.forward(&self.batch, &draws).inspect_err(|_| self.scheduler.recompute_all())?;
+        let output = match self.worker.forward(&self.batch, &draws) {
+            Ok(output) => output,
+            Err(error) => return self.failed(error),
+        };
+        self.health = Health::Good;
         let sampled = self.sample(&chunks, output);
         if let Some(trace) = &mut self.trace {
             let parts: Vec<Part> = chunks.iter().map(Chunk::part).collect();
@@ -167,24 +186,46 @@ impl<W: Worker> Engine<W> {
 
     /// How the worker may draw a token for each chunk that wants one; none if some request wants its logits here.
     fn draws(&mut self, chunks: &[Chunk]) -> Vec<Draw> {
-        let requests = self.scheduler.running_of(chunks).filter(|(_, chunk)| chunk.samples);
-        requests.map(|(request, _)| request.sampler.draw()).collect::<Option<_>>().unwrap_or_default()
+        let wanting = self.scheduler.running_of(chunks).filter(|(_, chunk)| chunk.logit_rows > 0);
+        let draw = |(request, chunk): (&mut Request, &Chunk)| {
+            let only_samples = chunk.samples && chunk.logit_rows == 1;
+            only_samples.then(|| request.sampler.draw()).flatten()
+        };
+        wanting.map(draw).collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// A token for each chunk that wants one, in their order. Each request has a sampler of its own.
-    fn sample(&mut self, chunks: &[Chunk], output: Output) -> Vec<Result<Sampled, SamplingError>> {
-        let vocab_size = self.worker.config().vocab_size;
-        let requests = self.scheduler.running_of(chunks).filter(|(_, chunk)| chunk.samples);
-        let samplers = requests.map(|(request, _)| &mut request.sampler);
+    /// A token for each chunk that wants one. Each request has a sampler of its own.
+    fn sample(&mut self, chunks: &[Chunk], output: Output) -> Vec<Result<Option<Sampled>, SamplingError>> {
+        let vocab = self.worker.config().vocab_size;
+        let requests = self.scheduler.running_of(chunks);
         match output {
             Output::Tokens(tokens) => {
                 self.stats.drawn_by_worker += tokens.len() as u64;
-                samplers.zip(tokens).map(|(sampler, token)| token.map(|token| sampler.drawn(token))).collect()
+                let mut tokens = tokens.into_iter();
+                let drawn = |(request, chunk): (&mut Request, &Chunk)| match chunk
+                    .samples
+                    .then(|| tokens.next())
+                    .flatten()
+                {
+                    Some(token) => token.map(|token| Some(request.sampler.drawn(token))),
+                    None => Ok(None),
+                };
+                requests.map(drawn).collect()
             }
             Output::Logits(mut logits) => {
-                let rows: Vec<_> = samplers.zip(logits.chunks_exact_mut(vocab_size)).collect();
-                let sample = |(sampler, row): (&mut Sampler, &mut [f32])| {
-                    SCRATCH.with_borrow_mut(|scratch| sampler.sample_with(row, scratch))
+                let mut rest = &mut logits[..];
+                let mut rows = Vec::new();
+                for (request, chunk) in requests {
+                    let (its_own, after) = mem::take(&mut rest).split_at_mut(chunk.logit_rows * vocab);
+                    rows.push((request, chunk, its_own));
+                    rest = after;
+                }
+                let sample = |(request, chunk, rows): (&mut Request, &Chunk, &mut [f32])| {
+                    request.read_prompt(chunk, rows, vocab)?;
+                    let last = rows.chunks_exact_mut(vocab).last().filter(|_| chunk.samples);
+                    let sample =
+                        |row| SCRATCH.with_borrow_mut(|scratch| request.sampler.sample_with(row, scratch));
+                    last.map(sample).transpose()
                 };
                 rows.into_par_iter().map(sample).collect()
             }
@@ -192,21 +233,21 @@ impl<W: Worker> Engine<W> {
     }
 
     /// Gives the tokens to their requests, and takes out those that have ended.
-    fn update(&mut self, chunks: &[Chunk], sampled: Vec<Result<Sampled, SamplingError>>) {
-        let (mut sampled, mut ended) = (sampled.into_iter(), Vec::new());
+    fn update(&mut self, chunks: &[Chunk], sampled: Vec<Result<Option<Sampled>, SamplingError>>) {
+        let mut ended = Vec::new();
         let (longest, remembers) = (self.worker.max_model_len(), self.worker.remembers());
         self.scheduler.computed(chunks);
-        for (request, chunk) in self.scheduler.running_of(chunks) {
+        for ((request, chunk), sampled) in self.scheduler.running_of(chunks).zip(sampled) {
             // Where nothing is kept (step 1's attention), the next pass computes all of it again.
-            request.advance(if remembers { chunk.positions.len() } else { 0 });
-            match chunk.samples.then(|| sampled.next()).flatten() {
-                None => {}
-                Some(Ok(token)) => {
+            request.computed += if remembers { chunk.positions.len() } else { 0 };
+            match sampled {
+                Ok(None) => {}
+                Ok(Some(token)) => {
                     self.stats.output_tokens += 1;
                     ended.extend(request.push(&token, longest).map(|reason| (chunk.id, reason, None)));
                     self.updates.push(Update { id: chunk.id, token: Some(token), finished: None });
                 }
-                Some(Err(error)) => ended.push((chunk.id, FinishReason::Error, Some(error.to_string()))),
+                Err(error) => ended.push((chunk.id, FinishReason::Error, Some(error.to_string()))),
             }
         }
         for (id, reason, error) in ended {
@@ -217,7 +258,7 @@ impl<W: Worker> Engine<W> {
 
     /// Whether another step has something to do or to tell.
     pub fn has_work(&self) -> bool {
-        !self.updates.is_empty() || self.queues() != (0, 0)
+        !self.updates.is_empty() || (self.queues() != (0, 0) && !self.scheduler.stands_still())
     }
 
     /// What the next step would tell, for a caller that makes no more steps.
@@ -239,13 +280,15 @@ impl<W: Worker> Engine<W> {
         while self.has_work() {
             all.extend(self.step()?.into_iter().filter_map(|update| update.finished));
         }
+        self.alive()?;
         Ok(all)
     }
 
     /// No chunk: there is no request, or none can go on.
     fn idle(&mut self) -> Result<Vec<Update>> {
         let (waiting, running) = self.queues();
-        if self.updates.is_empty() && (waiting, running) != (0, 0) {
+        let works = (waiting, running) != (0, 0) && !self.scheduler.stands_still();
+        if self.updates.is_empty() && works {
             let policy = self.scheduler.policy.name();
             let message =
                 format!("{waiting} requests wait, {running} run, and policy '{policy}' lets nobody go on");
@@ -254,7 +297,7 @@ impl<W: Worker> Engine<W> {
         Ok(mem::take(&mut self.updates))
     }
 
-    fn end(&mut self, id: RequestId, reason: FinishReason, error: Option<String>) -> bool {
+    pub(super) fn end(&mut self, id: RequestId, reason: FinishReason, error: Option<String>) -> bool {
         let Some(request) = self.scheduler.remove(id) else { return false };
         self.stats.prompt_tokens += request.prompt_len as u64;
         let finished = request.finish(reason, error, self.weight_version);
@@ -323,7 +366,8 @@ impl<W: Worker> Engine<W> {
 
     /// Requests that have sampled a token and not finished: each of them gets one more at the next step.
     pub fn decoding(&self) -> Vec<RequestId> {
-        self.scheduler.decoding()
+        let running = self.scheduler.running.iter();
+        running.filter(|request| request.phase() == Phase::Decode).map(|request| request.id).collect()
     }
 
     /// What each request did in the last step, in the order of the batch's spans.

@@ -6,23 +6,27 @@
 //! ```
 //! - `request`: one prompt on its way to one output;
 //! - `policy`: which requests compute how many tokens in a step, continuous or static batching;
-//! - `scheduler`: the two queues, and the batch of a step; `preempt` (step 4): what it does where memory is shared and may run short;
-//! - `update` (step 4): new weights while requests run;
+//! - `scheduler`: the two queues, and the batch of a step;
+//! - `no_preempt`: how the scheduler asks for room; from step 4 on `preempt` instead, where memory is shared and may run short;
+//! - `pause` (step 4): new weights while requests run;
+//! - `limits`: bounds on the queue, deadlines, failed steps; `prompt_logprobs`: what the model thought of a prompt;
 //! - `worker`: what carries a batch out; `report`: what it is and has done;
 //! - `engine`: the loop. A [`Trace`](crate::trace::Trace) records what ran when.
 
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
+mod limits;
 #[cfg(not(feature = "step4"))]
 mod no_preempt;
+#[cfg(feature = "step4")]
+mod pause;
 mod policy;
 #[cfg(feature = "step4")]
 mod preempt;
+mod prompt_logprobs;
 mod report;
 mod request;
 mod scheduler;
-#[cfg(feature = "step4")]
-mod update;
 mod worker;
 
 pub use crate::{
@@ -30,10 +34,15 @@ pub use crate::{
     trace::Phase,
 };
 pub use engine::{Engine, EngineStats};
+pub use limits::QueueLimits;
+#[cfg(not(feature = "step4"))]
+use no_preempt::Pause;
+#[cfg(feature = "step4")]
+use pause::Pause;
+#[cfg(feature = "step4")]
+pub use pause::PauseMode;
 pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use report::{RankReport, RanksReport, Traffic, WorkerReport};
 pub use request::{Finished, NewRequest, Request, SharesWith, Times, Update};
 pub use scheduler::{Chunk, Scheduler};
-#[cfg(feature = "step4")]
-pub use update::OnUpdate;
 pub use worker::{LocalWorker, Output, Worker};

@@ -3,7 +3,24 @@
 use super::{Chunk, Engine, Request, Scheduler, Worker};
 use crate::{batch::Move, kv::BlockCounts};
 
+/// Nothing pauses.
+#[derive(Default, PartialEq)]
+pub(super) enum Pause {
+    #[default]
+    Off,
+}
+
 impl Scheduler {
+    /// Waiting requests that may be admitted now, at most.
+    pub(super) fn seats(&self) -> usize {
+        self.limits.max_num_seqs.saturating_sub(self.running.len())
+    }
+
+    /// Whether nobody runs because of a pause.
+    pub(super) fn stands_still(&self) -> bool {
+        self.pause != Pause::Off
+    }
+
     // ANCHOR: make_room
     /// Room for the running requests' next tokens; whether all of them go on.
     pub(super) fn make_room(&mut self, shares: &[usize]) -> bool {

@@ -3,7 +3,7 @@
 //! A request takes over what is cached of its beginning, and publishes what it computes. When a running request needs a block and
 //! there is none, the request that was admitted last gives way: it goes back to the front of the queue.
 
-use super::{Chunk, Engine, Request, Scheduler, SharesWith, Worker};
+use super::{Chunk, Engine, Request, RequestId, Scheduler, SharesWith, Worker};
 use crate::{
     batch::Move,
     kv::{BlockCounts, Prefix},
@@ -80,6 +80,12 @@ impl Scheduler {
     pub(super) fn computed(&mut self, chunks: &[Chunk]) {
         chunks.iter().for_each(|chunk| self.kv.computed(chunk.id, chunk.positions.end));
     }
+
+    /// Requests that have been admitted and have not finished.
+    pub(super) fn started(&self) -> Vec<RequestId> {
+        let waiting = self.waiting.iter().filter(|r| r.started());
+        self.running.iter().chain(waiting).map(|r| r.id).collect()
+    }
 }
 
 impl<W: Worker> Engine<W> {
@@ -92,6 +98,11 @@ impl<W: Worker> Engine<W> {
 impl Request {
     /// What K and V of its first tokens are found by.
     fn prefix(&self) -> Prefix<'_> {
+        if self.prompt_logprobs.is_some() {
+            // All rows' logits are wanted, and what is cached has none: a salt of its own finds nothing.
+            let salt = Some(format!("prompt logprobs of {}", self.id.0).into());
+            return Prefix { tokens: &self.tokens, salt, like: None };
+        }
         let SharesWith { salt, like } = &self.sharing;
         Prefix { tokens: &self.tokens, salt: salt.clone(), like: like.map(|id| (id, self.prompt_len)) }
     }

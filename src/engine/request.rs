@@ -1,6 +1,6 @@
 //! One prompt on its way to one output.
 
-use super::RequestId;
+use super::{RequestId, prompt_logprobs::PromptLogprobs};
 use crate::{
     generate::{FinishReason, GenerateParams},
     runner::Prompt,
@@ -22,12 +22,27 @@ pub struct NewRequest {
     pub stop: Option<StopMatcher>,
     /// With whom it shares K and V. (Step 4.)
     pub sharing: SharesWith,
+    /// Log-probabilities of the prompt's tokens, and of so many of the most probable ones in each place.
+    pub prompt_logprobs: Option<usize>,
+    /// When it ends, finished or not.
+    pub deadline: Option<Instant>,
+    /// The length is a default that nobody asked for: where K and V have less room, less will do.
+    pub may_shorten: bool,
 }
 
 impl NewRequest {
-    /// A request that stops at no string, and shares with everybody.
+    /// A request that stops at no string, shares with everybody, and has all the time that it needs.
     pub fn new(prompt: Prompt, params: GenerateParams) -> NewRequest {
-        NewRequest { prompt, params, stop: None, sharing: SharesWith::default() }
+        let sharing = SharesWith::default();
+        NewRequest {
+            prompt,
+            params,
+            stop: None,
+            sharing,
+            prompt_logprobs: None,
+            deadline: None,
+            may_shorten: false,
+        }
     }
 }
 
@@ -48,8 +63,10 @@ pub struct Finished {
     /// Output tokens, the end-of-sequence token included.
     pub output: Vec<u32>,
     pub reason: FinishReason,
-    /// What went wrong, if the reason is [`FinishReason::Error`].
+    /// What went wrong, if the reason is [`FinishReason::Error`], or if its deadline has passed.
     pub error: Option<String>,
+    /// What the model thought of the prompt's tokens from the second on, if that was asked for.
+    pub prompt_logprobs: Vec<Sampled>,
     /// The seed that was used; `None` if greedy.
     pub seed: Option<u64>,
     pub times: Times,
@@ -103,6 +120,8 @@ pub struct Request {
     pub(super) arrival: Instant,
     times: Times,
     stop: Option<StopMatcher>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) prompt_logprobs: Option<PromptLogprobs>,
     /// For step 4, and the report at the end.
     pub sharing: SharesWith,
     pub(super) cached_tokens: usize,
@@ -115,7 +134,7 @@ impl Request {
     /// # Errors
     /// Sampling parameters out of range.
     pub fn new(id: RequestId, new: NewRequest, vocab_size: usize) -> Result<Request, SamplingError> {
-        let NewRequest { prompt, params, stop, sharing } = new;
+        let NewRequest { prompt, params, stop, sharing, prompt_logprobs, deadline, may_shorten: _ } = new;
         let sampler = Sampler::new(params.sampling.clone(), &prompt, vocab_size)?;
         Ok(Request {
             id,
@@ -127,6 +146,8 @@ impl Request {
             arrival: Instant::now(),
             times: Times::default(),
             stop,
+            deadline,
+            prompt_logprobs: prompt_logprobs.map(|top| PromptLogprobs { top, ..PromptLogprobs::default() }),
             sharing,
             cached_tokens: 0,
             preemptions: 0,
@@ -169,19 +190,14 @@ impl Request {
         &self.tokens[self.prompt_len..]
     }
 
+    /// Shortens its output, so that it has at most `tokens` tokens when the last is sampled.
+    pub(super) fn shorten(&mut self, tokens: usize) {
+        self.params.max_tokens = self.params.max_tokens.min((tokens + 1).saturating_sub(self.prompt_len));
+    }
+
     /// It starts to run.
     pub(super) fn admit(&mut self) {
         self.times.admitted.get_or_insert(self.arrival.elapsed());
-    }
-
-    /// All its tokens are to be computed again.
-    pub(super) fn restart(&mut self) {
-        self.computed = 0;
-    }
-
-    /// `n` more tokens were computed.
-    pub(super) fn advance(&mut self, n: usize) {
-        self.computed += n;
     }
 
     // ANCHOR: push
@@ -209,6 +225,18 @@ impl Request {
     ) -> Finished {
         let Request { id, times, cached_tokens, preemptions, .. } = self;
         let (seed, output) = (self.sampler.seed(), self.tokens.split_off(self.prompt_len));
-        Finished { id, output, reason, error, seed, times, cached_tokens, preemptions, weight_version }
+        let prompt_logprobs = self.prompt_logprobs.map_or_else(Vec::new, |wanted| wanted.done);
+        Finished {
+            id,
+            output,
+            reason,
+            error,
+            prompt_logprobs,
+            seed,
+            times,
+            cached_tokens,
+            preemptions,
+            weight_version,
+        }
     }
 }

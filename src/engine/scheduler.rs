@@ -1,12 +1,12 @@
 //! The two queues, and the batch of the next step.
 
-use super::{Limits, Policy, Queues, Request, RequestId};
+use super::{Limits, Pause, Policy, Queues, Request, RequestId};
 use crate::{
     batch::Batch,
     kv::Manager,
     trace::{Part, Phase},
 };
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, time::Instant};
 
 /// First come, first served. A request waits, runs (prefill, then decode), and is taken out when it has finished.
 pub struct Scheduler {
@@ -18,6 +18,8 @@ pub struct Scheduler {
     pub(super) limits: Limits,
     /// How often a request had to give way. (Step 4.)
     pub(super) preemptions: u64,
+    /// (Step 4.)
+    pub(super) pause: Pause,
 }
 
 /// One request's part of a step.
@@ -27,8 +29,10 @@ pub struct Chunk {
     pub phase: Phase,
     /// Positions that are computed.
     pub positions: Range<usize>,
-    /// Whether the last one's logits are wanted: not within a prompt.
+    /// Whether a token is sampled from the last one's logits: not within a prompt.
     pub samples: bool,
+    /// Rows of logits that are wanted, the last ones of the chunk.
+    pub logit_rows: usize,
 }
 
 impl Chunk {
@@ -42,18 +46,16 @@ impl Scheduler {
     /// With nobody in it.
     pub fn new(kv: Box<dyn Manager>, policy: Box<dyn Policy>, limits: Limits) -> Scheduler {
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Scheduler { waiting, running, kv, policy, limits, preemptions: 0 }
-    }
-
-    /// Puts a request at the end of the queue.
-    pub fn add(&mut self, request: Request) {
-        self.waiting.push_back(request);
+        Scheduler { waiting, running, kv, policy, limits, preemptions: 0, pause: Pause::default() }
     }
 
     // ANCHOR: schedule
     /// Fills the batch of the next step; one chunk for each of its spans.
     pub fn schedule(&mut self, batch: &mut Batch) -> Vec<Chunk> {
         batch.clear();
+        if self.stands_still() {
+            return Vec::new();
+        }
         let (shares, mut chunks) = (self.shares(), Vec::new());
         let (shares, shares_of_new) = shares.split_at(self.running.len().min(shares.len()));
         let all_go_on = self.make_room(shares);
@@ -77,12 +79,11 @@ impl Scheduler {
         if tokens == 0 {
             return None;
         }
-        let (samples, table) = (tokens == request.left(), self.kv.table(request.id));
-        match samples {
-            true => batch.push(request.next(tokens), start, table),
-            false => batch.push_chunk(request.next(tokens), start, table),
-        }
-        Some(Chunk { id: request.id, phase: request.phase(), positions: start..end, samples })
+        let samples = tokens == request.left();
+        let logit_rows = request.rows_of(start, tokens, samples);
+        batch.push_chunk(request.next(tokens), start, self.kv.table(request.id));
+        batch.want_logits(logit_rows);
+        Some(Chunk { id: request.id, phase: request.phase(), positions: start..end, samples, logit_rows })
     }
     // ANCHOR_END: schedule
 
@@ -93,7 +94,7 @@ impl Scheduler {
         }
         for request in self.waiting.iter_mut().filter(|r| r.started()) {
             self.kv.release(request.id); // whatever the pass has written, and what it was to copy, is not to be trusted
-            request.restart();
+            request.computed = 0;
         }
     }
 
@@ -101,8 +102,7 @@ impl Scheduler {
     fn shares(&mut self) -> Vec<usize> {
         let limits = self.limits;
         let running: Vec<usize> = self.running.iter().map(Request::left).collect();
-        let seats = limits.max_num_seqs.saturating_sub(running.len());
-        let waiting = self.waiting.iter().take(seats);
+        let waiting = self.waiting.iter().take(self.seats());
         let waiting: Vec<usize> = waiting.map(|request| self.left_of_waiting(request)).collect();
         let shares = self.policy.share(&Queues { running: &running, waiting: &waiting, limits });
 
@@ -147,14 +147,14 @@ impl Scheduler {
         self.waiting.remove(at)
     }
 
-    /// Running requests whose prompt is computed.
-    pub fn decoding(&self) -> Vec<RequestId> {
-        self.running.iter().filter(|r| r.phase() == Phase::Decode).map(|r| r.id).collect()
+    /// Requests whose deadline has passed.
+    pub(super) fn late(&self, now: Instant) -> Vec<RequestId> {
+        let requests = self.running.iter().chain(&self.waiting);
+        requests.filter(|r| r.deadline.is_some_and(|deadline| deadline <= now)).map(|r| r.id).collect()
     }
 
-    /// Requests that have been admitted and have not finished.
-    pub fn started(&self) -> Vec<RequestId> {
-        let waiting = self.waiting.iter().filter(|r| r.started());
-        self.running.iter().chain(waiting).map(|r| r.id).collect()
+    /// All requests.
+    pub(super) fn all(&self) -> Vec<RequestId> {
+        self.running.iter().chain(&self.waiting).map(|r| r.id).collect()
     }
 }

@@ -6,7 +6,7 @@
 
 use super::{
     BlockCounts, BlockId, BlockPool, BlockSnapshot, BlockTable, Blocks, KvManager, KvPool, KvUsage,
-    ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId, Sharing,
+    ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId, Sharing, Slots,
 };
 use crate::batch::Move;
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ struct Swapped {
     host: Vec<Option<u32>>,
     tokens: usize,
     root: Parent,
+    /// Nobody else may find what is in them.
+    hidden: bool,
 }
 
 /// Where a request's first tokens come from.
@@ -91,7 +93,9 @@ impl BlockManager {
         let first =
             self.pool.window.map_or(0, |window| (tokens + 1).saturating_sub(window)) / self.blocks.size;
         let needed = first..self.blocks.count(tokens);
-        table.settled() >= tokens && table.ids()[needed].iter().all(|id| *id != super::block_table::GONE)
+        !table.is_hidden()
+            && table.settled() >= tokens
+            && table.ids()[needed].iter().all(|id| *id != super::block_table::GONE)
     }
 
     // ANCHOR: swap
@@ -106,7 +110,8 @@ impl BlockManager {
             Some(host)
         };
         let host = table.ids().iter().map(&mut to_host).collect();
-        let swapped = Swapped { host, tokens: table.tokens_computed(), root: table.root().clone() };
+        let (tokens, root) = (table.tokens_computed(), table.root().clone());
+        let swapped = Swapped { host, tokens, root, hidden: table.is_hidden() };
         self.swapped.insert(id, swapped);
         if let Some(table) = self.tables.remove(&id) {
             table.release(&mut self.blocks);
@@ -125,6 +130,9 @@ impl BlockManager {
         let Some(swapped) = self.swapped.remove(&id) else { return false };
         let gone: Vec<bool> = swapped.host.iter().map(Option::is_none).collect();
         let mut table = BlockTable::restore(&mut self.blocks, swapped.root, &gone, swapped.tokens);
+        if swapped.hidden {
+            table.hide();
+        }
         for (block, host) in table.ids().iter().zip(&swapped.host) {
             let Some(host) = *host else { continue };
             self.blocks.moves.push(Move::SwapIn { host, block: *block });
@@ -273,6 +281,7 @@ impl Sharing for BlockManager {
     fn flush(&mut self) {
         (0..self.blocks.pool.len() as u32).for_each(|id| self.blocks.forget(BlockId(id)));
         self.tables.values_mut().for_each(BlockTable::hide);
+        self.swapped.values_mut().for_each(|swapped| swapped.hidden = true);
     }
 
     fn counts(&self) -> BlockCounts {
@@ -296,5 +305,19 @@ impl Sharing for BlockManager {
             tables: self.tables.iter().map(|(id, table)| (*id, table.ids().to_vec())).collect(),
             cached: (0..pool.len() as u32).filter(|id| pool.is_idle(BlockId(*id))).collect(),
         }
+    }
+}
+
+/// The manager of what an attention has reserved: the blocks of a pool, or else `slots` slots, for requests of at most `longest`
+/// tokens.
+pub fn manager(
+    slots: usize,
+    pool: Option<KvPool>,
+    longest: usize,
+    options: &ManagerOptions,
+) -> Box<dyn Sharing> {
+    match pool {
+        Some(pool) => Box::new(BlockManager::new(pool, options)),
+        None => Box::new(Slots::new(slots, longest)),
     }
 }

@@ -75,6 +75,8 @@ pub struct BlockTable {
     root: Parent,
     /// Full blocks that can be found, and the last of them; `None` when the chain is broken.
     published: Option<(usize, Parent)>,
+    /// Others may find nothing of it.
+    hidden: bool,
 }
 
 impl BlockTable {
@@ -82,7 +84,17 @@ impl BlockTable {
     pub fn new(root: Parent) -> BlockTable {
         let published = Some((0, root.clone()));
         let (blocks, ids) = (Vec::new(), Vec::new());
-        BlockTable { blocks, ids, tokens: 0, computed: 0, settled: 0, adopted: 0, root, published }
+        BlockTable {
+            blocks,
+            ids,
+            tokens: 0,
+            computed: 0,
+            settled: 0,
+            adopted: 0,
+            root,
+            published,
+            hidden: false,
+        }
     }
 
     // ANCHOR: reserve
@@ -205,7 +217,12 @@ impl BlockTable {
 
     /// Nothing of what it has or will have may be found by others: it was computed with other weights.
     pub fn hide(&mut self) {
-        self.published = None;
+        (self.published, self.hidden) = (None, true);
+    }
+
+    /// Whether others may find nothing of it.
+    pub fn is_hidden(&self) -> bool {
+        self.hidden
     }
 
     /// The blocks' numbers, [`GONE`] behind the window.

@@ -1,5 +1,5 @@
 //! Who has which part of the KV cache: books, and nothing else. K and V themselves, and attention over them, are in
-//! [`crate::attention`]; nothing here knows of a model or of a backend.
+//! [`crate::attention`]; nothing here knows of a backend, or of a model more than how large its pool is.
 //!
 //! - `KvManager` gives room to requests and takes it back. `Slots` (step 3): a slot a request.
 //! - `Sharing` (step 4) is a `KvManager` whose requests share what they have in common, and give way to each other. `BlockManager`:
@@ -23,7 +23,7 @@ mod sharing;
 
 pub use crate::model::KvPool;
 #[cfg(feature = "step4")]
-pub use block_manager::BlockManager;
+pub use block_manager::{BlockManager, manager};
 #[cfg(feature = "step4")]
 pub use block_pool::{Block, BlockId, BlockPool};
 #[cfg(feature = "step4")]
@@ -36,4 +36,4 @@ pub use no_sharing::{ManagerOptions, manager};
 #[cfg(feature = "step4")]
 pub use prefix_cache::{ChainHash, Link, Parent, PrefixCache};
 #[cfg(feature = "step4")]
-pub use sharing::{BlockSnapshot, ManagerOptions, Preemption, Prefix, Sharing, Sharing as Manager, manager};
+pub use sharing::{BlockSnapshot, ManagerOptions, Preemption, Prefix, Sharing, Sharing as Manager};

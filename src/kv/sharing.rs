@@ -1,6 +1,6 @@
 //! What a manager of blocks can do beside giving room: requests share what they have in common, and give way to each other. (Step 4.)
 
-use super::{BlockCounts, BlockManager, KvManager, KvPool, RequestId, Slots};
+use super::{BlockCounts, KvManager, RequestId, Slots};
 use crate::batch::Move;
 use clap::ValueEnum;
 use std::{
@@ -91,20 +91,6 @@ pub enum Preemption {
     /// They are copied to host memory and back, as long as there is room; dropped otherwise.
     #[value(help = "Copied to host memory, and back later")]
     Swap,
-}
-
-/// The manager of what an attention has reserved: the blocks of a pool, or else `slots` slots, for requests of at most `longest`
-/// tokens.
-pub fn manager(
-    slots: usize,
-    pool: Option<KvPool>,
-    longest: usize,
-    options: &ManagerOptions,
-) -> Box<dyn Sharing> {
-    match pool {
-        Some(pool) => Box::new(BlockManager::new(pool, options)),
-        None => Box::new(Slots::new(slots, longest)),
-    }
 }
 
 impl Sharing for Slots {}

@@ -23,13 +23,13 @@ pub trait Machine: Backend {
     /// The attention that the options ask for, or the best one built so far, for a model that is loaded.
     ///
     /// # Errors
-    /// If the machine does not have it, or there is no memory for what it reserves.
+    /// If the machine does not have it, or has too little memory for it.
     fn attention(&self, model: &dyn Model<Self>, options: &KvOptions) -> Result<Box<dyn Attention<Self>>>;
 
     /// Makes the machine of another rank in this process, like this one, on that rank's thread. (Step 7.)
     fn for_rank(&self, rank: usize) -> MakeMachine<Self>;
 
-    /// What adds up the results of a group of ranks, if this machine has means of its own for that. (Step 7.)
+    /// The machine's own means to add up the results of a group of ranks, if it has them. (Step 7.)
     ///
     /// # Errors
     /// Those of the means.
@@ -37,7 +37,7 @@ pub trait Machine: Backend {
         Ok(None)
     }
 
-    /// What ran, for stats.
+    /// A report for stats: the device and its arithmetic.
     fn report(&self) -> MachineReport;
 }
 
@@ -53,12 +53,12 @@ pub trait Sums<B: Backend>: Send + Sync {
     fn all_reduce(&self, x: &mut B::Tensor) -> Result<()>;
 }
 
-/// What ran.
+/// The device that ran, and how it computed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MachineReport {
     /// `cpu`, `sim`, `cuda`.
     pub device: String,
-    /// What linear layers multiply.
+    /// The dtype that linear layers multiply in.
     #[serde(serialize_with = "lowercase")]
     pub dtype: DType,
     /// The instruction set, on a CPU.
@@ -113,7 +113,7 @@ impl DeviceKind {
         }
     }
 
-    /// What to say where it was not built.
+    /// The error of a build without this machine.
     pub fn needs_a_feature(self) -> Error {
         let why = "it is not in this build; build with --features step5".into();
         Error::Parameter { field: "device", value: self.name().into(), why }

@@ -6,7 +6,9 @@
 use super::{Model, Source, Stage, TiedNames};
 use crate::{
     backend::{Backend, Slice},
-    checkpoint::{CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, dummy_tensor},
+    checkpoint::{
+        CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, check_memory, dummy_tensor,
+    },
     config::{Architecture, LM_HEAD, ModelConfig},
     error::{Error, Result},
     tensor::{DType, HostTensor},
@@ -118,12 +120,21 @@ impl<B: Backend> dyn Model<B> {
     pub fn load_dummy(&mut self, backend: &B, dtype: DType) -> Result<BTreeMap<String, u64>> {
         let mut sizes = BTreeMap::new();
         let (stage, tied) = (self.attention_shape().stage(), self.tied().is_some());
+        let mut held = 0;
+        self.visit(&mut |param| {
+            let here = param.sources.iter().filter(|source| stage.holds(&source.name, tied));
+            held += here.map(Source::elements).sum::<usize>();
+            Ok(())
+        })?;
+        if backend.in_place() {
+            check_memory(held.saturating_mul(dtype.bytes()))?;
+        }
         self.visit(&mut |param| {
             for (part, source) in param.sources.iter().enumerate() {
                 if !stage.holds(&source.name, tied) {
                     continue;
                 }
-                let tensor = dummy_tensor(&source.name, dtype, &source.shape);
+                let tensor = dummy_tensor(&source.name, dtype, &source.shape)?;
                 *sizes.entry(source.name.clone()).or_default() += (source.elements() * dtype.bytes()) as u64;
                 // A view of a part would keep the whole tensor.
                 let whole = source.is_whole(&param.sources);

@@ -50,14 +50,6 @@ impl Stage {
         }
     }
     // ANCHOR_END: holds
-
-    /// The layer that a tensor belongs to, if it is one's.
-    pub fn layer_of(name: &str) -> Option<usize> {
-        match Place::of(name) {
-            Some(Place::Layer(layer)) => Some(layer),
-            _ => None,
-        }
-    }
 }
 
 /// A process's place among those that share a model.

@@ -1,4 +1,4 @@
-//! What ranks say to each other.
+//! The operations by which ranks exchange data.
 
 use crate::{
     engine::Traffic,
@@ -14,13 +14,13 @@ pub trait Communicator: Send + Sync {
     /// The name in stats, such as `threads`.
     fn name(&self) -> &'static str;
 
-    /// Who this is, and among how many.
+    /// This rank's number, and the number of ranks.
     fn rank(&self) -> Rank;
 
     /// x becomes the sum over ranks, added up in their order: every rank gets the same bits, in every run.
     fn all_reduce(&self, x: &mut [f32]) -> Result<()>;
 
-    /// What each rank has, in their order. Their lengths may differ.
+    /// The bytes of every rank, in the order of ranks. Their lengths may differ.
     fn all_gather(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>>;
 
     /// `bytes` becomes what rank `root` has there. The others wait without a deadline, as long as the root is alive: work comes when it comes.
@@ -58,7 +58,7 @@ pub fn other(me: Rank, rank: usize) -> Result<usize> {
     Err(Error::Parallel(format!("rank {me} of {world_size} names rank {rank} as another one")))
 }
 
-/// A broadcast comes from a rank that is not there.
+/// The error of a broadcast from a rank that does not exist.
 pub(super) fn no_root(root: usize, me: Rank) -> Error {
     Error::Parallel(format!("broadcast from rank {root}: there are {} ranks", me.world_size))
 }

@@ -19,7 +19,7 @@ use std::{sync::Arc, thread, time::Duration};
 /// How long a rank waits for another one that is alive, unless something else is asked for.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What all ranks are told alike: the model, and how it is cut.
+/// The settings that all ranks share: the model, and how it is cut.
 #[derive(Clone)]
 pub struct Setup {
     pub directory: Directory,
@@ -30,7 +30,7 @@ pub struct Setup {
     pub topology: Topology,
     /// Layers of each stage; `None` for stages of about as many bytes.
     pub stage_layers: Option<Vec<usize>>,
-    /// Micro-batches of a pass; `None` for what the rows are enough for.
+    /// Micro-batches of a pass; `None`: as many as the rows are enough for.
     pub micro_batches: Option<usize>,
     pub timeout: Duration,
 }
@@ -60,7 +60,7 @@ impl Setup {
         Ok((Setup { config: Some(config.clone()), ..self.clone() }, config))
     }
 
-    /// What must be alike in all ranks.
+    /// The settings that must be the same on all ranks, as bytes to compare.
     fn fingerprint(&self, config: &ModelConfig) -> Vec<u8> {
         let (cut, layers) = (self.topology, &self.stage_layers);
         format!("{config:?} {cut:?} {layers:?} {:?}", self.format).into_bytes()
@@ -110,6 +110,12 @@ impl Setup {
         load().inspect_err(|error| lines.fail(error))
     }
     // ANCHOR_END: load
+
+    /// Loads a rank's part, and does what rank 0 says.
+    fn serve<B: Machine>(&self, machine: B, lines: &Lines, workload: &Workload) -> Result<()> {
+        let (mut runner, mut member) = self.load(machine, lines, workload, None)?;
+        follow(&mut runner, &mut member)
+    }
 }
 
 /// An attention with room for as much as all ranks have room for: one scheduler gives out the blocks of all.
@@ -148,7 +154,7 @@ fn alike<B: Machine>(
     machine.attention(model, &kv)
 }
 
-/// Room for K and V, in what all ranks count alike.
+/// Room for K and V, in units that mean the same on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Room {
     blocks: usize,
@@ -158,7 +164,7 @@ struct Room {
 }
 
 impl Room {
-    /// What both have room for.
+    /// The room that both have.
     fn least(self, other: Room) -> Room {
         Room {
             blocks: self.blocks.min(other.blocks),
@@ -191,15 +197,13 @@ pub fn in_threads<B: Machine>(
         thread::Builder::new().name(name.clone()).spawn(run).map_err(failed)
     };
     let threads = lines.map(start).collect::<Result<Vec<_>>>().inspect_err(|error| first.fail(error))?;
-    let loaded = setup.load(machine, &first, &workload, progress);
-    let (runner, member) = match loaded {
-        Ok(loaded) => loaded,
+    match setup.load(machine, &first, &workload, progress) {
+        Ok((runner, member)) => Ok(Leader::new(runner, member, setup.micro_batches, threads)),
         Err(error) => {
             threads.into_iter().for_each(|thread| drop(thread.join()));
-            return Err(error);
+            Err(error)
         }
-    };
-    Ok(Leader::new(runner, member, setup.micro_batches, threads))
+    }
 }
 
 /// A rank's whole life, on its share of the cores. Rank 0 hears of its errors.
@@ -207,10 +211,7 @@ fn serve<B: Machine>(make: MakeMachine<B>, setup: &Setup, lines: &Lines, workloa
     let threads = threads_of_a_rank(setup.topology.world_size());
     // This thread is one of them.
     let _pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
-    let loaded = make().inspect_err(|error| lines.fail(error));
-    let loaded = loaded.and_then(|machine| setup.load(machine, lines, workload, None));
-    let served = loaded.and_then(|(mut runner, mut member)| follow(&mut runner, &mut member));
-    if let Err(error) = served {
+    if let Err(error) = make().and_then(|machine| setup.serve(machine, lines, workload)) {
         lines.fail(&error);
     }
 }
@@ -223,8 +224,7 @@ pub fn serve_rank<B: Machine>(machine: B, setup: &Setup, lines: &Lines) -> Resul
     let serve = || {
         let mut workload = Vec::new();
         lines.world.broadcast(0, &mut workload)?;
-        let (mut runner, mut member) = setup.load(machine, lines, &decode(&workload)?, None)?;
-        follow(&mut runner, &mut member)
+        setup.serve(machine, lines, &decode(&workload)?)
     };
     serve().inspect_err(|error| lines.fail(error))
 }
@@ -248,7 +248,7 @@ impl<B: Machine> Leader<B> {
     }
 }
 
-/// Threads of each of so many ranks on this machine; 0 for what the variable `RAYON_NUM_THREADS` says.
+/// Threads of each of so many ranks on this machine; 0 if the variable `RAYON_NUM_THREADS` decides.
 pub fn threads_of_a_rank(ranks: usize) -> usize {
     if std::env::var_os("RAYON_NUM_THREADS").is_some() {
         return 0;

@@ -1,10 +1,10 @@
-//! What mpirun has told this process, before it says a word.
+//! The variables by which mpirun tells a process its number, before MPI is started.
 
 use super::Topology;
 use crate::error::{Error, Result};
 use std::env;
 
-/// A number that Open MPI's mpirun puts into the environment of what it starts.
+/// A number that Open MPI's mpirun puts into the environment of a process that it starts.
 pub(super) fn told(name: &str) -> Option<usize> {
     env::var(format!("OMPI_COMM_WORLD_{name}")).ok()?.parse().ok()
 }

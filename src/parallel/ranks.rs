@@ -11,7 +11,7 @@ use super::{
     Lines,
     communicator::{bytes, numbers},
     micro_batch::{micro_batch_count, micro_batches},
-    task::{Parameter, Task, compare, decode, encode, names_of},
+    task::{Parameter, Task, compare, decode, encode},
 };
 use crate::{
     backend::{Backend, Shaped},
@@ -94,7 +94,7 @@ impl Member {
         Ok(())
     }
 
-    /// Compares what this rank has been told with what the others have, where assertions are on.
+    /// Checks that all ranks were told the same, in builds with assertions.
     fn check_drift(&mut self, task: &[u8]) -> Result<()> {
         self.tasks += 1;
         if cfg!(debug_assertions) {
@@ -202,7 +202,7 @@ pub struct Leader<B: Backend> {
     failed: bool,
 }
 
-/// What passes took.
+/// The time that passes took.
 #[derive(Default)]
 struct Passes {
     count: u64,
@@ -266,7 +266,7 @@ impl<B: Backend> Leader<B> {
         done
     }
 
-    /// What each rank holds and has done.
+    /// A report of every rank: the memory that it holds, and the work that it has done.
     ///
     /// # Errors
     /// If a rank is gone.
@@ -332,7 +332,9 @@ impl<B: Machine> Worker for Leader<B> {
 
     fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
         let tensors: Vec<_> = tensors.collect();
-        let names = names_of(&tensors);
+        let described =
+            |(name, tensor): &(String, HostTensor)| (name.clone(), tensor.dtype, tensor.shape.clone());
+        let names: Vec<Parameter> = tensors.iter().map(described).collect();
         let told = self.tell(&Task::Update(names.clone()));
         match told.and_then(|()| self.member.update(&mut self.runner, &names, &tensors)) {
             Err(Error::Refused(why)) => Err(Error::Refused(why)), // all go on with the old weights

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::cpu::Cpu,
-    config::ModelConfig,
+    config::{ModelConfig, Place},
     error::{Error, Result},
     model::{self, Stage},
 };
@@ -52,11 +52,11 @@ pub fn stages(config: &ModelConfig, count: usize, asked: Option<&[usize]>) -> Re
     Ok(starts.map(|layers| Stage { layers, of }).collect())
 }
 
-/// What the parts of a model weigh, in numbers.
+/// The size of a model's parts, in numbers.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Bytes {
     layers: Vec<u64>,
-    /// What only the first stage has, and only the last one.
+    /// The parts that only the first stage has, and that only the last stage has.
     first: u64,
     last: u64,
 }
@@ -71,9 +71,9 @@ impl Bytes {
         model.visit(&mut |param| {
             for source in &param.sources {
                 let n = source.elements() as u64;
-                match Stage::layer_of(&source.name) {
-                    Some(layer) => bytes.layers[layer] += n,
-                    None => {
+                match Place::of(&source.name) {
+                    Some(Place::Layer(layer)) => bytes.layers[layer] += n,
+                    _ => {
                         bytes.first += if first.holds(&source.name, tied) { n } else { 0 };
                         bytes.last += if last.holds(&source.name, tied) { n } else { 0 };
                     }
@@ -84,7 +84,7 @@ impl Bytes {
         Ok(bytes)
     }
 
-    /// What a stage with these layers weighs.
+    /// The size of a stage with these layers.
     fn weigh(&self, layers: Range<usize>) -> u64 {
         let first = if layers.start == 0 { self.first } else { 0 };
         let last = if layers.end == self.layers.len() { self.last } else { 0 };

@@ -1,11 +1,11 @@
-//! What rank 0 tells the others to do.
+//! The tasks that rank 0 gives to the others.
 
 use super::Communicator;
 use crate::{
     attention::KvOptions,
     batch::Batch,
     error::{Error, Result},
-    tensor::{DType, HostTensor},
+    tensor::DType,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::hash::{DefaultHasher, Hasher};
@@ -26,7 +26,7 @@ pub enum Task {
     Stop,
 }
 
-/// What rank 0 tells the others before they load: what depends on its requests.
+/// The settings that depend on rank 0's requests; it tells them to the others before they load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Workload {
     /// The longest sequence of this run in tokens, if it is known.
@@ -64,11 +64,6 @@ pub fn compare(world: &dyn Communicator, what: &str, mine: &[u8]) -> Result<()> 
         None => Ok(()),
         Some(rank) => Err(Error::Parallel(format!("rank {rank} and rank 0 differ in {what}"))),
     }
-}
-
-/// What an update is about.
-pub fn names_of(tensors: &[(String, HostTensor)]) -> Vec<Parameter> {
-    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone())).collect()
 }
 
 #[cfg(test)]

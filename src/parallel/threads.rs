@@ -20,14 +20,14 @@ pub struct Threads {
     rank: Rank,
     place: Arc<Place>,
     traffic: Mutex<Traffic>,
-    /// What this rank brought to its last two sums. When it comes to the next one, all have done with the first of them: it is used again, since fresh memory
-    /// of this size costs more than the sum.
+    /// The numbers that this rank brought to its last two sums. When it comes to the next sum, all ranks have read the first of them, so its memory is used
+    /// again: fresh memory of this size costs more than the sum.
     brought: Mutex<[Arc<Vec<f32>>; 2]>,
 }
 
-/// Where ranks meet.
+/// The place where ranks meet.
 struct Place {
-    /// What messages call the ranks: their numbers among all.
+    /// The ranks' numbers among all, which messages name.
     names: Vec<usize>,
     timeout: Duration,
     state: Mutex<State>,
@@ -38,19 +38,19 @@ struct Place {
 struct State {
     /// Meetings that are over.
     meetings: u64,
-    /// What each rank has brought to the one that goes on.
+    /// The data that each rank has brought to the meeting that goes on.
     brought: Vec<Option<Brought>>,
-    /// What all brought to the last one.
+    /// The data that all ranks brought to the last meeting.
     all: Arc<Vec<Brought>>,
     /// Messages on their way, by sender and receiver.
     mail: Vec<Vec<VecDeque<Vec<u8>>>>,
-    /// Who can't go on, and why.
+    /// The rank that can't go on, and why.
     failed: Option<(usize, String)>,
-    /// Whose line was dropped.
+    /// Whether each rank's line was dropped.
     gone: Vec<bool>,
 }
 
-/// What a rank calls, and with what.
+/// An operation that a rank calls, with its data.
 #[derive(Clone, Debug, PartialEq)]
 enum Brought {
     AllReduce(Arc<Vec<f32>>),

@@ -109,7 +109,7 @@ impl Checkpoint {
         if max_tokens == 0 {
             return Err(Error::Request("max_tokens is 0; it must be at least 1".into()));
         }
-        let eos_token_id = if fields.ignore_eos { Vec::new() } else { self.eos_token_id().to_vec() };
+        let eos_token_id = if fields.ignore_eos { Vec::new() } else { self.eos_token_id() };
         Ok(GenerateParams { max_tokens, sampling, eos_token_id })
     }
 }

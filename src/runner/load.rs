@@ -199,7 +199,7 @@ fn load_state_dict<B: Backend>(
     let mut watch = |event: LoadEvent| {
         if let LoadEvent::Loaded { parameter, tensor, stacked, .. } = &event {
             let bytes = loaded.add(parameter, tensor.dtype, stacked, in_place);
-            in_file.extend(views(tensor, parameter, stacked));
+            in_file.extend(view(tensor, parameter, stacked));
             if let Some(progress) = copied {
                 progress(bytes, total);
             }
@@ -224,17 +224,10 @@ fn load_state_dict<B: Backend>(
     Ok(loaded)
 }
 
-/// What will be read of a tensor where it is mapped.
-fn views<'a>(
-    tensor: &'a HostTensor,
-    parameter: &'a str,
-    parts: &'a [Source],
-) -> impl Iterator<Item = Bytes> + 'a {
-    let (size, whole) = (tensor.dtype.bytes(), |source: &Source| source.is_whole(parts));
-    let in_place = parts.iter().filter(move |source| source.name == parameter && !source.is_copied(parts));
-    let first_of_whole = in_place.enumerate().filter(move |(i, source)| *i == 0 || !whole(source));
-    first_of_whole.map(move |(_, source)| {
-        let span = source.span();
-        tensor.data.part(span.start * size..span.end * size)
-    })
+/// What will be read of a tensor where it is mapped: from the first of its parts to the last one, unless they are copied.
+fn view(tensor: &HostTensor, parameter: &str, parts: &[Source]) -> Option<Bytes> {
+    let in_place = parts.iter().filter(|source| source.name == parameter && !source.is_copied(parts));
+    let span = in_place.map(Source::span).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
+    let size = tensor.dtype.bytes();
+    Some(tensor.data.part(span.start * size..span.end * size))
 }

@@ -258,6 +258,20 @@ impl Sampler {
     }
 }
 
+/// What the model thought of `token` in the place of a row of raw logits, \[vocab\], and the `top` most probable tokens there.
+///
+/// # Errors
+/// NaN, +infinity, or nothing but -infinity.
+pub fn believed(logits: &[f32], token: u32, top: usize) -> Result<Sampled, SamplingError> {
+    let peak = argmax(logits)?;
+    if peak.logit == f32::INFINITY {
+        return Err(SamplingError::InfiniteLogit { token: peak.token });
+    }
+    let log_sum = log_sum_exp(logits, peak.logit);
+    let top_logprobs = top_logprobs(logits, log_sum, top, &mut Vec::new());
+    Ok(Sampled { token, logprob: Some(logprob(logits[token as usize], log_sum)), top_logprobs })
+}
+
 /// The largest logit and the first token that has it.
 #[derive(Clone, Copy, Debug)]
 struct Peak {

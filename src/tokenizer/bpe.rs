@@ -5,9 +5,12 @@
 //! also names the entry and, where it shows, the cause. It is faster, too: the crate copies this part twice.
 
 use serde::Deserialize;
+use serde_json::json;
 use tokenizers::models::bpe::{BPE, Vocab};
 
 use super::class::Class;
+use super::special::SpecialTokens;
+use crate::json;
 
 /// The file's "model".
 #[derive(Deserialize)]
@@ -44,11 +47,13 @@ enum Merge {
 
 impl Model {
     /// transformers' classes take the vocabulary and merges, and set the options themselves.
-    pub(super) fn options_of(&mut self, class: Class) {
+    pub(super) fn options_of(&mut self, class: Class, special: &SpecialTokens) {
         if class != Class::File {
-            let bytes = Some(class == Class::Llama);
-            (self.dropout, self.unk_token, self.ignore_merges) = (None, None, None);
+            let bytes = Some(class.is_sentence_piece());
+            (self.dropout, self.ignore_merges) = (None, None);
+            (self.continuing_subword_prefix, self.end_of_word_suffix) = (None, None);
             (self.fuse_unk, self.byte_fallback) = (bytes, bytes);
+            self.unk_token = special.get("unk_token").filter(|_| class.has_unknown()).map(String::from);
         }
     }
 
@@ -84,6 +89,14 @@ impl Model {
             .build()
             .map_err(|error| error.to_string())
     }
+}
+
+/// A `tokenizer.json` of an older checkpoint, which has its vocabulary in vocab.json and a merge a line in merges.txt.
+pub(super) fn file(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>, String> {
+    let vocab = json::object(vocab).map_err(|error| format!("vocab.json: {error}"))?;
+    let merges = str::from_utf8(merges).map_err(|error| format!("merges.txt: {error}"))?;
+    let merges: Vec<&str> = merges.lines().collect();
+    Ok(json!({"model": {"type": "BPE", "vocab": vocab, "merges": merges}}).to_string().into_bytes())
 }
 
 impl Merge {
@@ -126,7 +139,7 @@ fn not_two_tokens(line: &str, vocab: &Vocab) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::Value;
     use tokenizers::Model as _;
 
     fn build(vocab: Value, merges: Value) -> Result<BPE, String> {
@@ -163,13 +176,25 @@ mod tests {
         let options = |class| {
             let model = json!({"type": "BPE", "vocab": {"?": 0}, "merges": [], "unk_token": "?", "ignore_merges": true});
             let mut model: Model = serde_json::from_value(model).expect("a model");
-            model.options_of(class);
+            model.options_of(class, &SpecialTokens::of(&serde_json::Map::new(), class));
             let bpe = model.build().expect("a model");
-            (bpe.unk_token.is_some(), bpe.ignore_merges, bpe.fuse_unk, bpe.byte_fallback)
+            (bpe.unk_token, bpe.ignore_merges, bpe.fuse_unk, bpe.byte_fallback)
         };
-        assert_eq!(options(Class::File), (true, true, false, false));
-        assert_eq!(options(Class::Llama), (false, false, true, true));
-        assert_eq!(options(Class::Qwen2), (false, false, false, false));
+        let unknown = |token: &str| Some(String::from(token));
+        assert_eq!(options(Class::File), (unknown("?"), true, false, false));
+        assert_eq!(options(Class::Llama), (None, false, true, true));
+        assert_eq!(options(Class::CodeLlama), (unknown("<unk>"), false, true, true));
+        assert_eq!(options(Class::Qwen2), (None, false, false, false));
+    }
+
+    #[test]
+    fn a_vocabulary_and_merges_in_files_of_their_own() {
+        let read = |vocab: &str, merges: &str| file(vocab.as_bytes(), merges.as_bytes());
+        let json = read(r#"{"a": 0, "b": 1, "ab": 2}"#, "#version: 0.2\r\na b\r\n").expect("a file");
+        let file: Value = serde_json::from_slice(&json).expect("JSON");
+        let bpe = build(file["model"]["vocab"].clone(), file["model"]["merges"].clone()).expect("a model");
+        assert_eq!(bpe.tokenize("ab").expect("tokens")[0].id, 2);
+        assert!(read("[]", "").unwrap_err().contains("vocab.json"));
     }
 
     #[test]

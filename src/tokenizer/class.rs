@@ -5,9 +5,13 @@
 //! For Llama 2's tokenizer this gives other ids than the file: with the file "\<s\>Hi" gets a space before
 //! "Hi" and with the class it does not. Giving the same ids means doing the same.
 //!
-//! Source: transformers 5.23, `models/auto/tokenization_auto.py` (the choice) and `tokenization_llama.py`,
-//! `tokenization_qwen2.py`, `tokenization_gpt2.py` (the steps).
+//! llama.cpp follows the file, and a file can be right where the class is wrong: SmolLM2's splits numbers into digits, and `GPT2Tokenizer`
+//! does not. So where the two split a text differently the tokenizer says so, and [`StepsFrom`] decides.
+//!
+//! Source: transformers 5.23, `models/auto/tokenization_auto.py` (the choice) and `models/*/tokenization_*.py` (the steps); the classes
+//! besides Llama, Qwen2 and GPT2 from 5.24.
 
+use clap::ValueEnum;
 use serde_json::{Map, Value};
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -15,10 +19,17 @@ use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::normalizers::{NFC, Replace};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{NormalizerWrapper, Result, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{
+    NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, PreTokenizerWrapper, Result, SplitDelimiterBehavior, Tokenizer,
+};
+
+/// Where CodeLlama fills in: a text with it is another task, which only its class in Python does.
+pub(super) const FILL: &str = "<FILL_ME>";
 
 /// Model types whose checkpoints transformers loads with the file's own steps whatever class they name.
 const MISTRAL_TYPES: [&str; 7] =
@@ -30,6 +41,23 @@ const QWEN2_WORDS: &str = concat!(
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
+/// transformers' classes that build their steps themselves and that are not followed here (5.24: those with an `__init__` of their own).
+const NOT_FOLLOWED: &str = "AlbertTokenizer BarthezTokenizer BertTokenizer BigBirdTokenizer BlenderbotTokenizer CLIPTokenizer \
+    CamembertTokenizer CodeGenTokenizer DebertaTokenizer DebertaV2Tokenizer EsmcTokenizer FunnelTokenizer GPTSw3Tokenizer \
+    HerbertTokenizer LasrTokenizer LayoutLMv2Tokenizer LayoutLMv3Tokenizer LayoutXLMTokenizer LukeTokenizer MBart50Tokenizer \
+    MBartTokenizer MLukeTokenizer MPNetTokenizer MarkupLMTokenizer NllbTokenizer NougatTokenizer OpenAIGPTTokenizer PegasusTokenizer \
+    Qwen3_5Tokenizer ReformerTokenizer RemBertTokenizer RobertaTokenizer SeamlessM4TTokenizer Siglip2Tokenizer SplinterTokenizer \
+    T5Tokenizer Tipsv2Tokenizer UdopTokenizer VideoPrismTokenizer WhisperTokenizer XGLMTokenizer XLMRobertaTokenizer XLNetTokenizer";
+
+/// Whose steps a tokenizer takes (`--tokenizer-from`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StepsFrom {
+    /// tokenizer.json as it stands, as llama.cpp follows it
+    File,
+    /// The class that tokenizer_config.json names, as transformers 5 builds it
+    Class,
+}
+
 /// Where the steps come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -37,10 +65,20 @@ pub(super) enum Class {
     File,
     /// `LlamaTokenizer`: spaces become "▁", unknown characters become bytes.
     Llama,
+    /// `CodeLlamaTokenizer`: the same, with BOS before every text.
+    CodeLlama,
+    /// `GemmaTokenizer`: the same, with no space before the text.
+    Gemma,
     /// `Qwen2Tokenizer`: byte-level, NFC.
     Qwen2,
     /// `GPT2Tokenizer`: byte-level.
     Gpt2,
+    /// `GPTNeoXTokenizer`: byte-level, NFC, nothing around a text.
+    GptNeoX,
+    /// `CohereTokenizer`: byte-level, NFC, numbers digit by digit.
+    Cohere,
+    /// One of [`NOT_FOLLOWED`].
+    NotFollowed,
 }
 
 impl Class {
@@ -69,79 +107,135 @@ impl Class {
     fn named(name: &str) -> Self {
         match name.strip_suffix("Fast").unwrap_or(name) {
             "LlamaTokenizer" => Self::Llama,
+            "CodeLlamaTokenizer" => Self::CodeLlama,
+            "GemmaTokenizer" => Self::Gemma,
             "Qwen2Tokenizer" => Self::Qwen2,
             "GPT2Tokenizer" => Self::Gpt2,
+            "GPTNeoXTokenizer" => Self::GptNeoX,
+            "CohereTokenizer" => Self::Cohere,
+            name if NOT_FOLLOWED.split_whitespace().any(|known| known == name) => Self::NotFollowed,
             _ => Self::File,
         }
     }
 
-    /// The special tokens that the class has when the config does not name them.
-    pub(super) fn default_tokens(self) -> &'static [(&'static str, &'static str)] {
+    /// Whether transformers builds it from vocab.json and merges.txt where there is no tokenizer.json.
+    pub(super) fn reads_vocab_and_merges(self) -> bool {
+        matches!(self, Self::Gpt2 | Self::Qwen2 | Self::GptNeoX)
+    }
+
+    /// The special tokens that the class has when the config does not name them: names and texts.
+    pub(super) fn default_tokens(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let tokens = match self {
+            Self::File | Self::NotFollowed => "",
+            Self::Llama => "bos_token <s> eos_token </s> unk_token <unk>",
+            Self::CodeLlama => {
+                "bos_token <s> eos_token </s> unk_token <unk> prefix_token ▁<PRE> middle_token ▁<MID> suffix_token ▁<SUF> \
+                 eot_token ▁<EOT> fill_token <FILL_ME>"
+            }
+            Self::Gemma => {
+                "bos_token <bos> eos_token <eos> unk_token <unk> pad_token <pad> mask_token <mask>"
+            }
+            Self::Qwen2 => "eos_token <|endoftext|> unk_token <|endoftext|> pad_token <|endoftext|>",
+            Self::Gpt2 => "bos_token <|endoftext|> eos_token <|endoftext|> unk_token <|endoftext|>",
+            Self::GptNeoX => {
+                "bos_token <|endoftext|> eos_token <|endoftext|> unk_token <|endoftext|> pad_token <|padding|>"
+            }
+            Self::Cohere => {
+                "bos_token <BOS_TOKEN> eos_token <|END_OF_TURN_TOKEN|> unk_token <UNK> sep_token <SEP> pad_token <PAD> \
+                 cls_token <CLS> mask_token <MASK_TOKEN>"
+            }
+        };
+        tokens.split_whitespace().zip(tokens.split_whitespace().skip(1)).step_by(2)
+    }
+
+    /// Whether a vocabulary has pieces of SentencePiece, with bytes for what is in no piece.
+    pub(super) fn is_sentence_piece(self) -> bool {
+        matches!(self, Self::Llama | Self::CodeLlama | Self::Gemma)
+    }
+
+    /// Whether its BPE gives `unk_token` for what is in no piece and no byte.
+    pub(super) fn has_unknown(self) -> bool {
+        matches!(self, Self::CodeLlama | Self::Gemma)
+    }
+
+    /// Whether BOS and EOS stand around a text; `None` if the file's post-processor says it. transformers does not look at
+    /// `add_bos_token` where there is a tokenizer.json.
+    pub(super) fn ends(self, config: &Map<String, Value>, has_file: bool) -> Option<[bool; 2]> {
+        let flag = |name: &str| config.get(name).and_then(Value::as_bool).unwrap_or(false);
         match self {
-            Self::File => &[],
-            Self::Llama => &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")],
-            Self::Qwen2 => &[
-                ("unk_token", "<|endoftext|>"),
-                ("eos_token", "<|endoftext|>"),
-                ("pad_token", "<|endoftext|>"),
-            ],
-            Self::Gpt2 => &[
-                ("unk_token", "<|endoftext|>"),
-                ("bos_token", "<|endoftext|>"),
-                ("eos_token", "<|endoftext|>"),
-            ],
+            _ if !has_file => Some([flag("add_bos_token"), flag("add_eos_token")]),
+            Self::CodeLlama => Some([true, false]),
+            Self::GptNeoX => Some([false, false]),
+            _ => None,
         }
     }
 
     /// Replaces the steps of `tokenizer` by those of the class.
     pub(super) fn apply(self, tokenizer: &mut Tokenizer, config: &Map<String, Value>) -> Result<()> {
-        let prefix_space = config.get("add_prefix_space").and_then(Value::as_bool);
-        match self {
-            Self::File => Ok(()),
-            Self::Llama => llama(tokenizer, prefix_space.unwrap_or(true), config),
-            Self::Qwen2 => qwen2(tokenizer, prefix_space.unwrap_or(false)),
-            Self::Gpt2 => gpt2(tokenizer, prefix_space.unwrap_or(false)),
+        let flag = |name: &str| config.get(name).and_then(Value::as_bool);
+        let sentence_piece = flag("add_prefix_space").unwrap_or(true);
+        let bytes = |use_regex| {
+            let bytes = ByteLevel::new(flag("add_prefix_space").unwrap_or(false), true, use_regex);
+            PreTokenizerWrapper::from(bytes)
+        };
+        let scheme = match (sentence_piece, self == Self::Llama && flag("legacy") == Some(true)) {
+            (false, _) => PrependScheme::Never,
+            (true, true) => PrependScheme::Always,
+            (true, false) => PrependScheme::First,
+        };
+        let (normalizer, pre_tokenizer): (Option<NormalizerWrapper>, PreTokenizerWrapper) = match self {
+            Self::File | Self::NotFollowed => return Ok(()),
+            Self::Llama | Self::CodeLlama => (None, Metaspace::new('▁', scheme, false).into()),
+            Self::Gemma => {
+                let spaces = Split::new(" ", SplitDelimiterBehavior::MergedWithPrevious, false)?;
+                (Some(Replace::new(" ", "▁")?.into()), spaces.into())
+            }
+            Self::Qwen2 => {
+                let words = SplitPattern::Regex(QWEN2_WORDS.into());
+                let words = Split::new(words, SplitDelimiterBehavior::Isolated, false)?;
+                (Some(NFC.into()), PreTokenizers::new(vec![words.into(), bytes(false)]).into())
+            }
+            Self::Gpt2 => (None, bytes(true)),
+            Self::GptNeoX => (Some(NFC.into()), bytes(true)),
+            Self::Cohere => {
+                let digits = PreTokenizers::new(vec![Digits::new(true).into(), bytes(true)]);
+                (Some(NFC.into()), digits.into())
+            }
+        };
+        tokenizer.with_normalizer(normalizer)?;
+        tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
+        if !self.is_sentence_piece() {
+            tokenizer.with_decoder(Some(ByteLevel::default()));
+            return Ok(());
         }
+        let mut decoders =
+            vec![Replace::new("▁", " ")?.into(), ByteFallback::new().into(), Fuse::new().into()];
+        if self == Self::CodeLlama || self == Self::Llama && sentence_piece {
+            decoders.push(Strip::new(' ', 1, 0).into());
+        }
+        tokenizer.with_decoder(Some(Decoders::new(decoders)));
+        Ok(())
     }
+}
+
+/// Whether two tokenizers split these texts in the same way, before their vocabularies see them.
+pub(super) fn split_alike(one: &Tokenizer, other: &Tokenizer) -> bool {
+    const TEXTS: [&str; 5] = [" Hello world", "  9", "in 2025, 123456.7", "It's\n\n a  b", "e\u{301}…é 日本"];
+    let pieces = |tokenizer: &Tokenizer, text: &str| -> Option<Vec<String>> {
+        let mut normalized = NormalizedString::from(text);
+        tokenizer.get_normalizer().map_or(Ok(()), |step| step.normalize(&mut normalized)).ok()?;
+        let mut split = PreTokenizedString::from(normalized);
+        tokenizer.get_pre_tokenizer().map_or(Ok(()), |step| step.pre_tokenize(&mut split)).ok()?;
+        let pieces = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        Some(pieces.into_iter().map(|(piece, ..)| piece.to_owned()).collect())
+    };
+    TEXTS.iter().all(|text| pieces(one, text) == pieces(other, text))
 }
 
 /// Whether the file declares a byte-level step; transformers looks for the same text.
 fn mentions_byte_level(tokenizer_json: &[u8]) -> bool {
     let name = b"\"ByteLevel\"";
     tokenizer_json.windows(name.len()).any(|window| window == name)
-}
-
-fn llama(tokenizer: &mut Tokenizer, prefix_space: bool, config: &Map<String, Value>) -> Result<()> {
-    let legacy = config.get("legacy").and_then(Value::as_bool).unwrap_or(false);
-    let scheme = match (prefix_space, legacy) {
-        (false, _) => PrependScheme::Never,
-        (true, true) => PrependScheme::Always,
-        (true, false) => PrependScheme::First,
-    };
-    let mut decoders = vec![Replace::new("▁", " ")?.into(), ByteFallback::new().into(), Fuse::new().into()];
-    if prefix_space {
-        decoders.push(Strip::new(' ', 1, 0).into());
-    }
-    tokenizer.with_normalizer(None::<NormalizerWrapper>)?;
-    tokenizer.with_pre_tokenizer(Some(Metaspace::new('▁', scheme, false)));
-    tokenizer.with_decoder(Some(Decoders::new(decoders)));
-    Ok(())
-}
-
-fn qwen2(tokenizer: &mut Tokenizer, prefix_space: bool) -> Result<()> {
-    let words = Split::new(SplitPattern::Regex(QWEN2_WORDS.into()), SplitDelimiterBehavior::Isolated, false)?;
-    let bytes = ByteLevel::new(prefix_space, true, false);
-    tokenizer.with_normalizer(Some(NFC))?;
-    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
-    tokenizer.with_decoder(Some(ByteLevel::default()));
-    Ok(())
-}
-
-fn gpt2(tokenizer: &mut Tokenizer, prefix_space: bool) -> Result<()> {
-    tokenizer.with_normalizer(None::<NormalizerWrapper>)?;
-    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(prefix_space, true, true)));
-    tokenizer.with_decoder(Some(ByteLevel::default()));
-    Ok(())
 }
 
 #[cfg(test)]
@@ -165,6 +259,22 @@ mod tests {
             Class::File
         );
         assert_eq!(choose(json!({"tokenizer_class": "TokenizersBackend"}), Some("gpt2"), "{}"), Class::File);
+    }
+
+    #[test]
+    fn classes_that_are_rebuilt_are_followed_or_known_as_not() {
+        for (name, class) in [
+            ("CodeLlamaTokenizerFast", Class::CodeLlama),
+            ("GPTNeoXTokenizer", Class::GptNeoX),
+            ("CohereTokenizerFast", Class::Cohere),
+            ("GemmaTokenizer", Class::Gemma),
+            ("T5TokenizerFast", Class::NotFollowed),
+            ("XLMRobertaTokenizer", Class::NotFollowed),
+            ("BloomTokenizerFast", Class::File),
+            ("AClassOfNextYear", Class::File),
+        ] {
+            assert_eq!(choose(json!({"tokenizer_class": name}), Some("llama"), "{}"), class, "{name}");
+        }
     }
 
     #[test]
@@ -213,6 +323,20 @@ mod tests {
         let [normalizer, bytes, decoder] = steps(Class::Gpt2, json!({"add_prefix_space": true}));
         assert!(normalizer.is_null() && bytes["use_regex"] == true && bytes["add_prefix_space"] == true);
         assert_eq!(decoder["type"], "ByteLevel");
+        let [normalizer, bytes, _] = steps(Class::GptNeoX, json!({}));
+        assert!(normalizer["type"] == "NFC" && bytes["use_regex"] == true);
+        let [normalizer, digits, _] = steps(Class::Cohere, json!({}));
+        assert!(normalizer["type"] == "NFC" && digits["pretokenizers"][0]["individual_digits"] == true);
         assert!(steps(Class::File, json!({})).iter().all(Value::is_null));
+    }
+
+    #[test]
+    fn steps_of_the_other_sentence_pieces() {
+        let [normalizer, spaces, decoder] = steps(Class::CodeLlama, json!({"add_prefix_space": false}));
+        assert!(normalizer.is_null() && spaces["prepend_scheme"] == "never");
+        assert_eq!(decoder["decoders"][3]["type"], "Strip", "whatever the prefix");
+        let [normalizer, spaces, decoder] = steps(Class::Gemma, json!({}));
+        assert_eq!([&normalizer["content"], &spaces["behavior"]], ["▁", "MergedWithPrevious"]);
+        assert!(decoder["decoders"][3].is_null());
     }
 }

@@ -14,8 +14,8 @@
 //! Any other decoder is followed through a window of the last tokens, as vLLM's `detokenize_incrementally`
 //! does, which is right as long as a token's text depends on the token before it only.
 
-use super::Tokenizer;
 use super::decoding::{Decoding, Unit, byte_of, bytes_of, token};
+use super::{Tokenizer, decode};
 
 /// Turns ids into text one at a time.
 ///
@@ -86,7 +86,7 @@ impl Detokenizer {
     /// Takes the next id and gives the text that is final now, which may be empty.
     pub fn push(&mut self, id: u32) -> String {
         let inner = &self.tokenizer.shared.inner;
-        if self.skip_special_tokens && self.tokenizer.is_special(id) {
+        if self.left_out(id).is_some() {
             return String::new();
         }
         let Some(token) = token(inner, id) else { return String::new() };
@@ -114,11 +114,18 @@ impl Detokenizer {
         }
     }
 
-    /// Takes the next id and gives the bytes that it adds, also those of a character that is not complete yet.
+    /// The text of a token that the output leaves out: a special one, if these are skipped.
+    pub(super) fn left_out(&self, id: u32) -> Option<String> {
+        let skips = self.skip_special_tokens && self.tokenizer.is_special(id);
+        token(&self.tokenizer.shared.inner, id).filter(|_| skips)
+    }
+
+    /// Takes the next id and gives the bytes in which a stop string may lie: also those of a character that is not complete yet, and those of
+    /// a special token that the text leaves out.
     pub(super) fn push_bytes(&mut self, id: u32) -> Vec<u8> {
         let shared = self.tokenizer.shared.clone();
-        if self.skip_special_tokens && self.tokenizer.is_special(id) {
-            return Vec::new();
+        if let Some(text) = self.left_out(id) {
+            return text.into_bytes();
         }
         match (&mut self.pending, token(&shared.inner, id)) {
             (_, None) => Vec::new(),
@@ -184,7 +191,7 @@ fn end_run(bytes: &mut Vec<u8>) -> String {
 
 /// What `ids` add to the text of `anchor`.
 fn window_text(tokenizer: &tokenizers::Tokenizer, anchor: Option<u32>, ids: &[u32]) -> String {
-    let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_default();
+    let decode = |ids: &[u32]| decode(tokenizer, ids, false);
     let before = decode(anchor.as_slice());
     let all = decode(&[anchor.as_slice(), ids].concat());
     all.strip_prefix(&before).map_or_else(|| decode(ids), String::from)
@@ -192,7 +199,7 @@ fn window_text(tokenizer: &tokenizers::Tokenizer, anchor: Option<u32>, ids: &[u3
 
 /// The last token that has a text of its own becomes the anchor.
 fn end_window(tokenizer: &tokenizers::Tokenizer, anchor: &mut Option<u32>, ids: &mut Vec<u32>) {
-    let has_text = |id: &u32| tokenizer.decode(&[*id], false).is_ok_and(|text| !text.is_empty());
+    let has_text = |id: &u32| !decode(tokenizer, &[*id], false).is_empty();
     *anchor = ids.iter().copied().rfind(has_text).or(*anchor);
     ids.clear();
 }

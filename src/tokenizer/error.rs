@@ -27,6 +27,14 @@ pub enum TokenizerError {
     )]
     OnlySentencePiece { origin: PathBuf },
 
+    /// The checkpoint names a class of transformers that builds its own steps, and that is not followed here.
+    #[error(
+        "'{}' names the tokenizer class {class}, which transformers builds in a way of its own that is not supported; to take the steps of \
+         tokenizer.json instead, use --tokenizer-from file",
+        origin.display()
+    )]
+    ClassNotFollowed { origin: PathBuf, class: String },
+
     /// `tokenizer.json` does not describe a tokenizer.
     #[error("'{}' is not a readable tokenizer: {reason}", file.display())]
     BadTokenizerJson { file: PathBuf, reason: String },

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::TokenizerError;
+use super::{StepsFrom, TokenizerError};
 use crate::{checkpoint::Directory, json};
 
 /// The contents of the tokenizer's files, from disk or embedded in a program.
@@ -19,6 +19,10 @@ pub struct TokenizerFiles {
     pub tokenizer_config: Option<Vec<u8>>,
     /// `special_tokens_map.json`: special tokens, in older checkpoints.
     pub special_tokens_map: Option<Vec<u8>>,
+    /// `added_tokens.json`: tokens and their ids, in older checkpoints.
+    pub added_tokens: Option<Vec<u8>>,
+    /// `vocab.json` and `merges.txt`: what old checkpoints of GPT-2 have instead of `tokenizer.json`.
+    pub vocab_and_merges: Option<(Vec<u8>, Vec<u8>)>,
     /// `chat_template.jinja`: takes precedence over the template in `tokenizer_config.json`.
     pub chat_template: Option<Vec<u8>>,
     /// `additional_chat_templates/NAME.jinja`, by name.
@@ -28,6 +32,10 @@ pub struct TokenizerFiles {
     /// `model_type` of `config.json`. It decides how transformers reads some tokenizers: the same files
     /// split "a\<s\>b" differently for `llama` and `mistral`.
     pub model_type: Option<String>,
+    /// `tokenizer_class` of `config.json`, for a `tokenizer_config.json` that has none.
+    pub tokenizer_class: Option<String>,
+    /// Whose steps are taken; the class's if the checkpoint names one.
+    pub from: Option<StepsFrom>,
 }
 
 impl TokenizerFiles {
@@ -47,27 +55,36 @@ impl TokenizerFiles {
         let config = directory.read("config.json")?.unwrap_or_default();
         // A config.json that is wrong is for the model's loader to complain about.
         let config = json::object(&config).unwrap_or_default();
-        Self::for_model(directory, config.get("model_type").and_then(Value::as_str).map(String::from))
+        let text = |field: &str| config.get(field).and_then(Value::as_str).map(String::from);
+        Self::for_model(directory, text("model_type"), text("tokenizer_class"))
     }
 
-    /// The same where config.json has been read: `model_type` is what it says.
+    /// The same where config.json has been read: `model_type` and `tokenizer_class` are what it says.
     ///
     /// # Errors
     /// A file that is there and cannot be read.
-    pub fn for_model(directory: &Directory, model_type: Option<String>) -> Result<Self, TokenizerError> {
+    pub fn for_model(
+        directory: &Directory,
+        model_type: Option<String>,
+        tokenizer_class: Option<String>,
+    ) -> Result<Self, TokenizerError> {
         Ok(Self {
             origin: directory.root(),
             tokenizer_json: directory.read("tokenizer.json")?,
             tokenizer_config: directory.read("tokenizer_config.json")?,
             special_tokens_map: directory.read("special_tokens_map.json")?,
+            added_tokens: directory.read("added_tokens.json")?,
+            vocab_and_merges: directory.read("vocab.json")?.zip(directory.read("merges.txt")?),
             chat_template: directory.read("chat_template.jinja")?,
             additional_chat_templates: additional_chat_templates(directory)?,
             has_tokenizer_model: directory.has("tokenizer.model"),
             model_type,
+            tokenizer_class,
+            from: None,
         })
     }
 
-    /// `tokenizer_config.json`, with what `special_tokens_map.json` adds to it; empty if there is neither.
+    /// `tokenizer_config.json`, with what `special_tokens_map.json` and `config.json` add to it.
     ///
     /// transformers reads the map only for checkpoints whose config does not list `added_tokens_decoder`.
     pub(super) fn config(&self) -> Result<Map<String, Value>, TokenizerError> {
@@ -75,7 +92,17 @@ impl TokenizerFiles {
         if !config.contains_key("added_tokens_decoder") {
             config.extend(self.object("special_tokens_map.json", self.special_tokens_map.as_deref())?);
         }
+        if let (None | Some(Value::Null), Some(class)) =
+            (config.get("tokenizer_class"), &self.tokenizer_class)
+        {
+            config.insert("tokenizer_class".into(), class.as_str().into());
+        }
         Ok(config)
+    }
+
+    /// `added_tokens.json`; empty if there is none.
+    pub(super) fn added_tokens(&self) -> Result<Map<String, Value>, TokenizerError> {
+        self.object("added_tokens.json", self.added_tokens.as_deref())
     }
 
     fn object(&self, name: &str, bytes: Option<&[u8]>) -> Result<Map<String, Value>, TokenizerError> {

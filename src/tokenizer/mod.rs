@@ -14,6 +14,7 @@ mod decoding;
 mod detokenize;
 mod error;
 mod files;
+mod guard;
 mod special;
 mod stop;
 mod stop_matcher;
@@ -29,15 +30,18 @@ use serde_json::Value;
 
 pub use crate::json::exact as read_chat;
 pub use chat::{ChatOptions, ChatTemplate};
+pub use class::StepsFrom;
 pub use detokenize::Detokenizer;
 pub use error::TokenizerError;
 pub use files::TokenizerFiles;
 pub use stop::{Emit, StopStrings};
 pub use stop_matcher::StopMatcher;
 
-use class::Class;
+use class::{Class, FILL};
 use decoding::Decoding;
+use guard::caught;
 use special::SpecialTokens;
+use tokenizer_json::Around;
 
 /// A checkpoint's tokenizer with its special tokens and chat template. A clone shares everything.
 #[derive(Clone)]
@@ -52,29 +56,59 @@ struct Shared {
     special: SpecialTokens,
     /// Read when it is first used, so a template that cannot be read spoils only chats.
     chat: Result<ChatTemplate, TokenizerError>,
+    class: Class,
+    /// Whether the class's steps split texts differently from the file's.
+    differs: bool,
 }
 
 impl Tokenizer {
     /// Builds the tokenizer from its files.
+    ///
+    /// # Errors
+    /// What is missing or wrong, with the file's name.
     pub fn new(mut files: TokenizerFiles) -> Result<Self, TokenizerError> {
-        let Some(json) = files.tokenizer_json.take() else {
-            let origin = files.origin;
-            return Err(if files.has_tokenizer_model {
-                TokenizerError::OnlySentencePiece { origin }
-            } else {
-                TokenizerError::NoTokenizerJson { origin }
-            });
-        };
         let config = files.config()?;
-        let class = Class::choose(&config, files.model_type.as_deref(), &json);
-        let special = SpecialTokens::of(&config, class);
-        let inner = tokenizer_json::read(&json, class, &config, &special).map_err(|reason| {
-            let file = files.origin.join("tokenizer.json");
-            TokenizerError::BadTokenizerJson { file, reason }
-        })?;
+        let json = files.tokenizer_json.take();
+        let class = match files.from {
+            Some(StepsFrom::File) => Class::File,
+            _ => Class::choose(&config, files.model_type.as_deref(), json.as_deref().unwrap_or_default()),
+        };
+        if class == Class::NotFollowed {
+            let class = config["tokenizer_class"].as_str().unwrap_or_default().into();
+            return Err(TokenizerError::ClassNotFollowed { origin: files.origin, class });
+        }
+        let name = if json.is_some() { "tokenizer.json" } else { "vocab.json" };
+        let file = files.origin.join(name);
+        let bad = |reason| TokenizerError::BadTokenizerJson { file: file.clone(), reason };
+        let (json, is_file) = match (json, files.vocab_and_merges.take()) {
+            (Some(json), _) => (json, true),
+            (None, Some((vocab, merges))) if class.reads_vocab_and_merges() => {
+                (bpe::file(&vocab, &merges).map_err(bad)?, false)
+            }
+            _ if files.has_tokenizer_model => {
+                return Err(TokenizerError::OnlySentencePiece { origin: files.origin });
+            }
+            _ => return Err(TokenizerError::NoTokenizerJson { origin: files.origin }),
+        };
+        let (special, added_tokens) = (SpecialTokens::of(&config, class), files.added_tokens()?);
+        let around =
+            Around { class, config: &config, added_tokens: &added_tokens, special: &special, is_file };
+        let (inner, differs) = caught("tokenizers", || tokenizer_json::read(&json, &around)).map_err(bad)?;
+        let differs = differs && files.from.is_none();
         let chat = ChatTemplate::new(&files);
         let decoding = Decoding::of(&inner);
-        Ok(Self { shared: Arc::new(Shared { files, inner, decoding, special, chat }) })
+        Ok(Self { shared: Arc::new(Shared { files, inner, decoding, special, chat, class, differs }) })
+    }
+
+    /// A sentence for the user where the class that the checkpoint names and its tokenizer.json give different ids, and nobody has chosen.
+    pub fn note(&self) -> Option<String> {
+        self.shared.differs.then(|| {
+            format!(
+                "the tokenizer class of '{}' and its tokenizer.json split some texts differently; the class decides, as in transformers 5 \
+                 (--tokenizer-from file follows the file, as llama.cpp does)",
+                self.shared.files.origin.display()
+            )
+        })
     }
 
     /// Reads the tokenizer in the directory `dir`.
@@ -84,12 +118,16 @@ impl Tokenizer {
 
     /// The ids of `text`. With `add_special_tokens`, those that the tokenizer puts around a text, such as
     /// BOS, are added; special tokens written in the text become their ids either way.
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot encode.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.shared.inner.encode_fast(text, add_special_tokens);
-        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| TokenizerError::Encode {
-            origin: self.shared.files.origin.clone(),
-            reason: error.to_string(),
-        })
+        let bad = |reason| TokenizerError::Encode { origin: self.shared.files.origin.clone(), reason };
+        if self.shared.class == Class::CodeLlama && text.contains(FILL) {
+            return Err(bad(format!("CodeLlamaTokenizer's infilling ({FILL}) is not supported")));
+        }
+        let encode = || self.shared.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string());
+        caught("tokenizers", encode).map(|encoding| encoding.get_ids().to_vec()).map_err(bad)
     }
 
     /// The ids of a prompt as a person writes it: special tokens are added, and a text that already begins
@@ -105,7 +143,7 @@ impl Tokenizer {
 
     /// The text of `ids`. Ids that are no tokens give nothing; bytes that are no UTF-8 give U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
-        self.shared.inner.decode(ids, skip_special_tokens).unwrap_or_default()
+        decode(&self.shared.inner, ids, skip_special_tokens)
     }
 
     /// One token as shown to a person: "▁the" and "Ġthe" are " the", and half a character is its bytes, "\<0xE2\>".
@@ -161,6 +199,12 @@ impl Tokenizer {
     }
 }
 
+/// The text of ids; nothing if the tokenizer fails.
+fn decode(tokenizer: &tokenizers::Tokenizer, ids: &[u32], skip_special_tokens: bool) -> String {
+    caught("tokenizers", || tokenizer.decode(ids, skip_special_tokens).map_err(|e| e.to_string()))
+        .unwrap_or_default()
+}
+
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let origin = &self.shared.files.origin;
@@ -170,7 +214,7 @@ impl std::fmt::Debug for Tokenizer {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{byte_level, sentence_piece};
+    use super::testing::{byte_level, files_with, sentence_piece, sentence_piece_file};
     use super::*;
     use serde_json::json;
 
@@ -200,6 +244,83 @@ mod tests {
         assert!(tokenizer.is_special(ids[0]) && !tokenizer.is_special(ids[1]));
         assert_eq!(tokenizer.eos_token(), None);
         assert_eq!(tokenizer.vocab_size(), 259);
+    }
+
+    /// The class makes one piece of " a", and the file two.
+    #[test]
+    fn a_class_against_its_file() {
+        let files = || files_with(json!({"tokenizer_class": "GPT2Tokenizer"}));
+        let from = |from| Tokenizer::new(TokenizerFiles { from, ..files() }).expect("a tokenizer");
+        let count = |tokenizer: &Tokenizer| tokenizer.encode(" a", false).expect("ids").len();
+        let [unsaid, class, file] = [None, Some(StepsFrom::Class), Some(StepsFrom::File)].map(from);
+        assert_eq!([&unsaid, &class, &file].map(count), [1, 1, 2]);
+        assert!(unsaid.note().expect("a note").contains("--tokenizer-from file"));
+        assert_eq!((class.note(), file.note()), (None, None), "somebody has chosen");
+        assert_eq!(byte_level().note(), None);
+    }
+
+    #[test]
+    fn a_class_that_is_not_followed_is_refused_by_name() {
+        let files = || files_with(json!({"tokenizer_class": "T5TokenizerFast"}));
+        let said = Tokenizer::new(files()).expect_err("it is refused").to_string();
+        assert!(said.contains("T5TokenizerFast") && said.contains("--tokenizer-from file"), "{said}");
+        assert!(Tokenizer::new(TokenizerFiles { from: Some(StepsFrom::File), ..files() }).is_ok());
+        // config.json may name it, too.
+        let named = |config| {
+            let files = files_with(config);
+            Tokenizer::new(TokenizerFiles { tokenizer_class: Some("BertTokenizer".into()), ..files })
+        };
+        assert!(named(json!({"tokenizer_class": null})).unwrap_err().to_string().contains("BertTokenizer"));
+        assert!(named(json!({"tokenizer_class": "PreTrainedTokenizerFast"})).is_ok());
+    }
+
+    /// Ids as CodeLlamaTokenizer gives them: no space before a text that has one, BOS whatever the file says.
+    #[test]
+    fn code_llama() {
+        let mut file = sentence_piece_file();
+        file["post_processor"] = Value::Null;
+        let files = TokenizerFiles {
+            tokenizer_json: Some(file.to_string().into_bytes()),
+            ..files_with(json!({"tokenizer_class": "CodeLlamaTokenizer"}))
+        };
+        let tokenizer = Tokenizer::new(files).expect("a tokenizer");
+        let pieces = |text: &str| -> Vec<String> {
+            let ids = tokenizer.encode(text, true).expect("ids");
+            ids.into_iter().filter_map(|id| tokenizer.piece(id)).collect()
+        };
+        assert_eq!(pieces("a"), ["<s>", " a"]);
+        assert_eq!(pieces(" a"), ["<s>", " a"]);
+        assert_eq!(pieces("<s>a"), ["<s>", "<s>", "a"]);
+        assert!(
+            tokenizer.encode("a<FILL_ME>b", true).unwrap_err().to_string().contains("CodeLlamaTokenizer")
+        );
+    }
+
+    #[test]
+    fn old_checkpoints_have_a_vocabulary_and_merges() {
+        let vocab = br#"{"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}"#.to_vec();
+        let new = |model_type: &str, config: Value| {
+            Tokenizer::new(TokenizerFiles {
+                tokenizer_config: Some(config.to_string().into_bytes()),
+                vocab_and_merges: Some((vocab.clone(), b"#version: 0.2\na b\n".to_vec())),
+                model_type: Some(model_type.into()),
+                ..TokenizerFiles::default()
+            })
+        };
+        let ids = |config| new("gpt2", config).expect("a tokenizer").encode("abb", true).expect("ids");
+        assert_eq!(ids(json!({})), [3, 2]);
+        assert_eq!(ids(json!({"add_bos_token": true})), [0, 3, 2]);
+        assert!(matches!(new("llama", json!({})), Err(TokenizerError::NoTokenizerJson { .. })));
+    }
+
+    #[test]
+    fn special_tokens_may_be_split() {
+        let count = |config| {
+            let tokenizer = Tokenizer::new(files_with(config)).expect("a tokenizer");
+            tokenizer.encode("<s><tool>", false).expect("ids").len()
+        };
+        assert_eq!(count(json!({})), 2);
+        assert_eq!(count(json!({"split_special_tokens": true})), 4, "<tool> is added and not special");
     }
 
     #[test]

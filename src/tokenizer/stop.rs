@@ -4,6 +4,8 @@
 //! could still become a stop string is held back, and no more than that. How the text was cut into
 //! pieces never changes the result.
 
+use super::Detokenizer;
+
 /// What to do with a piece of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Emit {
@@ -28,6 +30,8 @@ pub struct StopStrings {
     stops: Vec<String>,
     /// Text that came in and was not given out: the beginning of a stop string, perhaps.
     held: String,
+    /// For each byte of `held`, whether it is given out at all: a special token's text is not.
+    shown: Vec<bool>,
     stopped: bool,
 }
 
@@ -35,29 +39,46 @@ impl StopStrings {
     /// Empty strings are ignored: they would stop before the first character.
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let stops = stops.into_iter().map(Into::into).filter(|s: &String| !s.is_empty()).collect();
-        Self { stops, held: String::new(), stopped: false }
+        Self { stops, ..Self::default() }
+    }
+
+    /// Takes the next token. The text of a special token that the detokenizer leaves out can be (part of) a stop string, and is not given out.
+    pub fn push_token(&mut self, detokenizer: &mut Detokenizer, id: u32) -> Emit {
+        match detokenizer.left_out(id) {
+            Some(text) => self.take(&text, false),
+            None => self.push(&detokenizer.push(id)),
+        }
     }
 
     /// Takes the next piece of text. After a stop nothing more comes out.
     pub fn push(&mut self, text: &str) -> Emit {
+        self.take(text, true)
+    }
+
+    fn take(&mut self, text: &str, shown: bool) -> Emit {
         if self.stopped {
             return Emit::Text(String::new());
         }
         self.held.push_str(text);
+        self.shown.resize(self.held.len(), shown);
         if let Some((start, stop)) = self.first_match() {
-            self.stopped = true;
-            let mut text = std::mem::take(&mut self.held);
-            text.truncate(start);
+            let text = self.give(start);
+            *self = Self { stopped: true, ..Self::default() };
             return Emit::Stopped { text, stop };
         }
-        let safe = self.held.len() - self.longest_beginning();
-        let held = self.held.split_off(safe);
-        Emit::Text(std::mem::replace(&mut self.held, held))
+        Emit::Text(self.give(self.held.len() - self.longest_beginning()))
     }
 
     /// The text has ended: what was held back is text after all.
     pub fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        self.give(self.held.len())
+    }
+
+    /// Takes the first bytes out of what is held; gives those that are shown.
+    fn give(&mut self, length: usize) -> String {
+        let shown: Vec<bool> = self.shown.drain(..length).collect();
+        let text: String = self.held.drain(..length).collect();
+        text.char_indices().filter(|(at, _)| shown[*at]).map(|(_, c)| c).collect()
     }
 
     /// Where the stop string that is complete first begins, and which it is.
@@ -81,6 +102,7 @@ fn overlap(text: &str, stop: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{StopMatcher, testing::byte_level};
     use super::*;
 
     /// Pushes the pieces; returns the text that came out and the stop string that ended it.
@@ -140,6 +162,33 @@ mod tests {
         // 'é' and 'è' share their first byte: only whole characters are held back.
         let mut stops = StopStrings::new(["è"]);
         assert_eq!(stops.push("é"), Emit::Text("é".into()));
+    }
+
+    /// Their text is not in the output, but it can end the output.
+    #[test]
+    fn special_tokens_are_found_and_not_shown() {
+        let tokenizer = byte_level();
+        let ids = |text: &str| tokenizer.encode(text, false).unwrap();
+        let run = |stop: &str, text: &str| {
+            let mut detokenizer = Detokenizer::new(&tokenizer, true);
+            let mut stops = StopStrings::new([stop]);
+            let mut matcher = StopMatcher::new(&tokenizer, &[], &[stop.into()]).unwrap();
+            let mut out = String::new();
+            for id in ids(text) {
+                let (emit, stopped) = (stops.push_token(&mut detokenizer, id), matcher.push(id));
+                assert_eq!(matches!(emit, Emit::Stopped { .. }), stopped, "{stop} in {text}");
+                let (Emit::Text(text) | Emit::Stopped { text, .. }) = emit;
+                out += &text;
+                if stopped {
+                    return (out, true);
+                }
+            }
+            (out + &stops.finish(), false)
+        };
+        assert_eq!(run("<s>", "ab<s>a"), ("ab".into(), true));
+        assert_eq!(run("b<s>a", "ab<s>a"), ("a".into(), true));
+        assert_eq!(run("b<s>b", "ab<s>a"), ("aba".into(), false));
+        assert_eq!(run("x", "a<s>b"), ("ab".into(), false));
     }
 
     #[test]

@@ -6,26 +6,48 @@ use super::{Tokenizer, TokenizerFiles};
 
 /// Every byte is a token, and " a" is one.
 pub(super) fn byte_level() -> Tokenizer {
+    tokenizer(byte_level_file())
+}
+
+fn byte_level_file() -> Value {
     let latin = (0x21..=0x7e).chain(0xa1..=0xac).chain(0xae..=0xff).chain(0x100..=0x143);
     let letters = latin.filter_map(char::from_u32).map(String::from);
     let vocab = numbered(letters.chain(["Ġa".into()]));
     let bytes =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let size = vocab.len();
-    tokenizer(json!({
+    json!({
         "version": "1.0",
         "added_tokens": [added(size, "<s>", true), added(size + 1, "<tool>", false)],
         "pre_tokenizer": bytes, "decoder": bytes, "post_processor": begin(size),
         "model": {"type": "BPE", "vocab": vocab, "merges": [["Ġ", "a"]]},
-    }))
+    })
+}
+
+/// Files of the byte-level tokenizer, whose own steps cut off each "a", with this `tokenizer_config.json`.
+pub(super) fn files_with(config: Value) -> TokenizerFiles {
+    let mut file = byte_level_file();
+    let letters =
+        json!({"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": false});
+    file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [letters, file["pre_tokenizer"]]});
+    TokenizerFiles {
+        origin: "tiny".into(),
+        tokenizer_json: Some(file.to_string().into_bytes()),
+        tokenizer_config: Some(config.to_string().into_bytes()),
+        ..Default::default()
+    }
 }
 
 /// Llama 2's way: "▁" for a space, bytes for what is not in the vocabulary, one space before the text.
 pub(super) fn sentence_piece() -> Tokenizer {
+    tokenizer(sentence_piece_file())
+}
+
+pub(super) fn sentence_piece_file() -> Value {
     let bytes = (0..=255).map(|byte| format!("<0x{byte:02X}>"));
     let words = ["▁", "a", "b", "▁a", "é"].map(String::from);
     let vocab = numbered(["<unk>", "<s>", "</s>"].map(String::from).into_iter().chain(bytes).chain(words));
-    tokenizer(json!({
+    json!({
         "version": "1.0",
         "added_tokens": [added(0, "<unk>", true), added(1, "<s>", true), added(2, "</s>", true)],
         "normalizer": {"type": "Sequence", "normalizers": [
@@ -40,7 +62,7 @@ pub(super) fn sentence_piece() -> Tokenizer {
         "post_processor": begin(1),
         "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": true, "fuse_unk": true,
             "vocab": vocab, "merges": ["▁ a"]},
-    }))
+    })
 }
 
 /// Words with nothing around them: decoded, they are joined by spaces.

@@ -6,15 +6,16 @@
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokenizers::models::ModelWrapper;
+use tokenizers::models::bpe::BPE;
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
 };
 
-use super::bpe;
-use super::class::Class;
-use super::special::SpecialTokens;
+use super::class::{Class, split_alike};
+use super::special::{self, SpecialTokens};
+use super::{bpe, guard};
 use crate::json;
 
 /// The file, with a model of type `M`. `truncation` and `padding` are for training and left out.
@@ -22,7 +23,7 @@ use crate::json;
 struct File<M> {
     version: Option<String>,
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    added_tokens: Vec<WithId>,
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -34,29 +35,84 @@ struct File<M> {
     model: Option<M>,
 }
 
+#[derive(Deserialize)]
+struct WithId {
+    id: u32,
+    #[serde(flatten)]
+    token: AddedToken,
+}
+
+/// What surrounds `tokenizer.json`.
+pub(super) struct Around<'a> {
+    pub class: Class,
+    /// `tokenizer_config.json`.
+    pub config: &'a Map<String, Value>,
+    /// `added_tokens.json`.
+    pub added_tokens: &'a Map<String, Value>,
+    pub special: &'a SpecialTokens,
+    /// Whether the JSON is a file of the checkpoint, and not made of vocab.json and merges.txt.
+    pub is_file: bool,
+}
+
 const NO_MODEL: &str = "it has no \"model\" (a vocabulary and merges): is it another kind of file?";
 
-/// The tokenizer in `json`, with the steps of `class` and the special tokens that the config adds.
-pub(super) fn read(
-    json: &[u8],
-    class: Class,
-    config: &Map<String, Value>,
-    special: &SpecialTokens,
-) -> Result<Tokenizer, String> {
-    let mut tokenizer = match json::parse::<File<bpe::Model>>(json) {
+/// The tokenizer in `json`, with the steps of a class and the special tokens that the config adds; and whether the file's own steps would
+/// split texts differently.
+pub(super) fn read(json: &[u8], around: &Around) -> Result<(Tokenizer, bool), String> {
+    let (mut tokenizer, in_file, class) = match json::parse::<File<bpe::Model>>(json) {
         Ok(mut file) => {
             let mut model = file.model.take().ok_or(NO_MODEL)?;
-            model.options_of(class);
-            file.build(model.build()?.into(), class, config)?
+            model.options_of(around.class, around.special);
+            let in_file = take_tokens(&mut file.added_tokens);
+            (file.build(model.build()?.into())?, in_file, around.class)
         }
         Err(error) => {
             let mut file = other_model(json, error)?;
             let model = part(file.model.take().unwrap_or_default(), "model")?.ok_or(NO_MODEL)?;
-            file.build(model, Class::File, config)?
+            let in_file = take_tokens(&mut file.added_tokens);
+            (file.build(model)?, in_file, Class::File)
         }
     };
-    special.register(&mut tokenizer, config).map_err(|error| error.to_string())?;
-    Ok(tokenizer)
+    let said = |error: tokenizers::Error| one_line(&error.to_string());
+    let mut steps = Tokenizer::new(BPE::default());
+    steps.with_normalizer(tokenizer.get_normalizer().cloned()).map_err(said)?;
+    steps.with_pre_tokenizer(tokenizer.get_pre_tokenizer().cloned());
+    class.apply(&mut tokenizer, around.config).map_err(said)?;
+    let differs = around.is_file && class != Class::File && !split_alike(&steps, &tokenizer);
+
+    // The added tokens come last, because the normalizer has a say in them.
+    if class == Class::File {
+        tokenizer.add_tokens(in_file.iter().map(|(_, token)| token.clone())).map_err(said)?;
+    }
+    let listed = special::listed(around.config, around.added_tokens, &in_file, around.special);
+    around.special.register(&mut tokenizer, listed, around.config, class).map_err(said)?;
+    if let Some(ends) = class.ends(around.config, around.is_file) {
+        let ends = template(ends, around.special, &tokenizer);
+        tokenizer.with_post_processor(part::<PostProcessorWrapper>(ends, "post_processor")?);
+    }
+    let splits = around.config.get("split_special_tokens").and_then(Value::as_bool).unwrap_or(false);
+    tokenizer.set_encode_special_tokens(splits);
+    Ok((tokenizer, differs))
+}
+
+fn take_tokens(tokens: &mut Vec<WithId>) -> Vec<(u32, AddedToken)> {
+    tokens.drain(..).map(|WithId { id, token }| (id, token)).collect()
+}
+
+/// What puts BOS before a text and EOS after it, or neither.
+fn template([bos, eos]: [bool; 2], special: &SpecialTokens, tokenizer: &Tokenizer) -> Value {
+    let mut tokens = Map::new();
+    let mut piece = |name: &str, wanted: bool| {
+        let token = special.get(name).filter(|_| wanted)?;
+        let id = tokenizer.token_to_id(token)?;
+        tokens.insert(token.into(), json!({"id": token, "ids": [id], "tokens": [token]}));
+        Some(json!({"SpecialToken": {"id": token, "type_id": 0}}))
+    };
+    let (before, after) = (piece("bos_token", bos), piece("eos_token", eos));
+    let text = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+    let single: Vec<Value> = before.into_iter().chain([text("A")]).chain(after).collect();
+    let pair = [&single[..], &[text("B")]].concat();
+    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens})
 }
 
 /// The file if its model is of another kind than BPE; `error` is why it was not read as BPE.
@@ -75,26 +131,20 @@ fn other_model(json: &[u8], error: String) -> Result<File<Value>, String> {
 
 impl<M> File<M> {
     /// The tokenizer around a model that was taken out of the file.
-    fn build(
-        self,
-        model: ModelWrapper,
-        class: Class,
-        config: &Map<String, Value>,
-    ) -> Result<Tokenizer, String> {
+    fn build(self, model: ModelWrapper) -> Result<Tokenizer, String> {
         if let Some(version) = self.version.filter(|version| version != "1.0") {
             return Err(format!("its version is {version:?}; only \"1.0\" is known"));
         }
         let said = |error: tokenizers::Error| one_line(&error.to_string());
         let mut tokenizer = Tokenizer::new(model);
+        guard::check_growth(&self.normalizer, "normalizer")?;
+        guard::check_growth(&self.decoder, "decoder")?;
         let normalizer: Option<NormalizerWrapper> = part(self.normalizer, "normalizer")?;
         let pre_tokenizer: Option<PreTokenizerWrapper> = part(self.pre_tokenizer, "pre_tokenizer")?;
         let post_processor: Option<PostProcessorWrapper> = part(self.post_processor, "post_processor")?;
         let decoder: Option<DecoderWrapper> = part(self.decoder, "decoder")?;
         tokenizer.with_normalizer(normalizer).map_err(said)?;
         tokenizer.with_pre_tokenizer(pre_tokenizer).with_post_processor(post_processor).with_decoder(decoder);
-        class.apply(&mut tokenizer, config).map_err(said)?;
-        // Last, because the normalizer has a say in them.
-        tokenizer.add_tokens(self.added_tokens).map_err(said)?;
         Ok(tokenizer)
     }
 }
@@ -115,10 +165,17 @@ fn one_line(error: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn try_read(json: &[u8]) -> Result<Tokenizer, String> {
-        read(json, Class::File, &Map::new(), &SpecialTokens::default())
+        let (config, special) = (Map::new(), SpecialTokens::default());
+        let around = Around {
+            class: Class::File,
+            config: &config,
+            added_tokens: &config,
+            special: &special,
+            is_file: true,
+        };
+        read(json, &around).map(|(tokenizer, _)| tokenizer)
     }
 
     fn why(json: &[u8]) -> String {

@@ -1,4 +1,4 @@
-//! What ran when: the record of a run, and a page that draws it.
+//! The record of a run, which says what ran when, and a page that draws it.
 //!
 //! ```text
 //! Engine::step ─▶ Trace ─▶ trace.json ─┬─▶ page: viewer.html with the record in it, for a browser

@@ -16,7 +16,7 @@ pub struct View {
     pub steps: Range<usize>,
 }
 
-/// What the page shows first.
+/// The tab that the page shows first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tab {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// What is read of the file.
+/// The part of the file that is read.
 #[derive(Deserialize)]
 pub struct Record {
     #[serde(rename = "traceEvents")]
@@ -13,7 +13,7 @@ pub struct Record {
     pub settings: Settings,
 }
 
-/// What held for all steps.
+/// Settings that held for all steps.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Settings {

@@ -9,7 +9,7 @@ use crate::kv::{Manager, RequestId};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, ops::Range, time::Instant};
 
-/// What a request computes in a step.
+/// The kind of work that a request has in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Tokens of the prompt.
@@ -27,7 +27,7 @@ pub struct Part {
     pub positions: Range<usize>,
 }
 
-/// What ran when.
+/// The record of a run, as it is written.
 pub struct Trace {
     start: Instant,
     events: Vec<Value>,

@@ -47,6 +47,8 @@ mod paged_command;
 #[cfg(feature = "step4")]
 mod plan_command;
 #[cfg(feature = "step4")]
+mod server_needs;
+#[cfg(feature = "step4")]
 mod step4;
 
 // Step 5.

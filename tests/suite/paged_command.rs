@@ -205,6 +205,7 @@ fn weights_are_updated_in_a_running_batch() {
     let update = ["--update-weights", gpt2.to_str().unwrap(), "--update-after", "1"];
     let error = rig.batch(&update).refused(&["--update-weights"]);
     assert!(error.contains("gpt2"), "{error}");
+    assert_eq!(rig.results("id").len(), 12, "all were running, and drained before the weights were refused");
     rig.batch(&["--update-weights", "no/such/dir", "--update-after", "1"]).refused(&["no/such/dir"]);
     rig.batch(&["--update-after", "1"]).refused(&["--update-weights"]);
 }

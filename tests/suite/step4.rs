@@ -7,13 +7,12 @@ use proptest::prelude::*;
 use stairwell::{
     attention::{AttentionKind, KvOptions, KvSwap},
     demo,
-    engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, OnUpdate, RequestId, SharesWith, Worker},
-    generate::{FinishReason, GenerateParams},
+    engine::{Continuous, Engine, Limits, LocalWorker, NewRequest, RequestId, SharesWith, Worker},
+    generate::GenerateParams,
     kv::{self, ManagerOptions, Preemption},
     model::KvMemory,
     runner::{LoadOptions, ModelRunner, Prompt},
     sampling::SamplingParams,
-    tensor::HostTensor,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,12 +20,12 @@ const LONGEST: usize = 64;
 
 /// How a test's engine shares its pool.
 #[derive(Clone, Copy, Debug)]
-struct Setup {
-    tokens: usize,
-    block_size: usize,
-    swap_blocks: usize,
-    limits: Limits,
-    options: ManagerOptions,
+pub struct Setup {
+    pub tokens: usize,
+    pub block_size: usize,
+    pub swap_blocks: usize,
+    pub limits: Limits,
+    pub options: ManagerOptions,
 }
 
 impl Default for Setup {
@@ -36,7 +35,7 @@ impl Default for Setup {
     }
 }
 
-fn engine(name: &str, setup: Setup) -> Engine<Recording> {
+pub fn engine(name: &str, setup: Setup) -> Engine<Recording> {
     let Setup { tokens, block_size, swap_blocks, limits, options } = setup;
     let mut kv = KvOptions {
         max_model_len: Some(LONGEST),
@@ -299,51 +298,6 @@ fn a_window_in_every_layer_needs_no_more_than_the_window() {
     assert!(held <= 5, "{held} blocks of 4");
     let alone = greedy(&mut runner("mistral-f16", KvOptions::recompute()), &prompt, 64 - prompt.len());
     assert_eq!(ended[&id].output, alone);
-}
-
-#[test]
-fn weights_are_updated_between_old_and_new_requests() {
-    for on_update in [OnUpdate::Drain, OnUpdate::Abort] {
-        let mut engine = engine(
-            "qwen3",
-            Setup { limits: Limits { max_num_seqs: 2, max_batched_tokens: 64 }, ..Setup::default() },
-        );
-        let mut ended = Ended::default();
-        let prompt: Vec<u32> = (1..18).collect();
-        for _ in 0..3 {
-            engine.add(prompt.clone(), greedy_params(8)).unwrap();
-        }
-        (0..3).for_each(|_| keep(&mut ended, finished(engine.step().unwrap())));
-        let tensors: Vec<(String, HostTensor)> =
-            crate::common::Checkpoint::copy("qwen3").tensors().into_iter().collect();
-        let new: Vec<(String, HostTensor)> =
-            tensors.iter().map(|(name, tensor)| (name.clone(), crate::common::changed(tensor))).collect();
-        engine.update_weights(new.clone(), on_update).unwrap();
-        assert_eq!(
-            (engine.queues(), engine.blocks().cached),
-            ((1, 0), 0),
-            "the third one waits; nothing is cached"
-        );
-        keep(&mut ended, engine.run().unwrap());
-
-        let mut old = runner("qwen3", KvOptions::recompute());
-        let before = greedy(&mut old, &prompt, 8);
-        old.update_weights(new).unwrap();
-        let after = greedy(&mut old, &prompt, 8);
-        assert_ne!(before, after);
-        for id in [0, 1].map(RequestId) {
-            let (finished, whole) = (&ended[&id], on_update == OnUpdate::Drain);
-            assert_eq!(finished.weight_version, 0);
-            assert_eq!(finished.reason == FinishReason::Length, whole);
-            assert_eq!(finished.output, before[..if whole { 8 } else { 3 }]);
-        }
-        let third = &ended[&RequestId(2)];
-        assert_eq!((third.weight_version, third.cached_tokens, &third.output), (1, 0, &after));
-
-        let error =
-            engine.update_weights([("nobody".to_owned(), tensors[0].1.clone())], on_update).unwrap_err();
-        assert!(error.to_string().contains("nobody") && engine.weight_version() == 1, "{error}");
-    }
 }
 
 #[test]

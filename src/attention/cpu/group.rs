@@ -6,7 +6,7 @@
 
 use super::{
     faster,
-    vectors::{PIECE, Segment},
+    vectors::{PIECE, Queries, Segment},
     weigh::weigh,
 };
 use crate::backend::{
@@ -14,28 +14,14 @@ use crate::backend::{
     simd::{F32, add_scaled, dispatch, dot},
 };
 
-/// Query heads that share a head of K and V, of some tokens that follow each other.
-#[derive(Clone, Copy)]
-pub struct Queries<'a> {
-    /// [rows · group, head_dim]
-    pub q: &'a [f32],
-    pub head_dim: usize,
-    /// Tokens.
-    pub rows: usize,
-    /// How many keys the last row sees; the one before it sees one less, and so on.
-    pub keys: usize,
-    /// Factor on the scores.
-    pub scale: f32,
-}
-
 /// Working space of [`attend_group`].
 #[derive(Default)]
 pub struct Scratch {
     /// [rows · group, keys]
-    pub(super) scores: Vec<f32>,
+    scores: Vec<f32>,
     /// A piece of K or V, widened.
-    pub(super) wide: Vec<f32>,
-    pub(super) faster: faster::Scratch,
+    wide: Vec<f32>,
+    faster: faster::Scratch,
 }
 
 // ANCHOR: attend_group
@@ -48,11 +34,11 @@ pub fn attend_group<'a>(
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    if faster::attend(cpu, queries, segments.clone(), scratch, out) {
+    let Scratch { scores, wide, faster } = scratch;
+    if faster::attend(cpu, queries, segments.clone(), faster, out) {
         return;
     }
     let (isa, Queries { q, head_dim: d, rows, keys, scale }) = (cpu.isa(), *queries);
-    let Scratch { scores, wide, .. } = scratch;
     scores.resize(q.len() / d * keys, 0.0);
     wide.resize(PIECE * d, 0.0);
     let mut at = 0;

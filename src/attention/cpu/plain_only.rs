@@ -1,9 +1,6 @@
 //! Below step 4, and on CPUs that are not x86-64, no attention is faster than the plain one.
 
-use super::{
-    group::{self, Queries},
-    vectors::Segment,
-};
+use super::vectors::{Queries, Segment};
 use crate::backend::cpu::Cpu;
 
 /// Working space: none.
@@ -15,7 +12,7 @@ pub fn attend<'a>(
     _: &Cpu,
     _: &Queries,
     _: impl Iterator<Item = Segment<'a>>,
-    _: &mut group::Scratch,
+    _: &mut Scratch,
     _: &mut [f32],
 ) -> bool {
     false

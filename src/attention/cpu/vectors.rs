@@ -1,4 +1,4 @@
-//! Vectors of K and V as a cache keeps them, and how some are read as f32.
+//! What meets: queries, and vectors of K and V as a cache keeps them; and how some of these are read as f32.
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
@@ -27,6 +27,20 @@ pub struct Segment<'a> {
     pub stride: usize,
     /// Positions.
     pub len: usize,
+}
+
+/// Query heads that share a head of K and V, of some tokens that follow each other.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// [rows · group, head_dim]
+    pub q: &'a [f32],
+    pub head_dim: usize,
+    /// Tokens.
+    pub rows: usize,
+    /// How many keys the last row sees; the one before it sees one less, and so on.
+    pub keys: usize,
+    /// Factor on the scores.
+    pub scale: f32,
 }
 
 /// Some vectors as f32, `step` numbers apart.

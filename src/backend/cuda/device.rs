@@ -1,4 +1,4 @@
-//! What a device is to the backend: memory with addresses of its own, and kernels that are started by name.
+//! A device as the backend sees it: it has memory with addresses of its own, and starts kernels by name.
 
 use crate::{
     error::Result,
@@ -12,7 +12,7 @@ use std::ffi::c_void;
 pub struct Address(pub u64);
 
 impl Address {
-    /// So many bytes further.
+    /// The address so many bytes further on.
     pub fn offset(self, bytes: usize) -> Address {
         Address(self.0 + bytes as u64)
     }
@@ -35,7 +35,7 @@ impl Arg {
         Arg::U32(n as u32)
     }
 
-    /// Where its value is, as `cuLaunchKernel` wants it.
+    /// A pointer to the value, as `cuLaunchKernel` wants it.
     pub(super) fn pointer(&self) -> *mut c_void {
         let pointer: *const c_void = match self {
             Arg::At(Address(address)) => (address as *const u64).cast(),
@@ -70,7 +70,7 @@ impl Grid {
     }
 }
 
-/// A kernel that is to be started, with what it is to work on.
+/// A kernel to start, with its grid and its arguments.
 #[derive(Clone, Debug)]
 pub struct Launch {
     pub kernel: String,
@@ -111,7 +111,7 @@ pub struct DeviceMemory {
     pub total: u64,
 }
 
-/// Launches that were recorded, to be done again by one call.
+/// Recorded launches that one call repeats.
 pub trait Graph: Send + Sync {
     /// Does them all, in their order, with the arguments that they had.
     ///

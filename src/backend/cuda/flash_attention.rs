@@ -16,7 +16,7 @@ pub enum FlashVersion {
     V1,
     /// On tensor cores.
     V2,
-    /// While a tile is used the next is on its way.
+    /// The next tile is copied while a tile is used.
     V3,
     /// For a Hopper: warps that bring tiles, and warps that multiply. kernels/flash_attention_sm90.cu.
     V4,
@@ -41,18 +41,18 @@ const THREADS: u32 = 128;
 /// The widest head that v0 and v1 have registers for.
 const WIDEST: usize = 256;
 
-/// What a launch works on: rows of one or many sequences.
+/// The work of a launch: rows of one or many sequences.
 #[derive(Clone, Copy, Debug)]
 pub struct FlashWork {
     pub shape: PagedShape,
     pub places: PagedPlaces,
-    /// Where each sequence's rows begin in q, and how many it has: ids, `[sequences]`.
+    /// The first row of each sequence in q, and the number of its rows: ids, `[sequences]`.
     pub row_starts: Address,
     pub row_counts: Address,
     pub sequences: usize,
-    /// Rows of the sequence that has most.
+    /// Rows of the sequence with the most rows.
     pub most_rows: usize,
-    /// Rows of q, those of nobody included.
+    /// Rows of q, padding included.
     pub rows: usize,
     /// Tokens of the longest sequence, the new ones included.
     pub longest: usize,
@@ -62,8 +62,7 @@ pub struct FlashWork {
 
 impl FlashVersion {
     /// All, the plainest first.
-    pub const ALL: [FlashVersion; 5] =
-        [FlashVersion::V0, FlashVersion::V1, FlashVersion::V2, FlashVersion::V3, FlashVersion::V4];
+    pub const ALL: [FlashVersion; 5] = [Self::V0, Self::V1, Self::V2, Self::V3, Self::V4];
 
     /// The kernels of all versions, without width and dtype.
     pub(super) const KERNELS: [&'static str; 5] = [

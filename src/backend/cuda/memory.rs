@@ -69,14 +69,14 @@ impl Ids {
         self.device.upload(self.buffer.address, bytemuck::cast_slice(values))
     }
 
-    /// Where they are.
+    /// The address of the values.
     pub fn address(&self) -> Address {
         self.buffer.address
     }
 }
 
-/// Activations to be used again, by their length in bytes, a power of two: after the first step nothing is allocated, and addresses
-/// repeat.
+/// Free activations by their length in bytes, a power of two. They are used again, so after the first step nothing is allocated, and
+/// addresses repeat.
 #[derive(Default)]
 pub struct Workspace {
     free: Mutex<BTreeMap<usize, Vec<Buffer>>>,
@@ -93,7 +93,7 @@ pub struct CudaTensor {
 }
 
 impl Workspace {
-    /// Bytes that it holds and nobody uses now.
+    /// Bytes that it holds for later use.
     pub fn free_bytes(&self) -> u64 {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.iter().map(|(bytes, buffers)| (bytes * buffers.len()) as u64).sum()
@@ -123,13 +123,13 @@ impl Drop for CudaTensor {
 }
 
 impl CudaTensor {
-    /// The same numbers. Whoever made the tensor keeps it, and its memory.
+    /// A tensor with the same numbers in the same memory, which this tensor keeps.
     pub(super) fn view(&self) -> CudaTensor {
         let CudaTensor { address, rows, cols, ref workspace, .. } = *self;
         CudaTensor { buffer: None, address, rows, cols, workspace: workspace.clone() }
     }
 
-    /// Where it is.
+    /// The address of the numbers.
     pub fn address(&self) -> Address {
         self.address
     }

@@ -49,7 +49,8 @@ const ROW_THREADS: u32 = 128;
 /// How a model runs on a device.
 #[derive(Clone, Copy, Debug)]
 pub struct CudaOptions {
-    /// What linear layers multiply: f32, or bf16 or f16 with sums in f32. Other operations are in f32. `None`: what is stored.
+    /// The dtype that linear layers multiply in: f32, or bf16 or f16 with sums in f32. `None`: the dtype of the weights. Other operations
+    /// are in f32.
     pub dtype: Option<DType>,
     /// The part of the device's memory that this process may use.
     pub utilization: f64,
@@ -85,7 +86,7 @@ pub struct Cuda {
     device: Arc<dyn Device>,
     options: CudaOptions,
     workspace: Arc<Workspace>,
-    /// What recorded passes compute in: nobody else may use it between two replays.
+    /// Memory for recorded passes. Nothing else may use it between two replays.
     graph_workspace: Arc<Workspace>,
     in_graph: AtomicBool,
     /// Whether launches are left out.
@@ -95,7 +96,7 @@ pub struct Cuda {
     replays: AtomicU64,
     /// The dtype of the first matrix.
     stored: OnceLock<DType>,
-    /// What the sampling kernel is told of its rows. It is kept: memory that is given back ends all graphs.
+    /// The sampling kernel's table of draws. It is kept, because graphs end when memory is given back.
     draws: Mutex<Option<Ids>>,
 }
 
@@ -132,7 +133,7 @@ impl Cuda {
         self.options
     }
 
-    /// What linear layers multiply.
+    /// The dtype that linear layers multiply in.
     pub fn dtype(&self) -> DType {
         self.options.dtype.or(self.stored.get().copied()).unwrap_or(DType::F32)
     }
@@ -203,7 +204,7 @@ impl Cuda {
     }
 }
 
-/// How kernels for a dtype are called.
+/// The end of a kernel's name for a dtype.
 pub(crate) fn suffix(dtype: DType) -> &'static str {
     match dtype {
         DType::BF16 => "bf16",

@@ -19,7 +19,7 @@ pub enum AttentionVersion {
     V2,
     /// The context in parts.
     V3,
-    /// While a tile is used the next is on its way.
+    /// The next tile is copied while a tile is used.
     V4,
 }
 
@@ -38,7 +38,7 @@ const SHARED_BYTES: usize = 99 << 10;
 /// Threads of a block that writes a row's K and V.
 const WRITE_THREADS: u32 = 128;
 
-/// What decides which version fits.
+/// The shape that decides which version fits.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedShape {
     pub heads: usize,
@@ -48,7 +48,7 @@ pub struct PagedShape {
     pub dtype: DType,
 }
 
-/// Where a launch finds what it reads.
+/// The addresses of the cache, and of the tables and positions that say which keys each row sees.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedPlaces {
     pub k: Address,
@@ -99,7 +99,8 @@ impl PagedShape {
         Launch::new(kernel, grid, &pointers, &values)
     }
 
-    /// What every kernel that attends is told behind its first pointers: the cache, its sizes, the window (none: all keys) and the scale.
+    /// The arguments that every kernel of attention has behind its first pointers: the cache, its sizes, the window (none: all keys) and
+    /// the scale.
     pub(super) fn attention_arguments(
         &self,
         places: &PagedPlaces,
@@ -119,13 +120,7 @@ fn window_argument(window: Option<usize>) -> Arg {
 
 impl AttentionVersion {
     /// All, the plainest first.
-    pub const ALL: [AttentionVersion; 5] = [
-        AttentionVersion::V0,
-        AttentionVersion::V1,
-        AttentionVersion::V2,
-        AttentionVersion::V3,
-        AttentionVersion::V4,
-    ];
+    pub const ALL: [AttentionVersion; 5] = [Self::V0, Self::V1, Self::V2, Self::V3, Self::V4];
 
     /// The kernels of all versions, without the dtype.
     pub(super) const KERNELS: [&'static str; 5] = [
@@ -185,7 +180,7 @@ impl AttentionVersion {
     }
 }
 
-/// What a launch works on: rows of queries, and what they see.
+/// The work of a launch: rows of queries, and the keys that they see.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedWork {
     pub shape: PagedShape,

@@ -1,4 +1,4 @@
-//! What a kernel reads and writes, counted on the simulator: a profiler for those without a GPU.
+//! A profiler that needs no GPU: the simulator counts the reads and writes of a kernel.
 
 use super::{
     device::{Arg, Grid, Launch},

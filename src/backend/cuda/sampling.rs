@@ -11,7 +11,7 @@ use std::sync::PoisonError;
 /// SAMPLERS in the kernel.
 const THREADS: u32 = 256;
 
-/// What the kernel says of a row without a token.
+/// The kernel's codes for a row without a token.
 const NAN_AT: u32 = 1 << 31;
 const INFINITE_AT: u32 = 1 << 30;
 const NOTHING_LEFT: u32 = u32::MAX;

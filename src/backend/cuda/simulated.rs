@@ -17,11 +17,11 @@ use std::{
     thread,
 };
 
-/// In which order the threads of a block go on that may. A right kernel gives the same bits in each.
+/// The order in which the simulator runs the threads of a block that can go on. A right kernel gives the same bits in every order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
     #[default]
-    /// Everybody in turn.
+    /// From the first thread to the last.
     Forward,
     /// The last thread first, and each warp as far ahead of the others as barriers let it.
     Reverse,
@@ -134,7 +134,7 @@ impl Simulated {
         self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a GPU cannot do while it records.
+    /// Refuses an operation that a GPU cannot do while it records.
     fn refuse_in_a_capture(&self, what: &str) -> Result<()> {
         match *self.recording() {
             None => Ok(()),
@@ -142,7 +142,7 @@ impl Simulated {
         }
     }
 
-    /// Addresses and sizes of what is allocated.
+    /// The address and size of every allocation.
     pub(super) fn allocations(&self) -> Vec<(Address, u64)> {
         let allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
         allocations.iter().map(|(address, layout)| (*address, layout.size() as u64)).collect()

@@ -56,3 +56,11 @@ impl Simd<32> for Avx512Bf16 {
         unsafe { sum_all(sums) }
     }
 }
+
+/// 32 numbers as bf16, rounded to the nearest.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub fn to_bf16(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: both types are 512 bits.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}

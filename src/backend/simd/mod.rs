@@ -2,7 +2,7 @@
 //!
 //! A hot loop is written once, over a [`Simd`] token. The token is the proof that this CPU has the instructions: the only way to get
 //! one is `Avx2::new()`, which asks the CPU first. So a function that takes a token may use its instructions, and no function has to
-//! trust its caller. `dispatch!` picks the copy of a loop at run time.
+//! trust its caller; `amx::Amx` is the token of the tile registers. `dispatch!` picks the copy of a loop at run time.
 //!
 //! Below step 4 there is one copy, [`Portable`], and the compiler makes what it can of arrays of four floats. The x86 copies come
 //! with the chapter that teaches them, 4b.
@@ -31,7 +31,7 @@ pub use avx2::Avx2;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 pub use avx512::Avx512;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub use avx512_bf16::Avx512Bf16;
+pub use avx512_bf16::{Avx512Bf16, to_bf16};
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 pub(crate) use dot::add_row;
 pub(crate) use dot::{add_scaled, dot, dots};
@@ -52,7 +52,8 @@ pub(crate) use x86::{dispatch, of_rows};
 // ANCHOR: simd
 /// Registers of W numbers, and sums of their products. A value of such a type proves that this CPU has the instructions.
 ///
-/// All methods are inlined into the loop that calls them, which is compiled for the instruction set (`dispatch!`).
+/// So the methods are safe: each of them takes the token, and without the instructions there is no token to call it with. All of them are
+/// inlined into the loop that calls them, which is compiled for the instruction set (`dispatch!`).
 pub trait Simd<const W: usize>: Copy {
     /// A number in memory: f32, or the bits of a bf16.
     type Number: Copy + Default;

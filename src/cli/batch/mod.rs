@@ -104,13 +104,17 @@ fn run_with(args: Args, lead: LoadWorker) -> Result<ExitCode> {
     while engine.has_work() {
         served.take(engine.step()?)?;
         served.show(&engine, start);
-        let Some((_, run)) = update.take_if(|(after, _)| served.written >= *after) else { continue };
-        if let Err(error) = run(&mut engine) {
-            // Requests that finished while the engine drained have their results, though the new weights were refused.
-            served.take(engine.take_updates())?;
-            return Err(error);
+        let Some((_, run)) = update.as_mut().filter(|(after, _)| served.written >= *after) else { continue };
+        match run(&mut engine) {
+            Ok(done) => _ = update.take_if(|_| done),
+            Err(error) => {
+                // Requests that finished while the engine drained have their results, though the new weights were refused.
+                served.take(engine.take_updates())?;
+                return Err(error);
+            }
         }
     }
+    engine.alive()?;
     args.engine.write_trace(&mut engine)?;
     let written = served.written;
     drop(served);

@@ -51,10 +51,9 @@ impl OpenRequests {
             let sharing =
                 SharesWith { salt: request.salt.as_deref().map(Into::into), like: added.first().copied() };
             let new = NewRequest {
-                prompt: request.prompt.clone(),
-                params: request.params.sample(index),
                 stop: checkpoint.stop_matcher(request),
                 sharing,
+                ..NewRequest::new(request.prompt.clone(), request.params.sample(index))
             };
             match engine.add_request(new) {
                 Ok(id) => added.push(id),
@@ -105,7 +104,7 @@ pub struct BatchResult {
     first: Sample,
     usage: Usage,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    choices: Vec<Choice>,
+    choices: Vec<Sample>,
 }
 
 /// One sample's part of a result. Times are in seconds.
@@ -125,13 +124,9 @@ struct Sample {
     error: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logprobs: Vec<TokenLogprobs>,
-}
-
-#[derive(Serialize)]
-struct Choice {
-    #[serde(flatten)]
-    sample: Sample,
-    index: usize,
+    /// Among several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -157,19 +152,19 @@ impl Sample {
             error: finished.error,
             logprobs: mem::take(&mut text.logprobs),
             output_ids: finished.output,
+            index: None,
         }
     }
 }
 
 impl BatchResult {
-    fn new(id: Value, prompt_tokens: usize, samples: Vec<Sample>) -> BatchResult {
+    fn new(id: Value, prompt_tokens: usize, mut samples: Vec<Sample>) -> BatchResult {
         let completion_tokens = samples.iter().map(|sample| sample.output_ids.len()).sum();
         let usage =
             Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
         let first = samples[0].clone();
-        let several = if samples.len() > 1 { samples } else { Vec::new() };
-        let choices =
-            several.into_iter().enumerate().map(|(index, sample)| Choice { sample, index }).collect();
+        samples.iter_mut().enumerate().for_each(|(index, sample)| sample.index = Some(index));
+        let choices = if samples.len() > 1 { samples } else { Vec::new() };
         BatchResult { id, first, usage, choices }
     }
 }

@@ -46,8 +46,9 @@ pub type BadLine = (usize, String);
 /// If the file can't be read.
 pub fn read_requests(path: &Path, checkpoint: &Checkpoint) -> Result<(Vec<BatchRequest>, Vec<BadLine>)> {
     let bytes = fs::read(path).map_err(|error| Error::Io { path: path.into(), error })?;
+    let lines = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes); // the byte order mark of Windows' editors
     let (mut good, mut bad, mut seen) = (Vec::new(), Vec::new(), HashMap::new());
-    for (line, bytes) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+    for (line, bytes) in (1..).zip(lines.split(|&byte| byte == b'\n')) {
         if bytes.trim_ascii().is_empty() {
             continue;
         }

@@ -51,38 +51,15 @@ Examples:
 struct Throughput {
     #[command(flatten)]
     common: Common,
+    /// Lengths and number of requests of another engine's bench; flags that are given too win
+    // Only clap reads it: the recipe's defaults depend on it.
+    #[arg(long, value_enum, help_heading = "Workload")]
+    preset: Option<Preset>,
     #[command(flatten)]
-    workload: RandomRequests,
+    recipe: Recipe,
     /// Who runs when
     #[arg(long, value_enum, help_heading = "Scheduling", default_value_t = PolicyName::Continuous)]
     policy: PolicyName,
-}
-
-/// Requests of random lengths; what is left out has the default of the preset.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Workload")]
-struct RandomRequests {
-    /// Lengths and number of requests of another engine's bench; flags that are given too win
-    #[arg(long, value_enum)]
-    preset: Option<Preset>,
-    /// Requests [default: 32]
-    #[arg(long, value_name = "N", value_parser = count())]
-    num_requests: Option<usize>,
-    /// Tokens that all prompts begin with, before their own --input-len [default: 0]
-    #[arg(long, value_name = "N", value_parser = count())]
-    shared_prefix: Option<usize>,
-    /// Lengths of prompts in tokens [default: 32..128]
-    #[arg(long, value_name = "LENGTHS", allow_hyphen_values = true)]
-    input_len: Option<Lengths>,
-    /// Lengths of outputs in tokens [default: 16..64]
-    #[arg(long, value_name = "LENGTHS", allow_hyphen_values = true)]
-    output_len: Option<Lengths>,
-    /// Requests a second, at random times (Poisson) [default: all at the start]
-    #[arg(long, value_name = "R", value_parser = parse_rate)]
-    request_rate: Option<f64>,
-    /// One more request: a prompt of N tokens that arrives when all the others have had 8 tokens
-    #[arg(long, value_name = "N", value_parser = count())]
-    late_prompt: Option<usize>,
 }
 
 /// One batch of requests of one length, several times, and how long it takes
@@ -151,11 +128,6 @@ enum PolicyName {
     OneAtATime,
 }
 
-fn parse_rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-    rate.ok_or_else(|| format!("'{text}' is not a number of requests a second; give one above 0"))
-}
-
 impl Args {
     fn common(&self) -> &Common {
         match &self.what {
@@ -196,21 +168,9 @@ struct Bench<W> {
 
 impl Throughput {
     fn bench(self, config: &ModelConfig) -> Result<Bench<Recipe>> {
-        let Throughput { common, workload, policy } = self;
-        let (requests, input, output) = match workload.preset {
-            Some(Preset::NanoVllm) => (256, Lengths::uniform(100, 1024), Lengths::uniform(100, 1024)),
-            None => (32, Lengths::uniform(32, 128), Lengths::uniform(16, 64)),
-        };
-        let recipe = Recipe {
-            num_requests: workload.num_requests.unwrap_or(requests),
-            shared_prefix: workload.shared_prefix.unwrap_or(0),
-            input_len: workload.input_len.unwrap_or(input),
-            output_len: workload.output_len.unwrap_or(output),
-            request_rate: workload.request_rate,
-            late_prompt: workload.late_prompt,
-        };
+        let Throughput { common, recipe, policy, .. } = self;
         let check = |flag: &str, own: usize, output_flag: &str, output: usize| {
-            let prefix = recipe.shared_prefix;
+            let prefix = recipe.shared_prefix.unwrap_or(0);
             let flag = if prefix == 0 { flag.to_owned() } else { format!("--shared-prefix and {flag}") };
             check_length(&flag, prefix + own, output_flag, output, config.context())
         };
@@ -229,7 +189,7 @@ impl Latency {
         common.engine.max_num_seqs = batch_size;
         let recipe = Recipe {
             num_requests: batch_size,
-            shared_prefix: 0,
+            shared_prefix: None,
             input_len: Lengths::uniform(input_len, input_len),
             output_len: Lengths::uniform(output_len, output_len),
             request_rate: None,
@@ -302,7 +262,7 @@ impl<W: Serialize> Bench<W> {
         runs: &[Run],
     ) -> Result<()> {
         let Common { engine: args, drawing, json, out } = self.common;
-        let worker = engine.worker.report()?;
+        let (worker, requests) = (engine.worker.report()?, RequestTimes::of(runs));
         let (limits, name) = (engine.limits(), args.load.model.model.as_deref().unwrap_or("the demo model"));
         let report = Report {
             command: self.command,
@@ -310,10 +270,10 @@ impl<W: Serialize> Bench<W> {
             machine: Computer::here(),
             model: ModelSizes::new(engine.worker.config(), &worker.runner, name, args.load.load_format),
             totals: Totals::new(figures, &worker.runner, runs),
-            latencies: Latencies::new(runs, self.command == "bench latency"),
+            latencies: Latencies::new(runs, &requests, self.command == "bench latency"),
             parallel: Ranks::new(&worker),
             outputs_sha256: outputs_sha256(runs),
-            requests: RequestTimes::of(runs),
+            requests,
             settings: Settings {
                 policy: self.policy,
                 max_num_seqs_asked,

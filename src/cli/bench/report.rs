@@ -9,7 +9,7 @@ use super::{
     run::{Drawing, Run, Served},
 };
 use clap::ValueEnum;
-use comfy_table::CellAlignment::{Left, Right};
+use comfy_table::Cell;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use stairwell::{
@@ -167,16 +167,15 @@ pub struct Latencies {
 
 impl Latencies {
     /// `batches`: how long each run took, too.
-    pub fn new(runs: &[Run], batches: bool) -> Latencies {
-        let served = || runs.iter().flat_map(|run| &run.served);
-        let each = |of: fn(&Served) -> Option<Duration>| {
-            Spread::of(served().filter_map(of).map(|d| d.as_secs_f64()).collect())
-        };
+    pub fn new(runs: &[Run], requests: &[RequestTimes], batches: bool) -> Latencies {
+        let each =
+            |of: fn(&RequestTimes) -> Option<f64>| Spread::of(requests.iter().filter_map(of).collect());
+        let gaps = runs.iter().flat_map(|run| &run.served).flat_map(Served::gaps);
         Latencies {
-            queue_seconds: each(|s| s.finished.times.admitted),
-            ttft_seconds: each(|s| s.finished.times.first_token),
-            tpot_seconds: each(|s| s.finished.times.per_token(s.finished.output.len())),
-            itl_seconds: Spread::of(served().flat_map(|s| s.gaps().map(|gap| gap.as_secs_f64())).collect()),
+            queue_seconds: each(|request| request.queue_seconds),
+            ttft_seconds: each(|request| request.ttft_seconds),
+            tpot_seconds: each(|request| request.tpot_seconds),
+            itl_seconds: Spread::of(gaps.map(|gap| gap.as_secs_f64()).collect()),
             batch_seconds: Spread::of(runs.iter().filter(|_| batches).map(|run| run.seconds).collect()),
         }
     }
@@ -271,13 +270,11 @@ impl<W> Report<W> {
         ];
         let row = |(name, spread): (&str, Option<Spread>)| {
             let Spread { mean, p50, p90, p99, max } = spread?;
-            let [mean, p50, p90, p99, max] =
-                [mean, p50, p90, p99, max].map(|seconds| format!("{:.2}", seconds * 1e3));
-            Some([name.to_owned(), mean, p50, p90, p99, max])
+            let ms = |seconds: f64| Cell::new(format!("{:.2}", seconds * 1e3));
+            Some([name.into(), ms(mean), ms(p50), ms(p90), ms(p99), ms(max)])
         };
-        let columns = ["mean", "p50", "p90", "p99", "max"].map(|name| (name, Right));
-        let [mean, p50, p90, p99, max] = columns;
-        let spreads = table([("ms", Left), mean, p50, p90, p99, max], spreads.into_iter().filter_map(row));
+        let heads = ["ms", ">mean", ">p50", ">p90", ">p99", ">max"];
+        let spreads = table(heads, spreads.into_iter().filter_map(row));
         lines.collect::<String>() + "\n" + &spreads
     }
 

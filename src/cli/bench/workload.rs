@@ -1,5 +1,6 @@
 //! What `bench` serves: prompts of random tokens, how long they and their outputs are, and when they arrive.
 
+use super::super::numbers::count;
 use rand::{Rng, SeedableRng, rngs::ChaCha20Rng};
 use serde::{Serialize, Serializer};
 use stairwell::error::{Error, Result};
@@ -104,17 +105,50 @@ pub struct Workload {
 }
 
 /// What a workload is made from.
-#[derive(Serialize)]
+#[derive(clap::Args, Serialize)]
+#[command(next_help_heading = "Workload")]
 pub struct Recipe {
+    /// Requests
+    #[arg(long, value_name = "N", value_parser = count(), default_value = "32",
+          default_value_if("preset", "nano-vllm", "256"))]
     pub num_requests: usize,
-    /// Tokens that every prompt begins with, before its own.
-    pub shared_prefix: usize,
+    /// Tokens that all prompts begin with, before their own --input-len [default: 0]
+    #[arg(long, value_name = "N", value_parser = count())]
+    #[serde(serialize_with = "or_zero")]
+    pub shared_prefix: Option<usize>,
+    /// Lengths of prompts in tokens
+    #[arg(
+        long,
+        value_name = "LENGTHS",
+        allow_hyphen_values = true,
+        default_value = "32..128",
+        default_value_if("preset", "nano-vllm", "100..1024")
+    )]
     pub input_len: Lengths,
+    /// Lengths of outputs in tokens
+    #[arg(
+        long,
+        value_name = "LENGTHS",
+        allow_hyphen_values = true,
+        default_value = "16..64",
+        default_value_if("preset", "nano-vllm", "100..1024")
+    )]
     pub output_len: Lengths,
-    /// Requests a second, as a Poisson process; `None`: all at the start.
+    /// Requests a second, at random times (Poisson) [default: all at the start]
+    #[arg(long, value_name = "R", value_parser = parse_rate)]
     pub request_rate: Option<f64>,
-    /// The prompt of the late request.
+    /// One more request: a prompt of N tokens that arrives when all the others have had 8 tokens
+    #[arg(long, value_name = "N", value_parser = count())]
     pub late_prompt: Option<usize>,
+}
+
+fn or_zero<S: Serializer>(number: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
+    number.unwrap_or(0).serialize(serializer)
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| format!("'{text}' is not a number of requests a second; give one above 0"))
 }
 
 /// Output tokens of the late request: its prompt is what matters.
@@ -135,7 +169,8 @@ impl Workload {
         };
         let items = inputs.into_iter().zip(outputs).map(|(input, output)| item(input, output)).collect();
         let mut workload = Workload { items, late: recipe.late_prompt.map(|input| item(input, LATE_OUTPUT)) };
-        let prefix: Vec<u32> = (0..recipe.shared_prefix).map(|_| random.token(vocab_size)).collect();
+        let prefix: Vec<u32> =
+            (0..recipe.shared_prefix.unwrap_or(0)).map(|_| random.token(vocab_size)).collect();
         for item in workload.items.iter_mut().chain(&mut workload.late) {
             item.prompt.splice(0..0, prefix.iter().copied());
         }
@@ -211,7 +246,7 @@ mod tests {
     fn sharing(seed: u64, rate: Option<f64>, shared_prefix: usize) -> Workload {
         let recipe = Recipe {
             num_requests: 400,
-            shared_prefix,
+            shared_prefix: Some(shared_prefix),
             input_len: Lengths::uniform(3, 9),
             output_len: "2..4:7,50..60:1".parse().unwrap(),
             request_rate: rate,

@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A process that has not been heard of for so long is taken for dead.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// What ranks tell each other.
+/// The message of a heartbeat.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Beat {
     /// Operations that it has begun.

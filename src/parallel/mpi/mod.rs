@@ -49,7 +49,8 @@ pub struct Mpi {
     rank: Rank,
     /// The number among all of this group's first rank: groups are consecutive.
     first: usize,
-    timeout: Duration,
+    /// The longest time that ranks wait for each other. A rank that waits for work has no limit, as long as the others are alive.
+    timeout: Option<Duration>,
     heartbeat: Arc<Heartbeat>,
     state: Mutex<State>,
 }
@@ -61,19 +62,10 @@ struct State {
     sent: Vec<Pending>,
 }
 
-/// How long an operation may take.
-#[derive(Clone, Copy)]
-enum Wait {
-    /// As long as others are alive.
-    Alive,
-    /// At most the time that ranks wait for each other.
-    Timeout,
-}
-
 impl Mpi {
     fn new(comm: Comm, first: usize, timeout: Duration, heartbeat: Arc<Heartbeat>) -> Mpi {
         let rank = Rank { rank: comm.0.rank() as usize, world_size: comm.0.size() as usize };
-        Mpi { comm, rank, first, timeout, heartbeat, state: Mutex::default() }
+        Mpi { comm, rank, first, timeout: Some(timeout), heartbeat, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -81,8 +73,13 @@ impl Mpi {
     }
 
     // ANCHOR: wait
-    /// Asks until `done` gives something, as long as everybody's heart beats.
-    fn poll<T>(&self, call: &str, wait: Wait, mut done: impl FnMut() -> Option<T>) -> Result<T> {
+    /// Asks until `done` gives something, as long as everybody's heart beats, and for at most `timeout` where there is one.
+    fn poll<T>(
+        &self,
+        call: &str,
+        timeout: Option<Duration>,
+        mut done: impl FnMut() -> Option<T>,
+    ) -> Result<T> {
         let start = Instant::now();
         self.heartbeat.calls();
         loop {
@@ -95,24 +92,24 @@ impl Mpi {
                 continue;
             }
             self.heartbeat.check()?;
-            if matches!(wait, Wait::Timeout) && waited > self.timeout {
+            if let Some(timeout) = timeout.filter(|timeout| waited > *timeout) {
                 let group = self.first..self.first + self.rank.world_size;
-                return Err(late(self.heartbeat.last_of(group), call, self.timeout));
+                return Err(late(self.heartbeat.last_of(group), call, timeout));
             }
             thread::sleep(NAP);
         }
     }
     // ANCHOR_END: wait
 
-    /// Waits for the end of a request. Where it does not come, MPI keeps the request and its buffers: they are never freed then.
+    /// Waits for the end of a request. If the end does not come, MPI keeps the request and its buffers, so they are never freed.
     fn complete<D: ?Sized>(
         &self,
         call: &str,
-        wait: Wait,
+        timeout: Option<Duration>,
         request: Request<'static, D, ::mpi::request::StaticScope>,
     ) -> Result<()> {
         let mut open = Some(request);
-        let done = self.poll(call, wait, || match open.take()?.test() {
+        let done = self.poll(call, timeout, || match open.take()?.test() {
             Ok(_) => Some(()),
             Err(request) => {
                 open = Some(request);
@@ -123,13 +120,13 @@ impl Mpi {
         done
     }
 
-    /// What each rank has, all of one length.
+    /// The bytes of every rank, one after the other. All ranks give the same number of bytes.
     fn gather(&self, call: &str, mine: &[u8]) -> Result<Vec<u8>> {
         let mine = Buffer::of(mine.to_vec());
         let all = Buffer::of(vec![0; mine.len() * self.rank.world_size]);
         let request =
             self.comm.0.immediate_all_gather_into(::mpi::request::StaticScope, mine.get(), all.get_mut());
-        self.complete(call, Wait::Timeout, request)?;
+        self.complete(call, self.timeout, request)?;
         drop(mine.back());
         Ok(all.back())
     }
@@ -139,7 +136,7 @@ impl Mpi {
         let root = self.comm.0.process_at_rank(root as i32);
         for piece in data.get_mut().chunks_mut(LARGEST) {
             let request = root.immediate_broadcast_into(::mpi::request::StaticScope, piece);
-            self.complete("broadcast", Wait::Alive, request)?;
+            self.complete("broadcast", None, request)?;
         }
         Ok(data.back())
     }
@@ -200,16 +197,16 @@ impl Communicator for Mpi {
 
     fn recv(&self, from: usize) -> Result<Vec<u8>> {
         let from = self.comm.0.process_at_rank(other(self.rank, from)? as i32);
-        let (message, status) = self.poll("send", Wait::Timeout, || from.immediate_matched_probe())?;
+        let (message, status) = self.poll("send", self.timeout, || from.immediate_matched_probe())?;
         let length = status.count(u8::equivalent_datatype()) as usize;
         let data = Buffer::of(vec![0; length]);
         let request = message.immediate_matched_receive_into(::mpi::request::StaticScope, data.get_mut());
-        self.complete("send", Wait::Timeout, request)?;
+        self.complete("send", self.timeout, request)?;
         Ok(data.back())
     }
 
     fn barrier(&self) -> Result<()> {
-        self.complete("barrier", Wait::Timeout, self.comm.0.immediate_barrier())
+        self.complete("barrier", self.timeout, self.comm.0.immediate_barrier())
     }
 
     fn fail(&self, error: &Error) {

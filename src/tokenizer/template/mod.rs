@@ -28,8 +28,7 @@ mod tojson;
 mod values;
 
 use std::error::Error as _;
-use std::panic;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::thread;
 
 use minijinja::machinery::{TemplateConfig, eval, make_string_output};
@@ -37,13 +36,13 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
 
+use super::guard::caught;
 use budget::bad;
 use call::{AnyArguments, Call, Function, bind};
 use source::Source;
 
 /// The stack of the thread that renders. Blocks, operators and values may lie in each other only so deep that it suffices.
 const STACK: usize = 256 << 20;
-const THREAD: &str = "chat template";
 
 /// Why there is no text.
 #[derive(Debug, PartialEq)]
@@ -99,20 +98,11 @@ fn run(source: &str, variables: Option<&serde_json::Value>) -> Result<String, Fa
 
 /// Runs in a thread of its own, whose stack is known, and where a panic is an error.
 fn isolated<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let hook = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if thread::current().name() != Some(THREAD) {
-                hook(info);
-            }
-        }));
-    });
     thread::scope(|scope| {
-        let thread = thread::Builder::new().name(THREAD.into()).stack_size(STACK).spawn_scoped(scope, work);
+        let guarded = || caught("minijinja", || Ok(work())).unwrap_or_else(|said| Err(Failure::Failed(said)));
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, guarded);
         match thread.map(thread::ScopedJoinHandle::join) {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Failure::Failed("it makes the library minijinja panic".into())),
+            Ok(joined) => joined.unwrap_or_else(|_| Err(Failure::Failed("its thread panics".into()))),
             Err(error) => Err(Failure::Failed(format!("there is no thread to render in: {error}"))),
         }
     })

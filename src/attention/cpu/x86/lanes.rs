@@ -4,10 +4,7 @@
 //! one lane and at the end adds the lanes by halves. Here the same sums are made one after the other, and added in the same order: bits do not
 //! tell which of the two has run.
 
-use super::super::{
-    group::Queries,
-    vectors::{PIECE, Segment},
-};
+use super::super::vectors::{PIECE, Queries, Segment};
 use crate::backend::simd::{
     Avx512,
     amx::{Line, SIDE, transpose},
@@ -82,7 +79,7 @@ fn score_part(
     scores: &mut [f32],
 ) -> usize {
     let piece = segment.k.piece(start, &segment, d, wide);
-    let mut waiting = Waiting::default();
+    let mut waiting: Waiting = [[[_mm512_setzero_ps(); KEYS]; 3]; 2];
     for (pair, panels) in panels.chunks(2 * d).enumerate() {
         let mut sums = [[_mm512_setzero_ps(); PIECE]; 2];
         for first in (0..piece.len).step_by(KEYS) {
@@ -109,14 +106,7 @@ fn score_part(
 }
 
 /// Sums of 2, 4 and 8 lanes that wait for as many others, of two panels and some keys.
-struct Waiting([[[__m512; KEYS]; 3]; 2]);
-
-impl Default for Waiting {
-    fn default() -> Waiting {
-        // SAFETY: numbers of any bits are numbers.
-        unsafe { std::mem::zeroed() }
-    }
-}
+type Waiting = [[[__m512; KEYS]; 3]; 2];
 
 /// q · k of COUNT panels and some keys; the sums of key n go to `sums[panel][first + n]`.
 #[inline]
@@ -154,7 +144,7 @@ fn dots<const COUNT: usize>(
                 }
             }
         }
-        let [of_a, of_b] = &mut waiting.0;
+        let [of_a, of_b] = waiting;
         add_halves(n, [a, a_8], of_a, &mut sums[0][first..]);
         if COUNT > 1 {
             add_halves(n, [b, b_8], of_b, &mut sums[1][first..]);

@@ -5,8 +5,7 @@ mod lanes;
 mod registers;
 
 use super::{
-    group::{self, Queries},
-    vectors::{Kept, PIECE, Segment},
+    vectors::{Kept, PIECE, Queries, Segment},
     weigh::weigh,
 };
 use crate::{
@@ -29,6 +28,10 @@ const HEADS: usize = 64;
 /// Working space.
 #[derive(Default)]
 pub struct Scratch {
+    /// [rows · group, keys]
+    scores: Vec<f32>,
+    /// A piece of K or V, widened.
+    wide: Vec<f32>,
     /// Queries side by side: [panel][d][16].
     panels: Vec<Line>,
     amx: amx::Scratch,
@@ -57,13 +60,13 @@ pub fn attend<'a>(
     cpu: &Cpu,
     queries: &Queries,
     segments: impl Iterator<Item = Segment<'a>> + Clone,
-    scratch: &mut group::Scratch,
+    scratch: &mut Scratch,
     out: &mut [f32],
 ) -> bool {
-    let group::Scratch { scores, wide, faster } = scratch;
+    let Scratch { scores, wide, panels, amx: of_tiles } = scratch;
     if let Some(amx) = tiles(cpu) {
         // SAFETY: the token proves that the CPU has these features.
-        unsafe { amx::attend(amx, queries, segments, &mut faster.amx, out) }
+        unsafe { amx::attend(amx, queries, segments, of_tiles, out) }
         return true;
     }
     let (isa, Queries { q, head_dim: d, rows, keys, scale }) = (cpu.isa(), *queries);
@@ -74,7 +77,7 @@ pub fn attend<'a>(
     wide.resize(PIECE * d, 0.0);
     let mut at = 0;
     if let Some(simd) = side_by_side(cpu, q.len() / d).filter(|_| d.is_multiple_of(SIDE)) {
-        at = lanes::score(simd, queries, segments.clone(), &mut faster.panels, wide, scores);
+        at = lanes::score(simd, queries, segments.clone(), panels, wide, scores);
     } else {
         for (segment, next) in with_next(segments.clone(), rows) {
             let (scores, wide) = (&mut scores[at..], &mut wide[..]);

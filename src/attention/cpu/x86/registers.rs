@@ -1,10 +1,7 @@
 //! A few queries over keys, by registers of 8 or 16 numbers: two queries, or four where there are registers for their sums, meet four keys
 //! at a time.
 
-use super::super::{
-    group::Queries,
-    vectors::{PIECE, Piece, Segment},
-};
+use super::super::vectors::{PIECE, Piece, Queries, Segment};
 use crate::backend::simd::{F32, add_row, dots, of_rows};
 
 /// Keys whose scores are summed side by side.
@@ -119,6 +116,7 @@ fn add_piece<S: F32<L>, const L: usize, const M: usize>(
 
 /// The same for N registers of each output, from column `col`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
 fn add_registers<S: F32<L>, const L: usize, const N: usize, const M: usize>(
     simd: S,
     weights: [&[f32]; M],

@@ -14,7 +14,7 @@ use super::{
 use crate::error::{Error, Result};
 use std::{cell::RefCell, collections::BTreeMap, iter::repeat};
 
-/// What the numbers of a shape are called, and what they are if nobody says.
+/// The names of a shape's numbers, and their defaults.
 type Defaults = &'static [(&'static str, usize)];
 
 /// Kernels that take the same shapes.

@@ -1,6 +1,6 @@
 //! Rows of x as operands b: bf16, in pairs.
 
-use super::{Amx, DEPTH, Line, SIDE, transpose::transpose};
+use super::{super::to_bf16, Amx, DEPTH, Line, SIDE, transpose::transpose};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 
@@ -77,12 +77,10 @@ fn pack(x: &[f32], inputs: usize, from: usize, columns: usize, tile: &mut [Line]
                 &rest
             }
         };
-        // SAFETY: 32 numbers are read; both types of the result are 512 bits.
-        *pairs = unsafe {
-            let (low, high) =
-                (_mm512_loadu_ps(numbers.as_ptr()), _mm512_loadu_ps(numbers.as_ptr().add(SIDE)));
-            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
-        };
+        // SAFETY: 32 numbers are read.
+        let (low, high) =
+            unsafe { (_mm512_loadu_ps(numbers.as_ptr()), _mm512_loadu_ps(numbers.as_ptr().add(SIDE))) };
+        *pairs = to_bf16(low, high);
     }
     if columns == 1 {
         // SAFETY: a tile of one column is a line.

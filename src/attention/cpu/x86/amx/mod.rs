@@ -16,7 +16,7 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 
-use super::super::{group::Queries, vectors::Segment};
+use super::super::vectors::{Queries, Segment};
 use crate::backend::simd::amx::{Ahead, Amx, DEPTH, Line, Panels, SIDE, Tiles, Walk, multiply, turned};
 use half::bf16;
 use pack::{round, turn};

@@ -1,7 +1,10 @@
 //! K and V as the tiles read them: bf16, and V turned over.
 
 use super::STEPS;
-use crate::backend::simd::amx::{DEPTH, Line, SIDE, transpose};
+use crate::backend::simd::{
+    amx::{DEPTH, Line, SIDE, transpose},
+    to_bf16,
+};
 use std::arch::x86_64::*;
 
 /// Numbers as bf16, and what they lose by it.
@@ -27,11 +30,8 @@ pub fn round(numbers: &[f32], lines: &mut [Line], mut lost: Option<&mut [Line]>)
 /// 32 numbers as bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn store(low: __m512, high: __m512, line: &mut Line) {
-    // SAFETY: both types are 512 bits; a line is written.
-    unsafe {
-        let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-        _mm512_store_si512(line.0.as_mut_ptr().cast(), pairs);
-    }
+    // SAFETY: a line is written, which is aligned.
+    unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), to_bf16(low, high)) }
 }
 
 /// Vᵀ of the first rows of V, a multiple of 32: pairs of rows side by side, then 16 × 16 pairs turned over.

@@ -1,6 +1,9 @@
 //! Softmax of a block of scores, 16 queries in the lanes of a register.
 
-use crate::backend::simd::amx::{DEPTH, Line, SIDE};
+use crate::backend::simd::{
+    amx::{DEPTH, Line, SIDE},
+    to_bf16,
+};
 use std::{arch::x86_64::*, ops::Range};
 
 /// Of each of 16 queries.
@@ -47,9 +50,7 @@ pub fn weigh(
     let (mut even, mut odd) = (_mm512_setzero_ps(), _mm512_setzero_ps());
     for pair in 0..keys.len() / 2 {
         let (a, b) = (weight(score(2 * pair)), weight(score(2 * pair + 1)));
-        // SAFETY: both types are 512 bits.
-        let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) };
-        let pairs = _mm512_permutexvar_epi16(interleave, both);
+        let pairs = _mm512_permutexvar_epi16(interleave, to_bf16(a, b));
         // SAFETY: a row of P is written, inside the slice by the first line.
         unsafe { _mm512_mask_storeu_epi32(weights.add(pair * columns), lanes, pairs) }
         // The sum of what values are multiplied with: as f32, a bf16 is the upper half.

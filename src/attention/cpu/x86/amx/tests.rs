@@ -2,8 +2,8 @@
 
 use crate::{
     attention::cpu::{
-        group::{Queries, Scratch, attend_group},
-        vectors::{Kept, Segment},
+        group::{Scratch, attend_group},
+        vectors::{Kept, Queries, Segment},
     },
     backend::cpu::{Arithmetic, Cpu, Isa},
 };

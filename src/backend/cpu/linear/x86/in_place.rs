@@ -4,7 +4,7 @@ use super::{
     super::tasks::Out,
     micro_kernel::{IN_PLACE, load},
     pack::{HEIGHT, Panels},
-    weights::Reads,
+    weights::{Element, Reads},
 };
 use crate::backend::simd::{LINE, add_row, filled_up, of_rows, prefetch};
 
@@ -13,7 +13,7 @@ pub const AHEAD: usize = 4;
 
 /// All panels of x against four rows of W in place. `next`: weights to ask memory for on the way.
 #[inline(always)]
-pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize>(
+pub fn in_place<T: Reads<E, W>, E: Element, const W: usize, const N: usize>(
     simd: T,
     panels: &Panels<T::Number>,
     w: [&[u8]; IN_PLACE],
@@ -24,18 +24,15 @@ pub fn in_place<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: u
     let mut ahead = Ahead { next, bytes: 0, per_line: panels.count() * LINE };
     if one {
         return match W {
-            16.. => one_row::<T, E, B, W, 1>(simd, panels.panel(0), w, &mut ahead, out),
-            _ => one_row::<T, E, B, W, 2>(simd, panels.panel(0), w, &mut ahead, out),
+            16.. => one_row::<T, E, W, 1>(simd, panels.panel(0), w, &mut ahead, out),
+            _ => one_row::<T, E, W, 2>(simd, panels.panel(0), w, &mut ahead, out),
         };
     }
     for panel in 0..panels.count() {
         for first in (0..IN_PLACE).step_by(N) {
             let (w, out) = (w[first..].first_chunk().expect("N rows"), out.from(first));
             let ahead = &mut ahead;
-            of_rows!(
-                panels.height(panel),
-                in_place_pass::<T, E, B, W, N>(simd, panels, panel, *w, ahead, &out)
-            );
+            of_rows!(panels.height(panel), in_place_pass::<T, E, W, N>(simd, panels, panel, *w, ahead, &out));
         }
     }
 }
@@ -64,7 +61,7 @@ impl Ahead {
 /// One row of x against G rows of W after the other. With one, memory is read in the order of its addresses; but a sum waits for itself, and
 /// short registers make many additions of a row, so there several sums take turns.
 #[inline(always)]
-fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize, const G: usize>(
+fn one_row<T: Reads<E, W>, E: Element, const W: usize, const G: usize>(
     simd: T,
     x: &[[[T::Number; W]; 1]],
     w: [&[u8]; IN_PLACE],
@@ -73,7 +70,7 @@ fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize, const G: usize>
 ) {
     let mut sums = [[simd.zero()]; IN_PLACE];
     for (w, sums) in w.as_chunks::<G>().0.iter().zip(sums.as_chunks_mut::<G>().0) {
-        *sums = micro_tile::<T, E, B, W, G, 1>(simd, x, *w, ahead);
+        *sums = micro_tile::<T, E, W, G, 1>(simd, x, *w, ahead);
     }
     let [[a], [b], [c], [d]] = sums;
     out.write(0, simd.finish([a, b, c, d]));
@@ -81,7 +78,8 @@ fn one_row<T: Reads<E, B, W>, E, const B: usize, const W: usize, const G: usize>
 
 /// A panel of M rows against N rows of W.
 #[inline(always)]
-fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const M: usize>(
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
+fn in_place_pass<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const M: usize>(
     simd: T,
     panels: &Panels<T::Number>,
     panel: usize,
@@ -89,7 +87,7 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
     ahead: &mut Ahead,
     out: &Out,
 ) {
-    let sums = micro_tile::<T, E, B, W, N, M>(simd, panels.panel::<W, M>(panel), w, ahead);
+    let sums = micro_tile::<T, E, W, N, M>(simd, panels.panel::<W, M>(panel), w, ahead);
     for m in 0..M {
         let mut of_row = [sums[0][m]; N];
         for n in 1..N {
@@ -101,19 +99,19 @@ fn in_place_pass<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: 
 
 /// The sums of M rows of x and N of W. Row n of this micro-tile is that of w_n, so that each weight is widened just before its use.
 #[inline(always)]
-fn micro_tile<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize, const M: usize>(
+fn micro_tile<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const M: usize>(
     simd: T,
     x: &[[[T::Number; W]; M]],
     w: [&[u8]; N],
     ahead: &mut Ahead,
 ) -> [[T::Sums; M]; N] {
-    let rows = w.map(|w| w.as_chunks::<B>().0.as_chunks::<W>());
+    let rows = w.map(|w| E::numbers(w).as_chunks::<W>());
     // Slices of one length spare the loop a check for each of them.
     let full = rows[0].0.len();
     let w = rows.map(|row| &row.0[..full]);
     let mut sums = [[simd.zero(); M]; N];
     for (i, x) in x[..full].iter().enumerate() {
-        ahead.pass(N * B * W);
+        ahead.pass(N * size_of::<[E::Bytes; W]>());
         let x = load::<T, W, M>(simd, x);
         for n in 0..N {
             add_row(simd, &mut sums[n], simd.read(&w[n][i]), &x);
@@ -122,7 +120,7 @@ fn micro_tile<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usi
     if let Some(x) = x.get(full) {
         let x = load::<T, W, M>(simd, x);
         for n in 0..N {
-            add_row(simd, &mut sums[n], simd.read(&filled_up(rows[n].1, [0; B])), &x);
+            add_row(simd, &mut sums[n], simd.read(&filled_up(rows[n].1, E::ZERO)), &x);
         }
     }
     sums

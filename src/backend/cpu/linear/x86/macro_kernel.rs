@@ -8,7 +8,7 @@ use super::{
     in_place,
     micro_kernel::{self, IN_PLACE, PackedBlock, Waiting},
     pack::{HEIGHT, Panels},
-    weights::Reads,
+    weights::{Element, Reads},
 };
 use std::cell::RefCell;
 
@@ -27,15 +27,7 @@ pub fn outputs_of_task(rows: usize, inputs: usize) -> usize {
 /// The outputs of a task, N rows of W at a time. A packed panel of W has R rows, and a block of it K registers of each: as many as fill a half
 /// or a third of a first cache, so that a block of x fits beside them and is loaded once for all R / N micro-tiles.
 #[inline(always)]
-pub fn task<
-    T: Reads<E, B, W>,
-    E,
-    const B: usize,
-    const W: usize,
-    const N: usize,
-    const R: usize,
-    const K: usize,
->(
+pub fn task<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize, const K: usize>(
     simd: T,
     task: &Task,
     panels: &Panels<T::Number>,
@@ -46,10 +38,10 @@ pub fn task<
         for first in task.outputs.clone().step_by(IN_PLACE) {
             let (w, out) = weight_panel::<IN_PLACE>(task, &rows, first);
             let next = w[0].as_ptr().wrapping_add(in_place::AHEAD * IN_PLACE * rows.stride);
-            in_place::in_place::<T, E, B, W, N>(simd, panels, w, next, &out);
+            in_place::in_place::<T, E, W, N>(simd, panels, w, next, &out);
         }
     } else {
-        let registers = rows.len.div_ceil(B * W);
+        let registers = rows.len.div_ceil(size_of::<[E::Bytes; W]>());
         let bytes_of_x = HEIGHT * PANELS.min(panels.count()) * registers * W * size_of::<T::Number>();
         let panels_of_w = if bytes_of_x > CACHED { task.outputs.len().div_ceil(R) } else { 1 };
         let mut memory = ROOM.take();
@@ -64,7 +56,7 @@ pub fn task<
                     for (i, first) in (outputs..task.outputs.end).step_by(R).enumerate().take(panels_of_w) {
                         let (w, out) = weight_panel::<R>(task, &rows, first);
                         let (sums, some, block) = (&mut sums[i], some.clone(), block.clone());
-                        micro_kernel::block::<T, E, B, W, N, R, K>(
+                        micro_kernel::block::<T, E, W, N, R, K>(
                             simd, panels, some, w, block, packed, sums, &out,
                         );
                     }

@@ -3,10 +3,10 @@
 use super::{
     super::tasks::Out,
     pack::{HEIGHT, Panels},
-    weights::Reads,
+    weights::{Element, Reads},
 };
 use crate::backend::simd::{Simd, add_row, filled_up, of_rows};
-use std::{marker::PhantomData, ops::Range};
+use std::ops::Range;
 
 /// Rows of W that are used in place together.
 pub const IN_PLACE: usize = 4;
@@ -37,15 +37,7 @@ pub type Waiting<X, const N: usize> = [[[X; N]; HEIGHT]; WAITING];
 /// `waiting`: the micro-tiles' sums between two blocks.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub fn block<
-    T: Reads<E, B, W>,
-    E,
-    const B: usize,
-    const W: usize,
-    const N: usize,
-    const R: usize,
-    const K: usize,
->(
+pub fn block<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize, const K: usize>(
     simd: T,
     panels: &Panels<T::Number>,
     some: Range<usize>,
@@ -55,10 +47,10 @@ pub fn block<
     waiting: &mut Waiting<T::Sums, N>,
     out: &Out,
 ) {
-    let as_stored = T::AS_STORED && w[0].len().is_multiple_of(B * W);
-    let last = block.end == w[0].len().div_ceil(B * W);
+    let as_stored = T::AS_STORED && w[0].len().is_multiple_of(size_of::<[E::Bytes; W]>());
+    let last = block.end == w[0].len().div_ceil(size_of::<[E::Bytes; W]>());
     if !as_stored {
-        pack::<T, E, B, W, R, K>(simd, w, block.clone(), &mut packed.0);
+        pack::<T, E, W, R, K>(simd, w, block.clone(), &mut packed.0);
     }
     for panel in some.clone() {
         let height = panels.height(panel);
@@ -67,11 +59,12 @@ pub fn block<
             let at = At { panel, block: block.clone(), last };
             let out = out.from(part * N);
             if as_stored {
-                let weights = Stored::<E, B, W, N>::new(&w[part * N..], &block);
-                of_rows!(height, pass::<T, _, W, N>(simd, panels, &weights, at, sums, &out));
+                let row = |n: usize| &E::numbers(w[part * N + n]).as_chunks::<W>().0[block.clone()];
+                let weights = Weights::Stored(std::array::from_fn(row));
+                of_rows!(height, pass::<T, E, W, N, R>(simd, panels, weights, at, sums, &out));
             } else {
-                let weights = Packed { block: &packed.0[..], row: part * N };
-                of_rows!(height, pass::<T, _, W, N>(simd, panels, &weights, at, sums, &out));
+                let weights = Weights::Packed(&packed.0, part * N);
+                of_rows!(height, pass::<T, E, W, N, R>(simd, panels, weights, at, sums, &out));
             }
         }
     }
@@ -79,73 +72,46 @@ pub fn block<
 
 /// Packs a block of a panel of W, [k / W][R][W].
 #[inline(always)]
-fn pack<T: Reads<E, B, W>, E, const B: usize, const W: usize, const R: usize, const K: usize>(
+fn pack<T: Reads<E, W>, E: Element, const W: usize, const R: usize, const K: usize>(
     simd: T,
     w: [&[u8]; R],
     block: Range<usize>,
     packed: &mut [[[T::Number; W]; R]; K],
 ) {
     for (n, row) in w.iter().enumerate() {
-        let (full, rest) = row.as_chunks::<B>().0.as_chunks::<W>();
+        let (full, rest) = E::numbers(row).as_chunks::<W>();
         for (register, i) in packed.iter_mut().zip(block.clone()) {
             let weights = match full.get(i) {
                 Some(weights) => simd.read(weights),
-                None => simd.read(&filled_up(rest, [0; B])),
+                None => simd.read(&filled_up(rest, E::ZERO)),
             };
             simd.store(weights, &mut register[n]);
         }
     }
 }
 
-/// Where the micro-kernel finds registers of N rows of W.
-trait WeightPanel<T: Simd<W>, const W: usize, const N: usize> {
-    /// Number i of a block, of each row.
-    fn registers(&self, simd: T, i: usize) -> [T::Register; N];
+/// N rows of a block of W: those of a packed panel from one row on, or where they are stored.
+enum Weights<'a, X, Y, const W: usize, const N: usize, const R: usize> {
+    Packed(&'a [[[X; W]; R]], usize),
+    Stored([&'a [[Y; W]]; N]),
 }
 
-/// A packed block, from row `row` on.
-struct Packed<'a, X, const W: usize, const R: usize> {
-    block: &'a [[[X; W]; R]],
-    row: usize,
-}
-
-impl<T: Simd<W>, const W: usize, const N: usize, const R: usize> WeightPanel<T, W, N>
-    for Packed<'_, T::Number, W, R>
-{
-    #[inline(always)]
-    fn registers(&self, simd: T, i: usize) -> [T::Register; N] {
-        load::<T, W, N>(simd, self.block[i][self.row..].first_chunk().expect("N rows"))
-    }
-}
-
-/// A block of N rows where they are stored.
-struct Stored<'a, E, const B: usize, const W: usize, const N: usize> {
-    rows: [&'a [[[u8; B]; W]]; N],
-    dtype: PhantomData<E>,
-}
-
-impl<'a, E, const B: usize, const W: usize, const N: usize> Stored<'a, E, B, W, N> {
-    #[inline(always)]
-    fn new(w: &[&'a [u8]], block: &Range<usize>) -> Self {
-        let mut rows = [&w[0].as_chunks::<B>().0.as_chunks::<W>().0[block.clone()]; N];
-        for n in 1..N {
-            rows[n] = &w[n].as_chunks::<B>().0.as_chunks::<W>().0[block.clone()];
+/// Register number i of each of these rows.
+#[inline(always)]
+fn registers<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize>(
+    simd: T,
+    weights: &Weights<T::Number, E::Bytes, W, N, R>,
+    i: usize,
+) -> [T::Register; N] {
+    match weights {
+        Weights::Packed(block, row) => load(simd, block[i][*row..].first_chunk().expect("N rows")),
+        Weights::Stored(rows) => {
+            let mut registers = [simd.read(&rows[0][i]); N];
+            for n in 1..N {
+                registers[n] = simd.read(&rows[n][i]);
+            }
+            registers
         }
-        Stored { rows, dtype: PhantomData }
-    }
-}
-
-impl<T: Reads<E, B, W>, E, const B: usize, const W: usize, const N: usize> WeightPanel<T, W, N>
-    for Stored<'_, E, B, W, N>
-{
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
-    fn registers(&self, simd: T, i: usize) -> [T::Register; N] {
-        let mut registers = [simd.read(&self.rows[0][i]); N];
-        for n in 1..N {
-            registers[n] = simd.read(&self.rows[n][i]);
-        }
-        registers
     }
 }
 
@@ -161,10 +127,11 @@ struct At {
 ///
 /// The sums of a micro-tile are M · N registers. M and N are constants, so the loops over them are unrolled and no sum goes to memory.
 #[inline(always)]
-fn pass<T: Simd<W>, P: WeightPanel<T, W, N>, const W: usize, const N: usize, const M: usize>(
+#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
+fn pass<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize, const M: usize>(
     simd: T,
     panels: &Panels<T::Number>,
-    weights: &P,
+    weights: Weights<T::Number, E::Bytes, W, N, R>,
     at: At,
     waiting: &mut [[T::Sums; N]; HEIGHT],
     out: &Out,
@@ -172,7 +139,7 @@ fn pass<T: Simd<W>, P: WeightPanel<T, W, N>, const W: usize, const N: usize, con
     let waiting = waiting.first_chunk_mut::<M>().expect("M ≤ 4");
     let mut sums = if at.block.start == 0 { [[simd.zero(); N]; M] } else { *waiting };
     for (i, x) in panels.panel::<W, M>(at.panel)[at.block].iter().enumerate() {
-        let w = weights.registers(simd, i);
+        let w = registers(simd, &weights, i);
         for m in 0..M {
             add_row(simd, &mut sums[m], simd.load(&x[m]), &w);
         }

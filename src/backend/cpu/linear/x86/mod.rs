@@ -102,7 +102,7 @@ fn avx512_task(simd: Avx512, task: &Task<'_>, panels: &Panels<'_, f32>) {
 /// A task whose weights are bf16, stored [out, in].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
 fn bf16_task(simd: Avx512Bf16, task: &Task<'_>, panels: &Panels<'_, u16>) {
-    macro_kernel::task::<Avx512Bf16, Bf16, 2, 32, 4, 8, 32>(simd, task, panels);
+    macro_kernel::task::<Avx512Bf16, Bf16, 32, 4, 8, 32>(simd, task, panels);
 }
 
 /// One task by multiplications of f32, N rows of W at a time.
@@ -112,12 +112,12 @@ fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(
     task: &Task<'_>,
     panels: &Panels<'_, f32>,
 ) where
-    T: Reads<F32, 4, L> + Reads<Bf16, 2, L> + Reads<F16, 2, L> + crate::backend::simd::F32<L>,
+    T: Reads<F32, L> + Reads<Bf16, L> + Reads<F16, L> + crate::backend::simd::F32<L>,
 {
     match task.slice.tensor.dtype {
-        DType::F32 => macro_kernel::task::<T, F32, 4, L, N, R, K>(simd, task, panels),
-        DType::BF16 => macro_kernel::task::<T, Bf16, 2, L, N, R, K>(simd, task, panels),
-        DType::F16 => macro_kernel::task::<T, F16, 2, L, N, R, K>(simd, task, panels),
+        DType::F32 => macro_kernel::task::<T, F32, L, N, R, K>(simd, task, panels),
+        DType::BF16 => macro_kernel::task::<T, Bf16, L, N, R, K>(simd, task, panels),
+        DType::F16 => macro_kernel::task::<T, F16, L, N, R, K>(simd, task, panels),
         other => panic!("{other} is no weight dtype"),
     }
 }

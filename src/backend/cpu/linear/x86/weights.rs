@@ -3,21 +3,40 @@
 use crate::backend::simd::{Avx2, Avx512, Avx512Bf16, Simd};
 use std::arch::x86_64::*;
 
-/// Dtypes of weights.
-pub struct F32;
-pub struct Bf16;
-pub struct F16;
+/// A dtype of weights, which lie in a file at any address.
+pub trait Element {
+    /// Of one weight.
+    type Bytes: Copy;
+    const ZERO: Self::Bytes;
+    /// The weights of a row.
+    fn numbers(row: &[u8]) -> &[Self::Bytes];
+}
+
+/// So many bytes, of which so many bits are an exponent.
+pub struct Float<const BYTES: usize, const EXPONENT: usize>;
+pub type F32 = Float<4, 8>;
+pub type Bf16 = Float<2, 8>;
+pub type F16 = Float<2, 5>;
+
+impl<const B: usize, const EXPONENT: usize> Element for Float<B, EXPONENT> {
+    type Bytes = [u8; B];
+    const ZERO: [u8; B] = [0; B];
+    #[inline(always)]
+    fn numbers(row: &[u8]) -> &[[u8; B]] {
+        row.as_chunks().0
+    }
+}
 
 // ANCHOR: reads
-/// How a variant reads W weights of the dtype E, of B bytes each.
-pub trait Reads<E, const B: usize, const W: usize>: Simd<W> {
+/// How a variant reads W weights of the dtype E.
+pub trait Reads<E: Element, const W: usize>: Simd<W> {
     /// Whether a register holds them as they are stored.
     const AS_STORED: bool = false;
-    fn read(self, weights: &[[u8; B]; W]) -> Self::Register;
+    fn read(self, weights: &[E::Bytes; W]) -> Self::Register;
 }
 // ANCHOR_END: reads
 
-impl Reads<F32, 4, 8> for Avx2 {
+impl Reads<F32, 8> for Avx2 {
     const AS_STORED: bool = true;
 
     #[inline(always)]
@@ -27,7 +46,7 @@ impl Reads<F32, 4, 8> for Avx2 {
     }
 }
 
-impl Reads<Bf16, 2, 8> for Avx2 {
+impl Reads<Bf16, 8> for Avx2 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 8]) -> __m256 {
         // SAFETY: as above. A bf16 is the upper half of an f32.
@@ -38,7 +57,7 @@ impl Reads<Bf16, 2, 8> for Avx2 {
     }
 }
 
-impl Reads<F16, 2, 8> for Avx2 {
+impl Reads<F16, 8> for Avx2 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 8]) -> __m256 {
         // SAFETY: as above; with AVX2, the token proves F16C.
@@ -46,7 +65,7 @@ impl Reads<F16, 2, 8> for Avx2 {
     }
 }
 
-impl Reads<F32, 4, 16> for Avx512 {
+impl Reads<F32, 16> for Avx512 {
     const AS_STORED: bool = true;
 
     #[inline(always)]
@@ -56,7 +75,7 @@ impl Reads<F32, 4, 16> for Avx512 {
     }
 }
 
-impl Reads<Bf16, 2, 16> for Avx512 {
+impl Reads<Bf16, 16> for Avx512 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 16]) -> __m512 {
         // SAFETY: as above. A bf16 is the upper half of an f32.
@@ -67,7 +86,7 @@ impl Reads<Bf16, 2, 16> for Avx512 {
     }
 }
 
-impl Reads<F16, 2, 16> for Avx512 {
+impl Reads<F16, 16> for Avx512 {
     #[inline(always)]
     fn read(self, weights: &[[u8; 2]; 16]) -> __m512 {
         // SAFETY: as above.
@@ -75,7 +94,7 @@ impl Reads<F16, 2, 16> for Avx512 {
     }
 }
 
-impl Reads<Bf16, 2, 32> for Avx512Bf16 {
+impl Reads<Bf16, 32> for Avx512Bf16 {
     const AS_STORED: bool = true;
 
     #[inline(always)]

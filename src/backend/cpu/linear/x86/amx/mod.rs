@@ -26,11 +26,9 @@ use crate::backend::{
     cpu::{Cpu, CpuWeight},
     simd::amx::{Ahead, Amx, Line, Panels, SIDE, Tiles, Walk, multiply, turned},
 };
-use pack::pack;
+use pack::{PANEL, pack};
 use std::{cell::RefCell, ops::Range};
 
-/// Outputs of a panel of W: two tiles.
-const PANEL: usize = 2 * SIDE;
 /// Steps of a block of k: 64 KiB of a panel of W, which stays in the second cache. Blocks for the first cache were slower: between them sums go to memory.
 const BLOCK: usize = 32;
 /// Outputs of a task with many rows: they share what is read of a block of x, which comes from the third cache where x is large.

@@ -1,11 +1,13 @@
 //! Rows of W side by side, as the operand a.
 
-use super::PANEL;
 use crate::backend::{
     cpu::linear::{stored::Rows, tasks::Out},
-    simd::amx::{Line, Walk},
+    simd::amx::{Line, SIDE, Walk},
 };
 use std::{arch::x86_64::*, ops::Range};
+
+/// Outputs of a panel of W: two tiles.
+pub const PANEL: usize = 2 * SIDE;
 
 /// Copies a panel of 32 rows of W, or what is there of them, over a range of steps: [step][32 rows][32 numbers], two tiles of a for each step.
 /// Rows that lie a power of two apart share few places of the first cache; copied, they do not.
