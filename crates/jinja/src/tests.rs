@@ -113,7 +113,7 @@ fn a_panic_is_an_error() {
 /// A chat of 1,000 messages takes a small part of what is allowed.
 #[test]
 fn long_chats_are_rendered() {
-    let turn = |i: usize| json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": "word ".repeat(200)});
+    let turn = |i: usize| json!({"role": if i.is_multiple_of(2) { "user" } else { "assistant" }, "content": "word ".repeat(200)});
     let messages: Vec<Value> = (0..1000).map(turn).collect();
     let template = "{% for m in messages %}{% if loop.index0 % 2 == 0 and m.role != 'user' %}{{ raise_exception('') }}{% endif %}\
                     {{ '<' ~ m.role ~ '>' + m.content.split('</think>')[-1] | trim + '\\n' }}{% endfor %}";
