@@ -1,6 +1,9 @@
 //! What a user can choose about keys and values, in every build.
 
-use crate::{error::Error, tensor::DType};
+use crate::{
+    error::Error,
+    tensor::{DType, Stored},
+};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};

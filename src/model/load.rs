@@ -11,7 +11,7 @@ use crate::{
     },
     config::{Architecture, LM_HEAD, ModelConfig},
     error::{Error, Result},
-    tensor::{DType, HostTensor},
+    tensor::{DType, HostTensor, Stored},
 };
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -9,7 +9,7 @@ use crate::{
     checkpoint::{LoadRules, StateDict},
     config::ModelConfig,
     error::Result,
-    tensor::DType,
+    tensor::{DType, Stored},
 };
 use std::collections::BTreeMap;
 

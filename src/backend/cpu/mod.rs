@@ -16,7 +16,7 @@ use super::{Backend, PartShape, Rope, Shaped, Slice};
 use crate::{
     config::Activation,
     error::Result,
-    tensor::{DType, convert_to_f32},
+    tensor::{DType, Stored, convert_to_f32},
 };
 use rayon::prelude::*;
 use std::sync::{

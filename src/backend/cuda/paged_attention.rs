@@ -5,7 +5,10 @@ use super::{
     device::{Address, Arg, Grid, Launch},
     suffix,
 };
-use crate::{error::Result, tensor::DType};
+use crate::{
+    error::Result,
+    tensor::{DType, Stored},
+};
 use std::fmt;
 
 /// A step of the ladder.
