@@ -4,6 +4,7 @@ use super::options::{KvBudget, KvDtype, KvOptions};
 use crate::{
     error::{Error, Result},
     model::AttentionShape,
+    tensor::Stored,
     words::field,
 };
 
@@ -16,6 +17,14 @@ impl KvOptions {
     pub fn host_room(&self, free: u64) -> u64 {
         let beside_weights = (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes);
         (beside_weights as f64 * SHARE) as u64
+    }
+}
+
+impl KvDtype {
+    /// Bytes of one token's K or V of one head, `head_dim` numbers, its scale included.
+    pub fn vector_bytes(self, head_dim: usize) -> usize {
+        let scale = if self == KvDtype::Fp8 { size_of::<f32>() } else { 0 };
+        head_dim * self.stored().bytes() + scale
     }
 }
 
