@@ -61,6 +61,11 @@ fn by_name<S: Serializer>(dtype: &KvDtype, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_str(dtype)
 }
 
+impl KvDtype {
+    /// One of each width, the widest first.
+    pub const WIDTHS: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
+}
+
 impl MemoryPlan {
     // ANCHOR: kv_room
     /// Bytes for K and V.

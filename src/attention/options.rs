@@ -3,7 +3,7 @@
 use crate::{error::Error, tensor::DType};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 /// How much K and V to keep, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -62,21 +62,17 @@ impl KvOptions {
 }
 
 /// An implementation of attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum AttentionKind {
-    /// Step 1: nothing is kept.
+    /// Step 1: nothing is kept
     Recompute,
-    /// Step 2: one contiguous slot a sequence.
+    /// Step 2: one contiguous slot a sequence
     Contiguous,
-    /// Step 4: blocks of a pool.
+    /// Step 4: blocks of a pool
     Paged,
 }
 
 impl AttentionKind {
-    /// All of them, whatever this build has.
-    pub const ALL: [AttentionKind; 3] =
-        [AttentionKind::Recompute, AttentionKind::Contiguous, AttentionKind::Paged];
-
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
         match self {
@@ -86,28 +82,11 @@ impl AttentionKind {
         }
     }
 
-    /// The feature that brings it.
-    pub fn feature(self) -> &'static str {
-        match self {
-            AttentionKind::Recompute => "step1",
-            AttentionKind::Contiguous => "step2",
-            AttentionKind::Paged => "step4",
-        }
-    }
-
     /// What to say where it was not built.
     pub fn needs_a_feature(self) -> Error {
-        let (name, feature) = (self.name(), self.feature());
+        let name = self.name();
+        let feature = if self == AttentionKind::Paged { "step4" } else { "step2" };
         Error::Usage(format!("attention '{name}' is not in this build; build with --features {feature}"))
-    }
-}
-
-impl FromStr for AttentionKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<AttentionKind, String> {
-        let known = || AttentionKind::ALL.map(AttentionKind::name).join(", ");
-        let kind = AttentionKind::ALL.into_iter().find(|kind| kind.name() == text);
-        kind.ok_or_else(|| format!("there is no attention '{text}'; there are {}", known()))
     }
 }
 
@@ -130,9 +109,6 @@ pub enum KvDtype {
 }
 
 impl KvDtype {
-    /// One of each width, the widest first.
-    pub const WIDTHS: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
-
     /// The same as a tensor's dtype.
     pub fn stored(self) -> DType {
         match self {
@@ -141,12 +117,6 @@ impl KvDtype {
             KvDtype::F16 => DType::F16,
             KvDtype::Fp8 => DType::F8_E4M3,
         }
-    }
-
-    /// Bytes of one token's K or V of one head, `head_dim` numbers, its scale included.
-    pub fn vector_bytes(self, head_dim: usize) -> usize {
-        let scale = if self == KvDtype::Fp8 { size_of::<f32>() } else { 0 };
-        head_dim * self.stored().bytes() + scale
     }
 }
 

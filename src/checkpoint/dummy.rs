@@ -4,7 +4,7 @@
 //! the order of loading.
 
 use super::CheckpointError;
-use crate::tensor::{Bytes, DType, HostTensor};
+use crate::tensor::{Bytes, DType, HostTensor, Stored};
 use memmap2::MmapMut;
 use rayon::prelude::*;
 use std::sync::Arc;

@@ -3,10 +3,9 @@
 use super::CheckpointError;
 use crate::tensor::HostTensor;
 use safetensors::{
-    Dtype, SafeTensorError,
+    SafeTensorError,
     tensor::{TensorView, serialize},
 };
-use serde::de::{Deserialize, IntoDeserializer, value};
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -42,9 +41,7 @@ fn to_bytes(tensors: &[(String, HostTensor)]) -> Result<Vec<u8>, SafeTensorError
 }
 
 fn view(tensor: &HostTensor) -> Result<TensorView<'_>, SafeTensorError> {
-    let name = tensor.dtype.to_string();
-    let dtype: Result<Dtype, value::Error> = Dtype::deserialize(name.as_str().into_deserializer());
-    TensorView::new(dtype.expect("the crate knows every dtype of ours"), tensor.shape.clone(), &tensor.data)
+    TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data)
 }
 
 #[cfg(test)]

@@ -50,9 +50,8 @@ pub struct LoadArgs {
 /// On what it runs.
 #[derive(Args)]
 pub struct DeviceArgs {
-    /// Where the model runs: cpu, cuda (an NVIDIA GPU), sim (the GPU's kernels on the CPU); the last two from step 5 on [default: cuda
-    /// if there is one, else cpu]
-    #[arg(long, value_name = "NAME")]
+    /// Where the model runs [default: cuda if there is one, else cpu]
+    #[arg(long, value_enum, value_name = "NAME")]
     pub device: Option<DeviceKind>,
     #[command(flatten)]
     pub gpu: GpuArgs,

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use stairwell::{
     checkpoint::{Header, TensorInfo},
     error::{Error, Result},
-    tensor::{Bytes, DType, HostTensor, Owner},
+    tensor::{Bytes, DType, HostTensor, Owner, Stored},
 };
 use std::{
     collections::BTreeMap,

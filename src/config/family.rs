@@ -214,16 +214,25 @@ fn activation(fields: Fields, gpt2: bool) -> Result<Activation, ConfigError> {
         "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" if gpt2 => {
             Activation::GeluTanh
         }
+        "quick_gelu" if gpt2 => Activation::QuickGelu,
         "relu" if gpt2 => Activation::Relu,
+        "tanh" if gpt2 => Activation::Tanh,
         _ => {
-            let known = if gpt2 { "silu, gelu, gelu_new and its like, relu" } else { "silu" };
+            let known =
+                if gpt2 { "silu, gelu, gelu_new and its like, quick_gelu, relu, tanh" } else { "silu" };
             return Err(fields.error(field, format!("'{name}' is not supported here (known: {known})")));
         }
     })
 }
 
-/// `dtype`, or `torch_dtype` as it was called before.
+/// The weights' dtype, if it is one of theirs: `dtype`, or `torch_dtype` as it was called before.
 fn dtype(fields: Fields) -> Result<Option<DType>, ConfigError> {
     let field = if fields.text("dtype")?.is_some() { "dtype" } else { "torch_dtype" };
-    Ok(fields.text(field)?.and_then(DType::from_torch))
+    let name = fields.text(field)?.map(|name| name.trim_start_matches("torch."));
+    Ok(match name {
+        Some("float32" | "float") => Some(DType::F32),
+        Some("bfloat16") => Some(DType::BF16),
+        Some("float16" | "half") => Some(DType::F16),
+        _ => None,
+    })
 }

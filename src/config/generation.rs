@@ -20,7 +20,7 @@ use super::fields::Fields;
 use crate::{
     json,
     sampling::{SamplingError, SamplingParams},
-    words::Words,
+    words::{self, Words},
 };
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -43,9 +43,8 @@ impl GenerationConfigError {
         match self {
             Self::Config(error) => error.to_string().into(),
             Self::OutOfRange { path, key, field, value, limit } => {
-                let path = path.display();
-                let wrong = format!("{path}: '{key}': it is {value}; it must be {limit}; ");
-                Words::from(wrong).field(field).text(" overrides it")
+                let (path, field) = (path.display(), words::field(field));
+                format!("{path}: '{key}': it is {value}; it must be {limit}; {field} overrides it").into()
             }
         }
     }

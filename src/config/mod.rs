@@ -40,8 +40,12 @@ pub enum Activation {
     Gelu,
     /// GELU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
+    /// x · σ(1.702 x), a coarser approximation of GELU.
+    QuickGelu,
     /// max(x, 0).
     Relu,
+    /// tanh(x).
+    Tanh,
 }
 
 /// A decoder-only transformer's shapes and constants. Names are Hugging Face's; sizes are in elements.
@@ -253,8 +257,8 @@ mod tests {
             ),
             (
                 "GPT2LMHeadModel",
-                r#"{"activation_function":"quick_gelu","n_embd":48,"n_layer":2,"n_head":4}"#,
-                "quick_gelu",
+                r#"{"activation_function":"mish","n_embd":48,"n_layer":2,"n_head":4}"#,
+                "mish",
             ),
             ("BertModel", "{}", "known: GPT2LMHeadModel, LlamaForCausalLM"),
         ];
@@ -300,6 +304,7 @@ mod tests {
             with("GPT2LMHeadModel", &json).unwrap().hidden_act
         };
         assert_eq!(["gelu", "relu", "swish"].map(of), [Activation::Gelu, Activation::Relu, Activation::Silu]);
+        assert_eq!(["quick_gelu", "tanh"].map(of), [Activation::QuickGelu, Activation::Tanh]);
         assert_eq!(["gelu_new", "gelu_fast", "gelu_pytorch_tanh"].map(of), [Activation::GeluTanh; 3]);
     }
 

@@ -13,7 +13,6 @@ use crate::{
     model::{Attention, Model, Rank, Share},
     tensor::DType,
 };
-use std::str::FromStr;
 
 /// Makes a machine, or says why there is none.
 pub type MakeMachine<B> = Box<dyn FnOnce() -> Result<B> + Send>;
@@ -90,20 +89,17 @@ impl Machine for Cpu {
 }
 
 /// A kind of machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DeviceKind {
-    /// Step 1.
+    /// Step 1
     Cpu,
-    /// An NVIDIA GPU. (Step 5.)
+    /// An NVIDIA GPU (step 5)
     Cuda,
-    /// CUDA kernels on the CPU. (Step 5.)
+    /// CUDA kernels on the CPU (step 5)
     Sim,
 }
 
 impl DeviceKind {
-    /// All of them, whatever this build has.
-    pub const ALL: [DeviceKind; 3] = [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Sim];
-
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
         match self {
@@ -117,13 +113,5 @@ impl DeviceKind {
     pub fn needs_a_feature(self) -> Error {
         let why = "it is not in this build; build with --features step5".into();
         Error::Parameter { field: "device", value: self.name().into(), why }
-    }
-}
-
-impl FromStr for DeviceKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<DeviceKind, String> {
-        let kind = DeviceKind::ALL.into_iter().find(|kind| kind.name() == text);
-        kind.ok_or_else(|| format!("there is no device '{text}'; there are cpu, cuda, sim"))
     }
 }

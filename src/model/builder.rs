@@ -81,6 +81,8 @@ impl<B: Backend> Builder<'_, B> {
             Activation::Silu => self.note(name, format_args!("SiLUActivation()")),
             Activation::Gelu => self.note(name, format_args!("GELUActivation()")),
             Activation::GeluTanh => self.note(name, format_args!("NewGELUActivation()")),
+            Activation::QuickGelu => self.note(name, format_args!("QuickGELUActivation()")),
+            Activation::Tanh => self.note(name, format_args!("Tanh()")),
             Activation::Relu => self.note(name, format_args!("ReLU()")),
         }
     }

@@ -5,7 +5,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{fmt, str::FromStr};
 
 /// A request as it is written, in JSON or in flags. What is absent has the default of generation_config.json, or one that changes nothing.
@@ -22,6 +22,12 @@ pub struct Fields {
     /// A chat.
     #[arg(skip)]
     pub messages: Option<Vec<Value>>,
+    /// Functions that the model may call in a chat, each a JSON schema.
+    #[arg(skip)]
+    pub tools: Option<Vec<Value>>,
+    /// Further variables of the chat template.
+    #[arg(skip)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Token ids to continue; they need no tokenizer.
     #[arg(skip)]
     pub prompt_ids: Option<Vec<u32>>,

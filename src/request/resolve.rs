@@ -65,7 +65,8 @@ impl Checkpoint {
         match (fields.prompt, fields.messages, fields.prompt_ids) {
             (Some(text), None, None) => Ok(self.tokenizer_for("text")?.encode_prompt(&text)?),
             (None, Some(messages), None) => {
-                let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+                let extra = fields.chat_template_kwargs.unwrap_or_default();
+                let options = ChatOptions { tools: fields.tools, add_generation_prompt: true, extra };
                 Ok(self.tokenizer_for("text")?.encode_chat(&messages, &options)?)
             }
             (None, None, Some(ids)) => Ok(ids),

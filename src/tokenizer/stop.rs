@@ -4,7 +4,7 @@
 //! could still become a stop string is held back, and no more than that. How the text was cut into
 //! pieces never changes the result.
 
-use super::Detokenizer;
+use super::{Detokenizer, stop_scan::StopScan};
 
 /// What to do with a piece of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +23,11 @@ pub enum Emit {
 /// Looks for stop strings in a stream of text.
 ///
 /// The first stop string *to be complete* wins; if two end at the same place, the one that begins
-/// first. Cost: each piece is searched once for each stop string, with at most one stop string's
-/// length of held text before it.
+/// first. Cost: the same for each byte, whatever the stop strings.
 #[derive(Debug, Clone, Default)]
 pub struct StopStrings {
-    stops: Vec<String>,
+    /// `None` without stop strings.
+    scan: Option<StopScan>,
     /// Text that came in and was not given out: the beginning of a stop string, perhaps.
     held: String,
     /// For each byte of `held`, whether it is given out at all: a special token's text is not.
@@ -37,9 +37,8 @@ pub struct StopStrings {
 
 impl StopStrings {
     /// Empty strings are ignored: they would stop before the first character.
-    pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let stops = stops.into_iter().map(Into::into).filter(|s: &String| !s.is_empty()).collect();
-        Self { stops, ..Self::default() }
+    pub fn new(stops: &[impl AsRef<str>]) -> Self {
+        Self { scan: StopScan::new(stops), ..Self::default() }
     }
 
     /// Takes the next token. The text of a special token that the detokenizer leaves out can be (part of) a stop string, and is not given out.
@@ -59,14 +58,19 @@ impl StopStrings {
         if self.stopped {
             return Emit::Text(String::new());
         }
+        let before = self.held.len();
         self.held.push_str(text);
         self.shown.resize(self.held.len(), shown);
-        if let Some((start, stop)) = self.first_match() {
-            let text = self.give(start);
+        let Some(scan) = &mut self.scan else { return Emit::Text(self.give(self.held.len())) };
+        let found = text.bytes().zip(before + 1..).find_map(|(byte, end)| Some((end, scan.push(byte)?)));
+        let open = scan.open();
+        if let Some((end, length)) = found {
+            let stop = self.held[end - length..end].to_owned();
+            let text = self.give(end - length);
             *self = Self { stopped: true, ..Self::default() };
             return Emit::Stopped { text, stop };
         }
-        Emit::Text(self.give(self.held.len() - self.longest_beginning()))
+        Emit::Text(self.give(self.held.len() - open))
     }
 
     /// The text has ended: what was held back is text after all.
@@ -80,24 +84,6 @@ impl StopStrings {
         let text: String = self.held.drain(..length).collect();
         text.char_indices().filter(|(at, _)| shown[*at]).map(|(_, c)| c).collect()
     }
-
-    /// Where the stop string that is complete first begins, and which it is.
-    fn first_match(&self) -> Option<(usize, String)> {
-        let found = self.stops.iter().filter_map(|stop| Some((self.held.find(stop.as_str())?, stop)));
-        let (start, stop) = found.min_by_key(|(start, stop)| (start + stop.len(), *start))?;
-        Some((start, stop.clone()))
-    }
-
-    /// Bytes at the end of the held text that are the beginning of a stop string.
-    fn longest_beginning(&self) -> usize {
-        self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0)
-    }
-}
-
-/// The length of the longest proper beginning of `stop` that `text` ends with.
-fn overlap(text: &str, stop: &str) -> usize {
-    let beginnings = stop.char_indices().map(|(length, _)| length).rev();
-    beginnings.into_iter().find(|&length| text.ends_with(&stop[..length])).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -107,7 +93,7 @@ mod tests {
 
     /// Pushes the pieces; returns the text that came out and the stop string that ended it.
     fn run(stops: &[&str], pieces: &[&str]) -> (String, Option<String>) {
-        let mut found = StopStrings::new(stops.iter().copied());
+        let mut found = StopStrings::new(stops);
         let mut out = String::new();
         for piece in pieces {
             match found.push(piece) {
@@ -120,7 +106,7 @@ mod tests {
 
     #[test]
     fn without_stops_all_passes_at_once() {
-        let mut none = StopStrings::new(Vec::<String>::new());
+        let mut none = StopStrings::new(&[""; 0]);
         assert_eq!(none.push("abc"), Emit::Text("abc".into()));
         assert_eq!(none.finish(), "");
     }
@@ -137,7 +123,7 @@ mod tests {
 
     #[test]
     fn holds_back_only_a_possible_beginning() {
-        let mut stops = StopStrings::new(["aab"]);
+        let mut stops = StopStrings::new(&["aab"]);
         assert_eq!(stops.push("xaaa"), Emit::Text("xa".into()));
         assert_eq!(stops.push("c"), Emit::Text("aac".into()));
         assert_eq!(stops.push("a"), Emit::Text("".into()));
@@ -160,7 +146,7 @@ mod tests {
         assert_eq!(run(&["終わり"], &["はい、終", "わ", "り。"]), ("はい、".into(), Some("終わり".into())));
         assert_eq!(run(&["é!"], &["caf", "é", "?"]), ("café?".into(), None));
         // 'é' and 'è' share their first byte: only whole characters are held back.
-        let mut stops = StopStrings::new(["è"]);
+        let mut stops = StopStrings::new(&["è"]);
         assert_eq!(stops.push("é"), Emit::Text("é".into()));
     }
 
@@ -171,7 +157,7 @@ mod tests {
         let ids = |text: &str| tokenizer.encode(text, false).unwrap();
         let run = |stop: &str, text: &str| {
             let mut detokenizer = Detokenizer::new(&tokenizer, true);
-            let mut stops = StopStrings::new([stop]);
+            let mut stops = StopStrings::new(&[stop]);
             let mut matcher = StopMatcher::new(&tokenizer, &[], &[stop.into()]).unwrap();
             let mut out = String::new();
             for id in ids(text) {
@@ -193,7 +179,7 @@ mod tests {
 
     #[test]
     fn nothing_after_the_stop() {
-        let mut stops = StopStrings::new(["."]);
+        let mut stops = StopStrings::new(&["."]);
         assert_eq!(stops.push("a.b"), Emit::Stopped { text: "a".into(), stop: ".".into() });
         assert_eq!(stops.push("c"), Emit::Text(String::new()));
         assert_eq!(stops.finish(), "");

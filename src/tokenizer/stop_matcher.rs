@@ -3,39 +3,30 @@
 //! The engine asks this in the step that samples a token, so that a request ends in the step that completes its stop string. Text
 //! for people, with its held-back tail, is made at the edge by a [`Detokenizer`] and [`super::StopStrings`].
 
-use super::{Detokenizer, Tokenizer};
+use super::{Detokenizer, Tokenizer, stop_scan::StopScan};
 
-/// Looks for stop strings in the bytes of an output's tokens.
-///
-/// Cost: each token's bytes are searched once for each stop string, with the longest stop string's length of bytes before them.
+/// Looks for stop strings in the bytes of an output's tokens. Cost: the same for each byte, whatever the stop strings.
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
-    stops: Vec<Vec<u8>>,
+    scan: StopScan,
     detokenizer: Detokenizer,
-    /// The last bytes of the output: a stop string may begin in them.
-    tail: Vec<u8>,
 }
 
 impl StopMatcher {
     /// A matcher for the output after `prompt` (empty for an answer in a chat); `None` without a stop string. Empty stop strings are
     /// ignored: they would stop before the first character.
     pub fn new(tokenizer: &Tokenizer, prompt: &[u32], stops: &[String]) -> Option<StopMatcher> {
-        let stops: Vec<Vec<u8>> = stops.iter().filter(|s| !s.is_empty()).map(|s| s.clone().into()).collect();
+        let scan = StopScan::new(stops)?;
         let detokenizer = match prompt {
             [] => Detokenizer::new(tokenizer, true),
             prompt => Detokenizer::after_prompt(tokenizer, prompt, true),
         };
-        (!stops.is_empty()).then(|| StopMatcher { stops, detokenizer, tail: Vec::new() })
+        Some(StopMatcher { scan, detokenizer })
     }
 
     /// Takes the next token; true if it completes a stop string.
     pub fn push(&mut self, id: u32) -> bool {
-        self.tail.extend(self.detokenizer.push_bytes(id));
-        let found = |stop: &Vec<u8>| self.tail.windows(stop.len()).any(|bytes| bytes == stop);
-        let stopped = self.stops.iter().any(found);
-        let longest = self.stops.iter().map(Vec::len).max().unwrap_or(0);
-        self.tail.drain(..self.tail.len().saturating_sub(longest.saturating_sub(1)));
-        stopped
+        self.detokenizer.push_bytes(id).into_iter().any(|byte| self.scan.push(byte).is_some())
     }
 }
 

@@ -105,7 +105,7 @@ fn tell(
     let prompt = tokenizer.encode_prompt(PROMPT).unwrap();
     let params = GenerateParams { max_tokens, sampling, eos_token_id: eos.to_vec() };
     let mut detokenizer = Detokenizer::after_prompt(&tokenizer, &prompt, false);
-    let mut stops = StopStrings::new(stop.iter().copied());
+    let mut stops = StopStrings::new(stop);
     let mut text = String::new();
     let mut push = |piece: &str, text: &mut String| match stops.push(piece) {
         Emit::Text(piece) => {

@@ -5,6 +5,7 @@ use crate::serving::{Ended, Recording, finished, keep, run, runner};
 use crate::step4::{Setup, engine};
 use stairwell::{
     attention::KvOptions,
+    demo,
     engine::{Engine, Limits, NewRequest, PauseMode, QueueLimits, RequestId, Worker},
     error::Error,
     generate::FinishReason,
@@ -12,6 +13,7 @@ use stairwell::{
     runner::Prompt,
     sampling::Sampled,
     tensor::HostTensor,
+    tokenizer::{StopMatcher, Tokenizer},
 };
 use std::time::{Duration, Instant};
 
@@ -259,6 +261,23 @@ fn a_default_length_is_cut_to_the_room_there_is() {
     assert!(refused.contains("32"), "{refused}");
     let id = engine.add_request(NewRequest { may_shorten: true, ..asked }).unwrap();
     assert_eq!(run(&mut engine)[&id].output.len(), 32 + 1 - 17);
+}
+
+/// Each byte goes through one automaton, whose cost is the same for any number of strings; making it is the work of whoever has the request.
+#[test]
+fn many_stop_strings_cost_other_requests_nothing() {
+    let tokenizer = Tokenizer::new(demo::tokenizer_files()).unwrap();
+    let many: Vec<String> = (0..200_000).map(|n| format!("{n} of many stop strings")).collect();
+    let output =
+        tokenizer.encode("Once upon a time, 7 of many stop strin, and 123456 of many", false).unwrap();
+    let seconds = |stops: &[String]| {
+        let mut matcher = StopMatcher::new(&tokenizer, &[], stops).unwrap();
+        let started = Instant::now();
+        (0..200).for_each(|_| assert!(!output.iter().any(|&id| matcher.push(id))));
+        started.elapsed().as_secs_f64()
+    };
+    let (few, many) = (seconds(&many[..1]), seconds(&many));
+    assert!(many < 50.0 * few, "{many} s with 200,000 stop strings, {few} s with one");
 }
 
 /// The rule: first come, first served. A request that finds no room waits, nobody behind it overtakes, and it gets its room at the latest

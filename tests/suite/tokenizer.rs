@@ -264,7 +264,7 @@ fn a_stop_string_across_tokens() {
     let Some(tokenizer) = tokenizer("hf/qwen3-1.7b") else { return };
     let ids = tokenizer.encode("The end.\n\nUser: 你好, and more", false).expect("ids");
     let mut detokenizer = Detokenizer::new(&tokenizer, true);
-    let mut stops = StopStrings::new(["User: 你"]);
+    let mut stops = StopStrings::new(&["User: 你"]);
     let mut out = String::new();
     for id in ids {
         match stops.push(&detokenizer.push(id)) {

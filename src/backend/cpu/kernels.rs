@@ -63,6 +63,8 @@ pub trait Kernels: Send + Sync {
             Activation::GeluTanh => self.gelu(x),
             Activation::Gelu => x.iter_mut().for_each(|v| *v *= 0.5 * (1.0 + libm::erff(*v * FRAC_1_SQRT_2))),
             Activation::Silu => x.iter_mut().for_each(|v| *v /= 1.0 + (-*v).exp()),
+            Activation::QuickGelu => x.iter_mut().for_each(|v| *v /= 1.0 + (-1.702 * *v).exp()),
+            Activation::Tanh => x.iter_mut().for_each(|v| *v = v.tanh()),
             Activation::Relu => x.iter_mut().for_each(|v| *v = v.max(0.0)),
         }
     }
@@ -121,13 +123,15 @@ mod tests {
     struct Plain;
     impl Kernels for Plain {}
 
-    /// Values of torch 2.15 (`gelu`, `silu`, `relu`).
+    /// Values by the formulas of transformers' `activations.py`, in f64.
     #[test]
     fn activations_equal_torch() {
         let x = [-3.0, -0.5, 0.0, 0.25, 2.0];
         for (activation, want) in [
             (Activation::Gelu, [-0.004049694, -0.15426877, 0.0, 0.14967659, 1.9544997]),
             (Activation::Silu, [-0.14227761, -0.18877033, 0.0, 0.14054415, 1.7615942]),
+            (Activation::QuickGelu, [-0.01807131, -0.14961156, 0.0, 0.15119965, 1.9356586]),
+            (Activation::Tanh, [-0.9950547, -0.46211717, 0.0, 0.24491866, 0.9640276]),
             (Activation::Relu, [0.0, 0.0, 0.0, 0.25, 2.0]),
         ] {
             let mut got = x;

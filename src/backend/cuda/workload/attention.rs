@@ -8,7 +8,7 @@ use crate::{
         suffix,
     },
     error::{Error, Result},
-    tensor::DType,
+    tensor::{DType, Stored},
 };
 
 pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];

@@ -1,10 +1,10 @@
-//! The model of the memory: see block_manager.rs.
+//! The model of the memory: see tests.rs.
 
-use rand::{RngExt, rngs::ChaCha8Rng};
-use stairwell::{
+use crate::{
     batch::Move,
     kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing},
 };
+use rand::{RngExt, rngs::ChaCha8Rng};
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
