@@ -92,6 +92,7 @@ impl AttentionKind {
 
 /// How K and V are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum KvDtype {
     /// As they are computed.
     #[default]
@@ -104,6 +105,7 @@ pub enum KvDtype {
     #[value(help = None)]
     F16,
     /// Rounded to fp8 (e4m3), with an f32 scale for each token and head: about a quarter.
+    #[serde(rename = "fp8-e4m3")]
     #[value(name = "fp8-e4m3", aliases = ["fp8", "fp8_e4m3"], help = "fp8 with a scale for each token and head")]
     Fp8,
 }

@@ -35,13 +35,11 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, HostTensor)]) -> Resul
 }
 
 fn to_bytes(tensors: &[(String, HostTensor)]) -> Result<Vec<u8>, SafeTensorError> {
-    let views = tensors.iter().map(|(name, tensor)| Ok((name, view(tensor)?)));
+    let views = tensors.iter().map(|(name, HostTensor { dtype, shape, data })| {
+        Ok((name, TensorView::new(*dtype, shape.clone(), data)?))
+    });
     let views = views.collect::<Result<Vec<_>, SafeTensorError>>()?;
     serialize(views, Some(HashMap::from([("format".into(), "pt".into())])))
-}
-
-fn view(tensor: &HostTensor) -> Result<TensorView<'_>, SafeTensorError> {
-    TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data)
 }
 
 #[cfg(test)]

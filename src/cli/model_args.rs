@@ -78,12 +78,8 @@ impl ModelArgs {
     /// The directory, with config.json, generation_config.json and the tokenizer, read once.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         let checkpoint = Checkpoint::open_with(self.directory()?, self.tokenizer_from)?;
-        checkpoint
-            .tokenizer()
-            .ok()
-            .and_then(Tokenizer::note)
-            .iter()
-            .for_each(|note| eprintln!("note: {note}"));
+        let note = checkpoint.tokenizer().ok().and_then(Tokenizer::note);
+        note.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(checkpoint)
     }
 

@@ -239,12 +239,8 @@ impl Report {
         let row = |c: &Comparison| {
             let verdict =
                 if c.agrees { styled("ok", "32", colour) } else { styled("DIFFERS", "1;31", colour) };
-            [
-                (&c.name).into(),
-                format!("{:?}", c.shape).into(),
-                format!("{:.2e}", c.largest_error).into(),
-                verdict.into(),
-            ]
+            let (shape, error) = (format!("{:?}", c.shape), format!("{:.2e}", c.largest_error));
+            [(&c.name).into(), shape.into(), error.into(), verdict.into()]
         };
         let verdict = match modules.iter().find(|c| !c.agrees) {
             None => format!("all {} modules agree (atol {atol}, rtol {rtol})\n", modules.len()),

@@ -15,15 +15,16 @@
 //!   sees only what `GenerationConfig.to_diff_dict` leaves; transformers before 5 left such a value out.
 //! - Where it samples, transformers has `top_k` 50 if the file has none; vLLM and we keep all tokens.
 
-use super::ConfigError;
-use super::fields::Fields;
+use super::{ConfigError, fields::Fields};
 use crate::{
     json,
     sampling::{SamplingError, SamplingParams},
     words::{self, Words},
 };
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// What can be wrong with generation_config.json.
 #[derive(Debug, thiserror::Error)]

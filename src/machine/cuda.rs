@@ -73,7 +73,7 @@ impl Machine for Cuda {
     fn report(&self) -> MachineReport {
         MachineReport {
             device: self.device().name().to_owned(),
-            dtype: self.dtype(),
+            dtype: self.dtype().to_string().to_lowercase(),
             isa: None,
             kernel_launches: Some(self.launches()),
             graph_replays: Some(self.replays()),

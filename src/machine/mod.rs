@@ -11,7 +11,6 @@ use crate::{
     backend::{Backend, cpu::Cpu},
     error::{Error, Result},
     model::{Attention, Model, Rank, Share},
-    tensor::DType,
 };
 
 /// Makes a machine, or says why there is none.
@@ -58,18 +57,13 @@ pub struct MachineReport {
     /// `cpu`, `sim`, `cuda`.
     pub device: String,
     /// The dtype that linear layers multiply in.
-    #[serde(serialize_with = "lowercase")]
-    pub dtype: DType,
+    pub dtype: String,
     /// The instruction set, on a CPU.
     pub isa: Option<&'static str>,
     /// Kernels that were launched, on a device.
     pub kernel_launches: Option<u64>,
     /// Forward passes that were recorded before, and replayed.
     pub graph_replays: Option<u64>,
-}
-
-fn lowercase<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&dtype.to_string().to_lowercase())
 }
 
 impl Machine for Cpu {
@@ -83,8 +77,8 @@ impl Machine for Cpu {
     }
 
     fn report(&self) -> MachineReport {
-        let (device, dtype, isa) = ("cpu".into(), self.dtype(), Some(self.isa().name()));
-        MachineReport { device, dtype, isa, kernel_launches: None, graph_replays: None }
+        let (dtype, isa) = (self.dtype().to_string().to_lowercase(), Some(self.isa().name()));
+        MachineReport { device: "cpu".into(), dtype, isa, kernel_launches: None, graph_replays: None }
     }
 }
 

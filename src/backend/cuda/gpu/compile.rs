@@ -1,8 +1,10 @@
 //! The kernels for this GPU: NVIDIA's run-time compiler (NVRTC) makes a cubin of the sources that this program carries.
 
 use super::driver::dotted;
-use crate::error::{Error, Result};
-use crate::words::field;
+use crate::{
+    error::{Error, Result},
+    words::field,
+};
 use cudarc::nvrtc::{result, sys};
 use std::{
     ffi::{CStr, CString},
