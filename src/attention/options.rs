@@ -130,8 +130,8 @@ pub enum KvDtype {
 }
 
 impl KvDtype {
-    /// One of each width, the widest first.
-    pub const WIDTHS: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
+    /// All of them, the widest first.
+    pub const ALL: [KvDtype; 4] = [KvDtype::F32, KvDtype::Bf16, KvDtype::F16, KvDtype::Fp8];
 
     /// The same as a tensor's dtype.
     pub fn stored(self) -> DType {

@@ -1,6 +1,9 @@
 //! The place of `update_args.rs` in builds without step 4.
 
-use super::engine_args::WeightUpdate;
+use super::{
+    engine_args::WeightUpdate,
+    model_args::{Input, LoadArgs},
+};
 use clap::Args;
 use stairwell::error::Result;
 
@@ -13,7 +16,15 @@ impl UpdateArgs {
     ///
     /// # Errors
     /// Never.
-    pub fn open(&self) -> Result<Option<WeightUpdate>> {
+    pub fn inputs(&self, _: &LoadArgs) -> Result<Vec<Input>> {
+        Ok(Vec::new())
+    }
+
+    /// None.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn open(&self, _: &LoadArgs) -> Result<Option<WeightUpdate>> {
         Ok(None)
     }
 }

@@ -5,12 +5,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use stairwell::{
     error::{Error, Result},
+    files::read_input,
     tokenizer::{ChatOptions, ChatTemplate},
 };
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Print a conversation as the model's chat template renders it
 #[derive(clap::Args)]
@@ -75,12 +73,8 @@ fn messages_and_tools(args: &Args) -> Result<(Vec<Value>, Option<Vec<Value>>)> {
 }
 
 fn read_json<T: DeserializeOwned>(flag: &str, path: &Path) -> Result<T> {
-    let read = match path.as_os_str() == "-" {
-        true => io::read_to_string(io::stdin()),
-        false => fs::read_to_string(path),
-    };
-    let text = read.map_err(|error| Error::Io { path: path.into(), error })?;
-    serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{flag} {}: {e}", path.display())))
+    let bytes = read_input(path)?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::Usage(format!("{flag} {}: {e}", path.display())))
 }
 
 fn object(text: &str) -> Result<Map<String, Value>> {

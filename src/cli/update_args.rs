@@ -1,9 +1,12 @@
 //! Flags that update the weights of a running engine, as training with rollouts does.
 
-use super::engine_args::{LocalEngine, WeightUpdate};
+use super::{
+    engine_args::{LocalEngine, WeightUpdate},
+    model_args::{Input, LoadArgs, inputs},
+};
 use clap::Args;
 use stairwell::{
-    checkpoint::{StateDict, locate},
+    checkpoint::StateDict,
     engine::PauseMode,
     error::{Error, Result},
 };
@@ -24,13 +27,21 @@ pub struct UpdateArgs {
 }
 
 impl UpdateArgs {
+    /// The files of the other checkpoint.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn inputs(&self, load: &LoadArgs) -> Result<Vec<Input>> {
+        self.update_weights.as_ref().map_or(Ok(Vec::new()), |model| Ok(inputs(&load.locate(model)?)))
+    }
+
     /// Opens the other checkpoint, so that what is wrong with it is said before anything runs.
     ///
     /// # Errors
     /// If it can't be opened.
-    pub fn open(&self) -> Result<Option<WeightUpdate>> {
+    pub fn open(&self, load: &LoadArgs) -> Result<Option<WeightUpdate>> {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
-        let weights = StateDict::open(&locate(model, None)?)?;
+        let weights = StateDict::open(&load.locate(model)?)?;
         let model = model.clone();
         let mut mode = Some(self.on_update);
         let run = move |engine: &mut LocalEngine| {

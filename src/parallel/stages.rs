@@ -36,7 +36,8 @@ pub fn stages(config: &ModelConfig, count: usize, asked: Option<&[usize]>) -> Re
             if asked.len() != count {
                 return Err(wrong(format!("{} numbers for {count} stages; give one for each", asked.len())));
             }
-            if asked.contains(&0) || asked.iter().sum::<usize>() != of {
+            let sum = asked.iter().try_fold(0, |sum: usize, layers| sum.checked_add(*layers));
+            if asked.contains(&0) || sum != Some(of) {
                 return Err(wrong(format!(
                     "the model has {of} layers; give numbers above 0 that add up to that"
                 )));

@@ -3,25 +3,36 @@
 use clap::Args;
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error, IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::Value;
-use std::{fmt, str::FromStr};
+use serde_json::{Map, Value, value::RawValue};
+use std::{fmt, marker::PhantomData, str::FromStr};
 
 /// A request as it is written, in JSON or in flags. What is absent has the default of generation_config.json, or one that changes nothing.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Sampling")]
 pub struct Fields {
-    /// The caller's name for it: a string or a number.
+    /// The caller's name for it, as it is written.
     #[arg(skip)]
-    pub id: Option<Value>,
+    pub id: Option<Box<RawValue>>,
+    /// A server's name for the model, and the caller's name for a user: there is one of each here.
+    #[arg(skip)]
+    pub model: IgnoredAny,
+    #[arg(skip)]
+    pub user: IgnoredAny,
     /// Text to continue. One of this, `messages` and `prompt_ids` is given.
     #[arg(skip)]
     pub prompt: Option<String>,
     /// A chat.
     #[arg(skip)]
     pub messages: Option<Vec<Value>>,
+    /// Functions that the model may call in a chat, each a JSON schema.
+    #[arg(skip)]
+    pub tools: Option<Vec<Value>>,
+    /// Further variables of the chat template.
+    #[arg(skip)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Token ids to continue; they need no tokenizer.
     #[arg(skip)]
     pub prompt_ids: Option<Vec<u32>>,
@@ -31,6 +42,12 @@ pub struct Fields {
     /// Samples of the same prompt.
     #[arg(skip)]
     pub n: Option<usize>,
+    /// The text begins with the prompt, and so do the log-probabilities. Then `max_tokens` may be 0.
+    #[arg(skip)]
+    pub echo: bool,
+    /// Results in pieces: none are given.
+    #[arg(skip)]
+    pub stream: bool,
     /// Divides the logits; 0 is greedy
     #[arg(long, value_name = "T")]
     pub temperature: Option<f32>,
@@ -55,10 +72,12 @@ pub struct Fields {
     /// Added to a token's logit: 42=-100,7=1.5
     // In JSON an object, in its order.
     #[arg(long, value_name = "ID=X", value_delimiter = ',', value_parser = bias, allow_hyphen_values = true)]
-    #[serde(deserialize_with = "pairs")]
+    #[serde(deserialize_with = "biases")]
     pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the random numbers; the same seed gives the same tokens
+    // In JSON -1 is none.
     #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "seed")]
     pub seed: Option<u64>,
     /// Report the log-probabilities of each token and of the N best (with --json)
     #[arg(long, value_name = "N")]
@@ -84,14 +103,19 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     parsed.ok_or_else(|| format!("'{text}' is no bias; write ID=X, such as 42=-100"))
 }
 
-/// An object's members in their order, also those that stand in it twice: the sampler's check refuses them.
-fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, D::Error> {
-    struct Pairs;
-    impl<'de> Visitor<'de> for Pairs {
-        type Value = Vec<(u32, f32)>;
+/// An object's members in their order, also those that stand in it twice. `what` is the object in words.
+pub(super) fn pairs<'de, D, K, V>(what: &str, deserializer: D) -> Result<Vec<(K, V)>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de>,
+    V: Deserialize<'de>,
+{
+    struct Pairs<'a, K, V>(&'a str, PhantomData<(K, V)>);
+    impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Visitor<'de> for Pairs<'_, K, V> {
+        type Value = Vec<(K, V)>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str("an object of token ids and numbers")
+            f.write_str(self.0)
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -102,20 +126,33 @@ fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, 
             Ok(pairs)
         }
     }
-    deserializer.deserialize_map(Pairs)
+    deserializer.deserialize_map(Pairs(what, PhantomData))
 }
 
-/// One stop string, several, or null for none.
+/// Biases; the sampler's check refuses a token that has two.
+fn biases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, D::Error> {
+    pairs("an object of token ids and numbers", deserializer)
+}
+
+/// A seed, or -1 for none.
+fn seed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    match i128::deserialize(deserializer)? {
+        -1 => Ok(None),
+        seed => u64::try_from(seed).map(Some).map_err(|_| {
+            D::Error::custom(format!("{seed} is no seed; give 0 to {}, or -1 for none", u64::MAX))
+        }),
+    }
+}
+
+/// One stop string or several.
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "another type, expected a string or a list of strings")]
     enum Stop {
-        None,
         One(String),
         Many(Vec<String>),
     }
     Ok(match Stop::deserialize(deserializer)? {
-        Stop::None => Vec::new(),
         Stop::One(stop) => vec![stop],
         Stop::Many(stops) => stops,
     })
@@ -123,7 +160,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 
 /// A number in OpenAI's completions, a switch in its chats.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "another type, expected a number or a boolean")]
 pub enum Logprobs {
     Number(usize),
     Switch(bool),

@@ -3,8 +3,10 @@
 
 mod checkpoint;
 mod fields;
+mod line;
 mod resolve;
 
 pub use checkpoint::Checkpoint;
 pub use fields::{Fields, Logprobs};
-pub use resolve::{DEFAULT_MAX_TOKENS, Resolved};
+pub use line::Line;
+pub use resolve::{DEFAULT_MAX_TOKENS, MAX_STOP_BYTES, MAX_STOPS, Resolved};

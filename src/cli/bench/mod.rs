@@ -145,6 +145,8 @@ impl Args {
 pub fn run(args: Args) -> Result<()> {
     let common = args.common();
     let Some(lead) = common.engine.lead()? else { return Ok(()) };
+    let outputs: Vec<_> = common.out.iter().map(|path| ("--out", &**path)).collect();
+    common.engine.check_outputs(&outputs, Vec::new())?;
     let config = common.engine.load.model.checkpoint()?.config;
     let Drawing { temperature, .. } = common.drawing;
     SamplingParams { temperature, ..SamplingParams::default() }.validate(config.vocab_size)?;
