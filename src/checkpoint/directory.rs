@@ -14,20 +14,8 @@ use std::{
 const MAX_SMALL: u64 = 256 << 20;
 
 /// Files that may be part of any checkpoint.
-const FILES: [&str; 12] = [
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
+const FILES: &str = "config.json generation_config.json model.safetensors model.safetensors.index.json tokenizer.json \
+    tokenizer_config.json tokenizer.model special_tokens_map.json added_tokens.json vocab.json merges.txt chat_template.jinja";
 
 /// A place to read a checkpoint's files from.
 #[derive(Clone, Debug)]
@@ -108,7 +96,7 @@ impl Directory {
         let index = index.and_then(|bytes| Index::parse(&bytes, &self.root()).ok()).unwrap_or_default();
         let templates = "additional_chat_templates";
         let more = fs::read_dir(self.path(templates)).into_iter().flatten().flatten();
-        let named = FILES.into_iter().chain(index.shards()).map(|file| self.path(file));
+        let named = FILES.split(' ').chain(index.shards()).map(|file| self.path(file));
         named.chain(more.map(|entry| entry.path())).collect()
     }
 

@@ -3,7 +3,7 @@
 use super::{
     SharedKvArgs,
     kv_args::KvArgs,
-    model_args::{DeviceArgs, Input, LoadArgs},
+    model_args::{DeviceArgs, LoadArgs},
     numbers::{count, count_to},
     parallel_args::ParallelArgs,
     terminal::print_note,
@@ -14,7 +14,6 @@ use stairwell::{
     config::{ModelConfig, RopeScaling},
     engine::{Engine, Limits, Policy, Worker},
     error::{Error, Result},
-    files,
     kv::{self, ManagerOptions},
     model::KvMemory,
 };
@@ -65,14 +64,9 @@ pub type LocalEngine = Engine<Box<dyn Worker>>;
 pub type LoadWorker = Box<dyn FnOnce(&LoadArgs, &ModelConfig, usize, KvOptions) -> Result<Box<dyn Worker>>>;
 
 impl EngineArgs {
-    /// Checks that a command's outputs and the trace are written over nothing that is read, nor over each other.
-    ///
-    /// # Errors
-    /// The flag whose file is an input, one of the model's, or another output.
-    pub fn check_outputs(&self, outputs: &[(&str, &Path)], mut inputs: Vec<Input>) -> Result<()> {
-        inputs.extend(self.load.inputs()?);
-        let trace = self.trace.iter().map(|path| ("--trace", &**path));
-        files::check_outputs(&outputs.iter().copied().chain(trace).collect::<Vec<_>>(), &inputs)
+    /// The file of the trace, with its flag.
+    pub fn trace(&self) -> Option<(&'static str, &Path)> {
+        self.trace.as_deref().map(|path| ("--trace", path))
     }
 
     /// What loads the model on the machine that is asked for, in the process that leads; the others serve it here until it ends, and

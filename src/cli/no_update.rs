@@ -1,11 +1,9 @@
 //! The place of `update_args.rs` in builds without step 4.
 
-use super::{
-    engine_args::WeightUpdate,
-    model_args::{Input, LoadArgs},
-};
+use super::{engine_args::WeightUpdate, model_args::LoadArgs};
 use clap::Args;
 use stairwell::error::Result;
+use std::path::Path;
 
 /// Weights can be updated from step 4 on.
 #[derive(Args)]
@@ -16,15 +14,7 @@ impl UpdateArgs {
     ///
     /// # Errors
     /// Never.
-    pub fn inputs(&self, _: &LoadArgs) -> Result<Vec<Input>> {
-        Ok(Vec::new())
-    }
-
-    /// None.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn open(&self, _: &LoadArgs) -> Result<Option<WeightUpdate>> {
+    pub fn open(&self, _: &LoadArgs, _: &[(&str, &Path)]) -> Result<Option<WeightUpdate>> {
         Ok(None)
     }
 }

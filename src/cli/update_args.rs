@@ -2,14 +2,16 @@
 
 use super::{
     engine_args::{LocalEngine, WeightUpdate},
-    model_args::{Input, LoadArgs, inputs},
+    model_args::{LoadArgs, inputs},
 };
 use clap::Args;
 use stairwell::{
     checkpoint::StateDict,
     engine::PauseMode,
     error::{Error, Result},
+    files::check_outputs,
 };
+use std::path::Path;
 
 /// When to take other weights, and what becomes of those who are running.
 #[derive(Args)]
@@ -27,21 +29,15 @@ pub struct UpdateArgs {
 }
 
 impl UpdateArgs {
-    /// The files of the other checkpoint.
+    /// Opens the other checkpoint, so that what is wrong with it is said before anything runs. `outputs` will be written.
     ///
     /// # Errors
-    /// If it is not there.
-    pub fn inputs(&self, load: &LoadArgs) -> Result<Vec<Input>> {
-        self.update_weights.as_ref().map_or(Ok(Vec::new()), |model| Ok(inputs(&load.locate(model)?)))
-    }
-
-    /// Opens the other checkpoint, so that what is wrong with it is said before anything runs.
-    ///
-    /// # Errors
-    /// If it can't be opened.
-    pub fn open(&self, load: &LoadArgs) -> Result<Option<WeightUpdate>> {
+    /// If it can't be opened, or an output is a file of it.
+    pub fn open(&self, load: &LoadArgs, outputs: &[(&str, &Path)]) -> Result<Option<WeightUpdate>> {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
-        let weights = StateDict::open(&load.locate(model)?)?;
+        let directory = load.locate(model)?;
+        check_outputs(outputs, &inputs(&directory))?;
+        let weights = StateDict::open(&directory)?;
         let model = model.clone();
         let mut mode = Some(self.on_update);
         let run = move |engine: &mut LocalEngine| {

@@ -6,7 +6,7 @@ use serde::{
     de::{Error, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Map, Value, value::RawValue};
-use std::{fmt, marker::PhantomData, str::FromStr};
+use std::{fmt, str::FromStr};
 
 /// A request as it is written, in JSON or in flags. What is absent has the default of generation_config.json, or one that changes nothing.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -72,7 +72,7 @@ pub struct Fields {
     /// Added to a token's logit: 42=-100,7=1.5
     // In JSON an object, in its order.
     #[arg(long, value_name = "ID=X", value_delimiter = ',', value_parser = bias, allow_hyphen_values = true)]
-    #[serde(deserialize_with = "biases")]
+    #[serde(deserialize_with = "pairs")]
     pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the random numbers; the same seed gives the same tokens
     // In JSON -1 is none.
@@ -103,19 +103,14 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     parsed.ok_or_else(|| format!("'{text}' is no bias; write ID=X, such as 42=-100"))
 }
 
-/// An object's members in their order, also those that stand in it twice. `what` is the object in words.
-pub(super) fn pairs<'de, D, K, V>(what: &str, deserializer: D) -> Result<Vec<(K, V)>, D::Error>
-where
-    D: Deserializer<'de>,
-    K: Deserialize<'de>,
-    V: Deserialize<'de>,
-{
-    struct Pairs<'a, K, V>(&'a str, PhantomData<(K, V)>);
-    impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Visitor<'de> for Pairs<'_, K, V> {
-        type Value = Vec<(K, V)>;
+/// An object's members in their order, also those that stand in it twice: the sampler's check refuses them.
+fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, D::Error> {
+    struct Pairs;
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = Vec<(u32, f32)>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str(self.0)
+            f.write_str("an object of token ids and numbers")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -126,12 +121,7 @@ where
             Ok(pairs)
         }
     }
-    deserializer.deserialize_map(Pairs(what, PhantomData))
-}
-
-/// Biases; the sampler's check refuses a token that has two.
-fn biases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, D::Error> {
-    pairs("an object of token ids and numbers", deserializer)
+    deserializer.deserialize_map(Pairs)
 }
 
 /// A seed, or -1 for none.

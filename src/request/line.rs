@@ -1,13 +1,13 @@
 //! A request in JSON: an object of its fields, or the envelope that OpenAI's batches put around one.
 
-use super::{Fields, fields::pairs};
+use super::Fields;
 use crate::{
     error::{Error, Result},
     json,
 };
-use serde::{Deserialize, Deserializer, de::value::MapDeserializer};
+use serde::{Deserialize, de::value::MapDeserializer};
 use serde_json::value::RawValue;
-use std::iter;
+use std::{collections::BTreeMap, iter};
 
 /// A request as it arrives.
 #[derive(Clone, Debug, Default)]
@@ -25,63 +25,64 @@ impl Line {
     /// What is wrong with the JSON; or the field, its value and what it takes.
     pub fn parse(text: &[u8]) -> Result<Line> {
         let members: Members = json::parse(text).map_err(Error::Request)?;
-        if !members.0.iter().any(|(name, _)| name == "body" || name == "custom_id") {
-            return Ok(Line { custom_id: None, fields: members.read("")? });
+        if !["body", "custom_id"].iter().any(|name| members.contains_key(*name)) {
+            return Ok(Line { custom_id: None, fields: read(&members, "")? });
         }
-        let Envelope { custom_id, method, url, body } = members.read("")?;
-        let fields: Fields = body.unwrap_or_default().read("body.")?;
-        let refused = |what: String| Err(Error::Request(what));
-        if let Some(method) = method.filter(|method| method != "POST") {
-            return refused(format!("method is '{method}'; it must be POST"));
-        }
-        match (url.as_deref(), fields.messages.is_some()) {
-            (Some("/v1/chat/completions"), false) => {
-                refused("body: /v1/chat/completions takes messages".into())
+        let Envelope { custom_id, url, body, .. } = read(&members, "")?;
+        let fields: Fields = read(&body, "body.")?;
+        match (url, fields.messages.is_some()) {
+            (Some(Url::Chat), false) => {
+                Err(Error::Request("body: /v1/chat/completions takes messages".into()))
             }
-            (Some("/v1/completions"), true) => {
-                refused("body: /v1/completions takes prompt, no messages".into())
+            (Some(Url::Completions), true) => {
+                Err(Error::Request("body: /v1/completions takes prompt, no messages".into()))
             }
-            (None | Some("/v1/chat/completions" | "/v1/completions"), _) => Ok(Line { custom_id, fields }),
-            (Some(url), _) => {
-                refused(format!("url is '{url}'; it must be /v1/chat/completions or /v1/completions"))
-            }
+            _ => Ok(Line { custom_id, fields }),
         }
     }
 }
+
+/// An object's members, each value as it is written.
+type Members = BTreeMap<String, Box<RawValue>>;
 
 /// OpenAI's envelope.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Envelope {
     custom_id: Option<Box<RawValue>>,
-    method: Option<String>,
-    url: Option<String>,
-    body: Option<Members>,
+    #[serde(rename = "method")]
+    _method: Option<Method>,
+    url: Option<Url>,
+    body: Members,
 }
 
-/// An object's members, each value as it is written.
-#[derive(Default, Deserialize)]
-struct Members(#[serde(deserialize_with = "members")] Vec<(String, Box<RawValue>)>);
-
-fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Box<RawValue>)>, D::Error> {
-    pairs("an object", deserializer)
+#[derive(Deserialize)]
+enum Method {
+    #[serde(rename = "POST")]
+    Post,
 }
 
-impl Members {
-    /// Reads the members that are not null as fields, all of which may be absent. An error names the field, after `path`.
-    fn read<'de, T: Deserialize<'de>>(&'de self, path: &str) -> Result<T> {
-        let given = self.0.iter().filter(|(_, value)| value.get() != "null");
-        let given = given.map(|(name, value)| (name.as_str(), &**value));
-        T::deserialize(MapDeserializer::new(given.clone())).map_err(|error: serde_json::Error| {
-            // serde does not say which field it was, so each is tried by itself.
-            let wrong = |member| T::deserialize(MapDeserializer::new(iter::once(member))).err();
-            let found = given.clone().find_map(|(name, value)| Some((name, wrong((name, value))?)));
-            let (name, error) = found.unwrap_or(("", error));
-            let what = in_words(&error.to_string());
-            let named = name.is_empty() || what.contains(&format!("`{name}`"));
-            Error::Request(if named { what } else { format!("{path}{name}: {what}") })
-        })
-    }
+#[derive(Deserialize)]
+enum Url {
+    #[serde(rename = "/v1/chat/completions")]
+    Chat,
+    #[serde(rename = "/v1/completions")]
+    Completions,
+}
+
+/// Reads the members that are not null as fields, all of which may be absent. An error names the field, after `path`.
+fn read<'de, T: Deserialize<'de>>(members: &'de Members, path: &str) -> Result<T> {
+    let given = members.iter().filter(|(_, value)| value.get() != "null");
+    let given = given.map(|(name, value)| (name.as_str(), &**value));
+    T::deserialize(MapDeserializer::new(given.clone())).map_err(|error: serde_json::Error| {
+        // serde does not say which field it was, so each is tried by itself.
+        let wrong = |member| T::deserialize(MapDeserializer::new(iter::once(member))).err();
+        let found = given.clone().find_map(|(name, value)| Some((name, wrong((name, value))?)));
+        let (name, error) = found.unwrap_or(("", error));
+        let what = in_words(&error.to_string());
+        let named = name.is_empty() || what.contains(&format!("`{name}`"));
+        Error::Request(if named { what } else { format!("{path}{name}: {what}") })
+    })
 }
 
 /// serde's message about one value, for people who don't write Rust.
@@ -132,13 +133,16 @@ mod tests {
             (r#"{"ignore_eos": 1}"#, &["ignore_eos: ", "a boolean"]),
             (r#"{"seed": -2}"#, &["seed: ", "-2", "-1 for none"]),
             (r#"{"temperature": NaN}"#, &["temperature: ", "NaN", "a number"]),
-            (r#"{"seed": 1, "seed": 2}"#, &["duplicate field `seed`"]),
+            (r#"{"max_tokens": 1, "max_completion_tokens": 2}"#, &["duplicate field `max_tokens`"]),
             (r#"{"body": {"top_k": []}}"#, &["body.top_k: ", "a whole number"]),
-            (r#"{"body": [1]}"#, &["body: ", "an object"]),
+            (r#"{"body": [1]}"#, &["body: ", "expected a map"]),
             (r#"{"body": {"messages": []}, "url": "/v1/completions"}"#, &["/v1/completions takes prompt"]),
-            (r#"{"body": {}, "url": "/v1/embeddings"}"#, &["'/v1/embeddings'", "/v1/chat/completions"]),
-            (r#"{"body": {}, "method": "GET"}"#, &["'GET'", "POST"]),
-            ("[1]", &["expected an object"]),
+            (
+                r#"{"body": {}, "url": "/v1/embeddings"}"#,
+                &["url: ", "`/v1/embeddings`", "`/v1/chat/completions`"],
+            ),
+            (r#"{"body": {}, "method": "GET"}"#, &["method: ", "`GET`", "`POST`"]),
+            ("[1]", &["expected a map"]),
         ] {
             let said = said(line);
             assert!(parts.iter().all(|part| said.contains(part)), "{line}: {said}");

@@ -138,13 +138,13 @@ impl Checkpoint {
 
 /// A server's clients choose the stop strings, and every token is compared with them.
 fn check_stop(stop: &[String]) -> Result<()> {
-    let refused = |value: String, why: String| Error::Parameter { field: "stop", value, why: why.into() };
-    if stop.len() > MAX_STOPS {
-        return Err(refused(format!("of {} strings", stop.len()), format!("give at most {MAX_STOPS}")));
-    }
-    stop.iter().filter(|text| text.len() > MAX_STOP_BYTES).try_for_each(|long| {
-        let start: String = long.chars().take(20).collect();
-        let why = format!("it has {} bytes; give at most {MAX_STOP_BYTES}", long.len());
-        Err(refused(format!("{start:?}…"), why))
-    })
+    let longest = stop.iter().map(String::len).max().unwrap_or(0);
+    let (value, why) = match stop.len() {
+        count if count > MAX_STOPS => (format!("of {count} strings"), format!("give at most {MAX_STOPS}")),
+        _ if longest > MAX_STOP_BYTES => {
+            (format!("of {longest} bytes"), format!("give at most {MAX_STOP_BYTES} for each string"))
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Parameter { field: "stop", value, why: why.into() })
 }

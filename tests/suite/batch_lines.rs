@@ -182,7 +182,7 @@ fn stop_strings_have_bounds() {
     ));
     let ran = rig.batch(&[]);
     for part in
-        ["line 1: stop of 5 strings: give at most 4", "line 2: stop \"xxx", "257 bytes; give at most 256"]
+        ["line 1: stop of 5 strings: give at most 4", "line 2: stop of 257 bytes", "bytes: give at most 256"]
     {
         assert!(ran.stderr.contains(part), "{part}: {ran:?}");
     }

@@ -5,7 +5,7 @@ mod request;
 mod results;
 
 use super::{
-    engine_args::{EngineArgs, LoadWorker, LocalEngine},
+    engine_args::{EngineArgs, LoadWorker, LocalEngine, WeightUpdate},
     engine_stats::{EngineFigures, Ranks},
     terminal::{bar, json_line, print, print_error, print_note},
     update_args::UpdateArgs,
@@ -18,6 +18,7 @@ use serde::Serialize;
 use stairwell::{
     engine::{Continuous, Update, Worker},
     error::Result,
+    files::check_outputs,
     machine::MachineReport,
     model::KvMemory,
 };
@@ -63,14 +64,16 @@ impl Args {
         self.engine.parallel.threads()
     }
 
-    /// Results and the trace are written over nothing that is read, nor over each other.
-    fn check_outputs(&self) -> Result<()> {
+    /// Opens the weights for later, once it is sure that results and the trace are written over nothing that is read, nor over each other.
+    fn open_update(&self) -> Result<Option<WeightUpdate>> {
         let aside = aside(&self.output);
-        let files = [("--output", &*self.output), ("the results before", &aside)];
-        let outputs = if is_stdout(&self.output) { &files[..0] } else { &files };
-        let mut inputs = vec![("the input file", self.input.clone())];
-        inputs.extend(self.update.inputs(&self.engine.load)?);
-        self.engine.check_outputs(outputs, inputs)
+        let mut outputs = vec![("--output", &*self.output), ("the results before", &aside)];
+        outputs.retain(|(_, path)| !is_stdout(path));
+        outputs.extend(self.engine.trace());
+        let mut inputs = self.engine.load.inputs()?;
+        inputs.push(("the input file", self.input.clone()));
+        check_outputs(&outputs, &inputs)?;
+        self.update.open(&self.engine.load, &outputs)
     }
 }
 
@@ -84,7 +87,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn run_with(args: Args, lead: LoadWorker) -> Result<ExitCode> {
     let checkpoint = args.engine.load.model.checkpoint()?;
     let (requests, bad) = read_requests(&args.input, &checkpoint)?;
-    args.check_outputs()?;
+    let mut update = args.open_update()?;
     let (results, done) = Results::open(&args.output, args.resume)?;
     let complain = |line: usize, message: &str| {
         print_error(&format!("{}, line {line}: {message}", args.input.display()))
@@ -95,7 +98,6 @@ fn run_with(args: Args, lead: LoadWorker) -> Result<ExitCode> {
         requests.into_iter().filter(|request| !done.contains(&key(&request.id))).collect();
     let length = |r: &BatchRequest| r.request.prompt.len().saturating_add(r.request.params.max_tokens);
     let longest = requests.iter().map(length).max().unwrap_or(1);
-    let mut update = args.update.open(&args.engine.load)?;
     let mut engine = args.engine.engine(lead, &checkpoint.config, longest, Box::new(Continuous))?;
     args.engine.note(&mut engine, longest)?;
 
