@@ -155,7 +155,13 @@ mod tests {
         };
         assert_eq!(layers(2, Some(&[1, of - 1])).unwrap(), [0..1, 1..of]);
         assert_eq!(layers(of, None).unwrap().len(), of);
-        for (count, asked) in [(2, vec![1, of]), (2, vec![of]), (2, vec![0, of]), (3, vec![1, of - 1])] {
+        for (count, asked) in [
+            (2, vec![1, of]),
+            (2, vec![of]),
+            (2, vec![0, of]),
+            (3, vec![1, of - 1]),
+            (2, vec![usize::MAX, of + 1]),
+        ] {
             let said = layers(count, Some(&asked)).unwrap_err();
             assert!(said.starts_with("--pp-layers ") && said.contains("give"), "{said}");
         }

@@ -170,6 +170,10 @@ fn a_length_that_nobody_asked_for_is_clamped() {
         "{ran:?}"
     );
     assert_eq!(rig.result(json!(1))["usage"]["total_tokens"], 49, "the last token needs no K and V");
+    let flags = ["generate", "--chat", "Hi", "--ignore-eos", "--max-kv-tokens", "48", "--json"];
+    let report = finish(program().args(flags)).json();
+    let tokens = ["prompt_ids", "output_ids"].map(|ids| report[ids].as_array().unwrap().len());
+    assert_eq!(tokens.iter().sum::<usize>(), 49);
 }
 
 #[test]
