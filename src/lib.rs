@@ -34,6 +34,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod demo;
 pub mod error;
+pub mod files;
 pub mod generate;
 mod json;
 pub mod machine;

@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn blocks_are_whole_and_the_context_limits_a_sequence() {
-        let [f32, bf16, fp8] = KvDtype::WIDTHS.map(|dtype| plan(3_000_000).kv(&shape(None), dtype, 100));
+        let [f32, bf16, f16, fp8] = KvDtype::ALL.map(|dtype| plan(3_000_000).kv(&shape(None), dtype, 100));
+        assert_eq!((f16.bytes_per_token, f16.blocks), (bf16.bytes_per_token, bf16.blocks));
         assert_eq!([f32, bf16, fp8].map(|kv| kv.bytes_per_token), [2048, 1024, 576]);
         assert_eq!([f32, bf16, fp8].map(|kv| kv.blocks), [54, 109, 195], "of 32,768, 16,384 and 9,216 bytes");
         assert_eq!([f32, bf16, fp8].map(|kv| kv.tokens), [864, 1744, 3120]);

@@ -111,6 +111,9 @@ pub enum KvDtype {
 }
 
 impl KvDtype {
+    /// All of them, the widest first.
+    pub const ALL: [KvDtype; 4] = [KvDtype::F32, KvDtype::Bf16, KvDtype::F16, KvDtype::Fp8];
+
     /// The same as a tensor's dtype.
     pub fn stored(self) -> DType {
         match self {

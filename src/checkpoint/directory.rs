@@ -1,11 +1,11 @@
 //! Where a checkpoint's files are: a directory on disk, or the demo checkpoint inside the binary.
 
-use super::CheckpointError;
-use crate::tensor::Owner;
+use super::{CheckpointError, Index, dummy::memory};
+use crate::{files, tensor::Owner};
 use memmap2::Mmap;
 use std::{
-    fs::{self, File},
-    io::{ErrorKind, Read},
+    fs,
+    io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,11 +13,17 @@ use std::{
 /// The largest file in bytes that is read and not mapped. The largest tokenizer.json that is known has 34 million.
 const MAX_SMALL: u64 = 256 << 20;
 
+/// Files that may be part of any checkpoint.
+const FILES: &str = "config.json generation_config.json model.safetensors model.safetensors.index.json tokenizer.json \
+    tokenizer_config.json tokenizer.model special_tokens_map.json added_tokens.json vocab.json merges.txt chat_template.jinja";
+
 /// A place to read a checkpoint's files from.
 #[derive(Clone, Debug)]
 pub enum Directory {
     /// A directory on disk; large files are memory-mapped.
     Disk(PathBuf),
+    /// A directory on disk; large files are read into memory, so that nobody can change them under a run.
+    Unmapped(PathBuf),
     /// Files compiled into the binary: their names and bytes.
     Embedded {
         /// What messages call it.
@@ -28,6 +34,14 @@ pub enum Directory {
 }
 
 impl Directory {
+    /// The same directory, of which large files are read and not mapped.
+    pub fn unmapped(self) -> Directory {
+        match self {
+            Directory::Disk(dir) => Directory::Unmapped(dir),
+            other => other,
+        }
+    }
+
     /// The path of a file here, for messages.
     pub fn path(&self, file: &str) -> PathBuf {
         self.root().join(file)
@@ -36,22 +50,24 @@ impl Directory {
     /// The directory itself, for messages.
     pub fn root(&self) -> PathBuf {
         match self {
-            Directory::Disk(dir) => dir.clone(),
+            Directory::Disk(dir) | Directory::Unmapped(dir) => dir.clone(),
             Directory::Embedded { name, .. } => PathBuf::from(name),
         }
     }
 
-    /// A file of the demo checkpoint.
-    fn embedded(&self, file: &str) -> Option<&'static [u8]> {
-        let Directory::Embedded { files, .. } = self else { return None };
-        files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
+    /// The files of the demo checkpoint; `None` on disk.
+    fn embedded(&self) -> Option<&'static [(&'static str, &'static [u8])]> {
+        match self {
+            Directory::Embedded { files, .. } => Some(files),
+            Directory::Disk(_) | Directory::Unmapped(_) => None,
+        }
     }
 
     /// Whether there is such a file.
     pub fn has(&self, file: &str) -> bool {
-        match self {
-            Directory::Disk(dir) => dir.join(file).is_file(),
-            Directory::Embedded { .. } => self.embedded(file).is_some(),
+        match self.embedded() {
+            Some(files) => find(files, file).is_some(),
+            None => self.path(file).is_file(),
         }
     }
 
@@ -60,10 +76,10 @@ impl Directory {
     /// # Errors
     /// [`CheckpointError::Io`] if the directory can't be listed.
     pub fn list(&self) -> Result<Vec<String>, CheckpointError> {
-        let mut names: Vec<String> = match self {
-            Directory::Embedded { files, .. } => files.iter().map(|(name, _)| name.to_string()).collect(),
-            Directory::Disk(dir) => {
-                let entries = fs::read_dir(dir).map_err(CheckpointError::io(dir))?;
+        let mut names: Vec<String> = match self.embedded() {
+            Some(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
+            None => {
+                let entries = fs::read_dir(self.root()).map_err(CheckpointError::io(self.root()))?;
                 entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
             }
         };
@@ -71,21 +87,32 @@ impl Directory {
         Ok(names)
     }
 
+    /// The paths of the files that a checkpoint here is read from, or would be if they were there. None for files in the binary.
+    pub fn files(&self) -> Vec<PathBuf> {
+        if self.embedded().is_some() {
+            return Vec::new();
+        }
+        let index = self.read("model.safetensors.index.json").ok().flatten();
+        let index = index.and_then(|bytes| Index::parse(&bytes, &self.root()).ok()).unwrap_or_default();
+        let templates = "additional_chat_templates";
+        let more = fs::read_dir(self.path(templates)).into_iter().flatten().flatten();
+        let named = FILES.split(' ').chain(index.shards()).map(|file| self.path(file));
+        named.chain(more.map(|entry| entry.path())).collect()
+    }
+
     /// A small file's bytes, or `None` if it is not there.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`], or [`CheckpointError::LfsPointer`] for a file that was never fetched.
+    /// [`CheckpointError::Io`], also for what is no regular file or too large; [`CheckpointError::LfsPointer`] for a file that was never
+    /// fetched.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
-        let Directory::Disk(dir) = self else { return Ok(self.embedded(file).map(<[u8]>::to_vec)) };
-        let path = dir.join(file);
-        let Some((file, length)) = open(&path)? else { return Ok(None) };
-        if length > MAX_SMALL {
-            return Err(CheckpointError::TooLarge { path, bytes: length, limit: MAX_SMALL });
+        if let Some(files) = self.embedded() {
+            return Ok(find(files, file).map(<[u8]>::to_vec));
         }
-        let mut bytes = Vec::with_capacity(length as usize);
-        file.take(MAX_SMALL).read_to_end(&mut bytes).map_err(CheckpointError::io(&path))?;
-        refuse_lfs_pointer(&bytes, &path)?;
-        Ok(Some(bytes))
+        let path = self.path(file);
+        let bytes = if_there(&path, files::read(&path, MAX_SMALL))?;
+        bytes.iter().try_for_each(|bytes| refuse_lfs_pointer(bytes, &path))?;
+        Ok(bytes)
     }
 
     /// A large file's bytes, mapped and not read, or `None` if it is not there.
@@ -93,32 +120,37 @@ impl Directory {
     /// # Errors
     /// [`CheckpointError::Io`] if it can't be opened or mapped.
     pub fn map(&self, file: &str) -> Result<Option<Owner>, CheckpointError> {
-        let Directory::Disk(dir) = self else {
-            return Ok(self.embedded(file).map(|bytes| Arc::new(bytes) as Owner));
-        };
-        let path = dir.join(file);
-        let Some((file, length)) = open(&path)? else { return Ok(None) };
+        if let Some(files) = self.embedded() {
+            return Ok(find(files, file).map(|bytes| Arc::new(bytes) as Owner));
+        }
+        let path = self.path(file);
+        let Some((mut file, length)) = if_there(&path, files::open(&path))? else { return Ok(None) };
         if length == 0 {
             return Ok(Some(Arc::new(Vec::new()))); // an empty file can't be mapped
         }
+        if matches!(self, Directory::Unmapped(_)) {
+            let mut bytes = memory(length as usize)?;
+            file.read_exact(&mut bytes).map_err(CheckpointError::io(&path))?;
+            return Ok(Some(Arc::new(bytes)));
+        }
         // SAFETY: the map is read-only and outlives no file handle that it needs. A file that another process shortens
-        // while it is mapped would end this one with SIGBUS; checkpoints are not written while they are served.
+        // while it is mapped would end this one with SIGBUS, as the help of --no-mmap says.
         let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(&path))?;
         Ok(Some(Arc::new(map)))
     }
 }
 
-/// Opens a regular file, with its length in bytes; `None` if it is absent. Its kind is asked for first, because opening a pipe waits.
-fn open(path: &Path) -> Result<Option<(File, u64)>, CheckpointError> {
-    let metadata = match fs::metadata(path) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        other => other.map_err(CheckpointError::io(path))?,
-    };
-    if !metadata.is_file() {
-        return Err(CheckpointError::NotAFile { path: path.into() });
+/// A file in the binary.
+fn find(files: &[(&'static str, &'static [u8])], file: &str) -> Option<&'static [u8]> {
+    files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
+}
+
+/// What was opened or read; `None` if there is no such file.
+fn if_there<T>(path: &Path, result: io::Result<T>) -> Result<Option<T>, CheckpointError> {
+    match result {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        other => other.map(Some).map_err(CheckpointError::io(path)),
     }
-    let file = File::open(path).map_err(CheckpointError::io(path))?;
-    Ok(Some((file, metadata.len())))
 }
 
 /// `git clone` without git-lfs leaves a few lines of text where the weights should be.
@@ -139,7 +171,7 @@ mod tests {
         let directory = Directory::Disk(dir.path().into());
         assert!(directory.read("absent.json").unwrap().is_none());
         fs::create_dir(dir.path().join("config.json")).unwrap();
-        let huge = File::create(dir.path().join("huge.json")).unwrap();
+        let huge = fs::File::create(dir.path().join("huge.json")).unwrap();
         huge.set_len(MAX_SMALL + 1).unwrap();
         for (file, want) in [("config.json", "no regular file"), ("huge.json", "268435457 bytes")] {
             let said = directory.read(file).unwrap_err().to_string();
@@ -147,7 +179,28 @@ mod tests {
         }
         // A large file is for mapping.
         assert!(directory.map("huge.json").unwrap().is_some());
-        assert!(matches!(directory.map("config.json"), Err(CheckpointError::NotAFile { .. })));
+        assert!(directory.map("config.json").map(drop).unwrap_err().to_string().contains("no regular file"));
+    }
+
+    #[test]
+    fn an_unmapped_file_stays_as_it_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("model.safetensors");
+        fs::write(&shard, [7; 100_000]).unwrap();
+        let read = Directory::Disk(dir.path().into()).unmapped().map("model.safetensors").unwrap().unwrap();
+        fs::write(&shard, "").unwrap();
+        assert_eq!((*read).as_ref(), [7; 100_000]);
+    }
+
+    #[test]
+    fn a_checkpoints_files_are_those_that_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = r#"{"weight_map": {"a": "part-1.safetensors"}}"#;
+        fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+        fs::write(dir.path().join("out.jsonl"), "").unwrap();
+        let files = Directory::Disk(dir.path().into()).files();
+        let has = |name: &str| files.contains(&dir.path().join(name));
+        assert!(has("part-1.safetensors") && has("config.json") && !has("out.jsonl"));
     }
 
     #[cfg(unix)]

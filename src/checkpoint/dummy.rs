@@ -4,15 +4,21 @@
 //! the order of loading.
 
 use super::CheckpointError;
-use crate::tensor::{Bytes, DType, HostTensor, Stored};
+use crate::{
+    backend::cpu::free_memory,
+    tensor::{Bytes, DType, HostTensor, Stored},
+};
 use memmap2::MmapMut;
 use rayon::prelude::*;
-use std::sync::Arc;
+use std::{
+    io::{Error, ErrorKind},
+    sync::Arc,
+};
 
 /// Elements of one chunk; each chunk has its own generator, so chunks can be made on all cores.
 const CHUNK: usize = 1 << 16;
 
-/// Whether the system would give these bytes at all, which it tells of one piece more honestly than of many.
+/// Whether there is memory for so many bytes at all. The system would promise more than it has, and end the process later.
 ///
 /// # Errors
 /// [`CheckpointError::NoMemory`].
@@ -39,8 +45,12 @@ pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> Result<HostTen
 }
 
 /// At least n bytes, on large pages where the system has them: a matrix of many 4 kB pages is read a fifth slower.
-fn memory(n: usize) -> Result<MmapMut, CheckpointError> {
-    let bytes = MmapMut::map_anon(n.max(1)).map_err(|error| CheckpointError::NoMemory { bytes: n, error })?;
+pub(super) fn memory(n: usize) -> Result<MmapMut, CheckpointError> {
+    let refused = |error| CheckpointError::NoMemory { bytes: n, error };
+    if n as u64 > free_memory() {
+        return Err(refused(Error::from(ErrorKind::OutOfMemory)));
+    }
+    let bytes = MmapMut::map_anon(n.max(1)).map_err(refused)?;
     #[cfg(target_os = "linux")]
     let _ = bytes.advise(memmap2::Advice::HugePage); // a wish: refused where the kernel has none
     Ok(bytes)

@@ -55,15 +55,9 @@ pub enum CheckpointError {
     /// `git clone` without git-lfs leaves small text files in place of large ones.
     #[error("{path}: this is a Git LFS pointer, not the file itself. Fetch the files with: git lfs pull")]
     LfsPointer { path: PathBuf },
-    /// A folder, a pipe or a device where a file should be: reading it could wait for ever.
-    #[error("{path}: this is no regular file; put the checkpoint's file there")]
-    NotAFile { path: PathBuf },
-    /// A small file that is huge.
-    #[error("{path}: it has {bytes} bytes, and no such file needs more than {limit}; download it again")]
-    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
-    /// Dummy weights that the machine has no memory for.
+    /// Weights that the machine has no memory for.
     #[error(
-        "there is no memory for {bytes} bytes of dummy weights ({error}); this model is too large for the machine"
+        "there is no memory for {bytes} bytes of weights ({error}); this model is too large for the machine"
     )]
     NoMemory { bytes: usize, error: std::io::Error },
     /// The operating system refused.

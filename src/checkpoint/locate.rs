@@ -6,6 +6,7 @@
 //! `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
 
 use super::{CheckpointError, Directory};
+use crate::files;
 use std::{
     env,
     ffi::OsString,
@@ -78,8 +79,8 @@ fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Dir
     }
     let revision = revision.unwrap_or("main");
     // A revision is a branch or tag (a file in refs/ that holds the commit) or a commit itself.
-    let commit =
-        fs::read_to_string(folder.join("refs").join(revision)).unwrap_or_else(|_| revision.to_owned());
+    let read = files::read(&folder.join("refs").join(revision), 4096).ok();
+    let commit = read.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| revision.to_owned());
     let snapshots = folder.join("snapshots");
     let snapshot = snapshots.join(commit.trim());
     if snapshot.is_dir() && !commit.trim().is_empty() {

@@ -6,9 +6,10 @@ use stairwell::{
     attention::KvOptions,
     config::ModelConfig,
     error::Result,
-    generate::{GenerateParams, Generated, generate},
+    generate::{Generated, generate},
     machine::Machine,
-    runner::{ModelRunner, Prompt, RunnerReport, Weights},
+    request::Resolved,
+    runner::{ModelRunner, RunnerReport, Weights},
     sampling::Sampled,
     tokenizer::StopMatcher,
 };
@@ -59,13 +60,12 @@ impl<B: Machine> OneRequest<B> {
     /// Those of the model and of `on_token`.
     pub fn generate(
         &mut self,
-        prompt: Prompt,
-        params: GenerateParams,
+        request: &Resolved,
         mut stop: Option<StopMatcher>,
         on_token: &mut dyn FnMut(&Sampled) -> Result<()>,
     ) -> Result<Generated> {
         let mut failed = Ok(());
-        let output = generate(&mut self.0, &prompt, &params, &mut |sampled| {
+        let output = generate(&mut self.0, &request.prompt, &request.params, &mut |sampled| {
             failed = on_token(sampled);
             match failed.is_err() || stop.as_mut().is_some_and(|stop| stop.push(sampled.token)) {
                 true => ControlFlow::Break(()),

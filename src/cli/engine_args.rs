@@ -17,7 +17,10 @@ use stairwell::{
     kv::{self, ManagerOptions},
     model::KvMemory,
 };
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// How requests share the machine.
 #[derive(Args)]
@@ -61,6 +64,11 @@ pub type LocalEngine = Engine<Box<dyn Worker>>;
 pub type LoadWorker = Box<dyn FnOnce(&LoadArgs, &ModelConfig, usize, KvOptions) -> Result<Box<dyn Worker>>>;
 
 impl EngineArgs {
+    /// The file of the trace, with its flag.
+    pub fn trace(&self) -> Option<(&'static str, &Path)> {
+        self.trace.as_deref().map(|path| ("--trace", path))
+    }
+
     /// What loads the model on the machine that is asked for, in the process that leads; the others serve it here until it ends, and
     /// get nothing.
     ///

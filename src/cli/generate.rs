@@ -102,8 +102,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<()> {
     let Some(lead) = lead(&args.parallel, machine, &args.load)? else { return Ok(()) };
     let checkpoint = args.load.model.checkpoint()?;
     let request = read_request(&args, &checkpoint)?;
-    let (prompt, params) = (request.prompt.clone(), request.params.clone());
-
+    let prompt = &request.prompt;
     let start = Instant::now();
     let chunk = args.max_batched_tokens.map_or(prompt.len(), |n| prompt.len().min(n));
     let kv = args.kv.options(&checkpoint.config, Some(chunk))?;
@@ -112,7 +111,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<()> {
                        --attention contiguous (--features step2)";
         return Err(Error::Usage(message.into()));
     }
-    let longest = prompt.len().saturating_add(params.max_tokens);
+    let longest = prompt.len().saturating_add(request.params.max_tokens);
     let mut model = lead.load(&args.load, &checkpoint.config, longest, kv)?;
     let load_seconds = start.elapsed().as_secs_f64();
     if !args.json {
@@ -124,7 +123,7 @@ fn run_on<B: Machine>(args: Args, machine: B) -> Result<()> {
         print(&terminal::styled(prompt, "1", true))?;
     }
     let stop = checkpoint.stop_matcher(&request);
-    let output = model.generate(prompt, params, stop, &mut |sampled| {
+    let output = model.generate(&request, stop, &mut |sampled| {
         let piece = text.push(sampled);
         if args.json { Ok(()) } else { print(&piece) }
     })?;

@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let directory = args.load.model.directory()?;
+    let directory = args.load.directory()?;
     let config = read_config(&directory)?;
     let state_dict = match args.load.load_format {
         LoadFormat::Safetensors => Some(StateDict::open(&directory)?),

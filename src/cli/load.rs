@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let directory = args.load.model.directory()?;
+    let directory = args.load.directory()?;
     let start = Instant::now();
     let mut lines = String::new();
     let mut bytes = 0;

@@ -10,6 +10,7 @@ use stairwell::{
     batch::Batch,
     checkpoint::write_safetensors,
     error::Result,
+    files,
     machine::Machine,
     model::Observer,
     runner::check_prompt,
@@ -48,6 +49,7 @@ pub struct PassArgs {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    files::check_outputs(&[("--out", &args.out)], &args.pass.load.inputs()?)?;
     let tensors = args.pass.outputs(&args.prompt_ids.0, args.layers)?;
     write_safetensors(&args.out, &tensors)?;
     let shape = tensors.last().map(|(_, logits)| &logits.shape[..]).unwrap_or_default();

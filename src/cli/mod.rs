@@ -96,6 +96,7 @@ use parallel_args::{finish, speaks};
 use stairwell::{
     backend::cpu::Isa,
     error::{Error, Result},
+    machine::threads_asked,
 };
 use std::process::ExitCode;
 
@@ -162,7 +163,10 @@ pub fn main() -> ExitCode {
     };
     // The calling thread works too. Otherwise it would wake the others and sleep, some hundred times a step; on two cores that took
     // 5 % of a decode step at 0.6B shapes. (It fails only if there are threads already, and they will do.)
-    let threads = cli.command.threads();
+    let threads = match cli.command.threads() {
+        0 => threads_asked().unwrap_or(0),
+        threads => threads,
+    };
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     if let Err(message) = Isa::asked() {
         terminal::print_error(&message);

@@ -15,6 +15,7 @@ use stairwell::{
     runner::{LoadFormat, LoadOptions, ModelRunner},
     tokenizer::{StepsFrom, Tokenizer, TokenizerFiles},
 };
+use std::path::PathBuf;
 
 /// Which model.
 #[derive(Args)]
@@ -38,6 +39,10 @@ pub struct LoadArgs {
     /// Where weights come from; dummy makes random ones from config.json
     #[arg(long, value_enum, default_value_t)]
     pub load_format: LoadFormat,
+    /// Read the weights into memory instead of mapping their files. If another process shortens a file that is mapped, the system ends
+    /// the program (SIGBUS, "bus error"); a file that was read may change. It takes the weights' size in memory, and as long as the disk
+    #[arg(long)]
+    pub no_mmap: bool,
     /// Leave out tensors whose names contain one of these
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub skip_substr: Vec<String>,
@@ -96,7 +101,32 @@ impl ModelArgs {
     }
 }
 
+/// A file that is not to be written over, with what it is.
+pub type Input = (&'static str, PathBuf);
+
+/// The files of a checkpoint as inputs.
+pub fn inputs(directory: &Directory) -> Vec<Input> {
+    directory.files().into_iter().map(|path| ("a file of the model", path)).collect()
+}
+
 impl LoadArgs {
+    /// The directory that `--model` names, or the demo; with `--no-mmap`, one whose files are read.
+    pub fn directory(&self) -> Result<Directory> {
+        let directory = self.model.directory()?;
+        Ok(if self.no_mmap { directory.unmapped() } else { directory })
+    }
+
+    /// The directory of another model, in the same way.
+    pub fn locate(&self, model: &str) -> Result<Directory> {
+        let directory = locate(model, None)?;
+        Ok(if self.no_mmap { directory.unmapped() } else { directory })
+    }
+
+    /// The files that the model is read from.
+    pub fn inputs(&self) -> Result<Vec<Input>> {
+        Ok(inputs(&self.directory()?))
+    }
+
     /// Loads the model; `config` is its config.json, if it was read before. `max_length` is the longest sequence of this run, if it is
     /// known; `events` sees every tensor.
     pub fn load<B: Machine>(
@@ -119,7 +149,7 @@ impl LoadArgs {
             events,
             progress,
         };
-        ModelRunner::load_on(machine, &self.model.directory()?, options)
+        ModelRunner::load_on(machine, &self.directory()?, options)
     }
 
     /// For comparisons with f32: that is what is computed, unless something else is asked for.

@@ -1,8 +1,9 @@
 //! The place of `update_args.rs` in builds without step 4.
 
-use super::engine_args::WeightUpdate;
+use super::{engine_args::WeightUpdate, model_args::LoadArgs};
 use clap::Args;
 use stairwell::error::Result;
+use std::path::Path;
 
 /// Weights can be updated from step 4 on.
 #[derive(Args)]
@@ -13,7 +14,7 @@ impl UpdateArgs {
     ///
     /// # Errors
     /// Never.
-    pub fn open(&self) -> Result<Option<WeightUpdate>> {
+    pub fn open(&self, _: &LoadArgs, _: &[(&str, &Path)]) -> Result<Option<WeightUpdate>> {
         Ok(None)
     }
 }

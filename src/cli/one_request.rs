@@ -11,9 +11,10 @@ use stairwell::{
     config::ModelConfig,
     engine::{Continuous, Engine, Limits, NewRequest},
     error::{Error, Result},
-    generate::{GenerateParams, Generated},
+    generate::Generated,
     machine::Machine,
-    runner::{Prompt, RunnerReport},
+    request::Resolved,
+    runner::RunnerReport,
     sampling::Sampled,
     tokenizer::StopMatcher,
 };
@@ -59,12 +60,12 @@ impl OneRequest {
     /// Those of the engine and of `on_token`.
     pub fn generate(
         &mut self,
-        prompt: Prompt,
-        params: GenerateParams,
+        request: &Resolved,
         stop: Option<StopMatcher>,
         on_token: &mut dyn FnMut(&Sampled) -> Result<()>,
     ) -> Result<Generated> {
-        self.0.add_request(NewRequest { stop, ..NewRequest::new(prompt, params) })?;
+        let new = NewRequest::new(request.prompt.clone(), request.params.clone());
+        self.0.add_request(NewRequest { stop, may_shorten: request.may_shorten, ..new })?;
         loop {
             for update in self.0.step()? {
                 update.token.as_ref().map_or(Ok(()), &mut *on_token)?;

@@ -67,7 +67,7 @@ impl ParallelArgs {
             stage_layers: self.pp_layers.clone(),
             micro_batches: self.micro_batches,
             timeout: Duration::from_secs_f64(self.comm_timeout),
-            ..Setup::new(load.model.directory()?, self.topology())
+            ..Setup::new(load.directory()?, self.topology())
         })
     }
 

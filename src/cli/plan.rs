@@ -69,13 +69,13 @@ struct Report {
     sliding_windows: Vec<Option<usize>>,
     blocks_of_a_sequence: usize,
     /// The widest dtype first.
-    kv: [KvPlan; 3],
+    kv: [KvPlan; 4],
     choose_kv_dtype: Option<String>,
 }
 
 impl Report {
     fn new(args: &Args) -> Result<Report> {
-        let directory = args.load.model.directory()?;
+        let directory = args.load.directory()?;
         let config = read_config(&directory)?;
         let (context, asked) = (config.context(), args.max_len);
         if let Some(asked) = asked.filter(|n| *n > context) {
@@ -98,7 +98,7 @@ impl Report {
             step_tokens,
         };
         let (shape, max_len) = (model.attention_shape(), asked.unwrap_or(context.min(4096)));
-        let kv = KvDtype::WIDTHS.map(|dtype| memory.kv(&shape, dtype, max_len));
+        let kv = KvDtype::ALL.map(|dtype| memory.kv(&shape, dtype, max_len));
         if kv.iter().all(|kv| kv.blocks == 0) {
             return Err(nothing_fits(&memory, &shape));
         }
@@ -221,7 +221,7 @@ fn choice(kv: &[KvPlan]) -> Option<&KvPlan> {
 /// Not even the weights, a step and one block.
 fn nothing_fits(plan: &MemoryPlan, shape: &AttentionShape) -> Error {
     let MemoryPlan { memory, weights, activations, .. } = plan;
-    let least = KvDtype::WIDTHS.iter().map(|dtype| plan.kv(shape, *dtype, 1).memory_for_one).min();
+    let least = KvDtype::ALL.iter().map(|dtype| plan.kv(shape, *dtype, 1).memory_for_one).min();
     let least = least.unwrap_or(u64::MAX);
     let (what, instead) = match weights > memory {
         true => {

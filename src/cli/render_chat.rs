@@ -6,13 +6,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use stairwell::{
     error::{Error, Result},
+    files::read_input,
     tokenizer::{ChatOptions, ChatTemplate, read_chat},
 };
-use std::{
-    fs,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Print a conversation as the model's chat template renders it
 #[derive(clap::Args)]
@@ -103,12 +100,7 @@ pub fn messages_and_tools(path: &Path) -> Result<(Vec<Value>, Option<Vec<Value>>
 }
 
 fn read_json<T: DeserializeOwned>(flag: &str, path: &Path) -> Result<T> {
-    let mut bytes = Vec::new();
-    let read = match path.as_os_str() == "-" {
-        true => io::stdin().read_to_end(&mut bytes).map(|_| ()),
-        false => fs::read(path).map(|content| bytes = content),
-    };
-    read.map_err(|error| Error::Io { path: path.into(), error })?;
-    let value = read_chat(&bytes).and_then(|value| serde_json::from_value(value).map_err(|e| e.to_string()));
+    let value = read_chat(&read_input(path)?);
+    let value = value.and_then(|value| serde_json::from_value(value).map_err(|e| e.to_string()));
     value.map_err(|what| Error::Usage(format!("{flag} {}: {what}", path.display())))
 }

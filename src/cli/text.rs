@@ -29,7 +29,9 @@ pub struct TokenLogprobs {
 struct TokenLogprob {
     id: u32,
     token: Option<String>,
-    logprob: f64,
+    /// UTF-8, of which a token may be half a character.
+    bytes: Option<Vec<u8>>,
+    logprob: Option<f64>,
 }
 
 impl Text {
@@ -69,11 +71,15 @@ impl Text {
         text
     }
 
-    fn logprob_entry(&self, sampled: &Sampled) -> TokenLogprobs {
-        let piece = |id: u32| self.tokenizer.as_ref().and_then(|t| t.piece(id));
-        let entry =
-            |(id, logprob): (u32, f32)| TokenLogprob { id, token: piece(id), logprob: logprob.into() };
-        let token = entry((sampled.token, sampled.logprob.unwrap_or(f32::NEG_INFINITY)));
-        TokenLogprobs { token, top: sampled.top_logprobs.iter().copied().map(entry).collect() }
+    /// What is reported of a token, of the prompt or the output.
+    pub fn logprob_entry(&self, sampled: &Sampled) -> TokenLogprobs {
+        let entry = |id: u32, logprob: Option<f32>| {
+            let tokenizer = self.tokenizer.as_ref();
+            let (token, bytes) = (tokenizer.and_then(|t| t.piece(id)), tokenizer.and_then(|t| t.bytes(id)));
+            TokenLogprob { id, token, bytes, logprob: logprob.map(f64::from) }
+        };
+        let token = entry(sampled.token, sampled.logprob);
+        let top = sampled.top_logprobs.iter().map(|(id, logprob)| entry(*id, Some(*logprob))).collect();
+        TokenLogprobs { token, top }
     }
 }

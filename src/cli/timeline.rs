@@ -3,6 +3,7 @@
 use super::terminal::print_note;
 use stairwell::{
     error::{Error, Result},
+    files,
     trace::{Schedule, Tab, View, page},
 };
 use std::{
@@ -52,7 +53,8 @@ impl Files {
     /// # Errors
     /// A file that can't be read or is no trace, by its name.
     pub fn read<T>(&self, parse: fn(&str) -> Result<T>) -> Result<(String, T)> {
-        let bytes = fs::read(&self.trace).map_err(|error| Error::Io { path: self.trace.clone(), error })?;
+        files::check_outputs(&[("--out", &self.out)], &[("the trace", self.trace.clone())])?;
+        let bytes = files::read_input(&self.trace)?;
         let text = String::from_utf8(bytes).map_err(|e| Error::Request(format!("not a trace ({e})")));
         let read = text.and_then(|text| parse(&text).map(|read| (text, read)));
         read.map_err(|error| {

@@ -1,12 +1,17 @@
 //! Flags that update the weights of a running engine, as training with rollouts does.
 
-use super::engine_args::{LocalEngine, WeightUpdate};
+use super::{
+    engine_args::{LocalEngine, WeightUpdate},
+    model_args::{LoadArgs, inputs},
+};
 use clap::Args;
 use stairwell::{
-    checkpoint::{StateDict, locate},
+    checkpoint::StateDict,
     engine::PauseMode,
     error::{Error, Result},
+    files::check_outputs,
 };
+use std::path::Path;
 
 /// When to take other weights, and what becomes of those who are running.
 #[derive(Args)]
@@ -24,13 +29,15 @@ pub struct UpdateArgs {
 }
 
 impl UpdateArgs {
-    /// Opens the other checkpoint, so that what is wrong with it is said before anything runs.
+    /// Opens the other checkpoint, so that what is wrong with it is said before anything runs. `outputs` will be written.
     ///
     /// # Errors
-    /// If it can't be opened.
-    pub fn open(&self) -> Result<Option<WeightUpdate>> {
+    /// If it can't be opened, or an output is a file of it.
+    pub fn open(&self, load: &LoadArgs, outputs: &[(&str, &Path)]) -> Result<Option<WeightUpdate>> {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
-        let weights = StateDict::open(&locate(model, None)?)?;
+        let directory = load.locate(model)?;
+        check_outputs(outputs, &inputs(&directory))?;
+        let weights = StateDict::open(&directory)?;
         let model = model.clone();
         let mut mode = Some(self.on_update);
         let run = move |engine: &mut LocalEngine| {

@@ -8,11 +8,12 @@ use serde::{Serialize, Serializer};
 use stairwell::{
     checkpoint::{Header, TensorInfo},
     error::{Error, Result},
+    files,
     tensor::{Bytes, DType, HostTensor, Owner, Stored},
 };
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -126,7 +127,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 /// Reads a whole safetensors file, checked like a shard.
 fn read(path: &Path) -> Result<BTreeMap<String, HostTensor>> {
-    let file = fs::read(path).map_err(|error| Error::Io { path: path.into(), error })?;
+    let file = files::read_input(path)?;
     let header = Header::parse(&file, path)?;
     let owner: Owner = Arc::new(file);
     let view = |(name, info): (String, TensorInfo)| {

@@ -12,6 +12,19 @@ use crate::{
     error::{Error, Result},
     model::{Attention, Model, Rank, Share},
 };
+use std::{env, thread};
+
+/// Threads beyond which more of them are a mistake, on a machine with fewer cores.
+const MOST_THREADS: usize = 256;
+
+/// Threads that the variable `RAYON_NUM_THREADS` asks for, to a bound: a system that can't start them all would end the program. 0 is as
+/// many as there are cores.
+pub fn threads_asked() -> Option<usize> {
+    let number = |name| env::var(name).ok()?.parse::<usize>().ok();
+    let asked = number("RAYON_NUM_THREADS").or_else(|| number("RAYON_RS_NUM_CPUS"))?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Some(asked.min(cores.max(MOST_THREADS)))
+}
 
 /// Makes a machine, or says why there is none.
 pub type MakeMachine<B> = Box<dyn FnOnce() -> Result<B> + Send>;

@@ -10,7 +10,7 @@ use crate::{
     checkpoint::{Directory, LoadRules},
     config::ModelConfig,
     error::{Error, Result},
-    machine::{Machine, MakeMachine},
+    machine::{Machine, MakeMachine, threads_asked},
     model::{Attention, Collective, KvMemory, Model, Part},
     runner::{LoadFormat, LoadOptions, ModelRunner, read_config},
 };
@@ -248,10 +248,10 @@ impl<B: Machine> Leader<B> {
     }
 }
 
-/// Threads of each of so many ranks on this machine; 0 if the variable `RAYON_NUM_THREADS` decides.
+/// Threads of each of so many ranks on this machine, unless the variable `RAYON_NUM_THREADS` decides.
 pub fn threads_of_a_rank(ranks: usize) -> usize {
-    if std::env::var_os("RAYON_NUM_THREADS").is_some() {
-        return 0;
+    if let Some(threads) = threads_asked() {
+        return threads;
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
     (cores / ranks).max(1)

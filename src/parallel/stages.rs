@@ -36,7 +36,8 @@ pub fn stages(config: &ModelConfig, count: usize, asked: Option<&[usize]>) -> Re
             if asked.len() != count {
                 return Err(wrong(format!("{} numbers for {count} stages; give one for each", asked.len())));
             }
-            if asked.contains(&0) || asked.iter().sum::<usize>() != of {
+            let sum = asked.iter().try_fold(0, |sum: usize, layers| sum.checked_add(*layers));
+            if asked.contains(&0) || sum != Some(of) {
                 return Err(wrong(format!(
                     "the model has {of} layers; give numbers above 0 that add up to that"
                 )));
@@ -154,7 +155,13 @@ mod tests {
         };
         assert_eq!(layers(2, Some(&[1, of - 1])).unwrap(), [0..1, 1..of]);
         assert_eq!(layers(of, None).unwrap().len(), of);
-        for (count, asked) in [(2, vec![1, of]), (2, vec![of]), (2, vec![0, of]), (3, vec![1, of - 1])] {
+        for (count, asked) in [
+            (2, vec![1, of]),
+            (2, vec![of]),
+            (2, vec![0, of]),
+            (3, vec![1, of - 1]),
+            (2, vec![usize::MAX, of + 1]),
+        ] {
             let said = layers(count, Some(&asked)).unwrap_err();
             assert!(said.starts_with("--pp-layers ") && said.contains("give"), "{said}");
         }

@@ -3,9 +3,9 @@
 use clap::Args;
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error, IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use std::{fmt, str::FromStr};
 
 /// A request as it is written, in JSON or in flags. What is absent has the default of generation_config.json, or one that changes nothing.
@@ -13,9 +13,14 @@ use std::{fmt, str::FromStr};
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Sampling")]
 pub struct Fields {
-    /// The caller's name for it: a string or a number.
+    /// The caller's name for it, as it is written.
     #[arg(skip)]
-    pub id: Option<Value>,
+    pub id: Option<Box<RawValue>>,
+    /// A server's name for the model, and the caller's name for a user: there is one of each here.
+    #[arg(skip)]
+    pub model: IgnoredAny,
+    #[arg(skip)]
+    pub user: IgnoredAny,
     /// Text to continue. One of this, `messages` and `prompt_ids` is given.
     #[arg(skip)]
     pub prompt: Option<String>,
@@ -37,6 +42,12 @@ pub struct Fields {
     /// Samples of the same prompt.
     #[arg(skip)]
     pub n: Option<usize>,
+    /// The text begins with the prompt, and so do the log-probabilities. Then `max_tokens` may be 0.
+    #[arg(skip)]
+    pub echo: bool,
+    /// Results in pieces: none are given.
+    #[arg(skip)]
+    pub stream: bool,
     /// Divides the logits; 0 is greedy
     #[arg(long, value_name = "T")]
     pub temperature: Option<f32>,
@@ -64,7 +75,9 @@ pub struct Fields {
     #[serde(deserialize_with = "pairs")]
     pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the random numbers; the same seed gives the same tokens
+    // In JSON -1 is none.
     #[arg(long, value_name = "N")]
+    #[serde(deserialize_with = "seed")]
     pub seed: Option<u64>,
     /// Report the log-probabilities of each token and of the N best (with --json)
     #[arg(long, value_name = "N")]
@@ -111,17 +124,25 @@ fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, 
     deserializer.deserialize_map(Pairs)
 }
 
-/// One stop string, several, or null for none.
+/// A seed, or -1 for none.
+fn seed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    match i128::deserialize(deserializer)? {
+        -1 => Ok(None),
+        seed => u64::try_from(seed).map(Some).map_err(|_| {
+            D::Error::custom(format!("{seed} is no seed; give 0 to {}, or -1 for none", u64::MAX))
+        }),
+    }
+}
+
+/// One stop string or several.
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "another type, expected a string or a list of strings")]
     enum Stop {
-        None,
         One(String),
         Many(Vec<String>),
     }
     Ok(match Stop::deserialize(deserializer)? {
-        Stop::None => Vec::new(),
         Stop::One(stop) => vec![stop],
         Stop::Many(stops) => stops,
     })
@@ -129,7 +150,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 
 /// A number in OpenAI's completions, a switch in its chats.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "another type, expected a number or a boolean")]
 pub enum Logprobs {
     Number(usize),
     Switch(bool),

@@ -3,8 +3,12 @@
 
 mod checkpoint;
 mod fields;
+#[cfg(feature = "step3")]
+mod line;
 mod resolve;
 
 pub use checkpoint::Checkpoint;
 pub use fields::{Fields, Logprobs};
-pub use resolve::{DEFAULT_MAX_TOKENS, Resolved};
+#[cfg(feature = "step3")]
+pub use line::Line;
+pub use resolve::{DEFAULT_MAX_TOKENS, MAX_STOP_BYTES, MAX_STOPS, Resolved};

@@ -12,6 +12,10 @@ use crate::{
 
 /// The longest output in tokens, if neither the request nor generation_config.json says.
 pub const DEFAULT_MAX_TOKENS: usize = 256;
+/// Stop strings that a request may have, as in OpenAI's API.
+pub const MAX_STOPS: usize = 4;
+/// Bytes that a stop string may have.
+pub const MAX_STOP_BYTES: usize = 256;
 
 /// A request that was checked, with everything that it leaves out filled in.
 #[derive(Clone, Debug)]
@@ -23,6 +27,10 @@ pub struct Resolved {
     /// Samples of the prompt, 1..=128.
     pub n: usize,
     pub stop: Vec<String>,
+    /// What the output's text begins with, if the prompt is to be echoed. Then `max_tokens` may be 0.
+    pub echo: Option<String>,
+    /// The length is a default that nobody asked for.
+    pub may_shorten: bool,
     /// Only requests with the same salt share K and V. (Step 4.)
     pub salt: Option<String>,
     /// Where the sampling parameters are from.
@@ -47,13 +55,27 @@ impl Checkpoint {
         if !(1..=128).contains(&n) {
             return Err(Error::Request(format!("n is {n}; it must be in 1..=128")));
         }
+        if fields.stream {
+            return Err(Error::Request("stream is true, and results are given whole; leave it out".into()));
+        }
         let stop = fields.stop.clone();
+        check_stop(&stop)?;
         if !stop.is_empty() {
             self.tokenizer_for("stop")?;
         }
         let (chat, salt) = (fields.messages.is_some(), fields.cache_salt.clone());
+        let (echo, text) = (fields.echo, fields.prompt.clone());
+        let may_shorten = fields.max_tokens.is_none();
         let prompt = Prompt::new(&self.config, self.prompt_ids(fields)?)?;
-        Ok(Resolved { prompt, chat, params, n, stop, salt, defaults })
+        let echo = match (echo, text) {
+            (true, _) if chat => {
+                return Err(Error::Request("echo is true, and a chat has no prompt to echo".into()));
+            }
+            (true, None) => Some(self.tokenizer_for("echo")?.decode(&prompt, false)),
+            (true, text) => text,
+            (false, _) => None,
+        };
+        Ok(Resolved { prompt, chat, params, n, stop, echo, may_shorten, salt, defaults })
     }
 
     /// What ends the output of a request in the step that completes a stop string; `None` without a stop string.
@@ -106,10 +128,23 @@ impl Checkpoint {
         };
         sampling.validate(self.config.vocab_size)?;
         let max_tokens = defaults.max_tokens.as_ref().map_or(DEFAULT_MAX_TOKENS, |n| n.value);
-        if max_tokens == 0 {
-            return Err(Error::Request("max_tokens is 0; it must be at least 1".into()));
+        if max_tokens == 0 && !fields.echo {
+            return Err(Error::Request("max_tokens is 0; it must be at least 1, or echo be true".into()));
         }
         let eos_token_id = if fields.ignore_eos { Vec::new() } else { self.eos_token_id() };
         Ok(GenerateParams { max_tokens, sampling, eos_token_id })
     }
+}
+
+/// A server's clients choose the stop strings, and every token is compared with them.
+fn check_stop(stop: &[String]) -> Result<()> {
+    let longest = stop.iter().map(String::len).max().unwrap_or(0);
+    let (value, why) = match stop.len() {
+        count if count > MAX_STOPS => (format!("of {count} strings"), format!("give at most {MAX_STOPS}")),
+        _ if longest > MAX_STOP_BYTES => {
+            (format!("of {longest} bytes"), format!("give at most {MAX_STOP_BYTES} for each string"))
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Parameter { field: "stop", value, why: why.into() })
 }

@@ -36,14 +36,14 @@ impl Decoding {
         }
     }
 
-    /// One token as shown to a person.
-    pub(super) fn piece(&self, tokenizer: &tokenizers::Tokenizer, id: u32) -> Option<String> {
+    /// The bytes that one token adds to a text.
+    pub(super) fn bytes(&self, tokenizer: &tokenizers::Tokenizer, id: u32) -> Option<Vec<u8>> {
         let token = token(tokenizer, id)?;
         Some(match self {
-            Self::ByteLevel => show(&bytes_of(&token)),
+            Self::ByteLevel => bytes_of(&token),
             Self::SentencePiece(_) | Self::Other => match self.unit(token) {
-                Unit::Text(text) => text,
-                Unit::Byte(byte) => show(&[byte]),
+                Unit::Text(text) => text.into_bytes(),
+                Unit::Byte(byte) => vec![byte],
             },
         })
     }
@@ -121,7 +121,7 @@ pub(super) fn byte_of(token: &str) -> Option<u8> {
 }
 
 /// Bytes for a person: characters as they are, other bytes as "\<0xE2\>".
-fn show(bytes: &[u8]) -> String {
+pub(super) fn show(bytes: &[u8]) -> String {
     let mut out = String::new();
     for chunk in bytes.utf8_chunks() {
         out.push_str(chunk.valid());

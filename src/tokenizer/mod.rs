@@ -148,7 +148,12 @@ impl Tokenizer {
 
     /// One token as shown to a person: "▁the" and "Ġthe" are " the", and half a character is its bytes, "\<0xE2\>".
     pub fn piece(&self, id: u32) -> Option<String> {
-        self.shared.decoding.piece(&self.shared.inner, id)
+        self.bytes(id).map(|bytes| decoding::show(&bytes))
+    }
+
+    /// The bytes of one token's text, which may be a part of a character.
+    pub fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        self.shared.decoding.bytes(&self.shared.inner, id)
     }
 
     /// The number of tokens, added ones included. Ids may have gaps, so the largest id can be larger; the

@@ -11,6 +11,7 @@ mod bad_request;
 mod command_line;
 mod common;
 mod cpu_dtypes;
+mod files;
 mod generation;
 mod step1;
 mod tokenizer;
@@ -24,6 +25,8 @@ mod step2;
 // Step 3.
 #[cfg(feature = "step3")]
 mod batch_command;
+#[cfg(feature = "step3")]
+mod batch_lines;
 #[cfg(feature = "step3")]
 mod bench_command;
 #[cfg(feature = "step3")]

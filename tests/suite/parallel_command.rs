@@ -140,6 +140,7 @@ fn what_cannot_be_cut_is_refused() {
     refused(&["--pp", "6"], &["--pp 6", "the model has 5", "give 1 to 5"]);
     refused(&["--pp", "3", "--pp-layers", "2,3"], &["--pp-layers 2,3", "2 numbers for 3 stages"]);
     refused(&["--pp-layers", "2,2"], &["--pp-layers 2,2", "the model has 5 layers"]);
+    refused(&["--pp-layers", "18446744073709551615,6"], &["--pp-layers", "the model has 5 layers"]);
     refused(&["--tp", "0"], &["--tp"]);
     refused(&["--comm-timeout", "0"], &["--comm-timeout"]);
     refused(&["--tp", "2", "--attention", "none"], &["--attention"]);

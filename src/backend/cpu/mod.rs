@@ -2,13 +2,11 @@
 
 mod kernels;
 mod linear;
-#[cfg(feature = "step2")]
 mod memory;
 mod workspace;
 
 pub use super::simd::Isa;
 pub use kernels::{Kernels, Standard};
-#[cfg(feature = "step2")]
 pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 

@@ -5,33 +5,35 @@ mod request;
 mod results;
 
 use super::{
-    engine_args::{EngineArgs, LoadWorker, LocalEngine},
+    engine_args::{EngineArgs, LoadWorker, LocalEngine, WeightUpdate},
     engine_stats::{EngineFigures, Ranks},
     terminal::{bar, json_line, print, print_error, print_note},
     update_args::UpdateArgs,
 };
 use indicatif::ProgressBar;
 use open::OpenRequests;
-use request::{BatchRequest, read_requests};
-use results::Results;
+use request::{BatchRequest, key, read_requests};
+use results::{Results, aside, is_stdout};
 use serde::Serialize;
 use stairwell::{
     engine::{Continuous, Update, Worker},
-    error::{Error, Result},
+    error::Result,
+    files::check_outputs,
     machine::MachineReport,
     model::KvMemory,
 };
-use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 /// Run many requests together: a JSON object a line in, a JSON object a line out
 #[derive(clap::Args)]
 #[command(after_help = "\
 A request: {\"id\": \"a\", \"prompt\": \"Once upon a time\", \"max_tokens\": 50, \"temperature\": 0}
-It has one of prompt (text), messages (a chat) and prompt_ids, and if wanted n, seed, stop, ignore_eos and the sampling fields of
-OpenAI's API: temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, logprobs.
-Requests share K and V of equal beginnings (from step 4 on) with those that have the same cache_salt, or none.
+It has one of prompt (text), messages (a chat, with tools and chat_template_kwargs) and prompt_ids, and if wanted n, seed, stop, echo,
+ignore_eos and the sampling fields of OpenAI's API: temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty,
+frequency_penalty, logit_bias, logprobs. OpenAI's lines with custom_id, url and body are taken too. Requests share K and V of equal beginnings (from step 4 on) with those that have the same cache_salt, or none.
 
-Results are written as requests finish, a whole line at a time. A bad line is reported with its number, and the others run.
+Results are written as requests finish, a whole line at a time. A bad line is reported with its number, and the others run. The exit
+status is 1 if a line was bad or a request failed; --resume tries failed requests again.
 
 Examples:
   stairwell batch --input requests.jsonl --output results.jsonl
@@ -40,13 +42,13 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     engine: EngineArgs,
-    /// Requests, a JSON object a line
+    /// Requests, a JSON object a line; - is standard input
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Results, a JSON object a line; an existing file is kept under another name
+    /// Results, a JSON object a line; an existing file is kept under another name. - is standard output
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Go on where an earlier run ended: requests that have a result in the output file are left out
+    /// Go on where an earlier run ended: requests that were served by the output file are left out
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -61,6 +63,18 @@ impl Args {
     pub fn threads(&self) -> usize {
         self.engine.parallel.threads()
     }
+
+    /// Opens the weights for later, once it is sure that results and the trace are written over nothing that is read, nor over each other.
+    fn open_update(&self) -> Result<Option<WeightUpdate>> {
+        let aside = aside(&self.output);
+        let mut outputs = vec![("--output", &*self.output), ("the results before", &aside)];
+        outputs.retain(|(_, path)| !is_stdout(path));
+        outputs.extend(self.engine.trace());
+        let mut inputs = self.engine.load.inputs()?;
+        inputs.push(("the input file", self.input.clone()));
+        check_outputs(&outputs, &inputs)?;
+        self.update.open(&self.engine.load, &outputs)
+    }
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -72,20 +86,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn run_with(args: Args, lead: LoadWorker) -> Result<ExitCode> {
     let checkpoint = args.engine.load.model.checkpoint()?;
-    let (requests, mut bad) = read_requests(&args.input, &checkpoint)?;
-    let same = fs::canonicalize(&args.input)
-        .ok()
-        .is_some_and(|path| fs::canonicalize(&args.output).ok() == Some(path));
-    if same {
-        let message = format!("--output {}: it is the input file; give another one", args.output.display());
-        return Err(Error::Usage(message));
-    }
+    let (requests, bad) = read_requests(&args.input, &checkpoint)?;
+    let mut update = args.open_update()?;
     let (results, done) = Results::open(&args.output, args.resume)?;
+    let complain = |line: usize, message: &str| {
+        print_error(&format!("{}, line {line}: {message}", args.input.display()))
+    };
+    bad.iter().for_each(|(line, message)| complain(*line, message));
+    let mut bad = bad.len();
     let requests: Vec<BatchRequest> =
-        requests.into_iter().filter(|r| !done.contains(&r.id.to_string())).collect();
+        requests.into_iter().filter(|request| !done.contains(&key(&request.id))).collect();
     let length = |r: &BatchRequest| r.request.prompt.len().saturating_add(r.request.params.max_tokens);
     let longest = requests.iter().map(length).max().unwrap_or(1);
-    let mut update = args.update.open()?;
     let mut engine = args.engine.engine(lead, &checkpoint.config, longest, Box::new(Continuous))?;
     args.engine.note(&mut engine, longest)?;
 
@@ -93,14 +105,11 @@ fn run_with(args: Args, lead: LoadWorker) -> Result<ExitCode> {
     let bar = bar(requests.len(), "{bar:30} {pos}/{len} requests, {msg}");
     for request in requests {
         if let Err(error) = open.add(&mut engine, &checkpoint, &request) {
-            bad.push((request.line, error.to_string()));
+            complain(request.line, &error.to_string());
+            bad += 1;
         }
     }
-    bad.sort();
-    for (line, message) in &bad {
-        print_error(&format!("{}, line {line}: {message}", args.input.display()));
-    }
-    let mut served = Served { open, results, written: 0, bar };
+    let mut served = Served { open, results, written: 0, failed: 0, bar };
     while engine.has_work() {
         served.take(engine.step()?)?;
         served.show(&engine, start);
@@ -116,14 +125,20 @@ fn run_with(args: Args, lead: LoadWorker) -> Result<ExitCode> {
     }
     engine.alive()?;
     args.engine.write_trace(&mut engine)?;
-    let written = served.written;
-    drop(served);
-    let summary = Summary::new(&mut engine, start, written, done.len(), bad.len())?;
-    match args.json {
-        true => print(&json_line(&summary))?,
-        false => print_note(&format!("{written} results in {}: {}", args.output.display(), summary.text())),
+    let Served { written: results, failed, .. } = served;
+    let counts = Counts { results, resumed: done.len(), bad_lines: bad, failed };
+    let summary = Summary::new(&mut engine, start, counts)?;
+    match (args.json, is_stdout(&args.output)) {
+        (true, false) => print(&json_line(&summary))?,
+        (true, true) => eprint!("{}", json_line(&summary)),
+        (false, _) => {
+            print_note(&format!("{results} results in {}: {}", args.output.display(), summary.text()))
+        }
     }
-    Ok(if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if failed > 0 {
+        print_error(&format!("{failed} of {results} requests failed; --resume tries them again"));
+    }
+    Ok(if bad + failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Results on their way into the file.
@@ -131,6 +146,7 @@ struct Served {
     open: OpenRequests,
     results: Results,
     written: usize,
+    failed: usize,
     bar: ProgressBar,
 }
 
@@ -140,6 +156,7 @@ impl Served {
         for result in updates.into_iter().filter_map(|update| self.open.take(update)) {
             self.results.write(&result)?;
             self.written += 1;
+            self.failed += usize::from(result.failed());
             self.bar.inc(1);
         }
         Ok(())
@@ -153,12 +170,21 @@ impl Served {
     }
 }
 
-/// What `--json` prints at the end.
+/// What became of the lines.
 #[derive(Serialize)]
-struct Summary {
+struct Counts {
     results: usize,
     resumed: usize,
     bad_lines: usize,
+    /// Of the results, those of requests that ended with an error.
+    failed: usize,
+}
+
+/// What `--json` prints at the end.
+#[derive(Serialize)]
+struct Summary {
+    #[serde(flatten)]
+    counts: Counts,
     #[serde(flatten)]
     engine: EngineFigures,
     #[serde(flatten)]
@@ -172,20 +198,12 @@ struct Summary {
 }
 
 impl Summary {
-    fn new(
-        engine: &mut LocalEngine,
-        start: Instant,
-        results: usize,
-        resumed: usize,
-        bad_lines: usize,
-    ) -> Result<Summary> {
+    fn new(engine: &mut LocalEngine, start: Instant, counts: Counts) -> Result<Summary> {
         let figures = EngineFigures::new(engine.stats(), engine.blocks(), start.elapsed().as_secs_f64());
         let worker = engine.worker.report()?;
         let ranks = Ranks::new(&worker);
         Ok(Summary {
-            results,
-            resumed,
-            bad_lines,
+            counts,
             engine: figures,
             memory: worker.runner.memory,
             attention: worker.runner.attention,

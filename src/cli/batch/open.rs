@@ -8,13 +8,16 @@ use super::{
     request::BatchRequest,
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use stairwell::{
     engine::{Finished, NewRequest, RequestId, SharesWith, Update},
     error::Result,
+    generate::FinishReason,
     request::Checkpoint,
+    runner::Prompt,
+    sampling::Sampled,
 };
-use std::{collections::HashMap, mem, time::Duration};
+use std::{collections::HashMap, iter, mem, time::Duration};
 
 /// Requests that were added and have not all finished.
 #[derive(Default)]
@@ -26,8 +29,13 @@ pub struct OpenRequests {
 
 /// A request whose samples are under way.
 struct Open {
-    id: Value,
-    prompt_tokens: usize,
+    id: Box<RawValue>,
+    custom_id: Option<Box<RawValue>>,
+    prompt: Prompt,
+    /// The prompt alone is wanted: no token after it.
+    only_prompt: bool,
+    /// Log-probabilities begin with those of the prompt.
+    prompt_logprobs: bool,
     has_text: bool,
     texts: Vec<Text>,
     /// The samples that have finished.
@@ -43,17 +51,23 @@ impl OpenRequests {
         &mut self,
         engine: &mut LocalEngine,
         checkpoint: &Checkpoint,
-        BatchRequest { id, request, .. }: &BatchRequest,
+        BatchRequest { id, custom_id, request, .. }: &BatchRequest,
     ) -> Result<()> {
         let mut added = Vec::new();
+        let prompt_logprobs = request.params.sampling.logprobs.filter(|_| request.echo.is_some());
         for index in 0..request.n {
             // The samples after the first share its prompt.
             let sharing =
                 SharesWith { salt: request.salt.as_deref().map(Into::into), like: added.first().copied() };
+            let mut params = request.params.sample(index);
+            // A pass over a prompt gives a token, wanted or not.
+            params.max_tokens = params.max_tokens.max(1);
             let new = NewRequest {
                 stop: checkpoint.stop_matcher(request),
                 sharing,
-                ..NewRequest::new(request.prompt.clone(), request.params.sample(index))
+                prompt_logprobs,
+                may_shorten: request.may_shorten,
+                ..NewRequest::new(request.prompt.clone(), params)
             };
             match engine.add_request(new) {
                 Ok(id) => added.push(id),
@@ -64,11 +78,18 @@ impl OpenRequests {
             }
         }
         let tokenizer = checkpoint.tokenizer().ok();
-        let text = || Text::new(tokenizer.cloned(), request.text_after(), &request.stop);
+        let text = || {
+            let mut text = Text::new(tokenizer.cloned(), request.text_after(), &request.stop);
+            text.text.extend(request.echo.as_deref());
+            text
+        };
         self.samples.extend(added.iter().enumerate().map(|(n, id)| (*id, (self.requests.len(), n))));
         self.requests.push(Open {
             id: id.clone(),
-            prompt_tokens: request.prompt.len(),
+            custom_id: custom_id.clone(),
+            prompt: request.prompt.clone(),
+            only_prompt: request.params.max_tokens == 0,
+            prompt_logprobs: prompt_logprobs.is_some(),
             has_text: tokenizer.is_some(),
             texts: (0..request.n).map(|_| text()).collect(),
             finished: (0..request.n).map(|_| None).collect(),
@@ -80,26 +101,38 @@ impl OpenRequests {
     pub fn take(&mut self, update: Update) -> Option<BatchResult> {
         let (at, sample) = *self.samples.get(&update.id)?;
         let open = &mut self.requests[at];
-        if let Some(token) = &update.token {
-            open.texts[sample].push(token);
+        if let Some(token) = update.token.filter(|_| !open.only_prompt) {
+            open.texts[sample].push(&token);
         }
-        let finished = update.finished?;
+        let mut finished = update.finished?;
         self.samples.remove(&update.id);
+        if open.only_prompt && finished.error.is_none() {
+            (finished.output, finished.reason) = (Vec::new(), FinishReason::Length);
+        }
         let text = &mut open.texts[sample];
         text.finish();
+        if open.prompt_logprobs {
+            // Nothing stands before the first token, so it has no probability.
+            let first = Sampled { token: open.prompt[0], logprob: None, top_logprobs: Vec::new() };
+            let entry = |sampled: &Sampled| text.logprob_entry(sampled);
+            let entries: Vec<_> = iter::once(&first).chain(&finished.prompt_logprobs).map(entry).collect();
+            text.logprobs.splice(0..0, entries);
+        }
         open.finished[sample] = Some(Sample::new(finished, text, open.has_text));
         if open.finished.iter().any(Option::is_none) {
             return None;
         }
         let samples = open.finished.drain(..).flatten().collect();
-        Some(BatchResult::new(open.id.take(), open.prompt_tokens, samples))
+        Some(BatchResult::new(open, samples))
     }
 }
 
 /// The line of a request: the first sample's fields, and all samples where there are several.
 #[derive(Serialize)]
 pub struct BatchResult {
-    id: Value,
+    id: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_id: Option<Box<RawValue>>,
     #[serde(flatten)]
     first: Sample,
     usage: Usage,
@@ -158,13 +191,20 @@ impl Sample {
 }
 
 impl BatchResult {
-    fn new(id: Value, prompt_tokens: usize, mut samples: Vec<Sample>) -> BatchResult {
+    fn new(open: &mut Open, mut samples: Vec<Sample>) -> BatchResult {
+        let (id, custom_id, prompt_tokens) = (open.id.clone(), open.custom_id.take(), open.prompt.len());
         let completion_tokens = samples.iter().map(|sample| sample.output_ids.len()).sum();
         let usage =
             Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
         let first = samples[0].clone();
         samples.iter_mut().enumerate().for_each(|(index, sample)| sample.index = Some(index));
         let choices = if samples.len() > 1 { samples } else { Vec::new() };
-        BatchResult { id, first, usage, choices }
+        BatchResult { id, custom_id, first, usage, choices }
+    }
+
+    /// Whether a sample ended with an error.
+    pub fn failed(&self) -> bool {
+        let is_error = |sample: &Sample| sample.finish_reason == FinishReason::Error.name();
+        is_error(&self.first) || self.choices.iter().any(is_error)
     }
 }

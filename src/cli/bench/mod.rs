@@ -18,6 +18,7 @@ use stairwell::{
     config::ModelConfig,
     engine::{Continuous, Policy, Static, Worker},
     error::{Error, Result},
+    files::check_outputs,
     sampling::SamplingParams,
 };
 use std::{fs, path::PathBuf};
@@ -145,6 +146,9 @@ impl Args {
 pub fn run(args: Args) -> Result<()> {
     let common = args.common();
     let Some(lead) = common.engine.lead()? else { return Ok(()) };
+    let out = common.out.as_deref().map(|path| ("--out", path));
+    let outputs: Vec<_> = out.into_iter().chain(common.engine.trace()).collect();
+    check_outputs(&outputs, &common.engine.load.inputs()?)?;
     let config = common.engine.load.model.checkpoint()?.config;
     let Drawing { temperature, .. } = common.drawing;
     SamplingParams { temperature, ..SamplingParams::default() }.validate(config.vocab_size)?;
