@@ -116,12 +116,6 @@ impl LoadArgs {
         Ok(if self.no_mmap { directory.unmapped() } else { directory })
     }
 
-    /// The directory of another model, in the same way.
-    pub fn locate(&self, model: &str) -> Result<Directory> {
-        let directory = locate(model, None)?;
-        Ok(if self.no_mmap { directory.unmapped() } else { directory })
-    }
-
     /// The files that the model is read from.
     pub fn inputs(&self) -> Result<Vec<Input>> {
         Ok(inputs(&self.directory()?))
