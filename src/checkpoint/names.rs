@@ -6,7 +6,7 @@
 //! names to ignore. A name that is still unknown is an error, never a silence.
 
 use crate::words::{Words, field};
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 /// Renames. Each applies to every name it matches; prefixes first, then substrings, then suffixes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -102,7 +102,8 @@ impl LoadRules {
 }
 
 /// All names that don't fit, with the nearest candidates.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, thiserror::Error)]
+#[error("{}", self.words())]
 pub struct NameMismatch {
     /// The model's class.
     pub model: String,
@@ -136,8 +137,6 @@ impl NameMismatch {
     }
 }
 
-impl std::error::Error for NameMismatch {}
-
 impl NameMismatch {
     /// The message, with the field that it names.
     pub fn words(&self) -> Words {
@@ -159,12 +158,6 @@ impl NameMismatch {
             text += &format!("{separator} {} missing: {}", self.missing.len(), list(&self.missing));
         }
         text.into()
-    }
-}
-
-impl fmt::Display for NameMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.words().fmt(f)
     }
 }
 

@@ -61,14 +61,11 @@ pub fn run(args: Args) -> Result<()> {
 #[derive(Serialize)]
 struct Memory {
     length: usize,
-    #[serde(rename = "weights_bytes")]
-    weights: u64,
+    weights_bytes: u64,
     /// The most that activations of one forward pass over `length` tokens take at a time, in f32.
-    #[serde(rename = "activation_bytes")]
-    activations: u64,
+    activation_bytes: u64,
     /// K and V of one token in f32, as a cache would keep them (from step 2 on).
-    #[serde(rename = "kv_bytes_per_token")]
-    kv_per_token: u64,
+    kv_bytes_per_token: u64,
 }
 
 impl Memory {
@@ -77,9 +74,9 @@ impl Memory {
         let size = c.dtype.map_or(2, |d| d.bytes()) as u64;
         Memory {
             length,
-            weights: weights.unwrap_or_else(|| parameters(c) * size),
-            activations: c.activation_bytes(length, 1),
-            kv_per_token: (2 * c.num_hidden_layers * kv * 4) as u64,
+            weights_bytes: weights.unwrap_or_else(|| parameters(c) * size),
+            activation_bytes: c.activation_bytes(length, 1),
+            kv_bytes_per_token: (2 * c.num_hidden_layers * kv * 4) as u64,
         }
     }
 }
@@ -169,9 +166,9 @@ impl<'a> Report<'a> {
         if let Some(digest) = self.sha256 {
             text += &format!("digest over all tensors: sha256 {digest}\n");
         }
-        let Memory { length, weights, activations, kv_per_token } = self.memory;
+        let Memory { length, weights_bytes, activation_bytes, kv_bytes_per_token: token } = self.memory;
         let [weights, activations, kv, token] =
-            [weights, activations, kv_per_token * length as u64, kv_per_token].map(human_bytes);
+            [weights_bytes, activation_bytes, token * length as u64, token].map(human_bytes);
         text + &format!(
             "\nmemory at {length} tokens (context {context}):\n  weights      {weights:>9}\n  activations  {activations:>9}\n  \
              KV cache     {kv:>9}  {token} a token in f32; step 1 keeps none\n"

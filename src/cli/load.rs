@@ -49,7 +49,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let runner = args.load.load(args.load.cpu()?, None, None, KvOptions::recompute(), events)?;
     let memory = peak_memory().map_or("unknown".into(), human_bytes);
-    let (model, bytes) = (runner.config.architecture, human_bytes(bytes));
+    let (model, bytes) = (runner.config.architecture.class_name(), human_bytes(bytes));
     let seconds = start.elapsed().as_secs_f64();
     let _ = writeln!(lines, "{model} loaded: {bytes} in {seconds:.3} s, peak memory {memory}");
     print(&lines)

@@ -7,7 +7,6 @@ use super::{
 };
 use crate::tensor::DType;
 use serde_json::Value;
-use std::fmt;
 
 /// A model class of Hugging Face that stairwell implements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +64,6 @@ impl Architecture {
             }
             _ => Ok(family),
         }
-    }
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.class_name())
     }
 }
 

@@ -7,7 +7,9 @@
 //!   allocate, when nothing is free: the block that is idle longest ◀─┘
 //! ```
 //! A reference to a block is a value, [`Block`], that can't be copied: [`BlockPool::release`] takes it away, so a block that is
-//! given back twice does not compile. Every operation takes the same time whatever the pool's size.
+//! given back twice does not compile. No operation takes longer than to find an idle block by its age, however large the pool.
+
+use std::collections::BTreeMap;
 
 /// The number of a block: its place in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,7 +132,7 @@ impl BlockPool {
 
     /// Blocks that nobody holds, and that somebody may want again.
     pub fn idle(&self) -> usize {
-        self.idle.len
+        self.idle.by_age.len()
     }
 
     /// Blocks that somebody holds.
@@ -145,7 +147,7 @@ impl BlockPool {
 
     /// Whether a block is idle.
     pub fn is_idle(&self, id: BlockId) -> bool {
-        self.idle.links[id.index()].is_some()
+        self.idle.since[id.index()].is_some()
     }
 
     /// Checks that each block is in one place: held, idle or free.
@@ -158,8 +160,8 @@ impl BlockPool {
         for id in &self.free {
             assert!(!std::mem::replace(&mut free[id.index()], true), "block {} is free twice", id.0);
         }
-        let idle: Vec<BlockId> = self.idle.oldest_first().collect();
-        assert_eq!(idle.len(), self.idle.len, "the list of idle blocks");
+        let dated = self.idle.since.iter().flatten().count();
+        assert_eq!(dated, self.idle.by_age.len(), "the list of idle blocks");
         for (index, references) in self.references.iter().enumerate() {
             let id = BlockId(index as u32);
             let places = [*references > 0, free[index], self.is_idle(id)];
@@ -169,62 +171,35 @@ impl BlockPool {
     }
 }
 
-/// Idle blocks by the time of their last use: a doubly linked list within an array, so that one in the middle leaves at once.
+/// Idle blocks by the time of their last use.
 struct IdleList {
-    links: Vec<Option<Links>>,
-    oldest: Option<BlockId>,
-    newest: Option<BlockId>,
-    len: usize,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Links {
-    older: Option<BlockId>,
-    newer: Option<BlockId>,
+    /// When each block became idle, counted in blocks that did.
+    since: Vec<Option<u64>>,
+    by_age: BTreeMap<u64, BlockId>,
+    clock: u64,
 }
 
 impl IdleList {
     fn new(blocks: usize) -> IdleList {
-        IdleList { links: vec![None; blocks], oldest: None, newest: None, len: 0 }
+        IdleList { since: vec![None; blocks], by_age: BTreeMap::new(), clock: 0 }
     }
 
     fn push_newest(&mut self, id: BlockId) {
-        self.links[id.index()] = Some(Links { older: self.newest, newer: None });
-        match self.newest.replace(id) {
-            Some(older) => self.link(older).newer = Some(id),
-            None => self.oldest = Some(id),
-        }
-        self.len += 1;
+        self.clock += 1;
+        self.since[id.index()] = Some(self.clock);
+        self.by_age.insert(self.clock, id);
     }
 
     fn pop_oldest(&mut self) -> Option<BlockId> {
-        let oldest = self.oldest?;
-        self.remove(oldest);
+        let (_, oldest) = self.by_age.pop_first()?;
+        self.since[oldest.index()] = None;
         Some(oldest)
     }
 
     /// False if it was not in the list.
     fn remove(&mut self, id: BlockId) -> bool {
-        let Some(Links { older, newer }) = self.links[id.index()].take() else { return false };
-        match older {
-            Some(older) => self.link(older).newer = newer,
-            None => self.oldest = newer,
-        }
-        match newer {
-            Some(newer) => self.link(newer).older = older,
-            None => self.newest = older,
-        }
-        self.len -= 1;
-        true
-    }
-
-    fn link(&mut self, id: BlockId) -> &mut Links {
-        self.links[id.index()].get_or_insert_default()
-    }
-
-    #[cfg(test)]
-    fn oldest_first(&self) -> impl Iterator<Item = BlockId> {
-        std::iter::successors(self.oldest, |id| self.links[id.index()]?.newer)
+        let since = self.since[id.index()].take();
+        since.is_some_and(|since| self.by_age.remove(&since).is_some())
     }
 }
 

@@ -58,6 +58,9 @@ impl Simd<32> for Avx512Bf16 {
 }
 
 /// 32 numbers as bf16, rounded to the nearest.
+///
+/// # Safety
+/// The CPU must have AVX-512-BF16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub fn to_bf16(low: __m512, high: __m512) -> __m512i {
