@@ -5,7 +5,7 @@ use crate::model::KvPool;
 
 /// How memory is shared out: there is nothing to choose yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ManagerOptions;
+pub struct ManagerOptions {}
 
 /// The manager of the slots that an attention has reserved, for requests of at most `longest` tokens.
 pub fn manager(

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// Records nothing.
 #[derive(Default)]
-pub struct PoolTrace;
+pub struct PoolTrace {}
 
 impl PoolTrace {
     /// No events.

@@ -185,7 +185,8 @@ pub fn fuzz(
     valid.iter().for_each(|bytes| check(bytes.clone()).expect("a valid file takes no more than it may"));
     assert_eq!(taken.get() as usize, valid.len(), "valid files are taken");
     let run = |kind: &str, strategy: BoxedStrategy<Vec<u8>>| {
-        (tried.set(0), taken.set(0));
+        tried.set(0);
+        taken.set(0);
         let start = Instant::now();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
         for round in 0u128.. {

@@ -262,7 +262,8 @@ fn a_record_has_a_lane_for_each_request() {
     let parts = events.iter().filter(|event| is_part(event)).map(|part| of(part, "to") - of(part, "from"));
     assert_eq!(parts.sum::<u64>(), steps.iter().sum::<u64>());
     let counters = events.iter().filter(|event| event["name"] == "KV tokens");
-    assert_eq!(counters.map(|kv| of(kv, "used") + of(kv, "reserved, unused")).count(), steps.len());
+    let reserved: Vec<u64> = counters.map(|kv| of(kv, "used") + of(kv, "reserved, unused")).collect();
+    assert_eq!(reserved.len(), steps.len());
 
     let schedule = Schedule::parse(&record.to_string()).unwrap();
     assert_eq!((schedule.requests(), schedule.steps()), (10, steps.len()));
