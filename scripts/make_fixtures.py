@@ -6,8 +6,8 @@
 
 Each fixture is a checkpoint directory and its `reference.safetensors`, which dump_hf_reference.py's functions write in
 double precision. Fixtures with modules also have `module_tree.txt`, what `print(model)` shows. `rope.json` beside them
-holds transformers' inverse frequencies for many RoPE configurations. The folder `tokenizer` is not made here: see
-dump_tokenizer_reference.py.
+holds transformers' inverse frequencies for many RoPE configurations. The folders `tokenizer` and `massive` are not
+made here: see dump_tokenizer_reference.py and make_massive_fixture.py.
 
 The sizes are odd on purpose (a head_dim that is not hidden/heads, a vocabulary that is no round number) so that no two
 axes can be mistaken for each other. The weights are large, so that a mistake moves the logits by far more than the
@@ -371,7 +371,7 @@ def make_all(root):
 
 
 def check_all(root):
-    known = {fixture.name for fixture in FIXTURES} | {"tokenizer"}
+    known = {fixture.name for fixture in FIXTURES} | {"tokenizer", "massive"}
     if extra := sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in known):
         raise SystemExit(f"error: {root} holds directories that no fixture made: {', '.join(extra)}")
     worst = max(check(fixture, root / fixture.name) for fixture in FIXTURES)

@@ -1,6 +1,6 @@
 //! The library's error: one variant per area, each message one line that says what to do.
 
-use crate::words::{Spelling, Words};
+use crate::words::{Spelling, Words, field};
 
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -82,7 +82,7 @@ impl Error {
     }
 }
 
-fn parameter(field: &'static str, value: &str, why: &Words) -> Words {
+fn parameter(name: &str, value: &str, why: &Words) -> Words {
     let space = if value.is_empty() { "" } else { " " };
-    Words::of(field).text(format!("{space}{value}: ")).words(why.clone())
+    format!("{}{space}{value}: {}", field(name), why.spelled(&field)).into()
 }

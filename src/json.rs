@@ -5,7 +5,8 @@
 //! refuses it by name, as it refuses any other text.
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, error::Category};
+use serde_json::{Map, Value, error::Category, json};
+use stairwell_jinja::NUMBER;
 use std::str;
 
 /// The value in `bytes`, or what is wrong with them.
@@ -26,6 +27,29 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     })
 }
 
+/// The value in `bytes` with the numbers that `serde_json` lacks and Python has: integers beyond 64 bits, NaN and infinities. Each
+/// becomes an object with the key [`NUMBER`] and the number's text. Chats are read like this, because templates print what
+/// is in them.
+///
+/// # Errors
+/// What is wrong with the JSON.
+pub fn exact(bytes: &[u8]) -> Result<Value, String> {
+    let strict: Value = parse(bytes)?;
+    let is_wide = |word: &[u8]| {
+        let digits = word.strip_prefix(b"-").unwrap_or(word);
+        digits.len() > 18 && digits.iter().all(u8::is_ascii_digit)
+    };
+    let other = |word: &[u8]| match word {
+        b"-0" => Some(b"0".to_vec()),
+        _ if is_wide(word) || is_pythons(word) => {
+            Some(json!({NUMBER: String::from_utf8_lossy(word)}).to_string().into())
+        }
+        _ => None,
+    };
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    Ok(serde_json::from_slice(&replace_words(bytes, other)).unwrap_or(strict))
+}
+
 /// The object in `bytes`, or what is wrong with them.
 pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     match parse(bytes)? {
@@ -35,7 +59,12 @@ pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 /// The same JSON with quotes around each number that only Python has.
-fn numbers_as_text(mut rest: &[u8]) -> Vec<u8> {
+fn numbers_as_text(json: &[u8]) -> Vec<u8> {
+    replace_words(json, |word| is_pythons(word).then(|| [b"\"", word, b"\""].concat()))
+}
+
+/// The same JSON with other words outside of its strings.
+fn replace_words(mut rest: &[u8], other: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(rest.len() + 16);
     while let Some(&first) = rest.first() {
         let length = match first {
@@ -43,10 +72,8 @@ fn numbers_as_text(mut rest: &[u8]) -> Vec<u8> {
             _ => rest.iter().position(|byte| !is_of_word(*byte)).unwrap_or(rest.len()).max(1),
         };
         let (token, after) = rest.split_at(length);
-        match is_pythons(token) {
-            true => out.extend([b"\"", token, b"\""].concat()),
-            false => out.extend_from_slice(token),
-        }
+        let is_word = is_of_word(first);
+        out.extend(is_word.then(|| other(token)).flatten().unwrap_or_else(|| token.to_vec()));
         rest = after;
     }
     out
@@ -84,6 +111,21 @@ mod tests {
         let read = object(json.as_bytes()).unwrap();
         let expected = r#"{"a":"NaN","b":["-Infinity","Infinity","1e999"],"c":"NaN \" NaN","d":-0.0015}"#;
         assert_eq!(Value::from(read).to_string(), expected);
+    }
+
+    #[test]
+    fn exact_numbers() {
+        let read = exact(b"[1, -0, 340282366920938463463374607431768211456, \"1e999\", NaN, 1e20]").unwrap();
+        let wide = |text: &str| serde_json::json!({NUMBER: text});
+        let expected = serde_json::json!([
+            1,
+            0,
+            wide("340282366920938463463374607431768211456"),
+            "1e999",
+            wide("NaN"),
+            1e20
+        ]);
+        assert_eq!(read, expected);
     }
 
     #[test]

@@ -9,72 +9,24 @@ use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapMut};
 use std::{fmt, ops::Range, sync::Arc};
 
-/// The dtypes that safetensors knows. Weights are used as stored when [`DType::is_weight`] says so.
-///
-/// Source: the enum `Dtype` of <https://github.com/huggingface/safetensors>, whose names these are.
-#[allow(non_camel_case_types, missing_docs)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize, serde::Serialize)]
-pub enum DType {
-    BOOL,
-    F4,
-    F6_E2M3,
-    F6_E3M2,
-    U8,
-    I8,
-    F8_E5M2,
-    F8_E4M3,
-    F8_E8M0,
-    I16,
-    U16,
-    F16,
-    BF16,
-    I32,
-    U32,
-    F32,
-    C64,
-    F64,
-    I64,
-    U64,
-}
+/// The dtypes that safetensors knows, by the format's own crate. Weights are used as stored when [`is_weight`](Stored::is_weight) says so.
+pub use safetensors::Dtype as DType;
 
-impl DType {
-    /// Bits of one element; fewer than 8 for the packed formats.
-    pub fn bits(self) -> usize {
-        use DType::*;
-        match self {
-            F4 => 4,
-            F6_E2M3 | F6_E3M2 => 6,
-            BOOL | U8 | I8 | F8_E5M2 | F8_E4M3 | F8_E8M0 => 8,
-            I16 | U16 | F16 | BF16 => 16,
-            I32 | U32 | F32 => 32,
-            C64 | F64 | I64 | U64 => 64,
-        }
-    }
-
+/// What a dtype means for weights.
+pub trait Stored: Copy {
     /// Bytes of one element of a weight dtype (2 or 4).
-    pub fn bytes(self) -> usize {
-        self.bits().div_ceil(8)
-    }
-
+    fn bytes(self) -> usize;
     /// Whether a weight of this dtype can be multiplied as it is stored.
-    pub fn is_weight(self) -> bool {
-        matches!(self, DType::F32 | DType::BF16 | DType::F16)
-    }
-
-    /// The dtype's name in config.json (`float32`, `bfloat16`, `float16`), if it is a weight dtype.
-    pub fn from_torch(name: &str) -> Option<DType> {
-        match name.trim_start_matches("torch.") {
-            "float32" | "float" => Some(DType::F32),
-            "bfloat16" => Some(DType::BF16),
-            "float16" | "half" => Some(DType::F16),
-            _ => None,
-        }
-    }
+    fn is_weight(self) -> bool;
 }
 
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+impl Stored for DType {
+    fn bytes(self) -> usize {
+        self.bitsize().div_ceil(8)
+    }
+
+    fn is_weight(self) -> bool {
+        matches!(self, DType::F32 | DType::BF16 | DType::F16)
     }
 }
 
@@ -148,7 +100,7 @@ pub struct HostTensor {
     pub dtype: DType,
     /// Extents, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
-    /// The elements, `shape.product() · dtype.bits() / 8` bytes.
+    /// The elements, `shape.product() · dtype.bitsize() / 8` bytes.
     pub data: Bytes,
 }
 
@@ -162,7 +114,7 @@ impl HostTensor {
 
     /// A tensor over bytes that it takes.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> HostTensor {
-        assert_eq!(shape.iter().product::<usize>() * dtype.bits(), bytes.len() * 8, "{dtype} {shape:?}");
+        assert_eq!(shape.iter().product::<usize>() * dtype.bitsize(), bytes.len() * 8, "{dtype} {shape:?}");
         let range = 0..bytes.len();
         HostTensor { dtype, shape: shape.to_vec(), data: Bytes::new(Arc::new(bytes), range) }
     }

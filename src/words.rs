@@ -5,53 +5,30 @@ use std::fmt;
 /// How an interface spells a field: `max_model_len` is `--max-model-len` on the command line.
 pub type Spelling<'a> = &'a dyn Fn(&str) -> String;
 
-/// A sentence that names parameters by their fields. Displayed, a field is spelled as the library calls it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Words(Vec<Word>);
-
+/// A sentence that names parameters by their fields, as [`field`] writes them. Displayed, a field is spelled as the library calls it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Word {
-    Text(String),
-    Field(&'static str),
+pub struct Words(String);
+
+/// Stands before and behind a field's name. No message has this control character otherwise.
+const MARK: char = '\u{1}';
+
+/// A field's name within [`Words`].
+pub fn field(name: &str) -> String {
+    format!("{MARK}{name}{MARK}")
 }
 
 impl Words {
-    /// The sentence that begins with a field.
-    pub fn of(field: &'static str) -> Words {
-        Words::default().field(field)
-    }
-
-    /// The sentence goes on with a field.
-    pub fn field(mut self, name: &'static str) -> Words {
-        self.0.push(Word::Field(name));
-        self
-    }
-
-    /// The sentence goes on with this text.
-    pub fn text(mut self, text: impl Into<String>) -> Words {
-        self.0.push(Word::Text(text.into()));
-        self
-    }
-
-    /// The sentence goes on with these words.
-    pub fn words(mut self, words: Words) -> Words {
-        self.0.extend(words.0);
-        self
-    }
-
     /// The sentence in an interface's spelling.
     pub fn spelled(&self, spelling: Spelling) -> String {
-        let spell = |word: &Word| match word {
-            Word::Text(text) => text.clone(),
-            Word::Field(name) => spelling(name),
-        };
-        self.0.iter().map(spell).collect()
+        // Between two fields there is text, if only an empty one: every second part is a field.
+        let parts = self.0.split(MARK).enumerate();
+        parts.map(|(i, part)| if i % 2 == 1 { spelling(part) } else { part.to_owned() }).collect()
     }
 }
 
 impl<T: Into<String>> From<T> for Words {
     fn from(text: T) -> Words {
-        Words::default().text(text)
+        Words(text.into())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     batch::{Batch, Span},
     error::{Error, Result},
     kv::GONE,
-    words::Words,
+    words::{Words, field},
 };
 use std::ops::Range;
 
@@ -54,7 +54,7 @@ impl Placement {
                 return Err(Error::Request(format!("keys that position {start} sees {gone}")));
             }
             let named = format!("the KV cache has {blocks} blocks, and a sequence names block {block}");
-            return Err(Error::Limit(Words::from(named + "; give a larger ").field("kv_memory")));
+            return Err(Error::Limit(Words::from(named + "; give a larger " + &field("kv_memory"))));
         }
         // ANCHOR: slot_mapping
         let slot = |position: usize| {

@@ -19,7 +19,7 @@ use crate::{
     batch::Batch,
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
-    words::Words,
+    words::field,
 };
 use std::{collections::TryReserveError, ops::Range};
 
@@ -62,8 +62,9 @@ impl Contiguous {
         };
         let layers = shape.layers.clone().map(layer).collect::<Result<_, TryReserveError>>();
         let refused = |e| {
-            let why = format!("no memory for K and V: {e}; give a smaller ");
-            Error::Limit(Words::from(why).field("max_model_len"))
+            Error::Limit(
+                format!("no memory for K and V: {e}; give a smaller {}", field("max_model_len")).into(),
+            )
         };
         let filled = vec![0; room.slots];
         let layers = layers.map_err(refused)?;
@@ -92,7 +93,7 @@ impl Contiguous {
             )
         } else if end > max_tokens {
             let held = format!("the KV cache holds {max_tokens} tokens a sequence, and this one has {end}");
-            return Err(Error::Limit(Words::from(held + "; give a larger ").field("max_model_len")));
+            return Err(Error::Limit((held + "; give a larger " + &field("max_model_len")).into()));
         } else if count > self.max_chunk {
             let chunk = self.max_chunk;
             format!("the KV cache takes {chunk} tokens of a sequence at a time, and {count} were given")

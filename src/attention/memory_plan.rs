@@ -18,7 +18,7 @@ use super::{
     slot_memory::SHARE,
 };
 use crate::model::AttentionShape;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// A memory, and what is in it beside K and V. All in bytes, but for the tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -38,7 +38,6 @@ pub struct MemoryPlan {
 /// What fits with K and V in one dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct KvPlan {
-    #[serde(serialize_with = "by_name")]
     pub dtype: KvDtype,
     pub bytes_per_token: u64,
     /// Blocks of the pool.
@@ -57,8 +56,9 @@ pub struct KvPlan {
     pub memory_for_one: u64,
 }
 
-fn by_name<S: Serializer>(dtype: &KvDtype, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(dtype)
+impl KvDtype {
+    /// One of each width, the widest first.
+    pub const WIDTHS: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
 }
 
 impl MemoryPlan {

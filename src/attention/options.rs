@@ -3,7 +3,7 @@
 use crate::{error::Error, tensor::DType};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 /// How much K and V to keep, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -62,21 +62,17 @@ impl KvOptions {
 }
 
 /// An implementation of attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum AttentionKind {
-    /// Step 1: nothing is kept.
+    /// Step 1: nothing is kept
     Recompute,
-    /// Step 2: one contiguous slot a sequence.
+    /// Step 2: one contiguous slot a sequence
     Contiguous,
-    /// Step 4: blocks of a pool.
+    /// Step 4: blocks of a pool
     Paged,
 }
 
 impl AttentionKind {
-    /// All of them, whatever this build has.
-    pub const ALL: [AttentionKind; 3] =
-        [AttentionKind::Recompute, AttentionKind::Contiguous, AttentionKind::Paged];
-
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
         match self {
@@ -86,33 +82,17 @@ impl AttentionKind {
         }
     }
 
-    /// The feature that brings it.
-    pub fn feature(self) -> &'static str {
-        match self {
-            AttentionKind::Recompute => "step1",
-            AttentionKind::Contiguous => "step2",
-            AttentionKind::Paged => "step4",
-        }
-    }
-
     /// What to say where it was not built.
     pub fn needs_a_feature(self) -> Error {
-        let (name, feature) = (self.name(), self.feature());
+        let name = self.name();
+        let feature = if self == AttentionKind::Paged { "step4" } else { "step2" };
         Error::Usage(format!("attention '{name}' is not in this build; build with --features {feature}"))
-    }
-}
-
-impl FromStr for AttentionKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<AttentionKind, String> {
-        let known = || AttentionKind::ALL.map(AttentionKind::name).join(", ");
-        let kind = AttentionKind::ALL.into_iter().find(|kind| kind.name() == text);
-        kind.ok_or_else(|| format!("there is no attention '{text}'; there are {}", known()))
     }
 }
 
 /// How K and V are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum KvDtype {
     /// As they are computed.
     #[default]
@@ -125,6 +105,7 @@ pub enum KvDtype {
     #[value(help = None)]
     F16,
     /// Rounded to fp8 (e4m3), with an f32 scale for each token and head: about a quarter.
+    #[serde(rename = "fp8-e4m3")]
     #[value(name = "fp8-e4m3", aliases = ["fp8", "fp8_e4m3"], help = "fp8 with a scale for each token and head")]
     Fp8,
 }
@@ -141,12 +122,6 @@ impl KvDtype {
             KvDtype::F16 => DType::F16,
             KvDtype::Fp8 => DType::F8_E4M3,
         }
-    }
-
-    /// Bytes of one token's K or V of one head, `head_dim` numbers, its scale included.
-    pub fn vector_bytes(self, head_dim: usize) -> usize {
-        let scale = if self == KvDtype::Fp8 { size_of::<f32>() } else { 0 };
-        head_dim * self.stored().bytes() + scale
     }
 }
 

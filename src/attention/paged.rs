@@ -19,7 +19,7 @@ use crate::{
     batch::{Batch, Move},
     error::{Error, Result},
     model::{Attention, AttentionShape, KvMemory},
-    words::Words,
+    words::field,
 };
 use std::collections::TryReserveError;
 
@@ -44,8 +44,9 @@ impl Paged {
         let layers = |blocks: usize| {
             let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
             let refused = |e: TryReserveError| {
-                let why = format!("no memory for K and V: {e}; give a smaller ");
-                Error::Limit(Words::from(why).field("kv_memory"))
+                Error::Limit(
+                    format!("no memory for K and V: {e}; give a smaller {}", field("kv_memory")).into(),
+                )
             };
             shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(refused)
         };

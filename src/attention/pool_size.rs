@@ -4,7 +4,7 @@ use super::options::{KvBudget, KvDtype, KvOptions, KvSwap};
 use crate::{
     error::{Error, Result},
     model::{AttentionShape, KvMemory, KvPool},
-    words::Words,
+    words,
 };
 
 /// Tokens of a block, if nobody asks for another number.
@@ -58,14 +58,14 @@ pub(super) fn plan_pool(shape: &AttentionShape, options: &KvOptions, free: u64) 
     };
     if let Some(field) = field.filter(|_| blocks == 0) {
         let one = format!("a block of {block_size} tokens takes {block_bytes} bytes, and not one fits");
-        let why = Words::from(one + "; give more, or a smaller ").field("block_size");
+        let why = one + "; give more, or a smaller " + &words::field("block_size");
         return Err(Error::parameter(field, why));
     }
     if blocks > fit || blocks == 0 {
         let why = too_much(field.is_some(), blocks.max(1) as u64 * block_bytes, free, options.dtype);
         return Err(match field {
             Some(field) => Error::parameter(field, why),
-            None => Error::Limit(Words::from("there is no memory for K and V: ").words(why)),
+            None => Error::Limit(format!("there is no memory for K and V: {why}").into()),
         });
     }
     let max_model_len = longest_sequence(shape, options, blocks * block_size, free)?;
@@ -93,9 +93,9 @@ pub(super) fn widest_window(shape: &AttentionShape) -> Option<usize> {
 /// A single sequence gives way to the pool, unless a length was asked for. Many sequences are checked one by one, when they arrive.
 fn longest_sequence(shape: &AttentionShape, options: &KvOptions, room: usize, free: u64) -> Result<usize> {
     let asked = options.max_model_len;
-    let too_long = |why| {
+    let too_long = |why: String| {
         let value = asked.unwrap_or_default().to_string();
-        Error::Parameter { field: "max_model_len", value, why }
+        Error::Parameter { field: "max_model_len", value, why: why.into() }
     };
     match (asked, options.max_num_seqs) {
         (Some(asked), None) if asked > room => {
@@ -104,8 +104,8 @@ fn longest_sequence(shape: &AttentionShape, options: &KvOptions, room: usize, fr
                     KvBudget::Bytes(bytes) => ("kv_memory", format!("{bytes} bytes")),
                     KvBudget::Tokens(tokens) => ("max_kv_tokens", tokens.to_string()),
                 };
-                let held = format!(" {value} has room for {room} tokens; give a larger one");
-                return Err(too_long(Words::from("the pool of ").field(field).text(held)));
+                let pool = format!("the pool of {} {value}", words::field(field));
+                return Err(too_long(format!("{pool} has room for {room} tokens; give a larger one")));
             }
             let bytes = asked as u64 * shape.bytes_per_token(options.dtype);
             Err(too_long(too_much(true, bytes, free, options.dtype)))
@@ -116,16 +116,15 @@ fn longest_sequence(shape: &AttentionShape, options: &KvOptions, room: usize, fr
 }
 
 /// What is asked for and what is free; `asked` for less of it where somebody asked for a size.
-fn too_much(asked: bool, bytes: u64, free: u64, dtype: KvDtype) -> Words {
+fn too_much(asked: bool, bytes: u64, free: u64, dtype: KvDtype) -> String {
     let [needed, free] = [bytes, free].map(|bytes| bytes as f64 / 1e9);
     let way_out = if asked { "give less" } else { "close other programs" };
-    let why = Words::from(format!(
-        "K and V would take {needed:.3} GB, and {free:.3} GB are free beside the weights; {way_out}"
-    ));
-    let or = |narrower: &str| why.clone().text(" or ").field("kv_dtype").text(format!(" {narrower}"));
+    let why =
+        format!("K and V would take {needed:.3} GB, and {free:.3} GB are free beside the weights; {way_out}");
+    let kv_dtype = words::field("kv_dtype");
     match dtype {
-        KvDtype::F32 => or("bf16"),
-        KvDtype::Bf16 | KvDtype::F16 => or("fp8-e4m3"),
+        KvDtype::F32 => format!("{why} or {kv_dtype} bf16"),
+        KvDtype::Bf16 | KvDtype::F16 => format!("{why} or {kv_dtype} fp8-e4m3"),
         KvDtype::Fp8 => why,
     }
 }

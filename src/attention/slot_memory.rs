@@ -4,7 +4,8 @@ use super::options::{KvBudget, KvDtype, KvOptions};
 use crate::{
     error::{Error, Result},
     model::AttentionShape,
-    words::Words,
+    tensor::Stored,
+    words::field,
 };
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.
@@ -16,6 +17,14 @@ impl KvOptions {
     pub fn host_room(&self, free: u64) -> u64 {
         let beside_weights = (free / (self.neighbours as u64 + 1)).saturating_sub(self.weight_bytes);
         (beside_weights as f64 * SHARE) as u64
+    }
+}
+
+impl KvDtype {
+    /// Bytes of one token's K or V of one head, `head_dim` numbers, its scale included.
+    pub fn vector_bytes(self, head_dim: usize) -> usize {
+        let scale = if self == KvDtype::Fp8 { size_of::<f32>() } else { 0 };
+        head_dim * self.stored().bytes() + scale
     }
 }
 
@@ -76,18 +85,19 @@ pub(super) fn plan(shape: &AttentionShape, options: &KvOptions, free: u64) -> Re
             let bytes = shape.slot_bytes(max_tokens, options);
             let slots = slots.min((free / bytes.max(1)) as usize);
             if slots == 0 {
-                let needs = format!(
+                let mut why = format!(
                     "K and V of that many tokens are {:.2} GB ({} bytes a token), and {:.2} GB are free beside the weights; give a \
-                     smaller ",
+                     smaller {}",
                     bytes as f64 / 1e9,
                     shape.bytes_per_token(options.dtype),
-                    free as f64 / 1e9
+                    free as f64 / 1e9,
+                    field("max_model_len")
                 );
-                let mut why = Words::from(needs).field("max_model_len");
                 if options.dtype == KvDtype::F32 {
-                    why = why.text(" or ").field("kv_dtype").text(" bf16");
+                    why += &format!(" or {} bf16", field("kv_dtype"));
                 }
-                return Err(Error::Parameter { field: "max_model_len", value: max_tokens.to_string(), why });
+                let (value, why) = (max_tokens.to_string(), why.into());
+                return Err(Error::Parameter { field: "max_model_len", value, why });
             }
             Ok(Room { slots, max_tokens })
         }

@@ -1,6 +1,7 @@
 //! How vectors of K and V are stored: f32, bf16, f16, or fp8 with a scale each.
 
 use super::{cpu::vectors::Kept, options::KvDtype};
+use crate::tensor::Stored;
 use bytemuck::{Zeroable, allocation::try_zeroed_vec, cast_slice, cast_slice_mut};
 use float8::F8E4M3;
 use half::{
@@ -88,3 +89,38 @@ fn write_fp8(codes: &mut [u8], from: &[f32]) -> f32 {
     scale
 }
 // ANCHOR_END: write_fp8
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nearest number of e4m3, computed in f64: 3 bits behind the first, and below 2^-6 multiples of 2^-9.
+    fn nearest(x: f64) -> f64 {
+        let exponent = if x == 0.0 { -6.0 } else { x.abs().log2().floor().max(-6.0) };
+        let unit = (exponent - 3.0).exp2();
+        (x / unit).round_ties_even() * unit
+    }
+
+    /// Every number comes back as the nearest that its scale allows, and the largest as itself: an error of 1/32 in either is too much.
+    #[test]
+    fn fp8_keeps_the_nearest_numbers() {
+        let mut storage = Storage::new(KvDtype::Fp8, 64, 24).unwrap();
+        for vector in 0..64 {
+            let magnitude = 10f64.powi(vector as i32 % 9 - 4);
+            let number = |i: usize| ((i * 7919 + vector * 104_729) % 4001) as f64 / 2000.0 - 1.0;
+            let from: Vec<f32> = (0..24).map(|i| (magnitude * number(i).powi(3)) as f32).collect();
+            storage.write(vector, &from);
+            let mut wide = [0.0; 24];
+            let kept = storage.from(vector).vector(0, &mut wide).to_vec();
+            let largest = from.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+            let scale = f64::from(largest) / 448.0;
+            for (x, kept) in from.iter().zip(kept) {
+                let want = nearest(f64::from(*x) / scale) * scale;
+                assert!(
+                    (f64::from(kept) - want).abs() <= 1e-6 * want.abs(),
+                    "{x} is kept as {kept}, not {want}"
+                );
+            }
+        }
+    }
+}

@@ -6,7 +6,7 @@
 use super::CheckpointError;
 use crate::{
     backend::cpu::free_memory,
-    tensor::{Bytes, DType, HostTensor},
+    tensor::{Bytes, DType, HostTensor, Stored},
 };
 use memmap2::MmapMut;
 use rayon::prelude::*;

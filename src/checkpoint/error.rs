@@ -2,7 +2,10 @@
 //!
 //! Every message is one line that names the file, what is wrong with it, and what to do.
 
-use crate::{tensor::DType, words::Words};
+use crate::{
+    tensor::DType,
+    words::{self, Words},
+};
 use std::path::PathBuf;
 
 /// See the module's documentation.
@@ -110,7 +113,7 @@ impl CheckpointError {
             Names(mismatch) => return mismatch.words(),
             _ => return self.to_string().into(),
         };
-        Words::of(field).text(&self.to_string()[field.len()..])
+        (words::field(field) + &self.to_string()[field.len()..]).into()
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> CheckpointError {

@@ -16,7 +16,7 @@
 use super::CheckpointError;
 use crate::tensor::DType;
 use safetensors::SafeTensors;
-use serde::de::{Deserialize, IntoDeserializer, value};
+use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
@@ -59,17 +59,12 @@ impl Header {
         let in_file = |(begin, end)| PREFIX + length + begin..PREFIX + length + end;
         let mut header = Header::default();
         for (name, info) in read.tensors() {
-            let dtype = dtype(&info.dtype.to_string()).map_err(|error| bad(error.to_string()))?;
             let (shape, range) = (info.shape.clone(), in_file(info.data_offsets));
-            header.tensors.insert(name, TensorInfo { dtype, shape, range });
+            header.tensors.insert(name, TensorInfo { dtype: info.dtype, shape, range });
         }
         header.metadata.extend(read.metadata().clone().into_iter().flatten());
         Ok(header)
     }
-}
-
-fn dtype(name: &str) -> Result<DType, value::Error> {
-    DType::deserialize(name.into_deserializer())
 }
 
 /// Says what is wrong with a header. The crate names no cause for most of it; it also takes a list for an entry's object, which the format does
@@ -154,7 +149,9 @@ fn json_part<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8], CheckpointErro
 /// The bytes of the file that an entry claims, or what is wrong with it.
 fn range_in_file(entry: &Value, data_start: usize) -> Result<Range<usize>, String> {
     let dtype_value = entry.get("dtype").ok_or("it has no dtype")?;
-    let dtype = dtype_value.as_str().and_then(|name| dtype(name).ok());
+    let dtype = Some(dtype_value).filter(|value| value.is_string()).and_then(|v| DType::deserialize(v).ok());
+    // The format's documentation has no FNUZ variants, which the crate knows too.
+    let dtype = dtype.filter(|dtype| !matches!(dtype, DType::F8_E4M3FNUZ | DType::F8_E5M2FNUZ));
     let dtype = dtype.ok_or_else(|| format!("unknown dtype {dtype_value}"))?;
     let shape = unsigned_list(entry, "shape")?;
     let offsets = unsigned_list(entry, "data_offsets")?;
@@ -164,7 +161,7 @@ fn range_in_file(entry: &Value, data_start: usize) -> Result<Range<usize>, Strin
     if begin > end {
         return Err(format!("data_offsets [{begin}, {end}] are reversed"));
     }
-    let bits = shape.iter().try_fold(dtype.bits(), |n, &extent| n.checked_mul(extent));
+    let bits = shape.iter().try_fold(dtype.bitsize(), |n, &extent| n.checked_mul(extent));
     let bits = bits.ok_or_else(|| format!("shape {shape:?} overflows"))?;
     if bits % 8 != 0 || bits / 8 != end - begin {
         let bytes = end - begin;
@@ -326,7 +323,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
         /// What the reference implementation rejects, we reject; what we accept, it accepts, with the same tensors.
         #[test]

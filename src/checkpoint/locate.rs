@@ -26,10 +26,9 @@ pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory, Checkpoi
     if path.is_file() {
         let gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         let path = path.to_owned();
-        return Err(if gguf {
-            CheckpointError::Gguf { path }
-        } else {
-            CheckpointError::NotADirectory { path }
+        return Err(match gguf {
+            true => CheckpointError::Gguf { path },
+            false => CheckpointError::NotADirectory { path },
         });
     }
     in_hub_cache(&hub_cache(|name| env::var_os(name)), model, revision)
@@ -94,15 +93,9 @@ fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Dir
 
 /// `NAME` or `ORG/NAME`, as the hub allows them.
 fn is_hub_id(model: &str) -> bool {
-    let part = |p: &str| {
-        !p.is_empty()
-            && !p.starts_with('.')
-            && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    match model.split_once('/') {
-        Some((org, name)) => part(org) && part(name),
-        None => part(model),
-    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed);
+    model.split('/').count() <= 2 && model.split('/').all(part)
 }
 
 fn names_in(dir: &Path) -> Vec<String> {

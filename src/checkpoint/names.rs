@@ -5,7 +5,7 @@
 //! same names: renames by prefix, substring and suffix, where a rename to nothing drops the tensor; tensors to skip; unexpected
 //! names to ignore. A name that is still unknown is an error, never a silence.
 
-use crate::words::Words;
+use crate::words::{Words, field};
 use std::{borrow::Cow, fmt};
 
 /// Renames. Each applies to every name it matches; prefixes first, then substrings, then suffixes.
@@ -148,19 +148,17 @@ impl NameMismatch {
             };
             names.iter().map(one).collect::<Vec<_>>().join(", ")
         };
-        let mut words = Words::from(format!("{}: the tensors do not fit {}:", self.directory, self.model));
+        let mut text = format!("{}: the tensors do not fit {}:", self.directory, self.model);
         if !self.unexpected.is_empty() {
-            let (n, names) = (self.unexpected.len(), list(&self.unexpected));
-            let which = format!(" {n} unexpected, there is no parameter named {names}");
-            words = words.text(which + "; to leave such tensors out, use ").field("skip_substr");
-            words = words.text(" with a part of their names");
+            let (n, names, skip) = (self.unexpected.len(), list(&self.unexpected), field("skip_substr"));
+            text += &format!(" {n} unexpected, there is no parameter named {names}; ");
+            text += &format!("to leave such tensors out, use {skip} with a part of their names");
         }
         if !self.missing.is_empty() {
             let separator = if self.unexpected.is_empty() { "" } else { ";" };
-            let (n, names) = (self.missing.len(), list(&self.missing));
-            words = words.text(format!("{separator} {n} missing: {names}"));
+            text += &format!("{separator} {} missing: {}", self.missing.len(), list(&self.missing));
         }
-        words
+        text.into()
     }
 }
 

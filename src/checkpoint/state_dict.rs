@@ -1,7 +1,7 @@
 //! The state dict: every tensor of a checkpoint, and where it lies.
 
 use super::{CheckpointError, Directory, Header, Index, TensorInfo};
-use crate::tensor::{Bytes, DType, HostTensor, Owner};
+use crate::tensor::{Bytes, HostTensor, Owner};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -129,15 +129,6 @@ impl StateDict {
     /// Bytes of all tensors.
     pub fn total_bytes(&self) -> u64 {
         self.names().filter_map(|n| self.entry(n)).map(|e| e.info.range.len() as u64).sum()
-    }
-
-    /// The most common dtype by bytes.
-    pub fn main_dtype(&self) -> Option<DType> {
-        let mut bytes: BTreeMap<DType, usize> = BTreeMap::new();
-        for entry in self.names().filter_map(|n| self.entry(n)) {
-            *bytes.entry(entry.info.dtype).or_default() += entry.info.range.len();
-        }
-        bytes.into_iter().max_by_key(|(_, n)| *n).map(|(dtype, _)| dtype)
     }
 }
 

@@ -3,10 +3,9 @@
 use super::CheckpointError;
 use crate::tensor::HostTensor;
 use safetensors::{
-    Dtype, SafeTensorError,
+    SafeTensorError,
     tensor::{TensorView, serialize},
 };
-use serde::de::{Deserialize, IntoDeserializer, value};
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -36,15 +35,11 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, HostTensor)]) -> Resul
 }
 
 fn to_bytes(tensors: &[(String, HostTensor)]) -> Result<Vec<u8>, SafeTensorError> {
-    let views = tensors.iter().map(|(name, tensor)| Ok((name, view(tensor)?)));
+    let views = tensors.iter().map(|(name, HostTensor { dtype, shape, data })| {
+        Ok((name, TensorView::new(*dtype, shape.clone(), data)?))
+    });
     let views = views.collect::<Result<Vec<_>, SafeTensorError>>()?;
     serialize(views, Some(HashMap::from([("format".into(), "pt".into())])))
-}
-
-fn view(tensor: &HostTensor) -> Result<TensorView<'_>, SafeTensorError> {
-    let name = tensor.dtype.to_string();
-    let dtype: Result<Dtype, value::Error> = Dtype::deserialize(name.as_str().into_deserializer());
-    TensorView::new(dtype.expect("the crate knows every dtype of ours"), tensor.shape.clone(), &tensor.data)
 }
 
 #[cfg(test)]

@@ -87,19 +87,16 @@ impl Ranks {
 
 impl From<RankReport> for Rank {
     fn from(report: RankReport) -> Rank {
-        let RankReport { rank, slice, layers, weight_bytes, weight_bytes_copied, .. } = report;
-        let RankReport { kv_reserved_bytes, busy_seconds, traffic, sums, .. } = report;
-        let layers = [layers.start, layers.end];
         Rank {
-            rank,
-            slice,
-            layers,
-            weight_bytes,
-            weight_bytes_copied,
-            kv_reserved_bytes,
-            busy_seconds,
-            sums,
-            traffic,
+            rank: report.rank,
+            slice: report.slice,
+            layers: [report.layers.start, report.layers.end],
+            weight_bytes: report.weight_bytes,
+            weight_bytes_copied: report.weight_bytes_copied,
+            kv_reserved_bytes: report.kv_reserved_bytes,
+            busy_seconds: report.busy_seconds,
+            sums: report.sums,
+            traffic: report.traffic,
         }
     }
 }

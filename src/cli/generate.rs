@@ -6,6 +6,7 @@ use super::{
     numbers::count,
     one_request::lead,
     parallel_args::ParallelArgs,
+    render_chat::{TemplateArgs, messages_and_tools},
     stats::Stats,
     terminal::{self, json_line, print, print_note},
     text::{Text, TokenLogprobs},
@@ -18,11 +19,12 @@ use stairwell::{
     machine::Machine,
     request::{Checkpoint, Fields, Resolved},
 };
-use std::{io, time::Instant};
+use std::{io, path::PathBuf, time::Instant};
 
 /// Generate text after a prompt, streaming it as it comes
 #[derive(clap::Args)]
-#[command(group = ArgGroup::new("input").required(true).args(["prompt", "prompt_ids", "chat"]))]
+#[command(group = ArgGroup::new("input").required(true).args(["prompt", "prompt_ids", "chat", "messages"]))]
+#[command(group = ArgGroup::new("conversation").args(["chat", "messages"]))]
 #[command(after_help = "\
 Examples:
   stairwell generate --prompt \"Once upon a time\"
@@ -49,6 +51,11 @@ pub struct Args {
     /// A system message before it
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
+    /// JSON file of a chat's messages, as render-chat takes it
+    #[arg(long, value_name = "FILE.json")]
+    messages: Option<PathBuf>,
+    #[command(flatten)]
+    template: TemplateArgs,
     /// The longest output in tokens [default: generation_config.json, or 256]
     #[arg(long, value_name = "N", value_parser = count())]
     max_tokens: Option<usize>,
@@ -64,17 +71,26 @@ pub struct Args {
 
 impl Args {
     /// The request that the flags describe.
-    fn fields(&self) -> Fields {
+    fn fields(&self) -> Result<Fields> {
         let message = |role: &str, text: &String| json!({"role": role, "content": text});
         let system = self.system.iter().map(|text| message("system", text));
         let user = |text: &String| system.chain([message("user", text)]).collect();
-        Fields {
+        let (messages, tools) = match &self.messages {
+            Some(file) => {
+                let (messages, tools) = messages_and_tools(file)?;
+                (Some(messages), tools)
+            }
+            None => (self.chat.as_ref().map(user), None),
+        };
+        Ok(Fields {
             prompt: self.prompt.clone(),
-            messages: self.chat.as_ref().map(user),
+            messages,
+            tools: self.template.tools()?.or(tools),
+            chat_template_kwargs: Some(self.template.variables()?),
             prompt_ids: self.prompt_ids.clone().map(|TokenIds(ids)| ids),
             max_tokens: self.max_tokens,
             ..self.sampling.clone()
-        }
+        })
     }
 }
 
@@ -153,7 +169,7 @@ fn read_request(args: &Args, checkpoint: &Checkpoint) -> Result<Resolved> {
     } else if let (Err(error), false) = (checkpoint.tokenizer(), args.json) {
         print_note(&format!("output is printed as token ids: {error}"));
     }
-    let request = checkpoint.resolve(args.fields()).map_err(|error| match error {
+    let request = checkpoint.resolve(args.fields()?).map_err(|error| match error {
         Error::Request(_) if args.prompt.as_deref() == Some("") => {
             Error::Request("--prompt: the prompt is empty; give some text".into())
         }

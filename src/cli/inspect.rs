@@ -12,6 +12,7 @@ use stairwell::{
     error::Result,
     model::module_tree,
     runner::{LoadFormat, read_config},
+    tensor::Stored,
 };
 
 /// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only

@@ -58,7 +58,7 @@ struct Report<'a> {
     written: Side,
     barriers: u64,
     bank_conflicts: u64,
-    sites: Vec<SiteReport<'a>>,
+    sites: &'a [Site],
 }
 
 /// Global memory in one direction.
@@ -70,26 +70,8 @@ struct Side {
     least_bytes: u64,
 }
 
-#[derive(Serialize)]
-struct SiteReport<'a> {
-    file: Option<&'a str>,
-    line: Option<u32>,
-    memory: &'static str,
-    writes: bool,
-    requests: u64,
-    bytes: u64,
-    sectors: u64,
-    turns: u64,
-}
-
 impl<'a> Report<'a> {
     fn new(kernel: &'a str, shape: &KernelShape, profile: &'a Profile) -> Report<'a> {
-        let site = |site: &'a Site| {
-            let (file, line) = site.line.as_ref().map(|(file, line)| (file.as_str(), *line)).unzip();
-            let memory = if site.shared { "shared" } else { "global" };
-            let Site { writes, requests, bytes, sectors, turns, .. } = *site;
-            SiteReport { file, line, memory, writes, requests, bytes, sectors, turns }
-        };
         let side = |writes: bool, least_bytes: u64| {
             let sectors = profile.sectors(writes);
             Side { bytes: profile.bytes(writes), sectors, sector_bytes: 32 * sectors, least_bytes }
@@ -101,7 +83,7 @@ impl<'a> Report<'a> {
             written: side(true, profile.least_written),
             barriers: profile.barriers,
             bank_conflicts: profile.bank_conflicts(),
-            sites: profile.sites.iter().map(site).collect(),
+            sites: &profile.sites,
         }
     }
 
@@ -109,7 +91,7 @@ impl<'a> Report<'a> {
     fn text(&self) -> String {
         let Report { kernel, shape, sites, barriers, bank_conflicts, .. } = self;
         let heads = ["line", "", ">requests", ">bytes", ">sectors", ">a request", ""];
-        let lines = table(heads, sites.iter().map(SiteReport::row));
+        let lines = table(heads, sites.iter().map(row));
         let moved = |what: &str, side: &Side| {
             let Side { bytes, sector_bytes, least_bytes, .. } = side;
             let [moved, asked] = [sector_bytes, bytes].map(|n| *n as f64 / (*least_bytes).max(1) as f64);
@@ -125,28 +107,18 @@ impl<'a> Report<'a> {
     }
 }
 
-impl SiteReport<'_> {
-    fn row(&self) -> [Cell; 7] {
-        let line = self.file.zip(self.line).map_or("?".to_owned(), |(file, line)| format!("{file}:{line}"));
-        let shared = self.memory == "shared";
-        let what = match (shared, self.writes) {
-            (false, false) => "read",
-            (false, true) => "write",
-            (true, false) => "shared",
-            (true, true) => "sh. wr.",
-        };
-        let moved = if shared { self.turns } else { self.sectors };
-        let each = format!("{:.2}", moved as f64 / self.requests as f64);
-        let sectors = if shared { "–".to_owned() } else { self.sectors.to_string() };
-        let unit = if shared { "turns" } else { "" };
-        [
-            line.into(),
-            what.into(),
-            self.requests.into(),
-            self.bytes.into(),
-            sectors.into(),
-            each.into(),
-            unit.into(),
-        ]
-    }
+/// A line of the table.
+fn row(site: &Site) -> [Cell; 7] {
+    let Site { shared, writes, requests, bytes, sectors, turns, .. } = *site;
+    let line = site.file.as_ref().zip(site.line).map_or("?".into(), |(file, line)| format!("{file}:{line}"));
+    let what = match (shared, writes) {
+        (false, false) => "read",
+        (false, true) => "write",
+        (true, false) => "shared",
+        (true, true) => "sh. wr.",
+    };
+    let (moved, unit) = if shared { (turns, "turns") } else { (sectors, "") };
+    let each = format!("{:.2}", moved as f64 / requests as f64);
+    let sectors = if shared { "–".to_owned() } else { sectors.to_string() };
+    [line.into(), what.into(), requests.into(), bytes.into(), sectors.into(), each.into(), unit.into()]
 }

@@ -16,8 +16,8 @@ use stairwell::{
 #[derive(Args)]
 #[command(next_help_heading = "Attention")]
 pub struct KvArgs {
-    /// Which attention runs: recompute, contiguous, paged (from the step that has it) [default: the best in this build]
-    #[arg(long, value_name = "NAME")]
+    /// Which attention runs [default: the best in this build]
+    #[arg(long, value_enum, value_name = "NAME")]
     attention: Option<AttentionKind>,
     /// How K and V are stored
     #[arg(long, value_enum, default_value_t)]

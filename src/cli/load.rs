@@ -49,13 +49,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     let runner = args.load.load(args.load.cpu()?, None, None, KvOptions::recompute(), events)?;
     let memory = peak_memory().map_or("unknown".into(), human_bytes);
-    let _ = writeln!(
-        lines,
-        "{} loaded: {} in {:.3} s, peak memory {memory}",
-        runner.config.architecture,
-        human_bytes(bytes),
-        start.elapsed().as_secs_f64(),
-    );
+    let (model, bytes) = (runner.config.architecture, human_bytes(bytes));
+    let seconds = start.elapsed().as_secs_f64();
+    let _ = writeln!(lines, "{model} loaded: {bytes} in {seconds:.3} s, peak memory {memory}");
     print(&lines)
 }
 
@@ -64,22 +60,13 @@ fn trace_files(lines: &mut String, directory: &Directory, state_dict: &StateDict
     let _ = writeln!(lines, "config   {}: the model's shapes", config.display());
     let index = "model.safetensors.index.json";
     if state_dict.shards().iter().all(|s| s.file != "model.safetensors") {
-        let _ = writeln!(
-            lines,
-            "index    {index}: {} tensors in {} shards",
-            state_dict.names().count(),
-            state_dict.shards().len()
-        );
+        let (tensors, shards) = (state_dict.names().count(), state_dict.shards().len());
+        let _ = writeln!(lines, "index    {index}: {tensors} tensors in {shards} shards");
     }
     for shard in state_dict.shards() {
-        let size = (*shard.owner).as_ref().len() as u64;
-        let tensors = shard.header.tensors.len();
-        let _ = writeln!(
-            lines,
-            "shard    {}: {} mapped, header read, {tensors} tensors",
-            shard.file,
-            human_bytes(size)
-        );
+        let (size, tensors) = ((*shard.owner).as_ref().len() as u64, shard.header.tensors.len());
+        let (file, size) = (&shard.file, human_bytes(size));
+        let _ = writeln!(lines, "shard    {file}: {size} mapped, header read, {tensors} tensors");
     }
 }
 

@@ -148,14 +148,8 @@ impl Command {
 }
 
 /// Commands that later steps bring.
-const LATER: &[(&str, &str)] = &[
-    ("batch", "step3"),
-    ("bench", "step3"),
-    ("timeline", "step3"),
-    ("plan", "step4"),
-    ("blocks", "step4"),
-    ("kernels", "step5"),
-];
+const LATER: [(&str, &[&str]); 3] =
+    [("step3", &["batch", "bench", "timeline"]), ("step4", &["plan", "blocks"]), ("step5", &["kernels"])];
 
 /// `stairwell` alone: clap shows the help.
 const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -243,8 +237,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 fn refuse(error: &clap::Error) -> ExitCode {
     let unknown = error.kind() == ErrorKind::InvalidSubcommand;
     let asked = std::env::args().nth(1).unwrap_or_default();
-    if let Some((name, step)) = LATER.iter().find(|(name, _)| unknown && *name == asked) {
-        terminal::print_error(&format!("`{name}` needs --features {step}; this build does not have it"));
+    if let Some((step, _)) = LATER.iter().find(|(_, names)| unknown && names.contains(&&*asked)) {
+        terminal::print_error(&format!("`{asked}` needs --features {step}; this build does not have it"));
         return ExitCode::from(2);
     }
     let text = error.to_string();

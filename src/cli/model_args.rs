@@ -55,9 +55,8 @@ pub struct LoadArgs {
 /// On what it runs.
 #[derive(Args)]
 pub struct DeviceArgs {
-    /// Where the model runs: cpu, cuda (an NVIDIA GPU), sim (the GPU's kernels on the CPU); the last two from step 5 on [default: cuda
-    /// if there is one, else cpu]
-    #[arg(long, value_name = "NAME")]
+    /// Where the model runs [default: cuda if there is one, else cpu]
+    #[arg(long, value_enum, value_name = "NAME")]
     pub device: Option<DeviceKind>,
     #[command(flatten)]
     pub gpu: GpuArgs,
@@ -84,12 +83,8 @@ impl ModelArgs {
     /// The directory, with config.json, generation_config.json and the tokenizer, read once.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         let checkpoint = Checkpoint::open_with(self.directory()?, self.tokenizer_from)?;
-        checkpoint
-            .tokenizer()
-            .ok()
-            .and_then(Tokenizer::note)
-            .iter()
-            .for_each(|note| eprintln!("note: {note}"));
+        let note = checkpoint.tokenizer().ok().and_then(Tokenizer::note);
+        note.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(checkpoint)
     }
 
@@ -118,12 +113,6 @@ impl LoadArgs {
     /// The directory that `--model` names, or the demo; with `--no-mmap`, one whose files are read.
     pub fn directory(&self) -> Result<Directory> {
         let directory = self.model.directory()?;
-        Ok(if self.no_mmap { directory.unmapped() } else { directory })
-    }
-
-    /// The directory of another model, in the same way.
-    pub fn locate(&self, model: &str) -> Result<Directory> {
-        let directory = locate(model, None)?;
         Ok(if self.no_mmap { directory.unmapped() } else { directory })
     }
 

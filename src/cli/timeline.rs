@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Usage(message));
     }
     args.files.write(&record, &View { tab: Tab::Schedule, steps: schedule.between(from, to) })?;
-    let (requests, steps) = (schedule.lanes.len(), schedule.steps.len());
+    let (requests, steps) = (schedule.requests(), schedule.steps());
     print_note(&format!("{}: {requests} requests, {steps} steps", args.files.out()));
     Ok(())
 }

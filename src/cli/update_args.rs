@@ -6,7 +6,7 @@ use super::{
 };
 use clap::Args;
 use stairwell::{
-    checkpoint::StateDict,
+    checkpoint::{StateDict, locate},
     engine::PauseMode,
     error::{Error, Result},
     files::check_outputs,
@@ -35,7 +35,8 @@ impl UpdateArgs {
     /// If it can't be opened, or an output is a file of it.
     pub fn open(&self, load: &LoadArgs, outputs: &[(&str, &Path)]) -> Result<Option<WeightUpdate>> {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
-        let directory = load.locate(model)?;
+        let directory = locate(model, None)?;
+        let directory = if load.no_mmap { directory.unmapped() } else { directory };
         check_outputs(outputs, &inputs(&directory))?;
         let weights = StateDict::open(&directory)?;
         let model = model.clone();

@@ -225,8 +225,14 @@ fn activation(fields: Fields, gpt2: bool) -> Result<Activation, ConfigError> {
     })
 }
 
-/// `dtype`, or `torch_dtype` as it was called before.
+/// The weights' dtype, if it is one of theirs: `dtype`, or `torch_dtype` as it was called before.
 fn dtype(fields: Fields) -> Result<Option<DType>, ConfigError> {
     let field = if fields.text("dtype")?.is_some() { "dtype" } else { "torch_dtype" };
-    Ok(fields.text(field)?.and_then(DType::from_torch))
+    let name = fields.text(field)?.map(|name| name.trim_start_matches("torch."));
+    Ok(match name {
+        Some("float32" | "float") => Some(DType::F32),
+        Some("bfloat16") => Some(DType::BF16),
+        Some("float16" | "half") => Some(DType::F16),
+        _ => None,
+    })
 }

@@ -15,15 +15,16 @@
 //!   sees only what `GenerationConfig.to_diff_dict` leaves; transformers before 5 left such a value out.
 //! - Where it samples, transformers has `top_k` 50 if the file has none; vLLM and we keep all tokens.
 
-use super::ConfigError;
-use super::fields::Fields;
+use super::{ConfigError, fields::Fields};
 use crate::{
     json,
     sampling::{SamplingError, SamplingParams},
-    words::Words,
+    words::{self, Words},
 };
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// What can be wrong with generation_config.json.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +44,8 @@ impl GenerationConfigError {
         match self {
             Self::Config(error) => error.to_string().into(),
             Self::OutOfRange { path, key, field, value, limit } => {
-                let path = path.display();
-                let wrong = format!("{path}: '{key}': it is {value}; it must be {limit}; ");
-                Words::from(wrong).field(field).text(" overrides it")
+                let (path, field) = (path.display(), words::field(field));
+                format!("{path}: '{key}': it is {value}; it must be {limit}; {field} overrides it").into()
             }
         }
     }

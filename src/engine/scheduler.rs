@@ -9,6 +9,9 @@ use crate::{
 use std::{collections::VecDeque, ops::Range, time::Instant};
 
 /// First come, first served. A request waits, runs (prefill, then decode), and is taken out when it has finished.
+///
+/// A request that finds no room for its K and V waits at the front of the queue, and no request behind it overtakes it. Every admitted request
+/// has room to finish once the requests before it have ended, so each request is served within the tokens of those before it.
 pub struct Scheduler {
     pub(super) waiting: VecDeque<Request>,
     /// In the order of admission.

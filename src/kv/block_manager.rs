@@ -4,6 +4,11 @@
 //! same beginnings of prompts are shared. When the pool is empty, `reserve` says no, and the scheduler
 //! preempts somebody.
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use super::{
     BlockCounts, BlockId, BlockPool, BlockSnapshot, BlockTable, Blocks, KvManager, KvPool, KvUsage,
     ManagerOptions, Parent, Preemption, Prefix, PrefixCache, RequestId, Sharing, Slots,
@@ -149,6 +154,7 @@ impl BlockManager {
     ///
     /// # Panics
     /// If something does not hold.
+    #[cfg(test)]
     pub fn check_invariants(&self) {
         let Blocks { pool, cache, size, .. } = &self.blocks;
         pool.check_invariants();

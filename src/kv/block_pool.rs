@@ -152,6 +152,7 @@ impl BlockPool {
     ///
     /// # Panics
     /// If one is not.
+    #[cfg(test)]
     pub fn check_invariants(&self) {
         let mut free = vec![false; self.len()];
         for id in &self.free {
@@ -221,6 +222,7 @@ impl IdleList {
         self.links[id.index()].get_or_insert_default()
     }
 
+    #[cfg(test)]
     fn oldest_first(&self) -> impl Iterator<Item = BlockId> {
         std::iter::successors(self.oldest, |id| self.links[id.index()]?.newer)
     }

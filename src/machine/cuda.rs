@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     model::{Attention, Inputs, Model, Pass, Rank, Share},
     tensor::DType,
-    words::Words,
+    words::field,
 };
 use std::sync::Arc;
 
@@ -36,10 +36,8 @@ impl Machine for Cuda {
     fn attention(&self, model: &dyn Model<Cuda>, options: &KvOptions) -> Result<Box<dyn Attention<Cuda>>> {
         if let Some(other) = options.attention.filter(|kind| *kind != AttentionKind::Paged) {
             let device = self.device().name();
-            let why = Words::from("on ")
-                .field("device")
-                .text(format!(" {device} K and V are in blocks; leave the flag out"));
-            return Err(Error::Parameter { field: "attention", value: other.name().into(), why });
+            let why = format!("on {} {device} K and V are in blocks; leave the flag out", field("device"));
+            return Err(Error::Parameter { field: "attention", value: other.name().into(), why: why.into() });
         }
         let activations = profile(self, model, options)?;
         let (memory, utilization) = (self.device().memory(), self.options().utilization);
@@ -47,10 +45,12 @@ impl Machine for Cuda {
         if room == 0 {
             let [used, total] =
                 [memory.total - memory.free + activations, memory.total].map(|b| b as f64 / 1e9);
-            let taken = "there is no memory for K and V: weights, activations and other programs take";
-            let why = Words::from(format!("{taken} {used:.3} GB, and ")).field("gpu_memory_utilization");
-            let more = format!(" {utilization} of {total:.3} GB may be used; give more, or a smaller ");
-            return Err(Error::Limit(why.text(more).field("max_batched_tokens")));
+            let [may_be, smaller] = ["gpu_memory_utilization", "max_batched_tokens"].map(field);
+            let why = format!(
+                "there is no memory for K and V: weights, activations and other programs take {used:.3} GB, and {may_be} {utilization} of \
+                 {total:.3} GB may be used; give more, or a smaller {smaller}"
+            );
+            return Err(Error::Limit(why.into()));
         }
         Ok(Box::new(OnDevice::new(self.device(), model.attention_shape(), options, room)?))
     }
@@ -73,7 +73,7 @@ impl Machine for Cuda {
     fn report(&self) -> MachineReport {
         MachineReport {
             device: self.device().name().to_owned(),
-            dtype: self.dtype(),
+            dtype: self.dtype().to_string().to_lowercase(),
             isa: None,
             kernel_launches: Some(self.launches()),
             graph_replays: Some(self.replays()),

@@ -11,9 +11,8 @@ use crate::{
     backend::{Backend, cpu::Cpu},
     error::{Error, Result},
     model::{Attention, Model, Rank, Share},
-    tensor::DType,
 };
-use std::{env, str::FromStr, thread};
+use std::{env, thread};
 
 /// Threads beyond which more of them are a mistake, on a machine with fewer cores.
 const MOST_THREADS: usize = 256;
@@ -71,18 +70,13 @@ pub struct MachineReport {
     /// `cpu`, `sim`, `cuda`.
     pub device: String,
     /// The dtype that linear layers multiply in.
-    #[serde(serialize_with = "lowercase")]
-    pub dtype: DType,
+    pub dtype: String,
     /// The instruction set, on a CPU.
     pub isa: Option<&'static str>,
     /// Kernels that were launched, on a device.
     pub kernel_launches: Option<u64>,
     /// Forward passes that were recorded before, and replayed.
     pub graph_replays: Option<u64>,
-}
-
-fn lowercase<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&dtype.to_string().to_lowercase())
 }
 
 impl Machine for Cpu {
@@ -96,26 +90,23 @@ impl Machine for Cpu {
     }
 
     fn report(&self) -> MachineReport {
-        let (device, dtype, isa) = ("cpu".into(), self.dtype(), Some(self.isa().name()));
-        MachineReport { device, dtype, isa, kernel_launches: None, graph_replays: None }
+        let (dtype, isa) = (self.dtype().to_string().to_lowercase(), Some(self.isa().name()));
+        MachineReport { device: "cpu".into(), dtype, isa, kernel_launches: None, graph_replays: None }
     }
 }
 
 /// A kind of machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DeviceKind {
-    /// Step 1.
+    /// Step 1
     Cpu,
-    /// An NVIDIA GPU. (Step 5.)
+    /// An NVIDIA GPU (step 5)
     Cuda,
-    /// CUDA kernels on the CPU. (Step 5.)
+    /// CUDA kernels on the CPU (step 5)
     Sim,
 }
 
 impl DeviceKind {
-    /// All of them, whatever this build has.
-    pub const ALL: [DeviceKind; 3] = [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Sim];
-
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
         match self {
@@ -129,13 +120,5 @@ impl DeviceKind {
     pub fn needs_a_feature(self) -> Error {
         let why = "it is not in this build; build with --features step5".into();
         Error::Parameter { field: "device", value: self.name().into(), why }
-    }
-}
-
-impl FromStr for DeviceKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<DeviceKind, String> {
-        let kind = DeviceKind::ALL.into_iter().find(|kind| kind.name() == text);
-        kind.ok_or_else(|| format!("there is no device '{text}'; there are cpu, cuda, sim"))
     }
 }

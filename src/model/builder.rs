@@ -34,6 +34,8 @@ impl<'a, B: Backend> Builder<'a, B> {
     }
 }
 
+/// Making a layer fails for reasons of the backend only.
+#[allow(clippy::missing_errors_doc)]
 impl<B: Backend> Builder<'_, B> {
     /// A builder for the child module `name`, whose class is the family's `kind`, such as `Attention`.
     pub fn at(&self, name: &str, kind: &str) -> Builder<'_, B> {
@@ -89,8 +91,7 @@ impl<B: Backend> Builder<'_, B> {
 
     fn note_linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) {
         let bias = if bias { "True" } else { "False" };
-        let label = format_args!("Linear(in_features={inputs}, out_features={outputs}, bias={bias})");
-        self.note(name, label);
+        self.note(name, format_args!("Linear(in_features={inputs}, out_features={outputs}, bias={bias})"));
     }
 
     /// What the family's classes begin with.
@@ -111,9 +112,6 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// A table [rows, hidden], cut by rows among ranks.
-    ///
-    /// # Errors
-    /// Those of the backend, here and below.
     pub fn embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
         let padding = self.config.pad_token_id.map_or(String::new(), |id| format!(", padding_idx={id}"));
         self.note(name, format_args!("Embedding({rows}, {}{padding})", self.config.hidden_size));
@@ -124,7 +122,6 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// A table [rows, hidden] that every rank holds whole: learned positions.
-    #[allow(clippy::missing_errors_doc)]
     pub fn whole_embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
         self.note(name, format_args!("Embedding({rows}, {})", self.config.hidden_size));
         let source = matrix(self.child(name), rows, self.config.hidden_size);
@@ -133,7 +130,6 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// The language model's head, cut by vocabulary among ranks; without a weight if it is tied to the embedding.
-    #[allow(clippy::missing_errors_doc)]
     pub fn lm_head(&self) -> Result<LmHead<B>> {
         let (vocab_size, hidden) = (self.config.vocab_size, self.config.hidden_size);
         self.note_linear("lm_head", hidden, vocab_size, false);
@@ -148,7 +144,6 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// N matrices [outputs, inputs], multiplied as one; each is cut by outputs among ranks.
-    #[allow(clippy::missing_errors_doc)]
     pub fn column_linear<const N: usize>(
         &self,
         names: [&str; N],
@@ -161,7 +156,6 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// q_proj, k_proj and v_proj as one, cut by heads among ranks. A head of K and V is held by several ranks where these outnumber them.
-    #[allow(clippy::missing_errors_doc)]
     pub fn qkv_linear(&self, names: [&str; 3], inputs: usize, bias: bool) -> Result<Linear<B, 3>> {
         let ModelConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = *self.config;
         let of_heads = |heads: Range<usize>| heads.start * head_dim..heads.end * head_dim;
@@ -193,16 +187,13 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// One matrix [outputs, inputs], cut by inputs among ranks, whose results are summed.
-    #[allow(clippy::missing_errors_doc)]
     pub fn row_linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear<B>> {
         self.note_linear(name, inputs, outputs, bias);
-        let path = self.child(name);
-        let source = Source { cols: self.part.rank.part(inputs), ..matrix(path.clone(), outputs, inputs) };
-        self.reduced(path, source, outputs, bias)
+        let source = matrix(self.child(name), outputs, inputs);
+        self.reduced(name, Source { cols: self.part.rank.part(inputs), ..source }, outputs, bias)
     }
 
     /// GPT-2's Conv1D: one matrix [inputs, N · outputs] with N outputs, each cut among ranks.
-    #[allow(clippy::missing_errors_doc)]
     pub fn column_conv1d<const N: usize>(
         &self,
         name: &str,
@@ -230,16 +221,15 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// GPT-2's Conv1D: one matrix [inputs, outputs], cut by inputs among ranks.
-    #[allow(clippy::missing_errors_doc)]
     pub fn row_conv1d(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear<B>> {
-        let path = self.child(name);
         self.note(name, format_args!("Conv1D(nf={outputs}, nx={inputs})"));
-        let source = matrix(path.clone(), inputs, outputs);
+        let source = matrix(self.child(name), inputs, outputs);
         let source = Source { rows: self.part.rank.part(inputs), transposed: true, ..source };
-        self.reduced(path, source, outputs, true)
+        self.reduced(name, source, outputs, true)
     }
 
-    fn reduced(&self, path: String, source: Source, outputs: usize, bias: bool) -> Result<Linear<B>> {
+    fn reduced(&self, name: &str, source: Source, outputs: usize, bias: bool) -> Result<Linear<B>> {
+        let path = self.child(name);
         let bias = bias.then(|| self.vector(format!("{path}.bias"), outputs)).transpose()?;
         let (weight, reduce) = (self.param(vec![source])?, Some(self.part.collective.clone()));
         Ok(Linear { names: vec![path], cols: [outputs], weight, bias, reduce })
@@ -250,7 +240,6 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// RMSNorm over groups of `group` columns.
-    #[allow(clippy::missing_errors_doc)]
     pub fn rms_norm(&self, name: &str, group: usize) -> Result<RmsNorm<B>> {
         let eps = python_float(self.config.norm_eps);
         self.note(name, format_args!("{}RMSNorm(({group},), eps={eps})", self.class()));
@@ -260,7 +249,6 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     /// LayerNorm over rows.
-    #[allow(clippy::missing_errors_doc)]
     pub fn layer_norm(&self, name: &str) -> Result<LayerNorm<B>> {
         let (n, eps) = (self.config.hidden_size, python_float(self.config.norm_eps));
         self.note(name, format_args!("LayerNorm(({n},), eps={eps}, elementwise_affine=True, bias=True)"));

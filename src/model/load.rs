@@ -11,7 +11,7 @@ use crate::{
     },
     config::{Architecture, LM_HEAD, ModelConfig},
     error::{Error, Result},
-    tensor::{DType, HostTensor},
+    tensor::{DType, HostTensor, Stored},
 };
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -78,41 +78,17 @@ pub fn load_weights<B: Backend>(
     tensors: impl IntoIterator<Item = (String, HostTensor)>,
     loading: Loading,
 ) -> Result<()> {
-    let sources = parameters(model)?;
-    let tied = model.tied();
-    let mut arrived = Arrived::at(model);
+    let mut arrived = Arrived::at(model)?;
     for (name, tensor) in tensors {
-        arrived.take(name, tensor, &sources, tied, &loading)?;
+        arrived.take(name, tensor, &loading)?;
     }
-    arrived.settle_tied(tied, &loading)?;
-    arrived.check(&sources, &loading)?;
+    arrived.settle_tied(&loading)?;
+    arrived.check(&loading)?;
     arrived.write(backend, model, loading.events)
 }
 // ANCHOR_END: load_weights
 
 impl<B: Backend> dyn Model<B> {
-    /// Replaces parameters of a loaded model by name, all of them or none, checked as a load is.
-    /// Sequences in flight keep K and V of the old weights; start them anew.
-    ///
-    /// # Errors
-    /// As [`load_weights`]; the model is unchanged then.
-    pub fn update_weights(
-        &mut self,
-        backend: &B,
-        architecture: Architecture,
-        tensors: impl IntoIterator<Item = (String, HostTensor)>,
-    ) -> Result<()> {
-        let loading = Loading {
-            architecture,
-            rules: &LoadRules::default(),
-            completeness: Completeness::Some,
-            file_of: &|_| PathBuf::from("update"),
-            origin: PathBuf::from("update"),
-            events: &mut |_| {},
-        };
-        load_weights(backend, self, tensors, loading)
-    }
-
     /// Loads random weights of dtype `dtype` into every parameter (`--load-format dummy`); returns the bytes of each.
     ///
     /// # Errors
@@ -147,21 +123,13 @@ impl<B: Backend> dyn Model<B> {
     }
 }
 
-/// Every parameter's name and shape in the checkpoint.
-pub(super) fn parameters<B: Backend>(model: &mut dyn Model<B>) -> Result<BTreeMap<String, Vec<usize>>> {
-    let mut sources = BTreeMap::new();
-    model.visit(&mut |param| {
-        sources.extend(param.sources.iter().map(|s| (s.name.clone(), s.shape.clone())));
-        Ok(())
-    })?;
-    Ok(sources)
-}
-
 /// What came, by parameter: the tensor, and its name in the checkpoint.
 pub(super) struct Arrived {
+    /// Every parameter's name and shape in the checkpoint.
+    pub(super) sources: BTreeMap<String, Vec<usize>>,
+    pub(super) tied: Option<TiedNames>,
     /// What is another stage's is left to it.
     stage: Stage,
-    is_tied: bool,
     pub(super) tensors: BTreeMap<String, (String, HostTensor)>,
     /// lm_head.weight of a tied model.
     pub(super) tied_head: Option<(String, HostTensor)>,
@@ -171,25 +139,24 @@ pub(super) struct Arrived {
 
 impl Arrived {
     /// Nothing yet.
-    pub(super) fn at<B: Backend>(model: &dyn Model<B>) -> Arrived {
-        Arrived {
-            stage: model.attention_shape().stage(),
-            is_tied: model.tied().is_some(),
-            tensors: BTreeMap::new(),
-            tied_head: None,
-            skipped: Vec::new(),
-            unexpected: Vec::new(),
-        }
+    pub(super) fn at<B: Backend>(model: &mut dyn Model<B>) -> Result<Arrived> {
+        let mut sources = BTreeMap::new();
+        model.visit(&mut |param| {
+            sources.extend(param.sources.iter().map(|s| (s.name.clone(), s.shape.clone())));
+            Ok(())
+        })?;
+        let (stage, tied, tensors) = (model.attention_shape().stage(), model.tied(), BTreeMap::new());
+        let (skipped, unexpected) = (Vec::new(), Vec::new());
+        Ok(Arrived { sources, tied, stage, tensors, tied_head: None, skipped, unexpected })
     }
 
-    pub(super) fn take(
-        &mut self,
-        name: String,
-        tensor: HostTensor,
-        sources: &BTreeMap<String, Vec<usize>>,
-        tied: Option<TiedNames>,
-        loading: &Loading,
-    ) -> Result<()> {
+    /// Whether this stage needs a tensor of this name.
+    fn holds(&self, name: &str) -> bool {
+        self.stage.holds(name, self.tied.is_some())
+    }
+
+    pub(super) fn take(&mut self, name: String, tensor: HostTensor, loading: &Loading) -> Result<()> {
+        let (sources, tied) = (&self.sources, self.tied);
         let is_parameter = |n: &str| sources.contains_key(n) || tied.is_some_and(|t| t.head == n);
         let names = loading.architecture.names();
         let resolution = match names.skipped.iter().any(|end| name.ends_with(end)) {
@@ -203,7 +170,7 @@ impl Arrived {
                 // A tied head has the embedding's shape.
                 let of = tied.filter(|t| t.head == parameter).map_or(parameter.as_str(), |t| t.embedding);
                 check_tensor(&name, &tensor, &sources[of], loading)?;
-                if !self.stage.holds(&parameter, self.is_tied) {
+                if !self.holds(&parameter) {
                     return Ok(()); // another stage's
                 }
                 if of != parameter {
@@ -220,8 +187,8 @@ impl Arrived {
     }
 
     /// Tied embeddings in either direction: the checkpoint may hold the embedding, lm_head, or both if they are equal.
-    fn settle_tied(&mut self, tied: Option<TiedNames>, loading: &Loading) -> Result<()> {
-        let (Some(TiedNames { embedding, .. }), Some((name, head))) = (tied, &self.tied_head) else {
+    fn settle_tied(&mut self, loading: &Loading) -> Result<()> {
+        let (Some(TiedNames { embedding, .. }), Some((name, head))) = (self.tied, &self.tied_head) else {
             return Ok(());
         };
         match self.tensors.get(embedding) {
@@ -236,8 +203,9 @@ impl Arrived {
         Ok(())
     }
 
-    pub(super) fn check(&self, sources: &BTreeMap<String, Vec<usize>>, loading: &Loading) -> Result<()> {
-        let lacks = |name: &str| self.stage.holds(name, self.is_tied) && !self.tensors.contains_key(name);
+    pub(super) fn check(&self, loading: &Loading) -> Result<()> {
+        let (sources, lacks) =
+            (&self.sources, |name: &str| self.holds(name) && !self.tensors.contains_key(name));
         let missing: Vec<String> = match loading.completeness {
             Completeness::Some => Vec::new(),
             Completeness::All => sources.keys().filter(|name| lacks(name)).cloned().collect(),
@@ -272,7 +240,7 @@ impl Arrived {
             }
             Ok(())
         })?;
-        if let (Some(tied), Some((name, _))) = (model.tied(), &self.tied_head) {
+        if let (Some(tied), Some((name, _))) = (self.tied, &self.tied_head) {
             events(LoadEvent::Tied { name, parameter: tied.embedding });
         }
         self.skipped.iter().for_each(|name| events(LoadEvent::Skipped { name }));

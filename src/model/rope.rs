@@ -12,7 +12,7 @@
 //! The scaled variants follow transformers 5.23 (`modeling_rope_utils.py`); powers and divisions are f32, the few scalar
 //! logarithms f64, as there.
 
-use crate::config::{ModelConfig, RopeParameters, RopeScaling, Yarn};
+use crate::config::{ModelConfig, RopeScaling, Yarn};
 use std::f64::consts::PI;
 
 /// Frequencies of one model, and a factor on cos and sin.
@@ -31,17 +31,7 @@ impl Frequencies {
     /// length, and a base that moved while a sequence grows would contradict the keys that are already cached. vLLM fixes it
     /// too, at the model's longest context.
     pub fn new(config: &ModelConfig, max_length: usize) -> Option<Frequencies> {
-        let rope = config.rope.as_ref()?;
-        Some(Frequencies::compute(rope, config.head_dim, config.max_position_embeddings, max_length))
-    }
-
-    /// See [`Frequencies::new`]; `head_dim` is even.
-    pub fn compute(
-        rope: &RopeParameters,
-        head_dim: usize,
-        max_position: usize,
-        max_length: usize,
-    ) -> Frequencies {
+        let (rope, head_dim) = (config.rope.as_ref()?, config.head_dim);
         // ANCHOR: plain
         let plain = |theta: f64| -> Vec<f32> {
             let exponent = |i: usize| (2 * i) as f32 / head_dim as f32;
@@ -49,13 +39,13 @@ impl Frequencies {
         };
         // ANCHOR_END: plain
         let unscaled = |inv_freq| Frequencies { inv_freq, attention_scaling: 1.0 };
-        match &rope.scaling {
+        Some(match &rope.scaling {
             RopeScaling::Default => unscaled(plain(rope.theta)),
             RopeScaling::Linear { factor } => {
                 unscaled(plain(rope.theta).iter().map(|f| f / *factor as f32).collect())
             }
             RopeScaling::Dynamic { factor } => {
-                let (d, max_position) = (head_dim as f64, max_position as f64);
+                let (d, max_position) = (head_dim as f64, config.max_position_embeddings as f64);
                 let length = (max_length as f64).max(max_position);
                 let stretch = factor * length / max_position - (factor - 1.0);
                 unscaled(plain(rope.theta * stretch.powf(d / (d - 2.0))))
@@ -75,7 +65,7 @@ impl Frequencies {
                 let scale = |f: &f32| llama3(*f, factor, low, high, original);
                 unscaled(plain(rope.theta).iter().map(scale).collect())
             }
-        }
+        })
     }
 }
 

@@ -1,15 +1,12 @@
 //! What a model's weights will take: a load's matching of names, shapes and dtypes, without the bytes.
 
-use super::{
-    Completeness, Loading, Model,
-    load::{Arrived, parameters},
-};
+use super::{Completeness, Loading, Model, load::Arrived};
 use crate::{
     backend::Backend,
     checkpoint::{LoadRules, StateDict},
     config::ModelConfig,
     error::Result,
-    tensor::DType,
+    tensor::{DType, Stored},
 };
 use std::collections::BTreeMap;
 
@@ -50,11 +47,12 @@ pub fn weight_bytes<B: Backend>(
     state_dict: Option<&StateDict>,
     rules: &LoadRules,
 ) -> Result<WeightBytes> {
-    let sources = parameters(model)?;
+    let mut arrived = Arrived::at(model)?;
     let mut bytes = WeightBytes::default();
     let Some(state_dict) = state_dict else {
         let dtype = config.dtype.unwrap_or(DType::BF16);
-        let elements: u64 = sources.values().map(|shape| shape.iter().product::<usize>() as u64).sum();
+        let elements: u64 =
+            arrived.sources.values().map(|shape| shape.iter().product::<usize>() as u64).sum();
         bytes.add(dtype, elements * dtype.bytes() as u64);
         return Ok(bytes);
     };
@@ -66,17 +64,16 @@ pub fn weight_bytes<B: Backend>(
         origin: state_dict.directory().root(),
         events: &mut |_| {},
     };
-    let (tied, mut arrived) = (model.tied(), Arrived::at(model));
     for (name, tensor) in state_dict.tensors() {
-        arrived.take(name, tensor, &sources, tied, &loading)?;
+        arrived.take(name, tensor, &loading)?;
     }
-    if let (Some(tied), Some(head)) = (tied, arrived.tied_head.take()) {
+    if let (Some(tied), Some(head)) = (arrived.tied, arrived.tied_head.take()) {
         match arrived.tensors.contains_key(tied.embedding) {
             true => bytes.tied_copy = head.1.data.len() as u64,
             false => drop(arrived.tensors.insert(tied.embedding.into(), head)),
         }
     }
-    arrived.check(&sources, &loading)?;
+    arrived.check(&loading)?;
     arrived.tensors.values().for_each(|(_, tensor)| bytes.add(tensor.dtype, tensor.data.len() as u64));
     bytes.skipped = state_dict.total_bytes() - bytes.held() - bytes.tied_copy;
     Ok(bytes)

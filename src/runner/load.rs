@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     machine::Machine,
     model::{self, Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage},
-    tensor::{Bytes, DType, HostTensor},
+    tensor::{Bytes, DType, HostTensor, Stored},
 };
 use clap::ValueEnum;
 use std::collections::BTreeMap;

@@ -11,12 +11,14 @@ pub use report::RunnerReport;
 use crate::{
     backend::Backend,
     batch::Batch,
+    checkpoint::LoadRules,
     config::ModelConfig,
     error::Result,
-    model::{Attention, Inputs, Model, Observer, Pass},
+    model::{Attention, Completeness, Inputs, Loading, Model, Observer, Pass, load_weights},
     sampling::{Sampled, Sampler},
     tensor::HostTensor,
 };
+use std::path::PathBuf;
 
 /// Runs batches through a model.
 pub struct ModelRunner<B: Backend> {
@@ -121,12 +123,21 @@ impl<B: Backend> ModelRunner<B> {
         self.tokens_computed
     }
 
-    /// Replaces parameters of the loaded model by name: see [`Model`]'s `update_weights`.
+    /// Replaces parameters of the loaded model by name, all of them or none, checked as a load is.
+    /// Sequences in flight keep K and V of the old weights; start them anew.
     ///
     /// # Errors
     /// If a name, shape or dtype does not fit; the model is unchanged then.
     pub fn update_weights(&mut self, tensors: impl IntoIterator<Item = (String, HostTensor)>) -> Result<()> {
-        self.model.update_weights(&self.backend, self.config.architecture, tensors)
+        let loading = Loading {
+            architecture: self.config.architecture,
+            rules: &LoadRules::default(),
+            completeness: Completeness::Some,
+            file_of: &|_| PathBuf::from("update"),
+            origin: PathBuf::from("update"),
+            events: &mut |_| {},
+        };
+        load_weights(&self.backend, &mut *self.model, tensors, loading)
     }
 
     /// Whether the model can serve this prompt; see [`check_prompt`].

@@ -3,7 +3,7 @@
 use crate::{
     config::ModelConfig,
     error::{Error, Result},
-    words::Words,
+    words::field,
 };
 use std::ops::Deref;
 
@@ -67,5 +67,5 @@ pub fn check_room(n: usize, longest: usize) -> Result<()> {
         return Ok(());
     }
     let room = format!("the prompt has {n} tokens, and this run has room for {longest}; give a larger ");
-    Err(Error::Limit(Words::from(room).field("max_model_len")))
+    Err(Error::Limit((room + &field("max_model_len")).into()))
 }

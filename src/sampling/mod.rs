@@ -50,6 +50,8 @@
 //! # Ok::<(), stairwell::sampling::SamplingError>(())
 //! ```
 
+#[cfg(feature = "step3")]
+mod believed;
 mod filter;
 mod params;
 mod penalties;
@@ -57,6 +59,8 @@ mod rng;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "step3")]
+pub use believed::believed;
 use filter::{Candidate, draw, heavier_first, nucleus, survivors};
 pub use params::{SamplingError, SamplingParams};
 use penalties::{History, add_bias};
@@ -210,34 +214,13 @@ impl Sampler {
         Sampled { token, logprob: None, top_logprobs: Vec::new() }
     }
 
-    /// The distribution that [`sample`](Self::sample) would draw from: (token, probability), by id, without the
-    /// tokens that the filters removed. Draws nothing and counts nothing; `logits` is overwritten as there.
-    ///
-    /// # Errors
-    /// As [`sample`](Self::sample).
-    pub fn distribution(&self, logits: &mut [f32]) -> Result<Vec<(u32, f64)>, SamplingError> {
-        let peak = self.adjust(logits, self.check(logits)?)?;
-        if self.params.is_greedy() {
-            return Ok(vec![(peak.token as u32, 1.0)]);
-        }
-        let mut scratch = Scratch::default();
-        keep(&self.params, logits, peak, &mut scratch);
-        scratch.candidates.sort_unstable_by_key(|c| c.token);
-        let sum: f64 = scratch.candidates.iter().map(|c| c.weight).sum();
-        Ok(scratch.candidates.iter().map(|c| (c.token, c.weight / sum)).collect())
-    }
-
     /// Refuses logits that no token can be drawn from.
     fn check(&self, logits: &[f32]) -> Result<Peak, SamplingError> {
         if logits.len() != self.vocab_size {
             let (found, vocab_size) = (logits.len(), self.vocab_size);
             return Err(SamplingError::LogitCount { found, vocab_size });
         }
-        let peak = argmax(logits)?;
-        if peak.logit == f32::INFINITY {
-            return Err(SamplingError::InfiniteLogit { token: peak.token });
-        }
-        Ok(peak)
+        finite_peak(logits)
     }
 
     /// Bias and penalties, in place; gives the new maximum.
@@ -256,20 +239,6 @@ impl Sampler {
         }
         Ok(peak)
     }
-}
-
-/// What the model thought of `token` in the place of a row of raw logits, \[vocab\], and the `top` most probable tokens there.
-///
-/// # Errors
-/// NaN, +infinity, or nothing but -infinity.
-pub fn believed(logits: &[f32], token: u32, top: usize) -> Result<Sampled, SamplingError> {
-    let peak = argmax(logits)?;
-    if peak.logit == f32::INFINITY {
-        return Err(SamplingError::InfiniteLogit { token: peak.token });
-    }
-    let log_sum = log_sum_exp(logits, peak.logit);
-    let top_logprobs = top_logprobs(logits, log_sum, top, &mut Vec::new());
-    Ok(Sampled { token, logprob: Some(logprob(logits[token as usize], log_sum)), top_logprobs })
 }
 
 /// The largest logit and the first token that has it.
@@ -294,6 +263,14 @@ fn argmax(logits: &[f32]) -> Result<Peak, SamplingError> {
         return Err(SamplingError::NothingLeft);
     }
     Ok(peak)
+}
+
+/// The same where infinity is refused.
+fn finite_peak(logits: &[f32]) -> Result<Peak, SamplingError> {
+    match argmax(logits)? {
+        Peak { token, logit: f32::INFINITY } => Err(SamplingError::InfiniteLogit { token }),
+        peak => Ok(peak),
+    }
 }
 
 /// Temperature and filters: leaves in `scratch.candidates` what may be drawn, at least the peak.

@@ -5,7 +5,7 @@
 //! clamps it), and a temperature below 0.01 is used as given (vLLM raises it to 0.01 to keep its logits
 //! finite; here the maximum is subtracted before the division, so nothing can overflow).
 
-use crate::words::Words;
+use crate::words::{Words, field};
 
 /// How to turn logits into a token. The module's page says what each knob does and in what order.
 ///
@@ -85,30 +85,28 @@ impl SamplingError {
     pub fn words(&self) -> Words {
         use SamplingError::*;
         let text = match self {
-            OutOfRange { field, value, limit } => {
-                return Words::of(field).text(format!(" is {value}; it must be {limit}"));
+            OutOfRange { field: name, value, limit } => {
+                format!("{} is {value}; it must be {limit}", field(name))
             }
             BiasToken { token, vocab_size } => {
-                let last = vocab_size - 1;
-                let rest = format!(" names token {token}; the vocabulary has the tokens 0 to {last}");
-                return Words::of("logit_bias").text(rest);
+                let (bias, last) = (field("logit_bias"), vocab_size - 1);
+                format!("{bias} names token {token}; the vocabulary has the tokens 0 to {last}")
             }
             BiasTwice { token } => {
-                return Words::of("logit_bias").text(format!(" names token {token} twice; give it one bias"));
+                format!("{} names token {token} twice; give it one bias", field("logit_bias"))
             }
             PenaltyOverflow { penalty, token } => {
-                let rest =
-                    format!(" {penalty} overflows the logit of token {token}; use a value nearer to 1");
-                return Words::of("repetition_penalty").text(rest);
+                let name = field("repetition_penalty");
+                format!("{name} {penalty} overflows the logit of token {token}; use a value nearer to 1")
             }
-            InfiniteLogit { token } => {
-                let found = format!("the logits contain +infinity (first at token {token})");
-                let then = " f32, and `stairwell verify` names the first module that differs";
-                return Words::from(found + ": the arithmetic overflowed; try ").field("dtype").text(then);
-            }
+            InfiniteLogit { token } => format!(
+                "the logits contain +infinity (first at token {token}): the arithmetic overflowed; try {} f32, and \
+                 `stairwell verify` names the first module that differs",
+                field("dtype")
+            ),
             NoEntropy { reason } => {
-                let found = format!("the operating system gave no random seed ({reason})");
-                return Words::from(found + "; choose one with ").field("seed");
+                let seed = field("seed");
+                format!("the operating system gave no random seed ({reason}); choose one with {seed}")
             }
             PromptToken { position, token, vocab_size } => {
                 let last = vocab_size - 1;
@@ -155,31 +153,22 @@ impl SamplingParams {
     /// # Errors
     /// [`SamplingError::OutOfRange`] for the first knob outside its range.
     pub fn check_ranges(&self) -> Result<(), SamplingError> {
-        // A comparison with NaN is false, so each test is written as what must hold.
-        let Self {
-            temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, ..
-        } = *self;
-        let positive = |x: f32| x > 0.0 && x.is_finite();
-        let penalty = |x: f32| (-2.0..=2.0).contains(&x);
+        const ABOVE_0: f32 = f32::from_bits(1);
+        // No range contains NaN.
         let checks = [
-            ("temperature", temperature, (0.0..=2.0).contains(&temperature), "between 0 (greedy) and 2"),
-            ("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0 and at most 1 (off)"),
-            ("min_p", min_p, (0.0..=1.0).contains(&min_p), "between 0 (off) and 1"),
+            ("temperature", self.temperature, 0.0..=2.0, "between 0 (greedy) and 2"),
+            ("top_p", self.top_p, ABOVE_0..=1.0, "above 0 and at most 1 (off)"),
+            ("min_p", self.min_p, 0.0..=1.0, "between 0 (off) and 1"),
             (
                 "repetition_penalty",
-                repetition_penalty,
-                positive(repetition_penalty),
+                self.repetition_penalty,
+                ABOVE_0..=f32::MAX,
                 "above 0 and finite (1 is off)",
             ),
-            ("presence_penalty", presence_penalty, penalty(presence_penalty), "between -2 and 2 (0 is off)"),
-            (
-                "frequency_penalty",
-                frequency_penalty,
-                penalty(frequency_penalty),
-                "between -2 and 2 (0 is off)",
-            ),
+            ("presence_penalty", self.presence_penalty, -2.0..=2.0, "between -2 and 2 (0 is off)"),
+            ("frequency_penalty", self.frequency_penalty, -2.0..=2.0, "between -2 and 2 (0 is off)"),
         ];
-        match checks.iter().find(|(_, _, holds, _)| !holds) {
+        match checks.iter().find(|(_, value, range, _)| !range.contains(value)) {
             Some((field, value, _, limit)) => Err(out_of_range(field, value, limit)),
             None => Ok(()),
         }

@@ -3,6 +3,25 @@
 use super::rng::SeededRng;
 use super::*;
 
+impl Sampler {
+    /// The distribution that [`sample`](Self::sample) would draw from: (token, probability), by id, without the
+    /// tokens that the filters removed. Draws nothing and counts nothing; `logits` is overwritten as there.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn distribution(&self, logits: &mut [f32]) -> Result<Vec<(u32, f64)>, SamplingError> {
+        let peak = self.adjust(logits, self.check(logits)?)?;
+        if self.params.is_greedy() {
+            return Ok(vec![(peak.token as u32, 1.0)]);
+        }
+        let mut scratch = Scratch::default();
+        keep(&self.params, logits, peak, &mut scratch);
+        scratch.candidates.sort_unstable_by_key(|c| c.token);
+        let sum: f64 = scratch.candidates.iter().map(|c| c.weight).sum();
+        Ok(scratch.candidates.iter().map(|c| (c.token, c.weight / sum)).collect())
+    }
+}
+
 const VOCAB: usize = 48;
 
 /// The page's table, written as plainly as it can be: every step on all tokens, probabilities by softmax, f64.

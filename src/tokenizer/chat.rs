@@ -4,17 +4,13 @@
 //! what transformers gives it (5.23, `utils/chat_template_utils.py`).
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde_json::{Map, Value, json};
+use stairwell_jinja::{self as template, Failure};
 
 use super::class::Class;
-use super::python;
 use super::special::SpecialTokens;
-use super::tojson::tojson;
 use super::{TokenizerError, TokenizerFiles};
 
 /// What a chat is rendered with, besides its messages.
@@ -33,8 +29,8 @@ pub struct ChatOptions {
 pub struct ChatTemplate {
     /// The file that it is from.
     file: PathBuf,
-    env: Environment<'static>,
-    names: Vec<String>,
+    /// By name.
+    sources: BTreeMap<String, String>,
     special: SpecialTokens,
 }
 
@@ -48,16 +44,13 @@ impl ChatTemplate {
             files.tokenizer_json.as_deref().unwrap_or(b""),
         );
         let (file, sources) = sources(files, &config)?;
-        let mut env = environment();
-        let names = sources.keys().cloned().collect();
-        for (name, source) in sources {
-            let source = prepare(&source);
-            env.add_template_owned(name, source).map_err(|error| TokenizerError::BadChatTemplate {
-                file: file.clone(),
-                reason: one_line(&error),
+        for source in sources.values() {
+            template::check(source).map_err(|failure| {
+                let (Failure::Refused(reason) | Failure::Failed(reason)) = failure;
+                TokenizerError::BadChatTemplate { file: file.clone(), reason }
             })?;
         }
-        Ok(Self { file, env, names, special: SpecialTokens::of(&config, class) })
+        Ok(Self { file, sources, special: SpecialTokens::of(&config, class) })
     }
 
     /// The text of the chat, byte for byte what `apply_chat_template(messages, tokenize=False, …)` gives.
@@ -71,8 +64,10 @@ impl ChatTemplate {
             let reason = format!("tool {index} is not a JSON object (a function's schema)");
             return Err(TokenizerError::BadChat { reason });
         }
-        let messages =
-            messages.iter().enumerate().map(|(i, m)| message(i, m)).collect::<Result<Vec<_>, _>>()?;
+        let source = self.choose(options)?;
+        let takes_parts = template::takes_parts(source);
+        let messages = messages.iter().enumerate().map(|(i, m)| message(i, m, takes_parts));
+        let messages = messages.collect::<Result<Vec<_>, _>>()?;
         let mut variables: Map<String, Value> =
             self.special.iter().map(|(name, token)| (name.to_string(), token.into())).collect();
         variables.insert("documents".into(), Value::Null);
@@ -81,29 +76,23 @@ impl ChatTemplate {
         variables.insert("tools".into(), json!(options.tools));
         variables.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
 
-        let template = self.env.get_template(self.choose(options)?).map_err(|error| self.failed(&error))?;
-        template.render(python::from_json(&variables.into())).map_err(|error| self.failed(&error))
+        template::render(source, &variables.into()).map_err(|failure| {
+            let file = self.file.clone();
+            match failure {
+                Failure::Refused(message) => TokenizerError::ChatRefused { file, message },
+                Failure::Failed(reason) => TokenizerError::ChatFailed { file, reason },
+            }
+        })
     }
 
     /// With tools the template named `tool_use`, if there is one.
     fn choose(&self, options: &ChatOptions) -> Result<&str, TokenizerError> {
-        let has = |name: &str| self.names.iter().any(|n| n == name);
-        match options.tools {
-            Some(_) if has("tool_use") => Ok("tool_use"),
-            _ if has("default") => Ok("default"),
-            _ => Err(TokenizerError::NoDefaultChatTemplate {
-                file: self.file.clone(),
-                names: self.names.clone(),
-            }),
-        }
-    }
-
-    fn failed(&self, error: &Error) -> TokenizerError {
-        let file = self.file.clone();
-        match refusal(error) {
-            Some(message) => TokenizerError::ChatRefused { file, message },
-            None => TokenizerError::ChatFailed { file, reason: one_line(error) },
-        }
+        let named = |name: &str| self.sources.get(name).map(String::as_str);
+        let with_tools = options.tools.as_ref().and_then(|_| named("tool_use"));
+        with_tools.or_else(|| named("default")).ok_or_else(|| TokenizerError::NoDefaultChatTemplate {
+            file: self.file.clone(),
+            names: self.sources.keys().cloned().collect(),
+        })
     }
 }
 
@@ -113,13 +102,20 @@ fn sources(
     config: &Map<String, Value>,
 ) -> Result<(PathBuf, BTreeMap<String, String>), TokenizerError> {
     let config_file = files.origin.join("tokenizer_config.json");
-    if let Some(bytes) = &files.chat_template {
-        let file = files.origin.join("chat_template.jinja");
+    let default = files.chat_template.iter().map(|bytes| ("default", "chat_template.jinja".into(), bytes));
+    let named = files.additional_chat_templates.iter();
+    let named =
+        named.map(|(name, bytes)| (name.as_str(), format!("additional_chat_templates/{name}.jinja"), bytes));
+    let mut sources = BTreeMap::new();
+    for (name, file, bytes) in default.chain(named) {
         let source = String::from_utf8(bytes.clone()).map_err(|error| TokenizerError::BadChatTemplate {
-            file: file.clone(),
+            file: files.origin.join(file),
             reason: format!("it is not UTF-8: {error}"),
         })?;
-        return Ok((file, BTreeMap::from([("default".into(), source)])));
+        sources.insert(name.to_owned(), source);
+    }
+    if !sources.is_empty() {
+        return Ok((files.origin.join("chat_template.jinja"), sources));
     }
     let sources = match config.get("chat_template") {
         None | Some(Value::Null) => {
@@ -147,7 +143,7 @@ fn bad_list(file: &Path) -> TokenizerError {
 
 /// A message as templates see it: fields that are null are left out, and the reasoning, which has had three
 /// names, stands under the name that templates read.
-fn message(index: usize, message: &Value) -> Result<Value, TokenizerError> {
+fn message(index: usize, message: &Value, takes_parts: bool) -> Result<Value, TokenizerError> {
     let Value::Object(fields) = message else {
         let reason = format!(
             "message {index} is not a JSON object such as {{\"role\": \"user\", \"content\": \"Hi\"}}"
@@ -156,6 +152,10 @@ fn message(index: usize, message: &Value) -> Result<Value, TokenizerError> {
     };
     let mut fields: Map<String, Value> =
         fields.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if let (Some(Value::Array(parts)), false) = (fields.get("content"), takes_parts) {
+        let text = flattened(index, parts)?;
+        fields.insert("content".into(), text.into());
+    }
     let reasoning =
         ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| fields.get(*name)).cloned();
     if let Some(reasoning) = reasoning {
@@ -167,70 +167,18 @@ fn message(index: usize, message: &Value) -> Result<Value, TokenizerError> {
     Ok(fields.into())
 }
 
-fn environment() -> Environment<'static> {
-    let mut env = Environment::new();
-    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap_or_default());
-    env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.add_function("raise_exception", |message: String| -> Result<String, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Refusal(message)))
-    });
-    env.add_function("strftime_now", strftime_now);
-    python::install(&mut env);
-    env.add_filter("tojson", tojson);
-    env
-}
-
-/// The local time, in C's format, such as "%d %b %Y".
-fn strftime_now(format: &str) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| {
-        Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
-    })
-}
-
-/// The template called `raise_exception` with this text.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refusal(String);
-
-fn refusal(error: &Error) -> Option<String> {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(Refusal(message)) = error.downcast_ref() {
-            return Some(message.clone());
-        }
-        source = error.source();
-    }
-    None
-}
-
-/// The line in the template and what is wrong there.
-fn one_line(error: &Error) -> String {
-    let what = error.detail().map_or_else(|| error.kind().to_string(), String::from);
-    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
-    error.line().map_or_else(|| what.clone(), |line| format!("line {line}: {what}"))
-}
-
-/// Makes of a template's source what minijinja reads: lines end in "\n" as Jinja2 sees to, and
-/// `{% generation %}`, which marks the assistant's text for training, becomes a block that does nothing.
-fn prepare(source: &str) -> String {
-    let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source.as_str();
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out.push_str(before);
-        let name_at = tag.len() - tag.trim_start_matches(['-', '+']).trim_start().len();
-        let (lead, name) = tag.split_at(name_at);
-        let length = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
-        out.push_str(lead);
-        out.push_str(match &name[..length] {
-            "generation" => "with",
-            "endgeneration" => "endwith",
-            other => other,
-        });
-        rest = &name[length..];
-    }
-    out + rest
+/// The text of `[{"type": "text", "text": "Hi"}, …]`, a line a part, for templates that expect a text. vLLM does the same.
+fn flattened(index: usize, parts: &[Value]) -> Result<String, TokenizerError> {
+    let text = |part: &Value| match (part.as_str(), part["text"].as_str(), part["type"].as_str()) {
+        (Some(text), ..) | (_, Some(text), None | Some("text")) => Ok(text.to_owned()),
+        (.., kind) => Err(TokenizerError::BadChat {
+            reason: format!(
+                "message {index} has a content part of type '{}', and this model's chat template takes nothing but text",
+                kind.unwrap_or("unknown")
+            ),
+        }),
+    };
+    Ok(parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
 
 #[cfg(test)]
@@ -327,7 +275,7 @@ mod tests {
 
     #[test]
     fn messages_as_templates_see_them() {
-        let seen = |given| message(0, &given).expect("a message");
+        let seen = |given| message(0, &given, false).expect("a message");
         assert_eq!(seen(json!({"role": "user", "content": null})), json!({"role": "user"}));
         let both = json!({"thinking": "t", "role": "assistant", "reasoning_content": "t"});
         assert_eq!(seen(json!({"role": "assistant", "thinking": "t"})), both);
@@ -381,6 +329,53 @@ mod tests {
             ChatTemplate::new(&files(json!({"chat_template": [{"name": "rag", "template": ""}]}), None));
         let error = rag.expect("a template").render(&[user("")], &ChatOptions::default());
         assert!(matches!(error, Err(TokenizerError::NoDefaultChatTemplate { .. })));
+    }
+
+    #[test]
+    fn additional_templates_come_before_the_config() {
+        let mut given = files(json!({"chat_template": "C"}), Some("D"));
+        given.additional_chat_templates =
+            BTreeMap::from([("tool_use".into(), b"{{ tools | length }}T".to_vec())]);
+        let template = ChatTemplate::new(&given).expect("templates");
+        let tools = ChatOptions { tools: Some(vec![json!({})]), ..Default::default() };
+        assert_eq!(template.render(&[user("")], &tools).expect("text"), "1T");
+        assert_eq!(template.render(&[user("")], &ChatOptions::default()).expect("text"), "D");
+    }
+
+    /// vLLM gives a template parts if it loops over them, and else their texts, a line each.
+    #[test]
+    fn parts_are_flattened_where_a_text_is_expected() {
+        let parts = [
+            json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
+        ];
+        let image = [json!({"role": "user", "content": [{"type": "image"}]})];
+        let render = |jinja, messages: &[Value]| {
+            ChatTemplate::new(&files(json!({}), Some(jinja)))
+                .expect("a template")
+                .render(messages, &ChatOptions::default())
+        };
+        let expects_text = "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}";
+        assert_eq!(render(expects_text, &parts).expect("text"), "A\nB");
+        let error = render(expects_text, &image).expect_err("no text").to_string();
+        assert!(error.contains("message 0") && error.contains("'image'"), "{error}");
+        for takes_parts in [
+            "{% for p in messages[0].content %}{{ p.type }}{% endfor %}",
+            "{% for m in messages %}{% set c = m['content'] %}{% for p in c %}{{ p.type }}{% endfor %}{% endfor %}",
+        ] {
+            assert_eq!(render(takes_parts, &parts).expect("text"), "texttext");
+            assert_eq!(render(takes_parts, &image).expect("text"), "image");
+        }
+    }
+
+    #[test]
+    fn integers_of_any_size_stay_integers() {
+        let jinja = "{{ messages[0].n | tojson }} {{ messages[0].n }} {{ {'n': 340282366920938463463374607431768211456} }}";
+        let template = ChatTemplate::new(&files(json!({}), Some(jinja))).expect("a template");
+        let message =
+            crate::json::exact(b"{\"n\": [340282366920938463463374607431768211456, 1.5, -0]}").expect("JSON");
+        let text = template.render(&[message], &ChatOptions::default()).expect("text");
+        let wide = "340282366920938463463374607431768211456";
+        assert_eq!(text, format!("[{wide}, 1.5, 0] [{wide}, 1.5, 0] {{'n': {wide}}}"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The files that a tokenizer is made of.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -24,6 +25,8 @@ pub struct TokenizerFiles {
     pub vocab_and_merges: Option<(Vec<u8>, Vec<u8>)>,
     /// `chat_template.jinja`: takes precedence over the template in `tokenizer_config.json`.
     pub chat_template: Option<Vec<u8>>,
+    /// `additional_chat_templates/NAME.jinja`, by name.
+    pub additional_chat_templates: BTreeMap<String, Vec<u8>>,
     /// Whether SentencePiece's `tokenizer.model` is there (it is not read).
     pub has_tokenizer_model: bool,
     /// `model_type` of `config.json`. It decides how transformers reads some tokenizers: the same files
@@ -73,6 +76,7 @@ impl TokenizerFiles {
             added_tokens: directory.read("added_tokens.json")?,
             vocab_and_merges: directory.read("vocab.json")?.zip(directory.read("merges.txt")?),
             chat_template: directory.read("chat_template.jinja")?,
+            additional_chat_templates: additional_chat_templates(directory)?,
             has_tokenizer_model: directory.has("tokenizer.model"),
             model_type,
             tokenizer_class,
@@ -105,4 +109,17 @@ impl TokenizerFiles {
         let read = bytes.map_or(Ok(Map::new()), json::object);
         read.map_err(|reason| TokenizerError::BadConfig { file: self.origin.join(name), reason })
     }
+}
+
+fn additional_chat_templates(directory: &Directory) -> Result<BTreeMap<String, Vec<u8>>, TokenizerError> {
+    let folder = directory.path("additional_chat_templates");
+    let (Directory::Disk(_), true) = (directory, folder.is_dir()) else { return Ok(BTreeMap::new()) };
+    let mut templates = BTreeMap::new();
+    for file in Directory::Disk(folder).list()? {
+        let Some(name) = file.strip_suffix(".jinja") else { continue };
+        if let Some(bytes) = directory.read(&format!("additional_chat_templates/{file}"))? {
+            templates.insert(name.to_owned(), bytes);
+        }
+    }
+    Ok(templates)
 }

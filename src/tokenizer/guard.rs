@@ -4,34 +4,10 @@
 //! Patterns are bounded by the crate's own engine: a search gives up after a million steps back, and then the rest is one piece.
 
 use serde_json::Value;
-use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+pub(super) use stairwell_jinja::caught;
 
 /// How many times as long a step of the file may make a text. Real files replace a space by one "▁", or a few characters by others.
 const MOST_GROWTH: f64 = 128.0;
-
-/// Runs code of the crate. A panic in it is an error and prints nothing.
-pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !QUIET.get() {
-                before(info);
-            }
-        }));
-    });
-    let outer = QUIET.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(work));
-    QUIET.set(outer);
-    result.unwrap_or_else(|payload| {
-        let said = payload.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
-        Err(format!("the tokenizers crate panics on it ({})", said.lines().next().unwrap_or_default()))
-    })
-}
 
 /// Refuses a normalizer or a decoder, as the file has it, that can make a text much longer.
 pub(super) fn check_growth(step: &Value, name: &str) -> Result<(), String> {
@@ -61,13 +37,6 @@ fn growth(step: &Value) -> f64 {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn a_panic_is_an_error_of_one_line() {
-        let said = caught(|| -> Result<(), String> { panic!("broken\nin two") }).unwrap_err();
-        assert_eq!(said, "the tokenizers crate panics on it (broken)");
-        assert_eq!(caught(|| Ok(caught(|| Ok(1)))), Ok(Ok(1)));
-    }
 
     #[test]
     fn steps_that_blow_a_text_up_are_refused() {

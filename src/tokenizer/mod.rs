@@ -15,14 +15,12 @@ mod detokenize;
 mod error;
 mod files;
 mod guard;
-mod python;
 mod special;
 mod stop;
 mod stop_matcher;
 mod stop_scan;
 #[cfg(test)]
 mod testing;
-mod tojson;
 mod tokenizer_json;
 
 use std::path::Path;
@@ -30,6 +28,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use crate::json::exact as read_chat;
 pub use chat::{ChatOptions, ChatTemplate};
 pub use class::StepsFrom;
 pub use detokenize::Detokenizer;
@@ -94,7 +93,7 @@ impl Tokenizer {
         let (special, added_tokens) = (SpecialTokens::of(&config, class), files.added_tokens()?);
         let around =
             Around { class, config: &config, added_tokens: &added_tokens, special: &special, is_file };
-        let (inner, differs) = caught(|| tokenizer_json::read(&json, &around)).map_err(bad)?;
+        let (inner, differs) = caught("tokenizers", || tokenizer_json::read(&json, &around)).map_err(bad)?;
         let differs = differs && files.from.is_none();
         let chat = ChatTemplate::new(&files);
         let decoding = Decoding::of(&inner);
@@ -128,7 +127,7 @@ impl Tokenizer {
             return Err(bad(format!("CodeLlamaTokenizer's infilling ({FILL}) is not supported")));
         }
         let encode = || self.shared.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string());
-        caught(encode).map(|encoding| encoding.get_ids().to_vec()).map_err(bad)
+        caught("tokenizers", encode).map(|encoding| encoding.get_ids().to_vec()).map_err(bad)
     }
 
     /// The ids of a prompt as a person writes it: special tokens are added, and a text that already begins
@@ -207,7 +206,8 @@ impl Tokenizer {
 
 /// The text of ids; nothing if the tokenizer fails.
 fn decode(tokenizer: &tokenizers::Tokenizer, ids: &[u32], skip_special_tokens: bool) -> String {
-    caught(|| tokenizer.decode(ids, skip_special_tokens).map_err(|e| e.to_string())).unwrap_or_default()
+    caught("tokenizers", || tokenizer.decode(ids, skip_special_tokens).map_err(|e| e.to_string()))
+        .unwrap_or_default()
 }
 
 impl std::fmt::Debug for Tokenizer {

@@ -27,4 +27,4 @@ use pool::PoolTrace;
 #[cfg(feature = "step4")]
 pub use pool::{PoolHistory, PoolState};
 pub use recorder::{Part, Phase, Trace};
-pub use schedule::{Lane, Schedule, Span, Step};
+pub use schedule::Schedule;

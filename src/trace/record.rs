@@ -9,15 +9,6 @@ use serde_json::Value;
 pub struct Record {
     #[serde(rename = "traceEvents")]
     pub events: Vec<Event>,
-    #[serde(rename = "otherData", default)]
-    pub settings: Settings,
-}
-
-/// Settings that held for all steps.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub struct Settings {
-    pub max_batched_tokens: Option<u64>,
 }
 
 /// One event. Times are in microseconds.

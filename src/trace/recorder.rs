@@ -142,18 +142,26 @@ mod tests {
         trace.finished(a, "length", 2);
         trace.end(&kv);
 
-        let schedule = Schedule::parse(&trace.to_json().to_string()).unwrap();
-        assert_eq!(schedule.budget, Some(8));
-        let spans = |lane: usize| -> Vec<(Phase, u64)> {
-            schedule.lanes[lane].spans.iter().map(|span| (span.phase, span.tokens)).collect()
-        };
-        assert_eq!(spans(0), [(Phase::Prefill, 6), (Phase::Decode, 1)]);
-        assert_eq!(spans(1), [(Phase::Prefill, 2), (Phase::Prefill, 1)]);
-        assert_eq!((schedule.lanes[0].finished.is_some(), schedule.lanes[1].finished), (true, None));
-        let steps =
-            schedule.steps.iter().map(|s| (s.prefill_tokens, s.decode_tokens, s.kv_used, s.kv_reserved));
-        assert_eq!(steps.collect::<Vec<_>>(), [(8, 0, 8, 32), (1, 1, 10, 32)]);
+        let record = trace.to_json();
+        let schedule = Schedule::parse(&record.to_string()).unwrap();
+        assert_eq!((schedule.requests(), schedule.steps()), (2, 2));
         assert_eq!(schedule.between(0.0, schedule.end()), 0..2);
+        assert_eq!(record["otherData"]["max_batched_tokens"], 8);
+        let events = record["traceEvents"].as_array().unwrap();
+        let args = |tid: Option<u64>, names: &[&str]| -> Vec<Value> {
+            let wanted = |e: &&Value| {
+                let name = e["name"].as_str().unwrap();
+                e["tid"].as_u64() == tid && names.iter().any(|start| name.starts_with(start))
+            };
+            events.iter().filter(wanted).map(|event| event["args"].clone()).collect()
+        };
+        let parts = ["prefill", "decode"];
+        assert_eq!(args(Some(1), &parts), [json!({"from": 0, "to": 6}), json!({"from": 6, "to": 7})]);
+        assert_eq!(args(Some(2), &parts), [json!({"from": 0, "to": 2}), json!({"from": 2, "to": 3})]);
+        assert_eq!(args(Some(1), &["finished"]), [json!({"reason": "length", "output_tokens": 2})]);
+        assert_eq!(args(Some(2), &["finished"]), [Value::Null; 0]);
+        let kv = |used: u64, unused: u64| json!({"used": used, "reserved, unused": unused});
+        assert_eq!(args(None, &["KV tokens"]), [kv(8, 24), kv(10, 22)]);
     }
 
     #[test]

@@ -1,17 +1,26 @@
-//! Parsers of files that come from anywhere: whatever the bytes, no panic, and no more memory than the file justifies.
+//! Parsers of files and requests that come from anywhere: whatever the bytes, no panic, no more memory than the file justifies, and no
+//! more than 2 seconds.
 //!
-//! 49,200 inputs in all, the same in every run: 4,000 of each of three kinds for four parsers, and 200 of each for
-//! the two of a tokenizer. The kinds: random bytes; valid files with a few bytes changed, cut, doubled or replaced by
-//! numbers that are hard to hold; and JSON of the fields that the parser knows with values that it does not expect.
-//! Memory is counted by this binary's own allocator, thread by thread.
+//! Without more words 61,200 inputs, the same in every run: 4,000 of each of three kinds for five parsers, and 200 of each for a
+//! tokenizer's two files and a chat template. The kinds: random bytes; valid files with a few bytes changed, cut, doubled or replaced by
+//! numbers that are hard to hold; and inputs with the structure and the words that the parser knows, and values that it does not expect.
+//! Memory is counted by this binary's own allocator.
+//!
+//! ```console
+//! $ FUZZ_SECONDS=60 cargo test --test fuzz -- --nocapture     # other inputs in every run, for a minute in all
+//! $ FUZZ_CASES=1000000 cargo test --test fuzz -- --nocapture  # a million in all
+//! ```
+//!
+//! An input that fails is shrunk and kept in tests/fuzz/seeds; the inputs there are tried first, in every run.
 
 #[path = "../suite/common.rs"]
 mod common;
 mod rig;
+mod template;
 
 use common::fixture;
 use proptest::{collection::vec, prelude::*, sample::select};
-use rig::{Budget, MEMORY_FACTOR, any_json, fuzz, mutated, peak_of, replaced};
+use rig::{Budget, MEMORY_FACTOR, alone, any_json, fuzz, mutated, peak_of, replaced};
 use serde_json::{Value, json};
 use stairwell::{
     checkpoint::{Header, Index},
@@ -21,6 +30,7 @@ use stairwell::{
     },
     demo,
     model::{module_tree, rope::Frequencies},
+    request::{Checkpoint, Fields},
     tokenizer::{ChatOptions, Tokenizer, TokenizerFiles},
 };
 use std::{fs, path::Path};
@@ -42,7 +52,7 @@ fn header() {
         for info in header.tensors.values() {
             assert!(info.range.end <= bytes.len() && info.range.start <= info.range.end);
             let elements: usize = info.shape.iter().product();
-            assert_eq!(elements * info.dtype.bits(), info.range.len() * 8);
+            assert_eq!(elements * info.dtype.bitsize(), info.range.len() * 8);
         }
         true
     };
@@ -52,7 +62,7 @@ fn header() {
     // Changes to the text alone, under a length that is right.
     let text = mutated(vec![small.to_string().into_bytes()]);
     let text = text.prop_map(|text| [&(text.len() as u64).to_le_bytes()[..], &text, &[7; 32]].concat());
-    fuzz(PARSER, parse, valid, prop_oneof![header_of_entries(), text]);
+    fuzz("header", PARSER, parse, valid, prop_oneof![header_of_entries(), text]);
 }
 
 /// A file of up to four tensors, one behind the other; now and then a shape, a dtype or offsets are something else.
@@ -93,7 +103,7 @@ fn index() {
     const WORDS: &[&str] =
         &["weight_map", "metadata", "a.weight", "m.safetensors", "../x", "/etc/passwd", "a\\b", "..", ""];
     let base = json!({"metadata": {"total_size": 3}, "weight_map": {"a.weight": "m.safetensors"}});
-    fuzz(PARSER, parse, files("model.safetensors.index.json"), replaced(base, WORDS));
+    fuzz("index", PARSER, parse, files("model.safetensors.index.json"), replaced(base, WORDS));
 }
 
 #[test]
@@ -158,7 +168,7 @@ fn config() {
     let base =
         |name: &str| serde_json::from_slice(&fs::read(fixture(name).join("config.json")).unwrap()).unwrap();
     let structured = select(bases.map(base).to_vec()).prop_flat_map(|base| replaced(base, WORDS));
-    fuzz(PARSER, parse, files("config.json"), structured);
+    fuzz("config", PARSER, parse, files("config.json"), structured);
 }
 
 #[test]
@@ -184,7 +194,7 @@ fn generation_config() {
     ];
     let base =
         json!({"temperature": 0.6, "top_k": 20, "top_p": 0.95, "eos_token_id": [9, 7], "do_sample": true});
-    fuzz(PARSER, parse, files("generation_config.json"), replaced(base, WORDS));
+    fuzz("generation_config", PARSER, parse, files("generation_config.json"), replaced(base, WORDS));
 }
 
 /// A tokenizer of four tokens.
@@ -257,13 +267,14 @@ fn tokenizer_config() {
         "chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}", "add_bos_token": true,
         "added_tokens_decoder": {"3": {"content": "<s>", "special": true}}});
     let valid = vec![base.to_string().into_bytes(), demo::tokenizer_files().tokenizer_config.unwrap()];
-    fuzz(TOKENIZER, parse, valid, replaced(base, TOKENIZER_WORDS));
+    fuzz("tokenizer_config", TOKENIZER, parse, valid, replaced(base, TOKENIZER_WORDS));
 }
 
 #[test]
 fn tokenizer_json() {
     let parse = |bytes: &[u8]| use_tokenizer(bytes.to_vec(), b"{}".to_vec());
     fuzz(
+        "tokenizer_json",
         TOKENIZER,
         parse,
         vec![small_tokenizer().to_string().into_bytes()],
@@ -271,9 +282,66 @@ fn tokenizer_json() {
     );
 }
 
+/// The lines of a file of requests, for a model that is there.
+#[test]
+fn jsonl() {
+    let checkpoint = Checkpoint::open(demo::directory()).unwrap();
+    let line = |line: &[u8]| {
+        let fields: Result<Fields, _> = serde_json::from_slice(line);
+        fields.is_ok_and(|fields| checkpoint.resolve(fields).is_ok())
+    };
+    let parse =
+        |bytes: &[u8]| bytes.split(|byte| *byte == b'\n').map(line).fold(false, |any, good| any | good);
+    let base = json!({"id": "a", "prompt": "Once upon", "max_tokens": 5, "temperature": 0.5, "stop": ["x"], "seed": 3});
+    let chat = json!({"messages": [{"role": "user", "content": "Hi"}], "n": 2, "logit_bias": {"5": 1.5}, "logprobs": true});
+    let ids =
+        json!({"prompt_ids": [5, 6, 7], "top_k": -1, "ignore_eos": true, "cache_salt": "s", "stop": "x"});
+    let lines = [&base, &chat, &ids].map(|line| line.to_string().into_bytes());
+    let valid = [lines.to_vec(), vec![lines.join(&b'\n')]].concat();
+    let structured = select(vec![base, chat, ids]).prop_flat_map(|base| replaced(base, REQUEST_WORDS));
+    fuzz("jsonl", PARSER, parse, valid, structured);
+}
+
+const REQUEST_WORDS: &[&str] = &[
+    "id",
+    "prompt",
+    "messages",
+    "prompt_ids",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "seed",
+    "logprobs",
+    "top_logprobs",
+    "stop",
+    "ignore_eos",
+    "cache_salt",
+    "role",
+    "content",
+    "user",
+    "custom_id",
+    "body",
+    "tools",
+    "chat_template_kwargs",
+    "echo",
+    "text",
+    "type",
+    "é",
+    "",
+];
+
 /// The worst that JSON can do: long lists of short numbers, and names of one letter.
 #[test]
 fn memory_grows_with_the_file_and_not_faster() {
+    let _alone = alone();
     let numbers =
         format!(r#"{{"a":{{"dtype":"F32","shape":[{}1],"data_offsets":[0,4]}}}}"#, "1,".repeat(200_000));
     let names: String = (0..40_000).map(|i| format!(r#""{i:x}":{{}},"#)).collect();

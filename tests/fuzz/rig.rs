@@ -1,20 +1,29 @@
-//! What the fuzz tests are run by: the inputs, and an allocator that counts.
+//! What the fuzz tests are run by: the inputs, how many of them, an allocator that counts, and a watch on the time.
 
 use proptest::{
     collection::vec,
     prelude::*,
     sample::select,
-    test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner},
 };
 use serde_json::{Map, Value};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    env, fs,
+    path::PathBuf,
+    process,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicIsize, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// How much a parser is tried, and what it may take.
 pub struct Budget {
-    /// Inputs of each of the three kinds.
+    /// Inputs of each of the three kinds, where the environment asks for no more.
     pub cases: u32,
     /// Bytes of memory that it may hold whatever its input.
     pub base: usize,
@@ -24,24 +33,24 @@ pub struct Budget {
 /// becomes a value of 72; growing a list holds the old and the new one.
 pub const MEMORY_FACTOR: usize = 160;
 
-/// The system's allocator, and for each thread the bytes that it holds and the most that it held.
+/// The longest that a parser may take for an input.
+const MOST_TIME: Duration = Duration::from_secs(2);
+
+/// Parsers that are fuzzed, each with three kinds of inputs: the environment's effort is divided among them.
+const RUNS: u32 = 8 * 3;
+
+/// The system's allocator, with the bytes that the process holds and the most that it held.
 struct Counting;
 
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
+static HELD: AtomicIsize = AtomicIsize::new(0);
+static PEAK: AtomicIsize = AtomicIsize::new(0);
 
 fn count(bytes: isize) {
-    // Not while the thread is being torn down.
-    let _ = HELD.try_with(|held| {
-        held.set(held.get() + bytes);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
-    });
+    let held = HELD.fetch_add(bytes, Relaxed) + bytes;
+    PEAK.fetch_max(held, Relaxed);
 }
 
-// SAFETY: both methods pass their arguments on to the system's allocator. `count` allocates nothing: its cells are
-// initialised at compile time and have no destructor.
+// SAFETY: both methods pass their arguments on to the system's allocator. `count` allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -58,44 +67,161 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// One test at a time, since memory is counted for the whole process: a parser may start threads of its own.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The most memory that `run` held at a time, in bytes.
 pub fn peak_of(run: impl FnOnce()) -> usize {
-    let before = HELD.get();
-    PEAK.set(before);
+    let before = HELD.load(Relaxed);
+    PEAK.store(before, Relaxed);
     run();
-    (PEAK.get() - before) as usize
+    (PEAK.load(Relaxed) - before) as usize
+}
+
+/// How many inputs there are: see the head of main.rs.
+#[derive(Clone, Copy)]
+enum Effort {
+    /// The budget's, the same in every run.
+    Short,
+    Cases(u32),
+    Time(Duration),
+}
+
+impl Effort {
+    /// One run's part of what the environment asks for.
+    fn of_run() -> Effort {
+        let number = |name: &str| {
+            let text = env::var(name).ok()?;
+            Some(text.parse::<u32>().unwrap_or_else(|_| panic!("{name} is {text}, which is no number")))
+        };
+        match (number("FUZZ_CASES"), number("FUZZ_SECONDS")) {
+            (Some(cases), _) => Effort::Cases(cases.div_ceil(RUNS)),
+            (None, Some(seconds)) => Effort::Time(Duration::from_secs(seconds.into()) / RUNS),
+            (None, None) => Effort::Short,
+        }
+    }
+}
+
+/// The input that is being parsed, and since when: a watchman ends the process if it stays too long.
+static PARSED: Mutex<Option<(Instant, &str, Vec<u8>)>> = Mutex::new(None);
+
+fn watch() {
+    const HANGS: Duration = Duration::from_secs(60);
+    loop {
+        thread::sleep(Duration::from_secs(5));
+        let parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((start, name, bytes)) = parsed.as_ref()
+            && start.elapsed() > HANGS
+        {
+            eprintln!("{name} hangs on {}", keep(name, bytes).display());
+            process::abort();
+        }
+    }
+}
+
+/// Where the inputs that once failed are kept. They are tried first in every run.
+fn seeds(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests/fuzz/seeds", name].iter().collect()
+}
+
+/// Keeps an input that failed.
+fn keep(name: &str, bytes: &[u8]) -> PathBuf {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    let path = seeds(name).join(format!("{hash:016x}"));
+    fs::create_dir_all(seeds(name)).and_then(|()| fs::write(&path, bytes)).expect("the input is kept");
+    path
+}
+
+/// Parses an input; what is wrong, if it takes too much.
+fn check(name: &'static str, base: usize, parse: &dyn Fn(&[u8]), bytes: &[u8]) -> TestCaseResult {
+    *PARSED.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), name, bytes.to_vec()));
+    let start = Instant::now();
+    let peak = peak_of(|| parse(bytes));
+    // Others may have had the processor: only an input that is slow three times is slow.
+    let mut took = start.elapsed();
+    for _ in 0..2 {
+        if took > MOST_TIME {
+            let start = Instant::now();
+            parse(bytes);
+            took = took.min(start.elapsed());
+        }
+    }
+    *PARSED.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    let allowed = base + MEMORY_FACTOR * bytes.len();
+    prop_assert!(peak <= allowed, "{peak} bytes for an input of {}", bytes.len());
+    prop_assert!(took <= MOST_TIME, "{took:?} for an input of {}", bytes.len());
+    Ok(())
 }
 
 /// Feeds a parser with all three kinds. `parse` says whether it took the input. A panic fails the test; so does too much
-/// memory, and inputs that are all taken or all refused, since they would try little.
+/// memory or time, and inputs that are all taken or all refused, since they would try little.
 pub fn fuzz(
+    name: &'static str,
     budget: Budget,
     parse: impl Fn(&[u8]) -> bool,
     valid: Vec<Vec<u8>>,
     structured: impl Strategy<Value = Vec<u8>> + 'static,
 ) {
-    let taken = Cell::new(0);
-    let check = |bytes: Vec<u8>| -> TestCaseResult {
-        let peak = peak_of(|| taken.set(taken.get() + parse(&bytes) as u32));
-        let allowed = budget.base + MEMORY_FACTOR * bytes.len();
-        prop_assert!(peak <= allowed, "{peak} bytes for an input of {}", bytes.len());
-        Ok(())
+    let _alone = alone();
+    static WATCHMAN: Mutex<bool> = Mutex::new(false);
+    if !std::mem::replace(&mut *WATCHMAN.lock().unwrap(), true) {
+        thread::spawn(watch);
+    }
+    let (tried, taken) = (Cell::new(0), Cell::new(0));
+    let counted = |bytes: &[u8]| {
+        tried.set(tried.get() + 1);
+        taken.set(taken.get() + u32::from(parse(bytes)));
     };
+    let check = |bytes: Vec<u8>| check(name, budget.base, &counted, &bytes);
+    for seed in fs::read_dir(seeds(name)).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+        check(fs::read(&seed).unwrap()).unwrap_or_else(|e| panic!("{}: {e}", seed.display()));
+    }
+    taken.set(0);
     valid.iter().for_each(|bytes| check(bytes.clone()).expect("a valid file takes no more than it may"));
     assert_eq!(taken.get() as usize, valid.len(), "valid files are taken");
-    let run = |strategy: BoxedStrategy<Vec<u8>>| {
-        let config = Config { cases: budget.cases, failure_persistence: None, ..Config::default() };
-        let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-        TestRunner::new_with_rng(config, rng).run(&strategy, check).unwrap_or_else(|e| panic!("{e}"));
-        taken.replace(0)
+    let run = |kind: &str, strategy: BoxedStrategy<Vec<u8>>| {
+        (tried.set(0), taken.set(0));
+        let start = Instant::now();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+        for round in 0u128.. {
+            let (cases, rng, last) = match Effort::of_run() {
+                Effort::Short => (budget.cases, TestRng::deterministic_rng(RngAlgorithm::ChaCha), true),
+                effort => {
+                    let seed = [now.to_le_bytes(), round.to_le_bytes()].concat();
+                    let (cases, last) = match effort {
+                        Effort::Cases(cases) => (cases, true),
+                        Effort::Time(time) => (50, start.elapsed() >= time),
+                        Effort::Short => unreachable!("it is the arm before"),
+                    };
+                    (cases, TestRng::from_seed(RngAlgorithm::ChaCha, &seed), last)
+                }
+            };
+            let config =
+                Config { cases, failure_persistence: None, max_shrink_time: 60_000, ..Config::default() };
+            match TestRunner::new_with_rng(config, rng).run(&strategy, check) {
+                Ok(()) => {}
+                Err(TestError::Fail(reason, bytes)) => {
+                    panic!("{reason}; the input is {}", keep(name, &bytes).display())
+                }
+                Err(error) => panic!("{error}"),
+            }
+            if last {
+                break;
+            }
+        }
+        println!("{name}, {kind}: {} inputs, {} taken", tried.get(), taken.get());
     };
-    run(vec(any::<u8>(), 0..300).boxed());
-    for (kind, taken) in [("mutated", run(mutated(valid).boxed())), ("structured", run(structured.boxed()))] {
-        assert!(
-            taken > budget.cases / 200 && taken < budget.cases,
-            "{kind}: {taken} of {} were taken",
-            budget.cases
-        );
+    run("random", vec(any::<u8>(), 0..300).boxed());
+    for (kind, strategy) in [("mutated", mutated(valid.clone()).boxed()), ("structured", structured.boxed())]
+    {
+        run(kind, strategy);
+        let (tried, taken) = (tried.get(), taken.get());
+        assert!(taken > tried / 200 && taken < tried, "{kind}: {taken} of {tried} were taken");
     }
 }
 

@@ -236,25 +236,38 @@ fn document(page: &str, id: &str) -> Value {
 #[test]
 fn a_record_has_a_lane_for_each_request() {
     let (record, page) = drawn(&["--late-prompt", "40", "--max-batched-tokens", "16"], &[]);
-    let schedule = Schedule::parse(&record).unwrap();
-    assert_eq!((schedule.lanes.len(), schedule.budget), (10, Some(16)));
-    for (i, lane) in schedule.lanes.iter().enumerate() {
-        assert_eq!(lane.name, format!("request {i}"));
-        assert!(lane.finished.is_some());
-        assert!(lane.spans.windows(2).all(|pair| pair[0].end <= pair[1].start));
-        assert!(lane.arrival <= lane.spans[0].start);
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["otherData"]["max_batched_tokens"], 16);
+    let events = record["traceEvents"].as_array().unwrap();
+    let of = |event: &Value, key: &str| event["args"][key].as_u64().unwrap();
+    let is_part = |event: &Value| ["prefill", "decode"].iter().any(|cat| event["cat"] == *cat);
+    let lane = |tid: u64| events.iter().filter(move |event| event["tid"] == tid);
+    for i in 0..10 {
+        let name = lane(i + 1).find(|event| event["name"] == "thread_name").unwrap();
+        assert_eq!(name["args"]["name"], format!("request {i}"));
+        assert!(lane(i + 1).any(|event| event["name"] == "finished"));
+        let spans: Vec<(f64, f64)> = lane(i + 1)
+            .filter(|event| is_part(event))
+            .map(|event| (event["ts"].as_f64().unwrap(), event["dur"].as_f64().unwrap()))
+            .collect();
+        assert!(spans.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
+        assert!(name["args"]["arrival_us"].as_f64().unwrap() <= spans[0].0);
     }
-    let late = &schedule.lanes[9];
-    assert!(late.spans.len() >= 3 + 7, "40 tokens in chunks of at most 16, and 7 decode steps");
     assert!(
-        schedule.steps.iter().all(|s| s.prefill_tokens + s.decode_tokens <= 16 && s.kv_used <= s.kv_reserved)
+        lane(10).filter(|event| is_part(event)).count() >= 3 + 7,
+        "40 tokens in chunks of at most 16, and 7 decode steps"
     );
-    let tokens = |spans: &[stairwell::trace::Span]| spans.iter().map(|s| s.tokens).sum::<u64>();
-    let lanes: u64 = schedule.lanes.iter().map(|lane| tokens(&lane.spans)).sum();
-    assert_eq!(lanes, schedule.steps.iter().map(|s| s.prefill_tokens + s.decode_tokens).sum::<u64>());
+    let steps: Vec<u64> = lane(0).filter(|e| e["cat"] == "step").map(|step| of(step, "tokens")).collect();
+    assert!(steps.iter().all(|tokens| *tokens <= 16));
+    let parts = events.iter().filter(|event| is_part(event)).map(|part| of(part, "to") - of(part, "from"));
+    assert_eq!(parts.sum::<u64>(), steps.iter().sum::<u64>());
+    let counters = events.iter().filter(|event| event["name"] == "KV tokens");
+    assert_eq!(counters.map(|kv| of(kv, "used") + of(kv, "reserved, unused")).count(), steps.len());
 
-    assert_eq!(document(&page, "record"), serde_json::from_str::<Value>(&record).unwrap());
-    let steps = json!({"start": 0, "end": schedule.steps.len()});
+    let schedule = Schedule::parse(&record.to_string()).unwrap();
+    assert_eq!((schedule.requests(), schedule.steps()), (10, steps.len()));
+    assert_eq!(document(&page, "record"), record);
+    let steps = json!({"start": 0, "end": steps.len()});
     assert_eq!(document(&page, "view"), json!({"tab": "schedule", "steps": steps}));
 }
 
@@ -310,13 +323,12 @@ fn any_event() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     /// Whatever a file says, there is a schedule or an error.
     #[test]
     fn no_file_makes_it_panic(events in prop::collection::vec(any_event(), 0..20)) {
         let text = json!({"traceEvents": events}).to_string();
         if let Ok(schedule) = Schedule::parse(&text) {
-            prop_assert!(schedule.between(0.0, schedule.end()).end <= schedule.steps.len());
+            prop_assert!(schedule.between(0.0, schedule.end()).end <= schedule.steps());
         }
     }
 }

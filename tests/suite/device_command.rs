@@ -82,6 +82,6 @@ fn what_is_not_there_is_said_in_one_line() {
         &["no version 'v9'", "v0, v1, v2, v3, v4"],
     );
     refused(&["--device", "sim", "--kernel", "matmul"], &["'matmul'", "paged_attention=v1"]);
-    refused(&["--device", "tpu"], &["there is no device 'tpu'", "cpu, cuda, sim"]);
+    refused(&["--device", "tpu"], &["'tpu'", "cpu, cuda, sim"]);
     refused(&["--device", "sim", "--attention", "contiguous"], &["--attention contiguous", "in blocks"]);
 }

@@ -38,8 +38,6 @@ mod step3;
 #[cfg(feature = "step4")]
 mod bench_blocks;
 #[cfg(feature = "step4")]
-mod block_manager;
-#[cfg(feature = "step4")]
 mod blocks_command;
 #[cfg(feature = "step4")]
 mod instruction_sets;

@@ -188,7 +188,8 @@ fn every_kernel_of_the_list_can_be_profiled_and_lines_are_known() {
     for kernel in profiled() {
         let profile = profile(kernel, "");
         assert!(profile.sectors(false) > 0 && profile.sectors(true) > 0, "{kernel}");
-        let lines: Vec<_> = profile.sites.iter().filter_map(|site| site.line.as_ref()).collect();
+        let lines: Vec<_> =
+            profile.sites.iter().filter_map(|site| site.file.as_ref().zip(site.line)).collect();
         assert_eq!(lines.len(), profile.sites.len(), "{kernel}: a test build has lines");
         assert!(
             lines.iter().all(|(file, _)| file.ends_with(".cu") || file.ends_with(".cuh")),

@@ -83,7 +83,7 @@ fn every_prompt_length_gives_the_bits_of_recomputing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     /// Any chunking, in any slot, beside another sequence: the same bits.
     #[test]

@@ -123,7 +123,7 @@ fn check(name: &str, jobs: &[Job], limits: Limits, policy: Box<dyn Policy>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_changes_anybody(

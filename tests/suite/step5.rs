@@ -327,7 +327,7 @@ fn paged_attention_agrees_with_the_cpus() {
                 attend(&cuda, case, &mut PagedCuda::new(cuda.device(), shape.clone(), &kv, ROOM).unwrap())
             };
             same(
-                &format!("{what}, {version}"),
+                &format!("{what}, {version:?}"),
                 |cpu| attend(cpu, case, &mut *attention::build(shape.clone(), &kv).unwrap()),
                 on_device,
             );

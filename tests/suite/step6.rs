@@ -17,7 +17,7 @@ use stairwell::{
     },
     batch::Batch,
     model::{Attention, AttentionShape},
-    tensor::DType,
+    tensor::{DType, Stored},
 };
 
 impl KeepsKv for FlashCuda {

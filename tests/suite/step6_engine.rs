@@ -1,8 +1,12 @@
 //! Step 6 in the engine: prompts on the kernels of flash attention give the CPU's tokens, whatever the chunks and the cached prefixes.
 
-use crate::common::{fixture, run};
-use serde_json::Value;
-use std::fs;
+use crate::{
+    common::{fixture, run},
+    random::Random,
+};
+use serde_json::{Value, json};
+use stairwell::{checkpoint::write_safetensors, tensor::HostTensor};
+use std::{fs, path::Path};
 
 fn generate(prompt: &[u32], more: &[&str]) -> Value {
     let model = fixture("llama3");
@@ -38,49 +42,87 @@ fn the_engine_uses_it() {
     }
 }
 
-/// Heads of 64 numbers, weights, arithmetic, K and V in bf16: v3 where nobody asks, v4 where it is asked for, and the tokens of v1.
-#[test]
-fn tensor_cores_in_the_engine() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = serde_json::json!({
+/// A model with heads of 64 numbers and random weights, large enough that every token of a prompt shows in the logits.
+fn wide_heads(dir: &Path) {
+    let config = json!({
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "torch_dtype": "bfloat16", "vocab_size": 200, "hidden_size": 64,
         "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
         "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": false,
     });
-    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let prompt = (0..90).map(|i| (3 + i * 7 % 180).to_string()).collect::<Vec<_>>().join(",");
-    let ran = |more: &[&str]| {
-        let flags = [
-            "generate",
-            "--model",
-            dir.path().to_str().unwrap(),
-            "--load-format",
-            "dummy",
-            "--prompt-ids",
-            &prompt,
-        ];
-        let how = [
-            "--max-tokens",
-            "8",
-            "--temperature",
-            "0",
-            "--ignore-eos",
-            "--json",
-            "--device",
-            "sim",
-            "--dtype",
-            "bf16",
-        ];
-        let said =
-            run(&[&flags[..], &how, &["--kv-dtype", "bf16", "--max-batched-tokens", "33"], more].concat())
-                .json();
-        (said["output_ids"].clone(), said["stats"]["prefill_kernel"].as_str().unwrap().to_owned())
+    fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let mut random = Random(7);
+    let mut tensors = Vec::new();
+    let mut add = |name: &str, shape: &[usize], scale: f32| {
+        let values = random.numbers(shape.iter().product());
+        // A norm's weights are around 1.
+        let around = if shape.len() == 1 { 1.0 } else { 0.0 };
+        let values: Vec<f32> = values.iter().map(|x| around + scale * x).collect();
+        tensors.push((format!("{name}.weight"), HostTensor::from_f32(shape, &values)));
     };
-    let plain = ran(&["--kernel", "flash_attention=v1"]);
-    assert_eq!(plain.1, "flash_attention_v1");
+    add("model.embed_tokens", &[200, 64], 0.4);
+    add("lm_head", &[200, 64], 0.2);
+    add("model.norm", &[64], 0.2);
+    for layer in 0..2 {
+        for (name, shape) in [
+            ("self_attn.q_proj", &[256, 64][..]),
+            ("self_attn.k_proj", &[128, 64]),
+            ("self_attn.v_proj", &[128, 64]),
+            ("self_attn.o_proj", &[64, 256]),
+            ("self_attn.q_norm", &[64]),
+            ("self_attn.k_norm", &[64]),
+            ("mlp.gate_proj", &[96, 64]),
+            ("mlp.up_proj", &[96, 64]),
+            ("mlp.down_proj", &[64, 96]),
+            ("input_layernorm", &[64]),
+            ("post_attention_layernorm", &[64]),
+        ] {
+            add(&format!("model.layers.{layer}.{name}"), shape, 0.2);
+        }
+    }
+    write_safetensors(&dir.join("model.safetensors"), &tensors).unwrap();
+}
+
+/// Heads of 64 numbers, weights, arithmetic, K and V in bf16: v3 where nobody asks, v4 where it is asked for. The log-probabilities are
+/// those of the CPU in f32, as near as v1's are.
+#[test]
+fn tensor_cores_in_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    wide_heads(dir.path());
+    let model = dir.path().to_str().unwrap();
+    let prompt: Vec<u32> = (0..90).map(|i| 3 + i * 7 % 180).collect();
+    let ran = |prompt: &[u32], more: &[&str]| {
+        let prompt = prompt.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let flags = ["generate", "--model", model, "--prompt-ids", &prompt, "--max-tokens", "1", "--json"];
+        // All tokens' log-probabilities, by their ids.
+        let how = ["--temperature", "0", "--ignore-eos", "--logprobs", "200", "--max-batched-tokens", "33"];
+        let said = run(&[&flags[..], &how, more].concat()).json();
+        let mut top: Vec<(u64, f64)> = said["logprobs"][0]["top"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| (entry["id"].as_u64().unwrap(), entry["logprob"].as_f64().unwrap()))
+            .collect();
+        top.sort_by_key(|(id, _)| *id);
+        let logprobs: Vec<f64> = top.into_iter().map(|(_, logprob)| logprob).collect();
+        assert_eq!(logprobs.len(), 200);
+        (logprobs, said["stats"]["prefill_kernel"].as_str().map(String::from))
+    };
+    let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let exact = ran(&prompt, &["--device", "cpu", "--dtype", "f32"]).0;
+    // One token in the middle of the prompt counts for much more than the dtype.
+    let other: Vec<u32> = prompt.iter().enumerate().map(|(i, id)| if i == 40 { 199 } else { *id }).collect();
+    let shows = apart(&exact, &ran(&other, &["--device", "cpu", "--dtype", "f32"]).0);
+    let sim = ["--device", "sim", "--dtype", "bf16", "--kv-dtype", "bf16"];
+    let v1 = ran(&prompt, &[&sim[..], &["--kernel", "flash_attention=v1"]].concat());
+    assert_eq!(v1.1.as_deref(), Some("flash_attention_v1"));
+    let rounding = apart(&exact, &v1.0);
+    assert!(shows > 3.0 * rounding, "a token moves them by {shows}, and bf16 by {rounding}");
     let v4: &[&str] = &["--kernel", "flash_attention=v4"];
     for (more, kernel) in [(&[][..], "flash_attention_v3"), (v4, "flash_attention_v4")] {
-        assert_eq!(ran(more), (plain.0.clone(), kernel.to_owned()));
+        let (logprobs, ran) = ran(&prompt, &[&sim[..], more].concat());
+        assert_eq!(ran.as_deref(), Some(kernel));
+        let error = apart(&exact, &logprobs);
+        assert!(error < 1.5 * rounding, "{kernel}: {error} from f32, and v1 {rounding}");
     }
 }
 
@@ -93,7 +135,8 @@ fn cached_prefixes() {
         .map(|i| {
             let ids: Vec<usize> =
                 (0..70 + 5 * i).map(|t| if t < 48 { 3 + t % 40 } else { 5 + (t * i) % 60 }).collect();
-            serde_json::json!({"id": i, "prompt_ids": ids, "max_tokens": 5, "temperature": 0, "ignore_eos": true}).to_string()
+            json!({"id": i, "prompt_ids": ids, "max_tokens": 5, "temperature": 0, "ignore_eos": true})
+                .to_string()
         })
         .collect();
     fs::write(&input, requests.join("\n")).unwrap();

@@ -150,7 +150,7 @@ fn logits_are_hugging_faces() {
 #[test]
 fn every_attention_runs_on_ranks() {
     let (dir, want) = (fixture("qwen2-deep"), Reference::of("qwen2-deep"));
-    for kind in AttentionKind::ALL {
+    for kind in [AttentionKind::Recompute, AttentionKind::Contiguous, AttentionKind::Paged] {
         let kv = KvOptions { attention: Some(kind), ..KvOptions::default() };
         let leader = ranks(&dir, Topology { tensor: 2, pipeline: 2 }, kv, Some(3)).unwrap();
         assert_eq!(write(leader, &want.prompt, want.greedy.len()).0, want.greedy, "{kind:?}");

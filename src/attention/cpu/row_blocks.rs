@@ -6,8 +6,9 @@
 use super::faster::rows_together;
 use crate::backend::{
     Shaped,
-    cpu::{Cpu, CpuTensor},
+    cpu::{Cpu, CpuTensor, SMALL},
 };
+use rayon::prelude::*;
 use std::cell::RefCell;
 
 /// Rows of one sequence that attend together: they share what is read of K and V, and their scores stay in the second cache.
@@ -50,7 +51,7 @@ pub fn attend_blocks(
         }
     };
     let together = rows_together(cpu, heads / kv_heads).unwrap_or(ROWS);
-    cpu.for_each_part(by_head.data_mut(), rows * group, together * group, work, |head, part, out| {
+    for_each_part(by_head.data_mut(), rows * group, together * group, work, |head, part, out| {
         blocks(head, part * together, out)
     });
     let mut out = cpu.take(rows, q.cols());
@@ -62,6 +63,26 @@ pub fn attend_blocks(
     out
 }
 // ANCHOR_END: attend_blocks
+
+/// Runs `body(chunk, part, numbers)` on parts of `m` elements, or what is left, of each chunk of `n`, on all cores if there are many
+/// operations in all: `work`.
+fn for_each_part(
+    x: &mut [f32],
+    n: usize,
+    m: usize,
+    work: usize,
+    body: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    if work < SMALL {
+        for (i, chunk) in x.chunks_exact_mut(n).enumerate() {
+            chunk.chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
+        }
+    } else {
+        x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| {
+            chunk.par_chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
+        });
+    }
+}
 
 thread_local! {
     static QUERIES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };

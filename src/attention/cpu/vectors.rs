@@ -79,7 +79,7 @@ impl Kept<'_> {
 
     /// A vector by its number, as f32: in place, or widened into `wide`, whose length it has.
     #[inline(always)]
-    pub(super) fn vector<'a>(&'a self, number: usize, wide: &'a mut [f32]) -> &'a [f32] {
+    pub(in crate::attention) fn vector<'a>(&'a self, number: usize, wide: &'a mut [f32]) -> &'a [f32] {
         let start = number * wide.len();
         match self {
             Kept::F32(kept) => &kept[start..][..wide.len()],

@@ -14,7 +14,7 @@ use super::{Backend, PartShape, Rope, Shaped, Slice};
 use crate::{
     config::Activation,
     error::Result,
-    tensor::{DType, convert_to_f32},
+    tensor::{DType, Stored, convert_to_f32},
 };
 use rayon::prelude::*;
 use std::sync::{
@@ -23,7 +23,7 @@ use std::sync::{
 };
 
 /// Operations below which a second thread costs more than it brings.
-const SMALL: usize = 1 << 14;
+pub(crate) const SMALL: usize = 1 << 14;
 
 /// What linear layers multiply. Sums are f32 in any case, and so is everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,28 +121,6 @@ impl Cpu {
             x.chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
         } else {
             x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| body(i, chunk));
-        }
-    }
-
-    /// Runs `body(chunk, part, numbers)` on parts of `m` elements, or what is left, of each chunk of `n`, on all cores if there are many
-    /// operations in all: `work`.
-    #[cfg(feature = "step2")]
-    pub(crate) fn for_each_part(
-        &self,
-        x: &mut [f32],
-        n: usize,
-        m: usize,
-        work: usize,
-        body: impl Fn(usize, usize, &mut [f32]) + Sync,
-    ) {
-        if work < SMALL {
-            for (i, chunk) in x.chunks_exact_mut(n).enumerate() {
-                chunk.chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
-            }
-        } else {
-            x.par_chunks_exact_mut(n).enumerate().for_each(|(i, chunk)| {
-                chunk.par_chunks_mut(m).enumerate().for_each(|(j, part)| body(i, j, part));
-            });
         }
     }
 }

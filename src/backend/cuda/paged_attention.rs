@@ -5,8 +5,10 @@ use super::{
     device::{Address, Arg, Grid, Launch},
     suffix,
 };
-use crate::{error::Result, tensor::DType};
-use std::fmt;
+use crate::{
+    error::Result,
+    tensor::{DType, Stored},
+};
 
 /// A step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,12 +244,6 @@ impl Cuda {
         };
         let at = partial.as_ref().map_or(out, CudaTensor::address);
         self.run(&version.launches(work, out, q, at))
-    }
-}
-
-impl fmt::Display for AttentionVersion {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "v{}", *self as u8)
     }
 }
 

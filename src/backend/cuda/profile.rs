@@ -5,6 +5,7 @@ use super::{
     simulated::{ERROR_SIZE, Simulated, call},
 };
 use crate::error::Result;
+use serde::{Serialize, Serializer};
 use std::{
     ffi::{c_char, c_int, c_void},
     sync::{Mutex, PoisonError},
@@ -24,13 +25,15 @@ pub struct Profile {
 }
 
 /// One place that reads or writes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Site {
     /// File and line, if the program has them (a release build has not).
-    pub line: Option<(String, u32)>,
-    pub writes: bool,
+    pub file: Option<String>,
+    pub line: Option<u32>,
     /// In shared memory instead of global.
+    #[serde(rename = "memory", serialize_with = "memory")]
     pub shared: bool,
+    pub writes: bool,
     /// Instructions of a whole warp.
     pub requests: u64,
     /// Bytes over all lanes.
@@ -39,7 +42,12 @@ pub struct Site {
     pub sectors: u64,
     /// Of shared memory: turns that the 32 banks need, and the least that so many different words could take.
     pub turns: u64,
+    #[serde(skip)]
     pub least_turns: u64,
+}
+
+fn memory<S: Serializer>(shared: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if *shared { "shared" } else { "global" })
 }
 
 impl Profile {
@@ -131,20 +139,12 @@ impl Profile {
                 (profile.least_read, profile.least_written, profile.barriers) = (writes, shared, requests);
                 continue;
             }
-            let site = Site {
-                line: line_of(place),
-                writes: writes == 1,
-                shared: shared == 1,
-                requests,
-                bytes,
-                sectors,
-                turns,
-                least_turns,
-            };
+            let ((file, line), shared, writes) = (line_of(place).unzip(), shared == 1, writes == 1);
+            let site = Site { file, line, shared, writes, requests, bytes, sectors, turns, least_turns };
             // A loop that the compiler has unrolled is several places with one line.
             let same = |other: &&mut Site| {
-                other.line.is_some()
-                    && (&other.line, other.writes, other.shared) == (&site.line, site.writes, site.shared)
+                let place = |site: &Site| (site.file.clone(), site.line, site.writes, site.shared);
+                other.line.is_some() && place(other) == place(&site)
             };
             match profile.sites.iter_mut().find(same) {
                 Some(other) => {

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     backend::{PartShape, Slice},
     error::Result,
-    tensor::{DType, convert_to_f32},
+    tensor::{DType, Stored, convert_to_f32},
 };
 use std::{borrow::Cow, sync::Arc};
 

@@ -4,11 +4,15 @@ use super::super::numbers::count;
 use rand::{Rng, SeedableRng, rngs::ChaCha20Rng};
 use serde::{Serialize, Serializer};
 use stairwell::error::{Error, Result};
-use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// Lengths in tokens: `64`, `32..128` (both ends included), or parts of a mix with their weights: `8..16:7,128..160:1`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
 pub struct Lengths {
+    /// As they were given.
+    text: String,
+    #[serde(skip)]
     parts: Vec<(usize, RangeInclusive<usize>)>,
 }
 
@@ -18,7 +22,7 @@ const MOST: usize = 1 << 32;
 impl Lengths {
     /// Uniform from `first` to `last`, both included.
     pub fn uniform(first: usize, last: usize) -> Lengths {
-        Lengths { parts: vec![(1, first..=last)] }
+        Lengths { text: format!("{first}..{last}"), parts: vec![(1, first..=last)] }
     }
 
     /// The longest that can be drawn.
@@ -46,7 +50,8 @@ impl FromStr for Lengths {
             let (range, weight) = part.split_once(':').unwrap_or((part, "1"));
             Ok((number(weight, "a weight", 1 << 10)?, range_of(range)?))
         };
-        Ok(Lengths { parts: text.split(',').map(part).collect::<Result<_, String>>()? })
+        let parts = text.split(',').map(part).collect::<Result<_, String>>()?;
+        Ok(Lengths { text: text.into(), parts })
     }
 }
 
@@ -66,23 +71,6 @@ fn number(text: &str, what: &str, most: usize) -> Result<usize, String> {
         Err(_) => {
             Err(format!("'{text}' is not {what}; write lengths like 64, 32..128 or 8..16:7,128..160:1"))
         }
-    }
-}
-
-impl fmt::Display for Lengths {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let part = |(weight, range): &(usize, RangeInclusive<usize>)| {
-            let (first, last) = (range.start(), range.end());
-            let range = if first == last { first.to_string() } else { format!("{first}..{last}") };
-            if self.parts.len() == 1 { range } else { format!("{range}:{weight}") }
-        };
-        f.write_str(&self.parts.iter().map(part).collect::<Vec<_>>().join(","))
-    }
-}
-
-impl Serialize for Lengths {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 
@@ -258,9 +246,9 @@ mod tests {
     #[test]
     fn lengths_are_read_and_written() {
         for text in ["64", "32..128", "8..16:7,128..160:1"] {
-            assert_eq!(text.parse::<Lengths>().unwrap().to_string(), text);
+            assert_eq!(serde_json::json!(text.parse::<Lengths>().unwrap()), text);
         }
-        assert_eq!("7..7".parse::<Lengths>(), Ok(Lengths::uniform(7, 7)));
+        assert_eq!("7..9".parse::<Lengths>(), Ok(Lengths::uniform(7, 9)));
         for (text, part) in
             [("9..3", "3..9"), ("0", "1 to"), ("", "64"), ("1..", "64"), ("4:0", "weight"), ("1,x", "'x'")]
         {

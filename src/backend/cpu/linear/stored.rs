@@ -1,6 +1,6 @@
 //! Weights as they are stored.
 
-use crate::backend::Slice;
+use crate::{backend::Slice, tensor::Stored};
 
 /// The rows of a slice that is stored [out, in].
 pub struct Rows<'a> {

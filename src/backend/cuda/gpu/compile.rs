@@ -1,8 +1,10 @@
 //! The kernels for this GPU: NVIDIA's run-time compiler (NVRTC) makes a cubin of the sources that this program carries.
 
 use super::driver::dotted;
-use crate::error::{Error, Result};
-use crate::words::Words;
+use crate::{
+    error::{Error, Result},
+    words::field,
+};
 use cudarc::nvrtc::{result, sys};
 use std::{
     ffi::{CStr, CString},
@@ -40,10 +42,12 @@ pub(super) fn kernels(architecture: (i32, i32), driver_version: i32) -> Result<V
     let (major, minor) = architecture;
     if architecture < OLDEST {
         let old = format!(
-            "the GPU's architecture is {major}.{minor}, and the kernels need {}.{} (Ampere) or newer; use ",
-            OLDEST.0, OLDEST.1
+            "the GPU's architecture is {major}.{minor}, and the kernels need {}.{} (Ampere) or newer; use {} cpu",
+            OLDEST.0,
+            OLDEST.1,
+            field("device")
         );
-        return Err(Error::Limit(Words::from(old).field("device").text(" cpu")));
+        return Err(Error::Limit(old.into()));
     }
     // SAFETY: loads NVIDIA's library, which is made to be loaded.
     if !unsafe { sys::is_culib_present() } {

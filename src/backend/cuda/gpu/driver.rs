@@ -1,7 +1,9 @@
 //! The driver: whether it is there, what it has, and what its errors say. cudarc panics where a library is missing, so that is asked first.
 
-use crate::error::{Error, Result};
-use crate::words::Words;
+use crate::{
+    error::{Error, Result},
+    words::field,
+};
 use cudarc::driver::{result, sys};
 
 /// The oldest driver that has all the calls made here (graphs, and launches with more than 48 KiB of shared memory), as CUDA numbers
@@ -29,8 +31,8 @@ impl<T> Failed<T> for Result<T, result::DriverError> {
 /// Without a driver, with one that is too old, or without a device.
 pub(super) fn devices() -> Result<usize> {
     let no = |why: String| {
-        let instead = " sim needs no GPU, and cpu is the default without one";
-        let why = Words::from(why + "; ").field("device").text(instead);
+        let instead = "sim needs no GPU, and cpu is the default without one";
+        let why = format!("{why}; {} {instead}", field("device")).into();
         Err(Error::Parameter { field: "device", value: "cuda".into(), why })
     };
     // SAFETY: loads the driver's library, which is made to be loaded.

@@ -20,7 +20,7 @@ use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Matmul};
 use crate::error::{Error, Result};
 #[cfg(feature = "step7")]
 use crate::model::{Rank, Share};
-use crate::words::Words;
+use crate::words::field;
 use blas::Blas;
 use cudarc::{
     driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, result, sys},
@@ -114,13 +114,12 @@ impl Device for Gpu {
             Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 let DeviceMemory { free, total } = self.memory();
                 let [bytes, free, total] = [bytes as u64, free, total].map(|bytes| bytes as f64 / 1e9);
-                let why = Words::from(format!(
+                let [tokens, part] = ["max_batched_tokens", "gpu_memory_utilization"].map(field);
+                let why = format!(
                     "out of memory on the GPU: {bytes:.3} GB are wanted, and {free:.3} GB of {total:.3} GB are free; \
-                     close other programs on it, or give a smaller "
-                ));
-                Err(Error::Limit(
-                    why.field("max_batched_tokens").text(" or ").field("gpu_memory_utilization"),
-                ))
+                     close other programs on it, or give a smaller {tokens} or {part}"
+                );
+                Err(Error::Limit(why.into()))
             }
             Err(error) => Err(error).or_say("allocating memory"),
         }

@@ -8,7 +8,7 @@ use crate::{
         suffix,
     },
     error::{Error, Result},
-    tensor::DType,
+    tensor::{DType, Stored},
 };
 
 pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];
@@ -16,19 +16,11 @@ pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];
 /// Sequences that decode: a row for each, behind `tokens` − 1 others.
 pub(super) const VERSIONS: Family = Family {
     kernels: &[(&AttentionVersion::KERNELS, KV_DTYPES)],
-    defaults: &[
-        ("sequences", 2),
-        ("tokens", 256),
-        ("heads", 8),
-        ("kv_heads", 2),
-        ("head_dim", 64),
-        ("block_size", 16),
-    ],
+    defaults: "sequences=2,tokens=256,heads=8,kv_heads=2,head_dim=64,block_size=16",
     launches: attend,
 };
 
-const WRITE: super::Defaults =
-    &[("rows", 8), ("heads", 8), ("kv_heads", 2), ("head_dim", 64), ("block_size", 16)];
+const WRITE: &str = "rows=8,heads=8,kv_heads=2,head_dim=64,block_size=16";
 
 pub(super) const WRITES: Family =
     Family { kernels: &[(&["write_kv", "rope_write_kv"], KV_DTYPES)], defaults: WRITE, launches: write };

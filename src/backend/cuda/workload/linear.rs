@@ -13,7 +13,7 @@ pub(super) const PRODUCTS: Family = Family {
         (&["matmul_v3"], &["bf16_bf16", "f16_f16"]),
         (&["matmul_v3_unswizzled"], &["bf16_bf16"]),
     ],
-    defaults: &[("rows", 1), ("inputs", 256), ("outputs", 256)],
+    defaults: "rows=1,inputs=256,outputs=256",
     launches,
 };
 

@@ -14,14 +14,12 @@ use super::{
 use crate::error::{Error, Result};
 use std::{cell::RefCell, collections::BTreeMap, iter::repeat};
 
-/// The names of a shape's numbers, and their defaults.
-type Defaults = &'static [(&'static str, usize)];
-
 /// Kernels that take the same shapes.
 struct Family {
     /// Names without the dtype, and the dtypes that they come in: the first one is meant where a name leaves it out. No dtypes: f32 only.
     kernels: &'static [(&'static [&'static str], &'static [&'static str])],
-    defaults: Defaults,
+    /// The numbers of the shape: `rows=8,width=1024`.
+    defaults: &'static str,
     launches: fn(&Memory, &Kernel, &KernelShape) -> Result<Vec<Launch>>,
 }
 
@@ -88,20 +86,19 @@ impl KernelShape {
                 "there is no kernel '{kernel}' to profile; there are {names}; most with a dtype behind: _bf16"
             ))
         };
-        let (Family { defaults, .. }, _) = find(kernel).ok_or_else(unknown)?;
-        let mut shape: BTreeMap<&'static str, usize> = defaults.iter().copied().collect();
+        let (Family { defaults: known, .. }, _) = find(kernel).ok_or_else(unknown)?;
+        let defaults = known.split(',').filter_map(|number| number.split_once('='));
+        let mut shape: BTreeMap<&'static str, usize> =
+            defaults.map(|(name, n)| (name, n.parse().expect("a number"))).collect();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let bad = || {
-                let known = listed(defaults.iter().copied());
                 let why = format!("'{part}' is no number of {kernel}'s shape; write {known}");
                 Error::parameter("shape", why)
             };
             let (name, value) = part.split_once('=').ok_or_else(bad)?;
-            let (name, default) = defaults.iter().find(|(known, _)| *known == name.trim()).ok_or_else(bad)?;
-            let least = usize::min(*default, 1);
-            let value =
-                value.trim().parse().ok().filter(|n| (least..=1 << 24).contains(n)).ok_or_else(bad)?;
-            shape.insert(name, value);
+            let (_, number) = shape.iter_mut().find(|(known, _)| **known == name.trim()).ok_or_else(bad)?;
+            let least = usize::min(*number, 1);
+            *number = value.trim().parse().ok().filter(|n| (least..=1 << 24).contains(n)).ok_or_else(bad)?;
         }
         Ok(KernelShape(shape))
     }
@@ -112,14 +109,10 @@ impl KernelShape {
     }
 }
 
-/// `name=number`, with commas between.
-fn listed(numbers: impl Iterator<Item = (&'static str, usize)>) -> String {
-    numbers.map(|(name, n)| format!("{name}={n}")).collect::<Vec<_>>().join(",")
-}
-
 impl std::fmt::Display for KernelShape {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(&listed(self.0.iter().map(|(name, n)| (*name, *n))))
+        let numbers: Vec<String> = self.0.iter().map(|(name, n)| format!("{name}={n}")).collect();
+        f.write_str(&numbers.join(","))
     }
 }
 

@@ -16,15 +16,7 @@ pub(super) const VERSIONS: Family = Family {
         (&["flash_attention_v2", "flash_attention_v3", "flash_attention_v4"], &["bf16", "f16"]),
         (&[UNSWIZZLED], &["bf16"]),
     ],
-    defaults: &[
-        ("sequences", 1),
-        ("tokens", 256),
-        ("before", 0),
-        ("heads", 8),
-        ("kv_heads", 2),
-        ("head_dim", 64),
-        ("block_size", 16),
-    ],
+    defaults: "sequences=1,tokens=256,before=0,heads=8,kv_heads=2,head_dim=64,block_size=16",
     launches,
 };
 

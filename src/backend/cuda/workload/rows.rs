@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
 };
 
-const DEFAULTS: super::Defaults = &[("rows", 8), ("width", 1024)];
+const DEFAULTS: &str = "rows=8,width=1024";
 
 pub(super) const ELEMENTWISE: Family =
     Family { kernels: &[(&["add", "silu_mul"], &[])], defaults: DEFAULTS, launches: elementwise };

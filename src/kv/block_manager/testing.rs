@@ -1,10 +1,10 @@
-//! The model of the memory: see block_manager.rs.
+//! The model of the memory: see tests.rs.
 
-use rand::{RngExt, rngs::ChaCha8Rng};
-use stairwell::{
+use crate::{
     batch::Move,
     kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing},
 };
+use rand::{RngExt, rngs::ChaCha8Rng};
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
@@ -185,6 +185,15 @@ impl Model {
             let request = self.requests.get_mut(id).unwrap();
             request.computed += n;
             self.kv.computed(*id, request.computed);
+            // Blocks that no later token sees go back at once: one whose last position is just behind the window, too.
+            let seen = self.setup.window.map_or(0, |w| (request.computed + 1).saturating_sub(w));
+            for block in 0..seen / size {
+                assert_eq!(
+                    self.kv.table(*id)[block],
+                    GONE,
+                    "{id:?}: block {block} of {seen} positions behind"
+                );
+            }
             self.checked();
         }
     }

@@ -5,11 +5,9 @@
 //! Whatever a wrong manager does (a stale hash, a shared block that is freed or written to, a lost copy), somebody reads something
 //! that is not his.
 
-mod model;
-
-use model::{Cache, Model, PLAIN, Setup};
+use super::testing::{Cache, Model, PLAIN, Setup};
+use crate::kv::{GONE, KvManager, Preemption, RequestId, Sharing};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
-use stairwell::kv::{GONE, KvManager, Preemption, RequestId, Sharing};
 
 #[test]
 fn every_place_that_is_read_holds_what_was_computed_for_it() {
