@@ -113,7 +113,9 @@ impl TokenizerFiles {
 
 fn additional_chat_templates(directory: &Directory) -> Result<BTreeMap<String, Vec<u8>>, TokenizerError> {
     let folder = directory.path("additional_chat_templates");
-    let (Directory::Disk(_), true) = (directory, folder.is_dir()) else { return Ok(BTreeMap::new()) };
+    if matches!(directory, Directory::Embedded { .. }) || !folder.is_dir() {
+        return Ok(BTreeMap::new());
+    }
     let mut templates = BTreeMap::new();
     for file in Directory::Disk(folder).list()? {
         let Some(name) = file.strip_suffix(".jinja") else { continue };

@@ -35,7 +35,9 @@ fn what_is_no_regular_file_is_refused_at_once() {
         let checkpoint = Checkpoint::copy("qwen3");
         let _ = fs::remove_file(checkpoint.file(file));
         assert!(Command::new("mkfifo").arg(checkpoint.file(file)).status().unwrap().success());
-        run(&["generate", "--model", checkpoint.name(), "--prompt", "a"]).refused(&[file, "no regular file"]);
+        let prompt = if file == "model.safetensors" { ["--prompt-ids", "5"] } else { ["--prompt", "a"] };
+        run(&[&["generate", "--model", checkpoint.name()][..], &prompt].concat())
+            .refused(&[file, "no regular file"]);
     }
 }
 
