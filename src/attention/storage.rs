@@ -110,8 +110,8 @@ mod tests {
             let number = |i: usize| ((i * 7919 + vector * 104_729) % 4001) as f64 / 2000.0 - 1.0;
             let from: Vec<f32> = (0..24).map(|i| (magnitude * number(i).powi(3)) as f32).collect();
             storage.write(vector, &from);
-            let mut wide = [0.0; 24];
-            let kept = storage.from(vector).vector(0, &mut wide).to_vec();
+            let Kept::Fp8 { codes, scales } = storage.from(vector) else { panic!("it is fp8") };
+            let kept = codes.iter().map(|code| F8E4M3::from_bits(*code).to_f32() * scales[0]);
             let largest = from.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
             let scale = f64::from(largest) / 448.0;
             for (x, kept) in from.iter().zip(kept) {

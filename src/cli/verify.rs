@@ -26,9 +26,10 @@ The reference is made with scripts/dump_hf_reference.py, which needs torch and t
   python scripts/dump_hf_reference.py --model DIR --prompt-ids 5,17,3 --out reference.safetensors
   stairwell verify --model DIR --reference reference.safetensors
 
-An element agrees if |ours − reference| ≤ atol + rtol · |reference| + old. `old` is what rounding may have left of larger values: some
-models carry a value of thousands in a token's residual stream for many layers and then cancel it. For the stream, `old` is rtol/2 of the largest value
-that this token has carried; for other modules rtol/2 of the row's largest value, times what was carried / the stream's root mean square.
+An element agrees if |ours − reference| ≤ atol + rtol · |reference| + old. `old` is what rounding may have left of larger values, since
+some models carry a value of thousands in a token's residual stream for many layers and then cancel it. For the stream, `old` is rtol/2 of
+the largest value that this token has carried. For other modules it is rtol/2 of the row's largest value, times the value that was carried
+over the stream's root mean square.
 The exit code is 1 if a module differs.")]
 pub struct Args {
     #[command(flatten)]
