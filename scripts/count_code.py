@@ -17,7 +17,7 @@ BEGIN, END = "<!-- scripts/count_code.py -->", "<!-- end of scripts/count_code.p
 STEPS = [f"step{n}" for n in range(1, 8)]
 # No more code than this in all of src/, in step 1's build, and on chapter 1's path. Lower a limit when code goes; the aims are 20,500,
 # 9,000 and 2,500.
-LIMITS = {"src": 21_750, "step1": 9_150, "path1": 2_500}
+LIMITS = {"src": 21_400, "step1": 9_000, "path1": 2_500}
 
 
 def without_tests(text: str) -> str:

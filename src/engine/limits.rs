@@ -77,13 +77,15 @@ impl<W: Worker> Engine<W> {
     /// A pass failed: all its requests are computed again, from their first tokens. The second time in a row ends every request with the
     /// error, since nobody knows what state the device or the ranks are in.
     pub(super) fn failed(&mut self, error: Error) -> Result<Vec<Update>> {
+        // A batch that attention refuses is wrong in the books, and would be refused again.
+        let may_pass = !matches!(error, Error::Request(_) | Error::Limit(_));
         match self.health {
-            Health::Good => {
+            Health::Good if may_pass => {
                 self.health = Health::Failed;
                 self.scheduler.recompute_all();
                 self.step()
             }
-            Health::Failed | Health::Dead(_) => {
+            _ => {
                 let why = error.to_string();
                 for id in self.scheduler.all() {
                     self.end(id, FinishReason::Error, Some(why.clone()));

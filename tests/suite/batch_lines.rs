@@ -273,3 +273,20 @@ fn a_bad_line_is_told_before_the_cache_is_sized() {
     let ran = rig.batch(&["--kv-memory", "1"]);
     assert!(ran.code == Some(1) && ran.stderr.contains("line 2: prompt: "), "{ran:?}");
 }
+
+#[cfg(unix)]
+#[test]
+fn an_input_that_is_no_regular_file_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let page = dir.path().join("page.html");
+    for file in [pipe.to_str().unwrap(), dir.path().to_str().unwrap(), "/dev/zero"] {
+        for command in [
+            &["timeline", file, "--out", page.to_str().unwrap()][..],
+            &["batch", "--output", "/dev/null", "--input", file],
+        ] {
+            crate::common::run(command).refused(&[file, "no regular file"]);
+        }
+    }
+}

@@ -53,7 +53,7 @@ impl Worker for Recording {
     fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output> {
         self.steps += 1;
         if self.fails.contains(&self.steps) {
-            return Err(Error::Request("the machine is gone".into()));
+            return Err(Error::Device("the machine is gone".into()));
         }
         let output = self.inner.forward(batch, draws)?;
         if let Output::Logits(logits) = &output {

@@ -226,7 +226,11 @@ fn the_program_says_what_it_kept() {
         "room for 2",
         "--max-model-len",
     ]);
-    run(&[&args[..], &["--attention", "paged9"]].concat()).refused(&["no attention 'paged9'", "contiguous"]);
+    run(&[&args[..], &["--attention", "paged9"]].concat()).refused(&[
+        "'paged9'",
+        "--attention",
+        "contiguous",
+    ]);
     run(&[&args[..], &["--attention", "recompute", "--kv-dtype", "bf16"]].concat())
         .refused(&["keeps no K and V"]);
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use stairwell::tokenizer::{
     ChatOptions, ChatTemplate, Detokenizer, Emit, StopStrings, Tokenizer, TokenizerError, TokenizerFiles,
 };
@@ -198,9 +198,13 @@ fn chats_equal_transformers_byte_for_byte() {
                         Err(TokenizerError::ChatRefused { .. } | TokenizerError::ChatFailed { .. }),
                         Value::Null,
                     ) => {}
-                    (Ok(ours), Value::Array(expected)) => {
-                        let hash = (expected[0].as_u64(), expected[1].as_str());
-                        assert_eq!((Some(ours.len() as u64), Some(&*fnv1a(&ours))), hash, "{what}:\n{ours}");
+                    (Ok(ours), expected) => {
+                        let theirs = expected[0] == ours.len() as u64 && expected[1] == fnv1a(&ours);
+                        // Where a template expects a text, transformers fails or prints the list as Python writes it; here it gets the text.
+                        let text = [json!({"role": "user", "content": "Hi"})];
+                        let of_text = || template.render(&text, &chat_options(&reference, options)).unwrap();
+                        let flattened = chat == "content_list" && of_text() == ours;
+                        assert!(theirs || flattened, "{what}: {ours:?} where transformers gives {expected}");
                     }
                     (ours, expected) => panic!("{what}: {ours:?} where transformers gives {expected}"),
                 }
@@ -213,7 +217,7 @@ fn chats_equal_transformers_byte_for_byte() {
 fn a_chat_has_one_bos_at_most() {
     each_tokenizer(|_, _, tokenizer| {
         let (Ok(_), Some((_, bos))) = (tokenizer.chat_template(), tokenizer.bos_token()) else { return };
-        let chat = [serde_json::json!({"role": "user", "content": "Hi"})];
+        let chat = [json!({"role": "user", "content": "Hi"})];
         let ids = tokenizer.encode_chat(&chat, &ChatOptions::default()).expect("ids");
         assert!(ids.iter().filter(|&&id| id == bos).count() <= 1, "{tokenizer:?}: {ids:?}");
         let prompt = tokenizer.render_chat(&chat, &ChatOptions::default()).expect("a text");
