@@ -207,8 +207,11 @@ impl Run {
         let said: String = lines.map_while(Result::ok).map(|line| line + "\n").collect();
         assert!(!self.child.wait().unwrap().success(), "{said}");
         let results = self.results().unwrap();
-        assert!(results.ends_with('\n') && results.lines().count() < REQUESTS, "all done before the signal");
-        results.lines().for_each(|line| assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}"));
+        let results: Vec<Value> =
+            results.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        // A run whose leader goes on gives the rest of the requests the error.
+        let done = results.iter().filter(|result| result["finish_reason"] == "length").count();
+        assert!(done < REQUESTS, "all done before the signal");
         (said, start.elapsed())
     }
 }
