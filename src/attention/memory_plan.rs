@@ -1,4 +1,4 @@
-//! What fits into a given memory, worked out on paper: the arithmetic of `stairwell plan`.
+//! The arithmetic of `stairwell plan`: it works out on paper how much of a KV cache fits into a given memory.
 //!
 //! ```text
 //! room for K and V = min(memory − weights − activations, 0.9 · (memory − weights))
@@ -7,7 +7,7 @@
 //! one sequence     = min(context, 16 · blocks) tokens
 //! at a time        = ⌊blocks / ⌈length / 16⌉⌋ sequences of that length
 //! ```
-//! The 0.9 is the engine's: it leaves a tenth of what is free to others, and a plan must not promise what the engine refuses.
+//! The 0.9 is the engine's: the engine leaves a tenth of the free memory to other programs, and a plan must not promise more than the engine takes.
 //!
 //! If every layer has a sliding window, blocks behind it are given back, and a sequence holds at most
 //! ⌈(window + tokens of a step) / 16⌉ + 1 blocks, however long it is (as the block manager's `max_tokens`).
@@ -35,7 +35,7 @@ pub struct MemoryPlan {
     pub step_tokens: usize,
 }
 
-/// What fits with K and V in one dtype.
+/// The KV cache that fits if K and V are stored in one dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct KvPlan {
     pub dtype: KvDtype,
@@ -47,18 +47,13 @@ pub struct KvPlan {
     /// The longest sequence in tokens, if it is alone.
     #[serde(rename = "longest_sequence")]
     pub longest: usize,
-    /// What keeps it from being longer: `context` or `memory`.
+    /// The reason why it is not longer: `context` or `memory`.
     pub limited_by: &'static str,
     /// Sequences of the wanted length at a time.
     pub sequences: usize,
     /// The least memory that holds one sequence of the wanted length.
     #[serde(rename = "memory_for_one_sequence_bytes")]
     pub memory_for_one: u64,
-}
-
-impl KvDtype {
-    /// One of each width, the widest first.
-    pub const WIDTHS: [KvDtype; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Fp8];
 }
 
 impl MemoryPlan {
@@ -84,12 +79,12 @@ impl MemoryPlan {
         widest_window(shape).map_or(all, |window| all.min(self.blocks_of_window(window)))
     }
 
-    /// What the tokens of one step see, and a block more, since they need not begin where a block does.
+    /// Blocks that the tokens of one step see. One block is added, because the window need not begin where a block begins.
     fn blocks_of_window(&self, window: usize) -> usize {
         window.saturating_add(self.step_tokens).div_ceil(BLOCK_SIZE) + 1
     }
 
-    /// What fits with K and V in `dtype`, where sequences of `length` tokens are wanted (at least one).
+    /// The KV cache that fits if K and V are stored in `dtype` and sequences of `length` tokens are wanted (at least one).
     pub fn kv(&self, shape: &AttentionShape, dtype: KvDtype, length: usize) -> KvPlan {
         let bytes_per_token = shape.bytes_per_token(dtype);
         let block_bytes = (bytes_per_token * BLOCK_SIZE as u64).max(1);

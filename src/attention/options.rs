@@ -1,4 +1,4 @@
-//! What a user can choose about keys and values, in every build.
+//! The options for keys and values that a user has in every build.
 
 use crate::{error::Error, tensor::DType};
 use clap::ValueEnum;
@@ -82,7 +82,7 @@ impl AttentionKind {
         }
     }
 
-    /// What to say where it was not built.
+    /// The message of a build without it.
     pub fn needs_a_feature(self) -> Error {
         let name = self.name();
         let feature = if self == AttentionKind::Paged { "step4" } else { "step2" };
