@@ -1,9 +1,10 @@
 //! The fields of a request, with the names of OpenAI's API and of what vLLM adds to it.
 
+use crate::json;
 use clap::Args;
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, Visitor},
+    de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Map, Value, value::RawValue};
 use std::{fmt, str::FromStr};
@@ -26,12 +27,15 @@ pub struct Fields {
     pub prompt: Option<String>,
     /// A chat.
     #[arg(skip)]
+    #[serde(deserialize_with = "exact")]
     pub messages: Option<Vec<Value>>,
     /// Functions that the model may call in a chat, each a JSON schema.
     #[arg(skip)]
+    #[serde(deserialize_with = "exact")]
     pub tools: Option<Vec<Value>>,
     /// Further variables of the chat template.
     #[arg(skip)]
+    #[serde(deserialize_with = "exact")]
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Token ids to continue; they need no tokenizer.
     #[arg(skip)]
@@ -95,6 +99,13 @@ pub struct Fields {
     /// vLLM's field; it means something from step 4 on.
     #[arg(skip)]
     pub cache_salt: Option<String>,
+}
+
+/// Values for a chat template, which prints them: every number as it is written (see [`json::exact`]).
+fn exact<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = Box::<RawValue>::deserialize(deserializer)?;
+    let value = json::exact(text.get().as_bytes()).map_err(D::Error::custom)?;
+    serde_json::from_value(value).map_err(D::Error::custom)
 }
 
 fn bias(text: &str) -> Result<(u32, f32), String> {

@@ -103,6 +103,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[test]
+    fn a_chat_keeps_numbers_that_json_crates_round() {
+        let line = r#"{"messages": [{"role": "user", "content": "a", "id": 340282366920938463463374607431768211456}]}"#;
+        let messages = Line::parse(line.as_bytes()).unwrap().fields.messages.unwrap();
+        assert_eq!(messages[0]["id"][stairwell_jinja::NUMBER], "340282366920938463463374607431768211456");
+        assert!(Line::parse(br#"{"messages": null, "prompt": "a"}"#).unwrap().fields.messages.is_none());
+    }
+
     fn said(line: &str) -> String {
         Line::parse(line.as_bytes()).map(|line| format!("{line:?}")).unwrap_err().to_string()
     }
