@@ -65,3 +65,7 @@ pub mod trace;
 // Step 7: one model on several ranks: tensor parallelism, pipeline parallelism; threads and MPI.
 #[cfg(feature = "step7")]
 pub mod parallel;
+
+// Step 8: OpenAI's API over the engine.
+#[cfg(feature = "serve")]
+pub mod server;

@@ -1,0 +1,7 @@
+//! The edge: connections, who may do what, bodies and errors, before any handler sees a request.
+
+pub mod access;
+pub mod body;
+pub mod closing;
+pub mod error;
+pub mod sse;

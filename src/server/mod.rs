@@ -1,0 +1,3 @@
+//! OpenAI's API over the engine.
+
+pub mod http;
