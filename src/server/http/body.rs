@@ -1,0 +1,232 @@
+//! Reads the body of a POST: bounded in bytes, in time, and in the memory that all bodies take together.
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use axum::{body::Body, extract::Request, http::header};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{closing::Closing, error::ApiError};
+
+/// A body up to this size needs nobody's leave.
+const SMALL: usize = 64 << 10;
+/// Larger bodies take memory in steps of this many bytes.
+const STEP: usize = 64 << 10;
+
+/// What one body, and all bodies together, may take. Clones share the memory.
+#[derive(Clone, Debug)]
+pub struct BodyLimits {
+    max_bytes: usize,
+    deadline: Duration,
+    /// Steps that large bodies have left.
+    memory: Arc<Semaphore>,
+}
+
+/// A body that was read. It holds its share of the memory until it is dropped.
+#[derive(Debug)]
+pub struct Received {
+    bytes: Vec<u8>,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl BodyLimits {
+    /// `max_bytes` for one body, which must have come whole after `deadline`. Together, the bodies beyond 64 KiB may take eight times
+    /// `max_bytes`, at least 256 MiB: clients that send slowly can fill that, and no more.
+    pub fn new(max_bytes: usize, deadline: Duration) -> BodyLimits {
+        let memory = max_bytes.saturating_mul(8).max(256 << 20) / STEP;
+        BodyLimits {
+            max_bytes,
+            deadline,
+            memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// The whole body of a request.
+    ///
+    /// A request with neither body nor `Content-Type` gives no bytes, for routes that need none.
+    ///
+    /// # Errors
+    ///
+    /// 415 if the body isn't called JSON, and 413 if `Content-Length` is beyond the limit: both before a byte of the body is read. 413 also
+    /// once a body without length has grown beyond the limit. 400 if the body ends early or the deadline passes. 503 if other bodies have
+    /// the memory, or the server ends.
+    pub async fn read(&self, request: Request) -> Result<Received, ApiError> {
+        let (head, body) = request.into_parts();
+        let Some(kind) = head.headers.get(header::CONTENT_TYPE) else {
+            return match body.size_hint().exact() {
+                Some(0) => Ok(Received { bytes: Vec::new(), _memory: None }),
+                _ => Err(ApiError::media_type()),
+            };
+        };
+        if !is_json(kind.as_bytes()) {
+            return Err(ApiError::media_type());
+        }
+        // The hint's lower bound is Content-Length where there is one.
+        let promised = body.size_hint().lower();
+        if promised > self.max_bytes as u64 {
+            return Err(ApiError::too_large(self.max_bytes));
+        }
+        let closing = head.extensions.get::<Closing>().cloned();
+        tokio::select! {
+            biased;
+            read = self.collect(body, promised as usize) => read,
+            () = tokio::time::sleep(self.deadline) => {
+                let seconds = self.deadline.as_secs_f32();
+                Err(ApiError::invalid(None, format!("the body didn't come whole within {seconds} s")))
+            }
+            () = closed(closing) => Err(ApiError::unavailable("the server is about to end")),
+        }
+    }
+
+    /// Appends frame after frame. The promise is only a promise: memory for more than a step comes with the bytes.
+    async fn collect(&self, mut body: Body, promised: usize) -> Result<Received, ApiError> {
+        let mut received = Received { bytes: Vec::with_capacity(promised.min(STEP)), _memory: None };
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| {
+                ApiError::invalid(None, "the body ends early, or is not framed as HTTP has it")
+            })?;
+            let Ok(data) = frame.into_data() else { continue }; // trailers
+            let size = received.bytes.len() + data.len();
+            if size > self.max_bytes {
+                return Err(ApiError::too_large(self.max_bytes));
+            }
+            self.reserve(&mut received, size)?;
+            received.bytes.extend_from_slice(&data);
+        }
+        Ok(received)
+    }
+
+    /// Makes the body's share of the memory large enough for `size` bytes.
+    fn reserve(&self, received: &mut Received, size: usize) -> Result<(), ApiError> {
+        let held = received._memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = if size <= SMALL { 0 } else { size.div_ceil(STEP) };
+        let Some(more) = wanted.checked_sub(held).filter(|&more| more > 0) else { return Ok(()) };
+        let more =
+            u32::try_from(more).ok().and_then(|more| self.memory.clone().try_acquire_many_owned(more).ok());
+        let more = more.ok_or_else(|| {
+            ApiError::overloaded("other large requests are being read; try again in a moment")
+        })?;
+        match &mut received._memory {
+            Some(memory) => memory.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// `application/json`, whatever its case and parameters.
+fn is_json(kind: &[u8]) -> bool {
+    let name = kind.split(|&byte| byte == b';').next().unwrap_or_default();
+    name.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+async fn closed(closing: Option<Closing>) {
+    match closing {
+        Some(mut closing) => closing.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Bytes;
+    use hyper::body::Frame;
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    fn limits(max_bytes: usize) -> BodyLimits {
+        BodyLimits::new(max_bytes, Duration::from_secs(5))
+    }
+
+    fn request(kind: &str, body: impl Into<Body>) -> Request {
+        Request::post("/").header(header::CONTENT_TYPE, kind).body(body.into()).unwrap()
+    }
+
+    /// A body without a length that comes in pieces, and then never ends if `stuck`.
+    struct Pieces(Vec<&'static [u8]>, bool);
+
+    impl hyper::body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match (self.0.pop(), self.1) {
+                (Some(piece), _) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(piece))))),
+                (None, true) => Poll::Pending,
+                (None, false) => Poll::Ready(None),
+            }
+        }
+    }
+
+    fn pieces(pieces: Vec<&'static [u8]>, stuck: bool) -> Body {
+        Body::new(Pieces(pieces, stuck))
+    }
+
+    #[tokio::test]
+    async fn json_is_read_and_other_types_are_not() {
+        for kind in ["application/json", "Application/JSON ; charset=utf-8"] {
+            assert_eq!(&*limits(10).read(request(kind, "{}")).await.unwrap(), b"{}");
+        }
+        for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""] {
+            assert_eq!(limits(10).read(request(kind, "{}")).await.unwrap_err().status, 415, "{kind}");
+        }
+        let bare = |body: &'static str| Request::post("/").body(Body::from(body)).unwrap();
+        assert_eq!(limits(10).read(bare("{}")).await.unwrap_err().status, 415);
+        assert!(limits(10).read(bare("")).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_limit_holds_with_and_without_a_length() {
+        let json = "application/json";
+        assert_eq!(limits(4).read(request(json, "1234")).await.unwrap().len(), 4);
+        let error = limits(4).read(request(json, "12345")).await.unwrap_err();
+        assert_eq!((error.status.as_u16(), error.message.contains("4 bytes")), (413, true));
+        assert_eq!(limits(4).read(request(json, pieces(vec![b"12", b"34"], false))).await.unwrap().len(), 4);
+        // The body is stuck after its fifth byte: the limit must be seen before the end.
+        let error = limits(4).read(request(json, pieces(vec![b"5", b"12", b"34"], true))).await.unwrap_err();
+        assert_eq!(error.status, 413);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up_at_the_deadline_and_at_the_servers_end() {
+        let soon = BodyLimits::new(10, Duration::from_millis(20));
+        let error = soon.read(request("application/json", pieces(vec![b"1"], true))).await.unwrap_err();
+        assert_eq!(error.status, 400);
+
+        let (closer, closing) = crate::server::http::closing::channel();
+        let mut half = request("application/json", pieces(vec![b"1"], true));
+        half.extensions_mut().insert(closing);
+        let reading = tokio::spawn(async move { limits(10).read(half).await });
+        closer.close();
+        assert_eq!(reading.await.unwrap().unwrap_err().status, 503);
+    }
+
+    #[tokio::test]
+    async fn large_bodies_share_one_memory_and_give_it_back() {
+        let limits = BodyLimits { memory: Arc::new(Semaphore::new(3)), ..limits(1 << 20) };
+        let body = |bytes: usize| request("application/json", vec![b'1'; bytes]);
+        let first = limits.read(body(2 * STEP)).await.unwrap();
+        let error = limits.read(body(2 * STEP)).await.unwrap_err();
+        assert_eq!((error.status.as_u16(), error.retry_after), (503, Some(1)));
+        assert_eq!(limits.read(body(SMALL)).await.unwrap().len(), SMALL, "small bodies need no leave");
+        drop(first);
+        assert_eq!(limits.read(body(3 * STEP)).await.unwrap().len(), 3 * STEP);
+        assert_eq!(limits.memory.available_permits(), 3);
+    }
+}
