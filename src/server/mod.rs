@@ -1,3 +1,4 @@
 //! OpenAI's API over the engine.
 
 pub mod http;
+pub mod metrics;

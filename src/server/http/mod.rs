@@ -3,5 +3,7 @@
 pub mod access;
 pub mod body;
 pub mod closing;
+pub mod connection;
 pub mod error;
+pub mod fallback;
 pub mod sse;
