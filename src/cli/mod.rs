@@ -53,6 +53,8 @@ mod paged_args;
 #[cfg(feature = "step4")]
 mod plan;
 mod render_chat;
+#[cfg(feature = "serve")]
+mod serve;
 mod stats;
 mod terminal;
 mod text;
@@ -131,6 +133,8 @@ enum Command {
     Blocks(blocks::Args),
     #[cfg(feature = "step5")]
     Kernels(kernels::Args),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Args>),
 }
 
 impl Command {
@@ -142,14 +146,20 @@ impl Command {
             Command::Batch(args) => args.threads(),
             #[cfg(feature = "step3")]
             Command::Bench(args) => args.threads(),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => args.threads(),
             _ => 0,
         }
     }
 }
 
 /// Commands that later steps bring.
-const LATER: [(&str, &[&str]); 3] =
-    [("step3", &["batch", "bench", "timeline"]), ("step4", &["plan", "blocks"]), ("step5", &["kernels"])];
+const LATER: [(&str, &[&str]); 4] = [
+    ("step3", &["batch", "bench", "timeline"]),
+    ("step4", &["plan", "blocks"]),
+    ("step5", &["kernels"]),
+    ("serve", &["serve"]),
+];
 
 /// `stairwell` alone: clap shows the help.
 const MISSING_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -215,6 +225,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Blocks(args) => blocks::run(args)?,
         #[cfg(feature = "step5")]
         Command::Kernels(args) => kernels::run(args)?,
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => return Ok(serve::run(*args)?),
     }
     Ok(ExitCode::SUCCESS)
 }

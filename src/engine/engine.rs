@@ -15,7 +15,12 @@ use crate::{
     trace::{Part, Phase, Trace},
 };
 use rayon::prelude::*;
-use std::{cell::RefCell, mem, time::Instant};
+use std::{
+    cell::RefCell,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
 
 /// Serves many requests with one model. Each gets the tokens that it would get alone.
 pub struct Engine<W: Worker> {
@@ -227,7 +232,11 @@ impl<W: Worker> Engine<W> {
                         |row| SCRATCH.with_borrow_mut(|scratch| request.sampler.sample_with(row, scratch));
                     last.map(sample).transpose()
                 };
-                rows.into_par_iter().map(sample).collect()
+                // A panic ends one request, and not those that share the step.
+                let alone = |row| {
+                    catch_unwind(AssertUnwindSafe(|| sample(row))).unwrap_or(Err(SamplingError::Panicked))
+                };
+                rows.into_par_iter().map(alone).collect()
             }
         }
     }
@@ -244,8 +253,14 @@ impl<W: Worker> Engine<W> {
                 Ok(None) => {}
                 Ok(Some(token)) => {
                     self.stats.output_tokens += 1;
+                    let prompt_logprobs = request.take_prompt_logprobs();
                     ended.extend(request.push(&token, longest).map(|reason| (chunk.id, reason, None)));
-                    self.updates.push(Update { id: chunk.id, token: Some(token), finished: None });
+                    self.updates.push(Update {
+                        id: chunk.id,
+                        token: Some(token),
+                        prompt_logprobs,
+                        finished: None,
+                    });
                 }
                 Err(error) => ended.push((chunk.id, FinishReason::Error, Some(error.to_string()))),
             }
@@ -307,7 +322,12 @@ impl<W: Worker> Engine<W> {
         }
         match self.updates.iter_mut().rfind(|update| update.id == id) {
             Some(update) => update.finished = Some(finished),
-            None => self.updates.push(Update { id, token: None, finished: Some(finished) }),
+            None => self.updates.push(Update {
+                id,
+                token: None,
+                prompt_logprobs: Vec::new(),
+                finished: Some(finished),
+            }),
         }
         true
     }

@@ -7,12 +7,12 @@ use crate::{
 };
 use std::{mem, time::Instant};
 
-/// A bound on the requests that wait. Beyond it a request is refused, so that its client can go elsewhere.
+/// A bound on the requests that wait for a seat. Beyond it a request is refused, so that its client can go elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Waiting requests.
+    /// Requests that wait, besides those that the next step has a seat for.
     pub requests: usize,
-    /// Tokens of their prompts.
+    /// Tokens of the prompts of all that wait.
     pub tokens: usize,
 }
 
@@ -50,7 +50,7 @@ impl<W: Worker> Engine<W> {
     pub(super) fn check_queue(&self, new: &NewRequest) -> Result<()> {
         let QueueLimits { requests, tokens } = self.queue_limits;
         let (waiting, _) = self.queues();
-        if waiting >= requests {
+        if waiting >= requests.saturating_add(self.scheduler.seats()) {
             let message = format!(
                 "the queue is full: {waiting} requests wait, and it takes {requests}; try again later"
             );

@@ -95,6 +95,15 @@ impl<W: Worker> Engine<W> {
         Ok(())
     }
 
+    /// Forgets what was cached for requests to come. False, and nothing happens, while there are requests.
+    pub fn flush_cache(&mut self) -> bool {
+        let idle = self.queues() == (0, 0);
+        if idle {
+            self.scheduler.kv.flush();
+        }
+        idle
+    }
+
     /// Ends the pause.
     pub fn resume(&mut self) {
         self.scheduler.pause = Pause::Off;

@@ -24,6 +24,11 @@ impl Request {
         }
     }
 
+    /// Those of the prompt, when its first token is sampled: they are complete then.
+    pub(super) fn take_prompt_logprobs(&mut self) -> Vec<Sampled> {
+        self.prompt_logprobs.take().map_or_else(Vec::new, |wanted| wanted.done)
+    }
+
     /// Takes the raw logits of a chunk, \[rows, vocab\]. Rows that a preempted request has computed before are skipped.
     ///
     /// # Errors

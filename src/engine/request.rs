@@ -52,6 +52,8 @@ pub struct Update {
     pub id: RequestId,
     /// The next token of its output, if one was sampled.
     pub token: Option<Sampled>,
+    /// With the first token: what the model thought of the prompt's tokens from the second on, if that was asked for.
+    pub prompt_logprobs: Vec<Sampled>,
     /// The end, if this was it: no update follows.
     pub finished: Option<Finished>,
 }
@@ -65,8 +67,6 @@ pub struct Finished {
     pub reason: FinishReason,
     /// What went wrong, if the reason is [`FinishReason::Error`], or if its deadline has passed.
     pub error: Option<String>,
-    /// What the model thought of the prompt's tokens from the second on, if that was asked for.
-    pub prompt_logprobs: Vec<Sampled>,
     /// The seed that was used; `None` if greedy.
     pub seed: Option<u64>,
     pub times: Times,
@@ -225,18 +225,6 @@ impl Request {
     ) -> Finished {
         let Request { id, times, cached_tokens, preemptions, .. } = self;
         let (seed, output) = (self.sampler.seed(), self.tokens.split_off(self.prompt_len));
-        let prompt_logprobs = self.prompt_logprobs.map_or_else(Vec::new, |wanted| wanted.done);
-        Finished {
-            id,
-            output,
-            reason,
-            error,
-            prompt_logprobs,
-            seed,
-            times,
-            cached_tokens,
-            preemptions,
-            weight_version,
-        }
+        Finished { id, output, reason, error, seed, times, cached_tokens, preemptions, weight_version }
     }
 }

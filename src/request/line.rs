@@ -1,13 +1,9 @@
 //! A request in JSON: an object of its fields, or the envelope that OpenAI's batches put around one.
 
-use super::Fields;
-use crate::{
-    error::{Error, Result},
-    json,
-};
-use serde::{Deserialize, de::value::MapDeserializer};
+use super::{Fields, Members};
+use crate::error::{Error, Result};
+use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::{collections::BTreeMap, iter};
 
 /// A request as it arrives.
 #[derive(Clone, Debug, Default)]
@@ -24,12 +20,12 @@ impl Line {
     /// # Errors
     /// What is wrong with the JSON; or the field, its value and what it takes.
     pub fn parse(text: &[u8]) -> Result<Line> {
-        let members: Members = json::parse(text).map_err(Error::Request)?;
-        if !["body", "custom_id"].iter().any(|name| members.contains_key(*name)) {
-            return Ok(Line { custom_id: None, fields: read(&members, "")? });
+        let members = Members::parse(text)?;
+        if !["body", "custom_id"].iter().any(|name| members.contains(name)) {
+            return Ok(Line { custom_id: None, fields: members.read().map_err(|wrong| wrong.within(""))? });
         }
-        let Envelope { custom_id, url, body, .. } = read(&members, "")?;
-        let fields: Fields = read(&body, "body.")?;
+        let Envelope { custom_id, url, body, .. } = members.read().map_err(|wrong| wrong.within(""))?;
+        let fields: Fields = body.read().map_err(|wrong| wrong.within("body."))?;
         match (url, fields.messages.is_some()) {
             (Some(Url::Chat), false) => {
                 Err(Error::Request("body: /v1/chat/completions takes messages".into()))
@@ -41,9 +37,6 @@ impl Line {
         }
     }
 }
-
-/// An object's members, each value as it is written.
-type Members = BTreeMap<String, Box<RawValue>>;
 
 /// OpenAI's envelope.
 #[derive(Default, Deserialize)]
@@ -68,34 +61,6 @@ enum Url {
     Chat,
     #[serde(rename = "/v1/completions")]
     Completions,
-}
-
-/// Reads the members that are not null as fields, all of which may be absent. An error names the field, after `path`.
-fn read<'de, T: Deserialize<'de>>(members: &'de Members, path: &str) -> Result<T> {
-    let given = members.iter().filter(|(_, value)| value.get() != "null");
-    let given = given.map(|(name, value)| (name.as_str(), &**value));
-    T::deserialize(MapDeserializer::new(given.clone())).map_err(|error: serde_json::Error| {
-        // serde does not say which field it was, so each is tried by itself.
-        let wrong = |member| T::deserialize(MapDeserializer::new(iter::once(member))).err();
-        let found = given.clone().find_map(|(name, value)| Some((name, wrong((name, value))?)));
-        let (name, error) = found.unwrap_or(("", error));
-        let what = in_words(&error.to_string());
-        let named = name.is_empty() || what.contains(&format!("`{name}`"));
-        Error::Request(if named { what } else { format!("{path}{name}: {what}") })
-    })
-}
-
-/// serde's message about one value, for people who don't write Rust.
-fn in_words(message: &str) -> String {
-    let message = message.rsplit_once(" at line ").map_or(message, |(what, _)| what);
-    let Some((what, expected)) = message.rsplit_once(", expected ") else { return message.into() };
-    let expected = match expected {
-        "f32" => "a number",
-        "u32" | "u64" | "usize" => "a whole number, 0 or more",
-        "i64" | "i128" => "a whole number",
-        other => other,
-    };
-    format!("{what}, expected {expected}")
 }
 
 #[cfg(test)]

@@ -5,10 +5,14 @@ mod checkpoint;
 mod fields;
 #[cfg(feature = "step3")]
 mod line;
+#[cfg(feature = "step3")]
+mod members;
 mod resolve;
 
 pub use checkpoint::Checkpoint;
 pub use fields::{Fields, Logprobs};
 #[cfg(feature = "step3")]
 pub use line::Line;
+#[cfg(feature = "step3")]
+pub use members::{Members, WrongMember};
 pub use resolve::{DEFAULT_MAX_TOKENS, MAX_STOP_BYTES, MAX_STOPS, Resolved};

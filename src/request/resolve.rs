@@ -96,6 +96,14 @@ impl Checkpoint {
         }
     }
 
+    /// How a request is sampled that leaves it to the model.
+    ///
+    /// # Errors
+    /// A value of generation_config.json that is out of range.
+    pub fn sampling_defaults(&self) -> Result<SamplingDefaults> {
+        self.defaults(&Fields::default())
+    }
+
     fn defaults(&self, fields: &Fields) -> Result<SamplingDefaults> {
         let top_k = match fields.top_k {
             Some(-1) => Some(0), // vLLM's "keep all"

@@ -78,6 +78,8 @@ pub enum SamplingError {
     PenaltyOverflow { penalty: f32, token: usize },
     /// The operating system has no random numbers to give, and says why.
     NoEntropy { reason: String },
+    /// Sampling panicked.
+    Panicked,
 }
 
 impl SamplingError {
@@ -120,6 +122,9 @@ impl SamplingError {
                 "the logits contain NaN (first at token {token}): the weights or the arithmetic are broken; \
                  `stairwell verify` names the first module that differs"
             ),
+            Panicked => {
+                "sampling this request's token panicked, which is a bug; the other requests go on".into()
+            }
             NothingLeft => "every logit is -infinity: no token is left to sample".into(),
         };
         text.into()

@@ -101,23 +101,23 @@ impl OpenRequests {
     pub fn take(&mut self, update: Update) -> Option<BatchResult> {
         let (at, sample) = *self.samples.get(&update.id)?;
         let open = &mut self.requests[at];
+        let text = &mut open.texts[sample];
+        if open.prompt_logprobs && update.token.is_some() && text.logprobs.is_empty() {
+            // Nothing stands before the first token, so it has no probability.
+            let first = Sampled { token: open.prompt[0], logprob: None, top_logprobs: Vec::new() };
+            let prompt = iter::once(&first).chain(&update.prompt_logprobs);
+            let entries: Vec<_> = prompt.map(|sampled| text.logprob_entry(sampled)).collect();
+            text.logprobs.extend(entries);
+        }
         if let Some(token) = update.token.filter(|_| !open.only_prompt) {
-            open.texts[sample].push(&token);
+            text.push(&token);
         }
         let mut finished = update.finished?;
         self.samples.remove(&update.id);
         if open.only_prompt && finished.error.is_none() {
             (finished.output, finished.reason) = (Vec::new(), FinishReason::Length);
         }
-        let text = &mut open.texts[sample];
         text.finish();
-        if open.prompt_logprobs {
-            // Nothing stands before the first token, so it has no probability.
-            let first = Sampled { token: open.prompt[0], logprob: None, top_logprobs: Vec::new() };
-            let entry = |sampled: &Sampled| text.logprob_entry(sampled);
-            let entries: Vec<_> = iter::once(&first).chain(&finished.prompt_logprobs).map(entry).collect();
-            text.logprobs.splice(0..0, entries);
-        }
         open.finished[sample] = Some(Sample::new(finished, text, open.has_text));
         if open.finished.iter().any(Option::is_none) {
             return None;

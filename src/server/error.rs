@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{error::Error, sampling::SamplingError, tokenizer::TokenizerError};
+use crate::{error::Error, request::WrongMember, sampling::SamplingError, tokenizer::TokenizerError};
 
 /// A message is cut to this many bytes, so that a request can't make the server answer with more than it was sent.
 pub const MAX_MESSAGE_BYTES: usize = 1_000;
@@ -165,6 +165,18 @@ impl From<Error> for ApiError {
             Error::RankFailed { .. } | Error::RankSilent { .. } => ApiError::server_error(message),
             _ => ApiError::server_error("the server failed; its log says why"),
         }
+    }
+}
+
+/// What was found is not repeated: it may be long, and somebody else's.
+impl From<WrongMember> for ApiError {
+    fn from(WrongMember { name, what }: WrongMember) -> ApiError {
+        let what = match what.rsplit_once(", expected ") {
+            Some((_, expected)) => format!("{expected} is expected"),
+            None => what,
+        };
+        let param = Some(name.as_str()).filter(|name| !name.is_empty());
+        ApiError::invalid(param, format!("{}{what}", param.map_or(String::new(), |name| format!("{name}: "))))
     }
 }
 
