@@ -6,4 +6,6 @@ pub mod closing;
 pub mod connection;
 pub mod error;
 pub mod fallback;
+pub mod openapi;
+pub mod page;
 pub mod sse;

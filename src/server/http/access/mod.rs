@@ -12,7 +12,7 @@
 mod keys;
 mod origin;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{net::IpAddr, sync::Arc};
 
