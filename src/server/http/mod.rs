@@ -1,4 +1,4 @@
-//! The edge: connections, who may do what, bodies and errors, before any handler sees a request.
+//! The edge: connections, keys, bodies and errors, before any handler sees a request.
 
 pub mod access;
 pub mod body;

@@ -1,4 +1,4 @@
-//! `/openapi.json`: the API as programs read it. Handlers describe themselves; this is what they have in common.
+//! `/openapi.json`: the API as programs read it. Handlers describe themselves; this file holds the parts that they share.
 
 use std::collections::BTreeMap;
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 const PAGE: &str = include_str!("page.html");
 
-/// What the page says about the server.
+/// The facts that the page shows about the server.
 ///
 /// The page is open to everybody, also where the API needs a key: then leave `model` and `limits` empty.
 #[derive(Clone, Debug, Default)]
