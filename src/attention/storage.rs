@@ -64,14 +64,21 @@ impl Storage {
     }
 }
 
-/// Fresh pages of the system, which takes nothing for them until they are written.
+/// Up to so many bytes, memory is written when it is allocated. Otherwise the system would find its pages at the first write to each, in
+/// the middle of steps, and a server would look as if it leaked.
+const WRITTEN_AT_ONCE: usize = 16 << 20;
+
+/// Zeros. Large ones are fresh pages of the system, which takes nothing for them until they are written.
 fn zeros<T: Zeroable + Clone>(n: usize) -> Result<Vec<T>, TryReserveError> {
-    try_zeroed_vec(n).or_else(|()| {
-        let mut zeros = Vec::new();
-        zeros.try_reserve_exact(n)?; // says what is wrong
-        zeros.resize(n, T::zeroed());
-        Ok(zeros)
-    })
+    if n.saturating_mul(size_of::<T>()) > WRITTEN_AT_ONCE
+        && let Ok(zeros) = try_zeroed_vec(n)
+    {
+        return Ok(zeros);
+    }
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(n)?; // says what is wrong
+    zeros.resize(n, T::zeroed());
+    Ok(zeros)
 }
 
 /// The largest number of e4m3. (`F8E4M3::MAX` of float8 0.7.0 is 416.)

@@ -31,7 +31,7 @@ pub struct ApiError {
     pub retry_after: Option<u32>,
 }
 
-/// What goes over the wire.
+/// The error as it goes over the wire.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
     pub error: ErrorDetail,

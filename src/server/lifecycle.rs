@@ -36,7 +36,7 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// Threads that answer clients. They format text and move bytes; the engine's threads compute.
@@ -96,7 +96,9 @@ impl Server {
             status: Arc::default(),
             metrics: Arc::default(),
             bodies: BodyLimits::new(options.max_body_bytes, BODY_DEADLINE),
+            needs_key: access.needs_key(),
             manager: OnceLock::new(),
+            page: OnceLock::new(),
         });
         let (closer, closing) = closing::channel();
         let url = listener.url();
@@ -152,7 +154,7 @@ impl Server {
         // The detokenizer has told all clients by then, and the connections have some time to write it.
         _ = texts.join();
         self.closer.close();
-        _ = self.runtime.block_on(tokio::time::timeout(LAST_WORDS, self.connections));
+        _ = self.runtime.block_on(async { timeout(2 * LAST_WORDS, self.connections).await });
         self.runtime.shutdown_background();
         served
     }

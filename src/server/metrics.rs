@@ -1,4 +1,4 @@
-//! What Prometheus reads at `/metrics`: vLLM's names behind `stairwell:`, so that its dashboards fit after one replacement.
+//! The text that Prometheus reads at `/metrics`: vLLM's names behind `stairwell:`, so that its dashboards fit after one replacement.
 //!
 //! No label holds text of a request: a prompt, a user or an id would make a new series each, and show to everybody what people wrote.
 
@@ -31,7 +31,7 @@ pub struct Metrics {
     pub preemptions: Counter,
     /// Tokens of prompts that were looked up in the prefix cache.
     pub prefix_cache_queries: Counter,
-    /// Those of them that it had.
+    /// Tokens of prompts that the prefix cache had.
     pub prefix_cache_hits: Counter,
     time_to_first_token: Histogram,
     inter_token: Histogram,

@@ -1,12 +1,12 @@
 //! What an operator asks for. These routes need the administrator's key; see [`super::access`].
 
-use super::{App, JsonBody};
+use super::{
+    App, JsonBody,
+    openapi::{BodyErrors, Errors},
+};
 use crate::{
     request::Members,
-    server::{
-        error::{ApiError, ErrorBody},
-        io_struct::InternalState,
-    },
+    server::{error::ApiError, io_struct::InternalState},
 };
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub struct Done {
 }
 
 /// Empties the prefix cache. It can't be emptied while requests run or wait.
-#[utoipa::path(post, path = "/flush_cache", tag = "admin", responses((status = 200, body = Done), (status = 400, body = ErrorBody)))]
+#[utoipa::path(post, path = "/flush_cache", tag = "admin", responses((status = 200, body = Done), BodyErrors))]
 pub async fn flush_cache(State(app): State<App>) -> Result<Json<Done>, ApiError> {
     match app.manager()?.flush_cache().await?.success {
         true => Ok(Json(Done { success: true, message: "the prefix cache is empty".into() })),
@@ -49,7 +49,7 @@ pub struct Aborted {
 /// Ends requests. Their clients hear of it.
 #[utoipa::path(
     post, path = "/abort_request", tag = "admin", request_body = Abort,
-    responses((status = 200, body = Aborted), (status = 400, body = ErrorBody))
+    responses((status = 200, body = Aborted), BodyErrors)
 )]
 pub async fn abort_request(
     State(app): State<App>,
@@ -81,7 +81,7 @@ pub struct ServerInfo {
 }
 
 /// Shows how the server is set up, and its engine's counters.
-#[utoipa::path(get, path = "/server_info", tag = "admin", responses((status = 200, body = ServerInfo), (status = 503, body = ErrorBody)))]
+#[utoipa::path(get, path = "/server_info", tag = "admin", responses((status = 200, body = ServerInfo), Errors))]
 pub async fn server_info(State(app): State<App>) -> Result<Json<ServerInfo>, ApiError> {
     let manager = app.manager()?;
     let InternalState { stats, max_running, max_batched_tokens } = manager.internal_state().await?;

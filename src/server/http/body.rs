@@ -14,7 +14,7 @@ const SMALL: usize = 64 << 10;
 /// Larger bodies take memory in steps of this many bytes.
 const STEP: usize = 64 << 10;
 
-/// What one body, and all bodies together, may take. Clones share the memory.
+/// Bounds of one body, and of all bodies together. Clones share the memory.
 #[derive(Clone, Debug)]
 pub struct BodyLimits {
     max_bytes: usize,

@@ -1,10 +1,12 @@
 //! What a server says of itself: to load balancers, to Prometheus, to people.
 
-use super::App;
+use super::{
+    App,
+    openapi::{Document, Errors},
+    page::{Page, PageFacts},
+};
 use crate::server::{
-    error::{ApiError, ErrorBody},
-    metrics::CONTENT_TYPE,
-    status::Phase,
+    error::ApiError, metrics::CONTENT_TYPE, status::Phase, tokenizer_manager::TokenizerManager,
 };
 use axum::{
     Extension, Json,
@@ -13,12 +15,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use std::sync::{Arc, atomic::Ordering::Relaxed};
-use utoipa::{ToSchema, openapi::OpenApi};
-
-/// The document of `/openapi.json`.
-#[derive(Clone)]
-pub struct Document(pub Arc<OpenApi>);
+use std::sync::atomic::Ordering::Relaxed;
+use utoipa::ToSchema;
 
 #[derive(Serialize, ToSchema)]
 pub struct Health {
@@ -26,7 +24,7 @@ pub struct Health {
 }
 
 /// Says that the process is alive. It asks nobody: an engine in the middle of a long step doesn't make it late.
-#[utoipa::path(get, path = "/health", tag = "state", responses((status = 200, body = Health), (status = 503, body = ErrorBody)))]
+#[utoipa::path(get, path = "/health", tag = "state", responses((status = 200, body = Health), Errors))]
 pub async fn health(State(app): State<App>) -> Result<Json<Health>, ApiError> {
     match app.status.phase() {
         Phase::Dead => Err(ApiError::unavailable("the engine has failed, and the server is ending")),
@@ -35,7 +33,7 @@ pub async fn health(State(app): State<App>) -> Result<Json<Health>, ApiError> {
 }
 
 /// Says whether requests are taken.
-#[utoipa::path(get, path = "/ready", tag = "state", responses((status = 200, body = Health), (status = 503, body = ErrorBody)))]
+#[utoipa::path(get, path = "/ready", tag = "state", responses((status = 200, body = Health), Errors))]
 pub async fn ready(State(app): State<App>) -> Result<Json<Health>, ApiError> {
     app.manager()?.check_serving()?;
     Ok(Json(Health { status: "ready" }))
@@ -95,13 +93,13 @@ fn model(app: &App) -> Result<Json<ModelInfo>, ApiError> {
 }
 
 /// What is served.
-#[utoipa::path(get, path = "/model_info", tag = "state", responses((status = 200, body = ModelInfo), (status = 503, body = ErrorBody)))]
+#[utoipa::path(get, path = "/model_info", tag = "state", responses((status = 200, body = ModelInfo), Errors))]
 pub async fn model_info(State(app): State<App>) -> Result<Json<ModelInfo>, ApiError> {
     model(&app)
 }
 
 /// The same, under SGLang's older name.
-#[utoipa::path(get, path = "/get_model_info", tag = "state", responses((status = 200, body = ModelInfo), (status = 503, body = ErrorBody)))]
+#[utoipa::path(get, path = "/get_model_info", tag = "state", responses((status = 200, body = ModelInfo), Errors))]
 pub async fn get_model_info(State(app): State<App>) -> Result<Json<ModelInfo>, ApiError> {
     model(&app)
 }
@@ -155,6 +153,29 @@ pub async fn metrics(State(app): State<App>) -> Response {
 
 /// This interface, as an OpenAPI document.
 #[utoipa::path(get, path = "/openapi.json", tag = "state", responses((status = 200, description = "OpenAPI 3.1")))]
-pub async fn openapi(Extension(Document(document)): Extension<Document>) -> Response {
-    Json(&*document).into_response()
+pub async fn openapi(Extension(document): Extension<Document>) -> Response {
+    (&document).into_response()
+}
+
+/// A page for people: the model, and a place to try it.
+#[utoipa::path(get, path = "/", tag = "state", responses((status = 200, body = String, content_type = "text/html")))]
+pub async fn page(State(app): State<App>) -> Response {
+    match app.manager() {
+        Ok(manager) => app.page.get_or_init(|| Page::new(&facts(&app, &manager))).into_response(),
+        Err(loading) => loading.into_response(),
+    }
+}
+
+fn facts(app: &App, manager: &TokenizerManager) -> PageFacts {
+    let chat = manager.checkpoint.tokenizer().is_ok_and(|tokenizer| tokenizer.chat_template().is_ok());
+    if app.needs_key {
+        return PageFacts { chat, needs_key: true, ..PageFacts::default() };
+    }
+    let tokens = |n: usize| format!("{n} tokens");
+    let limits = vec![
+        ("context".into(), tokens(manager.limits.max_model_len)),
+        ("K and V for".into(), tokens(app.status.kv_total.load(Relaxed))),
+        ("at a time".into(), format!("{} requests", manager.limits.max_running)),
+    ];
+    PageFacts { model: Some(app.names[0].clone()), limits, chat, needs_key: false }
 }

@@ -1,4 +1,4 @@
-//! The edge: connections, who may do what, bodies and errors; and the routes.
+//! The edge: connections, keys, bodies and errors, before any handler sees a request; and the routes.
 
 pub mod access;
 pub mod admin;
@@ -9,6 +9,7 @@ pub mod fallback;
 pub mod info;
 pub mod native;
 pub mod openai;
+pub mod openapi;
 pub mod page;
 pub mod sse;
 
@@ -22,6 +23,7 @@ use axum::{
 };
 use body::{BodyLimits, Received};
 use error::ApiError;
+use page::Page;
 use std::{
     hash::{BuildHasher, RandomState},
     ops::Deref,
@@ -30,7 +32,6 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// What handlers share. A clone is the same one.
@@ -49,8 +50,12 @@ pub struct AppState {
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
     pub bodies: BodyLimits,
+    /// The API needs a key.
+    pub needs_key: bool,
     /// Set when the model is loaded.
     pub manager: OnceLock<Arc<TokenizerManager>>,
+    /// Made then, when it is asked for.
+    pub page: OnceLock<Page>,
 }
 
 impl Deref for App {
@@ -100,20 +105,10 @@ impl FromRequest<App> for JsonBody {
     }
 }
 
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "stairwell",
-        description = "OpenAI's API, and parts of SGLang's, over a nano inference engine"
-    ),
-    paths(openai::models::retrieve_model)
-)]
-struct Document;
-
 // ANCHOR: router
 /// All routes, each with its entry in `/openapi.json`, behind one layer that knows who may do what.
 pub fn router(app: App, access: Access) -> Router {
-    let routes = OpenApiRouter::with_openapi(Document::openapi())
+    let routes = OpenApiRouter::with_openapi(openapi::empty())
         .routes(routes!(openai::models::models))
         .routes(routes!(openai::chat::chat_completions))
         .routes(routes!(openai::completions::completions))
@@ -131,11 +126,12 @@ pub fn router(app: App, access: Access) -> Router {
         .routes(routes!(admin::flush_cache))
         .routes(routes!(admin::abort_request))
         .routes(routes!(admin::server_info))
-        .routes(routes!(page::page));
-    let (router, document) = routes.split_for_parts();
-    let document = info::Document(Arc::new(document));
+        .routes(routes!(info::page));
+    let (router, mut document) = routes.split_for_parts();
     // The name of a model may have slashes, which a path of the document can't say.
     let router = router.route("/v1/models/{*id}", get(openai::models::retrieve_model));
+    openapi::add::<openai::models::__path_retrieve_model>(&mut document);
+    let document = openapi::Document::new(document, access.needs_key());
     let router = fallback::answer_in_json(router).layer(axum::Extension(document));
     access.guard(router.with_state(app))
 }

@@ -8,13 +8,14 @@ use super::{
         messages::checked,
         request::{options, refuse},
     },
+    openapi::BodyErrors,
     sse,
 };
 use crate::{
     request::{Fields, Logprobs, Members},
     sampling::Sampled,
     server::{
-        error::{ApiError, ErrorBody},
+        error::ApiError,
         io_struct::{GenerateReqInput, Piece, PromptInput, RequestOptions, SampleEnd},
     },
 };
@@ -88,7 +89,7 @@ struct Ended {
 #[utoipa::path(
     post, path = "/generate", tag = "native", request_body = super::openai::schema::GenerateRequest,
     responses((status = 200, body = Generated, description = "The answer (a list of them for n above 1), or with `stream` events that each have all of it so far"),
-        (status = "4XX", body = ErrorBody), (status = 503, body = ErrorBody))
+        BodyErrors)
 )]
 pub async fn generate(
     State(app): State<App>,
@@ -212,7 +213,7 @@ pub struct Tokens {
 /// Makes a text or a chat token ids.
 #[utoipa::path(
     post, path = "/tokenize", tag = "native", request_body = super::openai::schema::TokenizeRequest,
-    responses((status = 200, body = Tokens), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Tokens), BodyErrors)
 )]
 pub async fn tokenize(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Json<Tokens>, ApiError> {
     let manager = app.manager()?;
@@ -261,7 +262,7 @@ pub struct Text {
 /// Makes token ids a text.
 #[utoipa::path(
     post, path = "/detokenize", tag = "native", request_body = DetokenizeRequest,
-    responses((status = 200, body = Text), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Text), BodyErrors)
 )]
 pub async fn detokenize(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Json<Text>, ApiError> {
     let manager = app.manager()?;

@@ -9,7 +9,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::{Error, Result};
 
-/// Who sent a request with a right key.
+/// The sender of a request that came with a right key.
 #[derive(Clone, Debug)]
 pub(super) struct Holder {
     pub admin: bool,
@@ -17,7 +17,7 @@ pub(super) struct Holder {
     pub tenant: Arc<str>,
 }
 
-/// A key as we keep it: what was given is not in memory.
+/// A key as we keep it: its digest only.
 #[derive(Debug)]
 struct Key {
     digest: [u8; 32],

@@ -1,4 +1,4 @@
-//! Who may do what: one layer over the whole router, which decides from the head alone.
+//! Keys and permissions: one layer over the whole router, which decides from the head alone.
 //!
 //! | routes | without any key | with users' keys | with an admin key only |
 //! |---|---|---|---|
@@ -12,7 +12,7 @@
 mod keys;
 mod origin;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -38,12 +38,12 @@ pub const OPEN: [&str; 3] = ["/", "/health", "/ready"];
 /// Routes that change or show the server itself.
 pub const ADMIN: [&str; 3] = ["/flush_cache", "/abort_request", "/server_info"];
 
-/// Whose request it is, in its extensions: a salt for the prefix cache, by which tenants can't measure each other's prompts. `None` if it
-/// came without a key.
+/// The owner of a request, in the request's extensions: a salt for the prefix cache, with which tenants can't measure each other's
+/// prompts. `None` if the request came without a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant(pub Option<Arc<str>>);
 
-/// What the operator says about access; the names are those of the flags.
+/// The operator's settings; the names are those of the flags.
 #[derive(Clone, Debug, Default)]
 pub struct AccessOptions {
     pub api_key: Vec<String>,

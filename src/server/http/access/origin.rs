@@ -1,4 +1,4 @@
-//! What a browser says about the page behind a request: `Host`, `Origin`, and the answers that CORS wants.
+//! Browsers tell about the page behind a request, in `Host` and `Origin`, and CORS answers them.
 //!
 //! A page of evil.example may send requests to 127.0.0.1 from its visitor's browser. Two things keep its hands off: the browser doesn't
 //! show it the answers unless a CORS header allows that, and it must not look as if it were our own page. DNS rebinding is the trick with

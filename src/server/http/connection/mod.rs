@@ -45,7 +45,7 @@ use crate::error::{Error, Result};
 use impatient::Impatient;
 use tracked::{Tracked, UnderWay};
 
-/// What one connection may take, and how many there may be.
+/// Bounds of one connection, and the number of connections.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
     /// Connections at a time, within the process's limit of open files. More wait in the kernel's queue.
@@ -142,7 +142,7 @@ impl Listening {
 }
 
 fn listen(address: SocketAddr) -> io::Result<Listening> {
-    /// What the kernel holds for a slow reader; by itself it would take megabytes. (It doubles the value.)
+    /// The kernel holds twice as many bytes for a slow reader; without this, it would hold megabytes.
     const SEND_BUFFER: u32 = 128 << 10;
     const QUEUE: u32 = 4_096;
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -205,7 +205,7 @@ async fn connection(stream: TcpStream, router: Router, limits: ConnectionLimits,
     let mut word = closing.clone();
     tokio::select! {
         biased;
-        // An error is the client's: it left, or sent what isn't HTTP. Nobody is there to hear of it.
+        // An error is the client's: it left, or its bytes aren't HTTP. There is nobody to tell.
         _ = http.as_mut() => return,
         () = left => return,
         () = word.closed() => {}

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::{
-    super::{App, JsonBody, access::Tenant, sse},
+    super::{App, JsonBody, access::Tenant, openapi::BodyErrors, sse},
     answer::{Choice, Events, Head, TokenNames, Usage, finite, streamed, whole},
     messages::checked,
     request::TextRequest,
@@ -111,7 +111,7 @@ struct Delta {
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "OpenAI", request_body = super::schema::ChatRequest,
     responses((status = 200, body = ChatCompletion, description = "The answer, or with `stream` its chunks as server-sent events"),
-        (status = "4XX", body = crate::server::error::ErrorBody), (status = 503, body = crate::server::error::ErrorBody))
+        BodyErrors)
 )]
 pub async fn chat_completions(
     State(app): State<App>,

@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: OpenAI's older interface, which takes token ids and gives the prompt's log-probabilities. lm-eval needs both.
 
 use super::{
-    super::{App, JsonBody, access::Tenant, sse},
+    super::{App, JsonBody, access::Tenant, openapi::BodyErrors, sse},
     answer::{Choice, Events, Head, TokenNames, Usage, finite, streamed, whole},
     request::TextRequest,
 };
@@ -101,7 +101,7 @@ impl Prompts {
 #[utoipa::path(
     post, path = "/v1/completions", tag = "OpenAI", request_body = super::schema::CompletionRequest,
     responses((status = 200, body = Completion, description = "The answer, or with `stream` its chunks as server-sent events"),
-        (status = "4XX", body = crate::server::error::ErrorBody), (status = 503, body = crate::server::error::ErrorBody))
+        BodyErrors)
 )]
 pub async fn completions(
     State(app): State<App>,

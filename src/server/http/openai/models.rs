@@ -1,6 +1,6 @@
 //! `GET /v1/models`.
 
-use super::super::App;
+use super::super::{App, openapi::BodyErrors};
 use crate::server::error::ApiError;
 use axum::{
     Json,
@@ -41,8 +41,8 @@ pub async fn models(State(app): State<App>) -> Json<ModelList> {
 
 /// Looks up one.
 #[utoipa::path(
-    get, path = "/v1/models/{*id}", tag = "OpenAI", params(("id" = String, Path, description = "A name, which may have slashes")),
-    responses((status = 200, body = Model), (status = 404, body = crate::server::error::ErrorBody))
+    get, path = "/v1/models/{id}", tag = "OpenAI", params(("id" = String, Path, description = "A name, which may have slashes")),
+    responses((status = 200, body = Model), BodyErrors)
 )]
 pub async fn retrieve_model(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
     match app.names.contains(&id) {

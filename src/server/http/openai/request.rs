@@ -121,8 +121,9 @@ fn fields(mut members: Members) -> Result<Fields, ApiError> {
 ///
 /// # Errors
 /// The field that is wrong.
-pub fn checked_fields(members: Members) -> Result<Fields, ApiError> {
-    let fields: Fields = members.read()?;
+pub fn checked_fields(mut members: Members) -> Result<Fields, ApiError> {
+    let seed = seed(&mut members)?;
+    let fields = Fields { seed, ..members.read()? };
     if fields.logit_bias.len() > MAX_BIASES {
         return Err(ApiError::invalid(
             "logit_bias",
@@ -140,6 +141,14 @@ pub fn checked_fields(members: Members) -> Result<Fields, ApiError> {
         return Err(ApiError::invalid(field, format!("{field}: it must be in 0..={MAX_TOP_LOGPROBS}")));
     }
     Ok(fields)
+}
+
+/// OpenAI's seeds are any 64 bits; -1 is none, as in vLLM.
+fn seed(members: &mut Members) -> Result<Option<u64>, ApiError> {
+    let Some(seed) = members.take::<i128>("seed")?.filter(|seed| *seed != -1) else { return Ok(None) };
+    let signed = || i64::try_from(seed).map(i64::cast_unsigned);
+    let wrong = |_| ApiError::invalid("seed", "seed: a whole number of 64 bits is expected");
+    u64::try_from(seed).or_else(|_| signed()).map(Some).map_err(wrong)
 }
 
 /// The fields that OpenAI does not have.
