@@ -191,7 +191,7 @@ struct NativeEvents {
 }
 
 impl Events for NativeEvents {
-    fn piece(&mut self, piece: Piece, _: &Usage, out: &mut Vec<u8>) {
+    fn piece(&mut self, piece: Piece, _: &mut Usage, out: &mut Vec<u8>) {
         let answer = &mut self.answers[piece.index];
         answer.add(piece, self.max_new_tokens);
         sse::event_into(out, answer);

@@ -46,6 +46,15 @@ pub struct Usage {
     pub completion_tokens: usize,
     pub total_tokens: usize,
     pub prompt_tokens_details: PromptTokensDetails,
+    /// Of a model that thinks before it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_tokens_details: Option<CompletionTokensDetails>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct CompletionTokensDetails {
+    /// Those that it thought with.
+    pub reasoning_tokens: usize,
 }
 
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -66,7 +75,7 @@ pub struct Choice {
 /// What turns pieces into the events of one kind of answer.
 pub trait Events: Send + 'static {
     /// Writes the events of a piece.
-    fn piece(&mut self, piece: Piece, usage: &Usage, out: &mut Vec<u8>);
+    fn piece(&mut self, piece: Piece, usage: &mut Usage, out: &mut Vec<u8>);
     /// Writes what follows the last piece.
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>);
 }
@@ -97,6 +106,11 @@ impl Usage {
         let prompt_tokens =
             generation.prepared.prompts.iter().map(|prompt| prompt.request.prompt.len()).sum();
         Usage { prompt_tokens, total_tokens: prompt_tokens, ..Usage::default() }
+    }
+
+    /// Counts tokens of a reasoning.
+    pub fn reason(&mut self, tokens: usize) {
+        self.completion_tokens_details.get_or_insert_default().reasoning_tokens += tokens;
     }
 
     /// Counts a piece; `n` samples share a prompt.
@@ -166,7 +180,7 @@ impl<E: Events> Streaming<E> {
             Ok(Some(pieces)) => {
                 for piece in pieces {
                     self.usage.count(&piece, self.generation.prepared.n);
-                    self.events.piece(piece, &self.usage, &mut out);
+                    self.events.piece(piece, &mut self.usage, &mut out);
                 }
                 return Some(out.into());
             }

@@ -4,6 +4,7 @@ use super::{
     super::{App, JsonBody, access::Tenant, openapi::BodyErrors, sse},
     answer::{Choice, Events, Head, TokenNames, Usage, finite, streamed, whole},
     messages::checked,
+    reasoning::{Split, Splitter},
     request::TextRequest,
 };
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     sampling::Sampled,
     server::{
         error::ApiError,
-        io_struct::{Piece, PromptInput},
+        io_struct::{GenerateReqInput, Piece, PromptInput},
     },
 };
 use axum::{
@@ -21,6 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use std::mem;
 use utoipa::ToSchema;
 
 /// A whole answer.
@@ -51,6 +53,9 @@ struct ChatChoice {
 struct ChatMessage {
     role: &'static str,
     content: String,
+    /// What the model thought before it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
     /// Always null; OpenAI's schema asks for it.
     refusal: Option<String>,
 }
@@ -87,7 +92,7 @@ struct ChatChunk<'a> {
     usage: Option<Usage>,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 struct ChunkChoice {
     index: usize,
     delta: Delta,
@@ -105,6 +110,8 @@ struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
 }
 
 /// Answers a chat.
@@ -120,14 +127,41 @@ pub async fn chat_completions(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let manager = app.manager()?;
-    let mut request = TextRequest::read(Members::parse(&body)?, &app.names, app.rid(&headers))?;
-    let fields = &mut request.input.fields;
+    let mut members = Members::parse(&body)?;
+    let splits = members.take("separate_reasoning")?.unwrap_or(true);
+    let effort = members.take::<String>("reasoning_effort")?;
+    let mut request = TextRequest::read(members, &app.names, app.rid(&headers))?;
+    request.input.tenant = tenant;
+    prepare(&mut request.input, effort)?;
+    let wants_logprobs = matches!(request.input.fields.logprobs, Some(Logprobs::Switch(true)));
+    let object = if request.stream { "chat.completion.chunk" } else { "chat.completion" };
+    let head = Head::new("chatcmpl", object, &request, &manager);
+    let names = TokenNames { manager: manager.clone(), as_ids: request.tokens_as_ids };
+    let mut generation = manager.generate(request.input).await?;
+    let prompt = &generation.prepared.prompts[0].request.prompt;
+    let splitter = manager.checkpoint.tokenizer().ok().and_then(|tokenizer| Splitter::new(tokenizer, prompt));
+    let splitter = splitter.filter(|_| splits);
+    let format = Format { wants_logprobs, names, token_ids: request.return_token_ids, splitter };
+    if request.stream {
+        let (include_usage, usage_in_all) = (request.include_usage, request.usage_in_all);
+        let samples = vec![(false, format.splitter.clone()); generation.prepared.n];
+        return Ok(streamed(generation, ChatEvents { head, format, samples, include_usage, usage_in_all }));
+    }
+    let (choices, mut usage) = whole(&mut generation).await?;
+    let choices = choices.into_iter().enumerate();
+    let choices = choices.map(|(index, choice)| format.choice(index, choice, &mut usage)).collect();
+    let ids = || generation.prepared.prompts[0].request.prompt.to_vec();
+    let prompt_token_ids = format.token_ids.then(ids);
+    Ok(Json(ChatCompletion { head, choices, usage, prompt_token_ids }).into_response())
+}
+
+/// Checks what only chats have.
+fn prepare(input: &mut GenerateReqInput, reasoning_effort: Option<String>) -> Result<(), ApiError> {
+    let fields = &mut input.fields;
     match fields.logprobs {
         Some(Logprobs::Number(_)) => {
-            return Err(ApiError::invalid(
-                "logprobs",
-                "logprobs: true or false is expected; `top_logprobs` takes the number",
-            ));
+            let message = "logprobs: true or false is expected; `top_logprobs` takes the number";
+            return Err(ApiError::invalid("logprobs", message));
         }
         Some(Logprobs::Switch(true)) => {}
         _ if fields.top_logprobs.is_some() => {
@@ -135,27 +169,15 @@ pub async fn chat_completions(
         }
         _ => {}
     }
+    if let Some(effort) = reasoning_effort {
+        // A variable of the templates that know it.
+        let variables = fields.chat_template_kwargs.get_or_insert_default();
+        variables.entry("reasoning_effort").or_insert_with(|| effort.into());
+    }
     fields.echo = false;
     let messages = fields.messages.take().unwrap_or_default();
-    request.input.prompts = vec![PromptInput::Chat(checked(messages)?)];
-    request.input.tenant = tenant;
-    let wants_logprobs = matches!(request.input.fields.logprobs, Some(Logprobs::Switch(true)));
-    let object = if request.stream { "chat.completion.chunk" } else { "chat.completion" };
-    let head = Head::new("chatcmpl", object, &request, &manager);
-    let names = TokenNames { manager: manager.clone(), as_ids: request.tokens_as_ids };
-    let format = Format { wants_logprobs, names, token_ids: request.return_token_ids };
-    let mut generation = manager.generate(request.input).await?;
-    if request.stream {
-        let (include_usage, usage_in_all) = (request.include_usage, request.usage_in_all);
-        let begun = vec![false; generation.prepared.n];
-        return Ok(streamed(generation, ChatEvents { head, format, begun, include_usage, usage_in_all }));
-    }
-    let (choices, usage) = whole(&mut generation).await?;
-    let choices =
-        choices.into_iter().enumerate().map(|(index, choice)| format.choice(index, choice)).collect();
-    let ids = || generation.prepared.prompts[0].request.prompt.to_vec();
-    let prompt_token_ids = format.token_ids.then(ids);
-    Ok(Json(ChatCompletion { head, choices, usage, prompt_token_ids }).into_response())
+    input.prompts = vec![PromptInput::Chat(checked(messages)?)];
+    Ok(())
 }
 
 /// What choices have in them.
@@ -163,15 +185,25 @@ struct Format {
     wants_logprobs: bool,
     names: TokenNames,
     token_ids: bool,
+    /// For a model that thinks, at the beginning of an answer.
+    splitter: Option<Splitter>,
 }
 
 impl Format {
-    fn choice(&self, index: usize, choice: Choice) -> ChatChoice {
+    fn choice(&self, index: usize, choice: Choice, usage: &mut Usage) -> ChatChoice {
+        let (mut content, mut reasoning_content) = (choice.text, None);
+        if let Some(mut splitter) = self.splitter.clone() {
+            usage.reason(splitter.count(&choice.tokens));
+            let (first, rest) = (splitter.push(&content), splitter.finish());
+            content = first.content + &rest.content;
+            let reasoning = first.reasoning + &rest.reasoning;
+            reasoning_content = Some(reasoning).filter(|reasoning| !reasoning.is_empty());
+        }
         ChatChoice {
             index,
             logprobs: self.wants_logprobs.then(|| self.logprobs(&choice.tokens)),
             token_ids: self.token_ids.then(|| ids(&choice.tokens)),
-            message: ChatMessage { role: "assistant", content: choice.text, refusal: None },
+            message: ChatMessage { role: "assistant", content, reasoning_content, refusal: None },
             finish_reason: choice.end.reason,
             stop_reason: choice.end.matched_stop,
         }
@@ -203,8 +235,8 @@ fn ids(tokens: &[Sampled]) -> Vec<u32> {
 struct ChatEvents {
     head: Head,
     format: Format,
-    /// The choices whose role was sent.
-    begun: Vec<bool>,
+    /// For each choice, whether its role was sent, and what splits its text.
+    samples: Vec<(bool, Option<Splitter>)>,
     include_usage: bool,
     usage_in_all: bool,
 }
@@ -214,28 +246,40 @@ impl ChatEvents {
         let usage = usage.cloned();
         sse::event_into(out, &ChatChunk { head: &self.head, choices: choice.into_iter().collect(), usage });
     }
+
+    /// A piece's text, split.
+    fn split(&mut self, piece: &mut Piece, usage: &mut Usage) -> Split {
+        let content = mem::take(&mut piece.text);
+        let Some(splitter) = &mut self.samples[piece.index].1 else {
+            return Split { content, reasoning: String::new() };
+        };
+        usage.reason(splitter.count(&piece.tokens));
+        let mut split = splitter.push(&content);
+        if piece.is_last() {
+            let rest = splitter.finish();
+            split.content += &rest.content;
+            split.reasoning += &rest.reasoning;
+        }
+        split
+    }
 }
 
 impl Events for ChatEvents {
-    fn piece(&mut self, piece: Piece, usage: &Usage, out: &mut Vec<u8>) {
-        let usage = self.usage_in_all.then_some(usage);
-        let choice = |delta| ChunkChoice {
-            index: piece.index,
-            delta,
-            logprobs: None,
-            finish_reason: None,
-            stop_reason: None,
-            token_ids: None,
-        };
-        if !std::mem::replace(&mut self.begun[piece.index], true) {
-            let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
+    fn piece(&mut self, mut piece: Piece, usage: &mut Usage, out: &mut Vec<u8>) {
+        let Split { reasoning, content } = self.split(&mut piece, usage);
+        let usage = self.usage_in_all.then_some(&*usage);
+        let choice = |delta| ChunkChoice { index: piece.index, delta, ..ChunkChoice::default() };
+        if !mem::replace(&mut self.samples[piece.index].0, true) {
+            let delta = Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
             self.chunk(Some(choice(delta)), usage, out);
         }
-        let extra = self.format.wants_logprobs || self.format.token_ids;
-        if !piece.text.is_empty() || (extra && !piece.tokens.is_empty()) {
+        let tokens = (self.format.wants_logprobs || self.format.token_ids) && !piece.tokens.is_empty();
+        if !content.is_empty() || !reasoning.is_empty() || tokens {
             let logprobs = self.format.wants_logprobs.then(|| self.format.logprobs(&piece.tokens));
             let token_ids = self.format.token_ids.then(|| ids(&piece.tokens));
-            let delta = Delta { role: None, content: Some(piece.text.clone()) };
+            let reasoning_content = Some(reasoning).filter(|reasoning| !reasoning.is_empty());
+            let content = Some(content).filter(|content| reasoning_content.is_none() || !content.is_empty());
+            let delta = Delta { role: None, content, reasoning_content };
             self.chunk(Some(ChunkChoice { logprobs, token_ids, ..choice(delta) }), usage, out);
         }
         if let Some(end) = &piece.end {

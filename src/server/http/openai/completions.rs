@@ -225,7 +225,7 @@ struct CompletionEvents {
 }
 
 impl Events for CompletionEvents {
-    fn piece(&mut self, piece: Piece, usage: &Usage, out: &mut Vec<u8>) {
+    fn piece(&mut self, piece: Piece, usage: &mut Usage, out: &mut Vec<u8>) {
         let index = piece.index;
         let choice = self.format.piece(piece, self.prepared.of(index), &mut self.progress[index]);
         let usage = self.usage_in_all.then(|| usage.clone());

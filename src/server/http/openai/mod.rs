@@ -5,5 +5,6 @@ pub mod chat;
 pub mod completions;
 pub mod messages;
 pub mod models;
+pub mod reasoning;
 pub mod request;
 pub mod schema;
