@@ -14,7 +14,7 @@ mod origin;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -44,13 +44,26 @@ pub const ADMIN: [&str; 3] = ["/flush_cache", "/abort_request", "/server_info"];
 pub struct Tenant(pub Option<Arc<str>>);
 
 /// The operator's settings; the names are those of the flags.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct AccessOptions {
     pub api_key: Vec<String>,
     pub admin_api_key: Option<String>,
     pub cors_origin: Vec<String>,
     /// Serve a network without keys.
     pub no_auth: bool,
+}
+
+/// Keys are counted and not shown, so that no log has them.
+impl fmt::Debug for AccessOptions {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let AccessOptions { api_key, admin_api_key, cors_origin, no_auth } = self;
+        let keys = (api_key.len(), admin_api_key.iter().len());
+        f.debug_struct("AccessOptions")
+            .field("keys", &keys)
+            .field("cors_origin", cors_origin)
+            .field("no_auth", no_auth)
+            .finish()
+    }
 }
 
 /// The rules of one server.

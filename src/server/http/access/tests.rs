@@ -197,6 +197,13 @@ async fn a_listed_page_may_ask_and_read_but_still_needs_the_key() {
 }
 
 #[test]
+fn no_key_is_in_what_a_log_may_show() {
+    let options = options(&["key-one"], Some("root-key"));
+    let shown = format!("{options:?} {:?}", Access::new(&options, WORLD).unwrap());
+    assert!(!shown.contains("key-one") && !shown.contains("root-key"), "{shown}");
+}
+
+#[test]
 fn a_network_is_not_served_without_a_key_unless_that_is_said() {
     for (options, starts) in [
         (options(&[], None), false),
