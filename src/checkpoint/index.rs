@@ -7,7 +7,10 @@
 use super::CheckpointError;
 use crate::json;
 use serde_json::Value;
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 /// A parsed index. Its shard names are plain file names.
 #[derive(Debug, Default, PartialEq)]
@@ -44,10 +47,8 @@ impl Index {
 
     /// The shards' file names, each once, sorted.
     pub fn shards(&self) -> Vec<&str> {
-        let mut shards: Vec<&str> = self.weight_map.values().map(String::as_str).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        shards
+        let shards: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
+        shards.into_iter().collect()
     }
 }
 

@@ -19,7 +19,7 @@ mod prefetch;
 mod state_dict;
 mod write;
 
-pub use checksum::{Checksums, checksums};
+pub use checksum::{Checksums, checksums, hex};
 pub use directory::Directory;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;

@@ -141,11 +141,13 @@ impl PrefixCache {
     }
 
     /// Blocks that can be found.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.iter().flatten().count()
     }
 
     /// Whether nothing can be found.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.by_hash.is_empty()
     }

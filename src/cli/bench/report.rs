@@ -13,6 +13,7 @@ use comfy_table::Cell;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use stairwell::{
+    checkpoint::hex,
     config::ModelConfig,
     engine::{BlockCounts, EngineStats},
     model::KvMemory,
@@ -250,7 +251,7 @@ pub fn outputs_sha256(runs: &[Run]) -> String {
         hash.update((served.finished.output.len() as u64).to_le_bytes());
         served.finished.output.iter().for_each(|id| hash.update(id.to_le_bytes()));
     }
-    hash.finalize().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hex(hash)
 }
 
 impl<W> Report<W> {
