@@ -66,8 +66,15 @@ impl Machine for Cuda {
         })
     }
 
-    fn sums(&self, rank: Rank, share: Share) -> Result<Option<Box<dyn Sums<Cuda>>>> {
-        Ok(self.device().join(rank, share)?.map(|group| Box::new(OnDevices(group)) as _))
+    fn sums(&self, rank: Rank, share: Share) -> Result<Option<Sums<Cuda>>> {
+        let group = self.device().join(rank, share)?;
+        let sums = |group: Box<dyn DeviceGroup>| Sums {
+            name: "nccl",
+            all_reduce: Box::new(move |x: &mut CudaTensor| {
+                group.all_reduce(x.address(), x.rows() * x.cols())
+            }),
+        };
+        Ok(group.map(sums))
     }
 
     fn report(&self) -> MachineReport {
@@ -78,19 +85,6 @@ impl Machine for Cuda {
             kernel_launches: Some(self.launches()),
             graph_replays: Some(self.replays()),
         }
-    }
-}
-
-/// Sums of activations on the devices.
-struct OnDevices(Box<dyn DeviceGroup>);
-
-impl Sums<Cuda> for OnDevices {
-    fn name(&self) -> &'static str {
-        "nccl"
-    }
-
-    fn all_reduce(&self, x: &mut CudaTensor) -> Result<()> {
-        self.0.all_reduce(x.address(), x.rows() * x.cols())
     }
 }
 

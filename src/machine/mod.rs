@@ -44,7 +44,7 @@ pub trait Machine: Backend {
     ///
     /// # Errors
     /// Those of the means.
-    fn sums(&self, _rank: Rank, _share: Share) -> Result<Option<Box<dyn Sums<Self>>>> {
+    fn sums(&self, _rank: Rank, _share: Share) -> Result<Option<Sums<Self>>> {
         Ok(None)
     }
 
@@ -52,16 +52,15 @@ pub trait Machine: Backend {
     fn report(&self) -> MachineReport;
 }
 
-/// Sums over a group of ranks, where the numbers are.
-pub trait Sums<B: Backend>: Send + Sync {
-    /// The name in stats.
-    fn name(&self) -> &'static str;
+/// Makes a tensor its sum over a group of ranks. The errors are those of the means by which it does.
+pub type AllReduce<Tensor> = Box<dyn Fn(&mut Tensor) -> Result<()> + Send + Sync>;
 
+/// Sums over a group of ranks, where the numbers are.
+pub struct Sums<B: Backend> {
+    /// The name in stats.
+    pub name: &'static str,
     /// x becomes its sum over the ranks.
-    ///
-    /// # Errors
-    /// Those of the means.
-    fn all_reduce(&self, x: &mut B::Tensor) -> Result<()>;
+    pub all_reduce: AllReduce<B::Tensor>,
 }
 
 /// The device that ran, and how it computed.

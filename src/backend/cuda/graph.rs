@@ -24,7 +24,7 @@ pub(super) struct Graphs {
 
 /// A pass that can be replayed.
 struct Recorded {
-    graph: Box<dyn Graph>,
+    graph: Graph,
     /// That it launches.
     kernels: u64,
     output: CudaTensor,
@@ -57,7 +57,7 @@ impl Graphs {
             self.by_key.insert(key, recorded);
         }
         let recorded = &self.by_key[&key];
-        recorded.graph.replay()?;
+        (recorded.graph)()?;
         Ok((recorded.output.view(), recorded.kernels))
     }
 }

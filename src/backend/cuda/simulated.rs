@@ -42,11 +42,6 @@ pub struct Simulated {
     frees: AtomicU64,
 }
 
-struct Recorded {
-    schedule: Schedule,
-    launches: Vec<Launch>,
-}
-
 /// Allocations up to so many bytes are filled with NaN, so that what nobody has written shows. Larger ones (a pool of K and V) would
 /// take memory before they are used.
 const POISONED: usize = 64 << 20;
@@ -107,12 +102,6 @@ fn run(schedule: Schedule, kernel: &str, grid: Grid, arguments: &[Arg]) -> Resul
             simulator_launch(name, blocks, threads, shared, values, order, seed, workers, error, ERROR_SIZE)
         }
     })
-}
-
-impl Graph for Recorded {
-    fn replay(&self) -> Result<()> {
-        self.launches.iter().try_for_each(|l| run(self.schedule, &l.kernel, l.grid, &l.arguments))
-    }
 }
 
 impl Simulated {
@@ -243,10 +232,11 @@ impl Device for Simulated {
         Ok(())
     }
 
-    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+    fn end_capture(&self) -> Result<Graph> {
         let launches = self.recording().take();
         let launches = launches.ok_or_else(|| Error::Device("end_capture without begin_capture".into()))?;
-        Ok(Box::new(Recorded { schedule: self.schedule, launches }))
+        let schedule = self.schedule;
+        Ok(Box::new(move || launches.iter().try_for_each(|l| run(schedule, &l.kernel, l.grid, &l.arguments))))
     }
 
     fn frees(&self) -> u64 {

@@ -195,12 +195,13 @@ impl Device for Gpu {
         self.stream.begin_capture(mode).or_say("beginning a CUDA graph")
     }
 
-    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+    fn end_capture(&self) -> Result<Graph> {
         let graph =
             self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).or_say("ending a CUDA graph")?;
         let graph =
             graph.ok_or_else(|| Error::Device("the GPU's driver has recorded no CUDA graph".into()))?;
-        Ok(Box::new(Captured(graph)))
+        let captured = Captured(graph);
+        Ok(Box::new(move || captured.replay()))
     }
 
     fn frees(&self) -> u64 {
@@ -221,7 +222,7 @@ unsafe impl Send for Captured {}
 // SAFETY: as above.
 unsafe impl Sync for Captured {}
 
-impl Graph for Captured {
+impl Captured {
     fn replay(&self) -> Result<()> {
         self.0.launch().or_say("replaying a CUDA graph")
     }
