@@ -136,14 +136,7 @@ impl Attention<Cpu> for Contiguous {
     // ANCHOR_END: begin
 
     // ANCHOR: attend
-    fn attend(
-        &mut self,
-        cpu: &Cpu,
-        layer: usize,
-        q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn attend(&mut self, cpu: &Cpu, layer: usize, [q, k, v]: [&CpuTensor; 3]) -> Result<CpuTensor> {
         let layer_kv = &mut self.layers[layer - self.shape.layers.start];
         for sequence in &self.sequences {
             for (i, row) in sequence.rows.clone().enumerate() {

@@ -80,14 +80,7 @@ impl Attention<Cpu> for Paged {
     }
 
     // ANCHOR: attend
-    fn attend(
-        &mut self,
-        cpu: &Cpu,
-        layer: usize,
-        q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn attend(&mut self, cpu: &Cpu, layer: usize, [q, k, v]: [&CpuTensor; 3]) -> Result<CpuTensor> {
         let blocks = &mut self.layers[layer - self.shape.layers.start];
         for (row, slot) in self.placement.slot_mapping.iter().enumerate() {
             blocks.write(*slot as usize, k.row(row), v.row(row));

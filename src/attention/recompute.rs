@@ -47,14 +47,7 @@ impl Attention<Cpu> for Recompute {
         Ok(None)
     }
 
-    fn attend(
-        &mut self,
-        cpu: &Cpu,
-        layer: usize,
-        q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn attend(&mut self, cpu: &Cpu, layer: usize, [q, k, v]: [&CpuTensor; 3]) -> Result<CpuTensor> {
         let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
         let mut out = cpu.take(q.rows(), heads * head_dim);
         // ANCHOR: attend

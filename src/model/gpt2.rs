@@ -56,7 +56,7 @@ impl<B: Backend> Block<B> {
     fn forward(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor> {
         let h = self.ln_1.forward(pass, &x)?;
         let [q, k, v] = self.attn.c_attn.forward_split(pass, &h)?;
-        let heads = pass.attention.attend(pass.backend, self.layer, &q, &k, &v)?;
+        let heads = pass.attention.attend(pass.backend, self.layer, [&q, &k, &v])?;
         let h = self.attn.c_proj.forward(pass, &heads)?;
         pass.see(&self.attn.name, &h);
 

@@ -243,14 +243,7 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
         Ok(batch.decode_rows().map(|_| (self.parts as u64) << 32 | rows as u64))
     }
 
-    fn attend(
-        &mut self,
-        cuda: &Cuda,
-        layer: usize,
-        q: &CudaTensor,
-        k: &CudaTensor,
-        v: &CudaTensor,
-    ) -> Result<CudaTensor> {
+    fn attend(&mut self, cuda: &Cuda, layer: usize, [q, k, v]: [&CudaTensor; 3]) -> Result<CudaTensor> {
         self.write(cuda, layer, k, v)?;
         self.attend_to_cache(cuda, layer, q)
     }
