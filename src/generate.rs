@@ -33,7 +33,8 @@ impl GenerateParams {
 }
 
 /// Why an output ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum FinishReason {
     /// An end-of-sequence token, or the caller broke off (a stop string).
     Stop,
@@ -48,12 +49,7 @@ pub enum FinishReason {
 impl FinishReason {
     /// As OpenAI's API and vLLM call it.
     pub fn name(self) -> &'static str {
-        match self {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-            FinishReason::Abort => "abort",
-            FinishReason::Error => "error",
-        }
+        self.into()
     }
 }
 

@@ -95,7 +95,8 @@ impl Machine for Cpu {
 }
 
 /// A kind of machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum DeviceKind {
     /// Step 1
     Cpu,
@@ -108,11 +109,7 @@ pub enum DeviceKind {
 impl DeviceKind {
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
-        match self {
-            DeviceKind::Cpu => "cpu",
-            DeviceKind::Cuda => "cuda",
-            DeviceKind::Sim => "sim",
-        }
+        self.into()
     }
 
     /// The error of a build without this machine.
