@@ -38,8 +38,9 @@ pub use workload::{KernelShape, profile_kernel, profiled, with_workload};
 
 use crate::{error::Result, tensor::DType};
 use graph::Graphs;
+use parking_lot::Mutex;
 use std::sync::{
-    Arc, Mutex, OnceLock,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 

@@ -13,7 +13,7 @@ use crate::{
     sampling::{Draw, SamplingError},
     tensor::DType,
 };
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 /// The best version of RMSNorm for groups of n, and its threads: the limits are in kernels/norm.cu.
 fn rms_norm_version(n: usize) -> (&'static str, u32) {
@@ -277,7 +277,7 @@ impl Backend for Cuda {
         forward: &mut dyn FnMut() -> Result<CudaTensor>,
     ) -> Result<CudaTensor> {
         let Some(key) = key.filter(|_| self.options.graphs) else { return forward() };
-        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut graphs = self.graphs.lock();
         self.in_graph.store(true, Ordering::Relaxed);
         let replayed = graphs.replay(&*self.device, key, || self.launches(), forward);
         self.in_graph.store(false, Ordering::Relaxed);

@@ -6,7 +6,6 @@ use crate::{
     error::Result,
     sampling::{Draw, SamplingError},
 };
-use std::sync::PoisonError;
 
 /// SAMPLERS in the kernel.
 const THREADS: u32 = 256;
@@ -24,7 +23,7 @@ impl Cuda {
     pub fn sample(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Vec<Result<u32, SamplingError>>> {
         let (rows, vocab) = (draws.len(), logits.cols());
         assert!(rows <= logits.rows() && vocab < 1 << 30, "sample");
-        let mut kept = self.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.draws.lock();
         let knobs = match &mut *kept {
             Some(knobs) => knobs,
             none => none.insert(Ids::new(self.device(), 6 * rows)?),

@@ -5,15 +5,13 @@ use crate::{
     backend::cpu,
     error::{Error, Result},
 };
+use parking_lot::Mutex;
 use std::{
     alloc::{self, Layout},
     collections::HashMap,
     ffi::{CStr, CString, c_char, c_int, c_void},
     slice,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
@@ -119,13 +117,9 @@ impl Simulated {
         device
     }
 
-    fn recording(&self) -> MutexGuard<'_, Option<Vec<Launch>>> {
-        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Refuses an operation that a GPU cannot do while it records.
     fn refuse_in_a_capture(&self, what: &str) -> Result<()> {
-        match *self.recording() {
+        match *self.recording.lock() {
             None => Ok(()),
             Some(_) => Err(Error::Device(format!("{what} while launches are recorded for a graph"))),
         }
@@ -133,7 +127,7 @@ impl Simulated {
 
     /// The address and size of every allocation.
     pub(super) fn allocations(&self) -> Vec<(Address, u64)> {
-        let allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
+        let allocations = self.allocations.lock();
         allocations.iter().map(|(address, layout)| (*address, layout.size() as u64)).collect()
     }
 
@@ -172,13 +166,13 @@ impl Device for Simulated {
             unsafe { memory.write_bytes(0xff, layout.size()) };
         }
         let address = Address(memory as u64);
-        self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(address, layout);
+        self.allocations.lock().insert(address, layout);
         Ok(address)
     }
 
     fn free(&self, address: Address) {
         self.frees.fetch_add(1, Ordering::Relaxed);
-        let layout = self.allocations.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        let layout = self.allocations.lock().remove(&address);
         if let Some(layout) = layout {
             // SAFETY: `allocate` has made it with this layout, and it was still in the map.
             unsafe { alloc::dealloc(address.0 as *mut u8, layout) }
@@ -215,7 +209,7 @@ impl Device for Simulated {
             Some((replaced, by)) if replaced == kernel => by,
             _ => kernel,
         };
-        if let Some(launches) = &mut *self.recording() {
+        if let Some(launches) = &mut *self.recording.lock() {
             launches.push(Launch { kernel: kernel.into(), grid, arguments: arguments.into() });
             return Ok(());
         }
@@ -228,12 +222,12 @@ impl Device for Simulated {
 
     fn begin_capture(&self) -> Result<()> {
         self.refuse_in_a_capture("begin_capture")?;
-        *self.recording() = Some(Vec::new());
+        *self.recording.lock() = Some(Vec::new());
         Ok(())
     }
 
     fn end_capture(&self) -> Result<Graph> {
-        let launches = self.recording().take();
+        let launches = self.recording.lock().take();
         let launches = launches.ok_or_else(|| Error::Device("end_capture without begin_capture".into()))?;
         let schedule = self.schedule;
         Ok(Box::new(move || launches.iter().try_for_each(|l| run(schedule, &l.kernel, l.grid, &l.arguments))))

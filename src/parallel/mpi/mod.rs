@@ -27,10 +27,11 @@ use ::mpi::{
 };
 use comm::Comm;
 use heartbeat::Heartbeat;
+use parking_lot::Mutex;
 use pending::{Buffer, Pending};
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -66,10 +67,6 @@ impl Mpi {
     fn new(comm: Comm, first: usize, timeout: Duration, heartbeat: Arc<Heartbeat>) -> Mpi {
         let rank = Rank { rank: comm.0.rank() as usize, world_size: comm.0.size() as usize };
         Mpi { comm, rank, first, timeout: Some(timeout), heartbeat, state: Mutex::default() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ANCHOR: wait
@@ -189,7 +186,7 @@ impl Communicator for Mpi {
     fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
         let to = other(self.rank, to)? as i32;
         self.count(Traffic::send(bytes.len()));
-        let sent = &mut self.state().sent;
+        let sent = &mut self.state.lock().sent;
         sent.retain_mut(|message| !message.is_done());
         sent.push(Pending::send(&self.comm, to, bytes));
         Ok(())
@@ -218,11 +215,11 @@ impl Communicator for Mpi {
     }
 
     fn count(&self, more: Traffic) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.traffic = state.traffic + more;
     }
 
     fn traffic(&self) -> Traffic {
-        self.state().traffic
+        self.state.lock().traffic
     }
 }

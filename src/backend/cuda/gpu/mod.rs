@@ -27,10 +27,11 @@ use cudarc::{
     nvrtc::Ptx,
 };
 use driver::Failed;
+use parking_lot::Mutex;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -83,7 +84,7 @@ impl Gpu {
 
     /// A kernel by its name, allowed to have so much dynamic shared memory.
     fn function(&self, kernel: &str, shared_bytes: usize) -> Result<sys::CUfunction> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self.functions.lock();
         let (function, allowed) = match functions.entry(kernel.to_owned()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
