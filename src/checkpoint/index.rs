@@ -4,7 +4,7 @@
 //! {"metadata": {"total_size": 1192099840}, "weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", …}}
 //! ```
 
-use super::CheckpointError;
+use super::{CheckpointError, Result};
 use crate::json;
 use serde_json::Value;
 use std::{
@@ -24,7 +24,7 @@ impl Index {
     ///
     /// # Errors
     /// [`CheckpointError::Json`] or [`CheckpointError::UnsafeShardName`].
-    pub fn parse(bytes: &[u8], path: &Path) -> Result<Index, CheckpointError> {
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Index> {
         let bad = |reason: String| CheckpointError::Json { path: path.into(), reason };
         let index = json::object(bytes).map_err(bad)?;
         let map = index.get("weight_map").and_then(Value::as_object);

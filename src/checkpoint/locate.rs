@@ -5,7 +5,7 @@
 //! `HF_HUB_CACHE`, or `HUGGINGFACE_HUB_CACHE` as it was called before, defaults to `$HF_HOME/hub`, and `HF_HOME` to
 //! `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
 
-use super::{CheckpointError, Directory};
+use super::{CheckpointError, Directory, Result};
 use crate::files;
 use std::{
     env,
@@ -18,7 +18,7 @@ use std::{
 ///
 /// # Errors
 /// [`CheckpointError`], naming the path or the id.
-pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory, CheckpointError> {
+pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory> {
     let path = Path::new(model);
     if path.is_dir() {
         return Ok(Directory::Disk(path.to_owned()));
@@ -52,7 +52,7 @@ fn expanded(path: OsString, home: &Path, var: impl Fn(&str) -> Option<OsString>)
     PathBuf::from(&*shellexpand::full_with_context_no_errors(text, || home.to_str(), value))
 }
 
-fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Directory, CheckpointError> {
+fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Directory> {
     if !is_hub_id(model) {
         return Err(CheckpointError::NoSuchDirectory { model: model.into() });
     }

@@ -30,3 +30,6 @@ pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 pub use prefetch::prefetch;
 pub use state_dict::{Entry, Shard, StateDict};
 pub use write::write_safetensors;
+
+/// Results of this room.
+type Result<T, E = CheckpointError> = std::result::Result<T, E>;

@@ -1,6 +1,6 @@
 //! Writing a safetensors file.
 
-use super::CheckpointError;
+use super::{CheckpointError, Result};
 use crate::tensor::HostTensor;
 use safetensors::{
     SafeTensorError,
@@ -17,7 +17,7 @@ use std::{
 ///
 /// # Errors
 /// [`CheckpointError::Io`], naming the file, as for a directory that is absent or a disk that is full.
-pub fn write_safetensors(path: &Path, tensors: &[(String, HostTensor)]) -> Result<(), CheckpointError> {
+pub fn write_safetensors(path: &Path, tensors: &[(String, HostTensor)]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);

@@ -18,7 +18,7 @@ mod exp;
 mod isa;
 mod portable;
 
-pub use copies::*;
+pub(crate) use copies::*;
 pub(crate) use dot::{add_scaled, dot, dots};
 pub(crate) use exp::exp;
 pub use isa::Isa;
