@@ -11,7 +11,7 @@ use super::{
     options::{KvDtype, KvOptions},
     sequences::{Sequence, attend_kept},
     slot_memory::{Room, plan},
-    storage::Storage,
+    storage::{Storage, no_memory},
 };
 use crate::{
     attention::cpu::vectors::Segment,
@@ -61,13 +61,8 @@ impl Contiguous {
             Ok(LayerKv { tokens, kv_heads, k: storage()?, v: storage()? })
         };
         let layers = shape.layers.clone().map(layer).collect::<Result<_, TryReserveError>>();
-        let refused = |e| {
-            Error::Limit(
-                format!("no memory for K and V: {e}; give a smaller {}", field("max_model_len")).into(),
-            )
-        };
         let filled = vec![0; room.slots];
-        let layers = layers.map_err(refused)?;
+        let layers = layers.map_err(no_memory("max_model_len"))?;
         Ok(Contiguous { dtype: options.dtype, room, max_chunk, layers, filled, sequences: Vec::new(), shape })
     }
 

@@ -13,15 +13,14 @@ use super::{
     options::{KvDtype, KvOptions},
     pool_size::{Pool, plan_pool},
     sequences::attend_kept,
+    storage::no_memory,
 };
 use crate::{
     backend::cpu::{Cpu, CpuTensor, free_memory},
     batch::{Batch, Move},
-    error::{Error, Result},
+    error::Result,
     model::{Attention, AttentionShape, KvMemory},
-    words::field,
 };
-use std::collections::TryReserveError;
 
 /// See the module's documentation. A sequence's table is the list of its blocks.
 pub struct Paged {
@@ -43,12 +42,7 @@ impl Paged {
         let pool = plan_pool(&shape, options, options.host_room(free_memory()))?;
         let layers = |blocks: usize| {
             let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
-            let refused = |e: TryReserveError| {
-                Error::Limit(
-                    format!("no memory for K and V: {e}; give a smaller {}", field("kv_memory")).into(),
-                )
-            };
-            shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(refused)
+            shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(no_memory("kv_memory"))
         };
         let (layers, host) = (layers(pool.blocks)?, layers(pool.swap_blocks)?);
         Ok(Paged { dtype: options.dtype, pool, layers, host, placement: Placement::default(), shape })

@@ -86,18 +86,13 @@ fn check(json: &[u8], file_len: usize, path: &Path) -> Result<()> {
         let range = range.map_err(|reason| bad_tensor(path, name, reason))?;
         ranges.push((range.start, range.end, name.as_str()));
     }
-    check_layout(ranges, PREFIX + json.len(), file_len, path)
+    check_layout(ranges, PREFIX + json.len()..file_len, path)
 }
 
 /// The tensors follow each other without hole or overlap up to the end of the file.
-fn check_layout(
-    mut ranges: Vec<(usize, usize, &str)>,
-    data_start: usize,
-    file_len: usize,
-    path: &Path,
-) -> Result<()> {
+fn check_layout(mut ranges: Vec<(usize, usize, &str)>, data: Range<usize>, path: &Path) -> Result<()> {
     ranges.sort_unstable();
-    let (mut before_end, mut before) = (data_start, "the header");
+    let (mut before_end, mut before, file_len) = (data.start, "the header", data.end);
     for (start, end, name) in ranges {
         if end > file_len {
             let (needed, actual) = (end as u64, file_len as u64);

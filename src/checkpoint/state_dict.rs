@@ -64,11 +64,8 @@ impl StateDict {
             None => {
                 let (tensor, shard) =
                     index.weight_map.iter().find(|(_, s)| s == file).expect("shards come from the map");
-                Err(CheckpointError::MissingShard {
-                    index: path.clone(),
-                    tensor: tensor.clone(),
-                    shard: shard.clone(),
-                })
+                let (index, tensor, shard) = (path.clone(), tensor.clone(), shard.clone());
+                Err(CheckpointError::MissingShard { index, tensor, shard })
             }
         };
         let shards = index.shards().par_iter().map(open).collect::<Result<Vec<Shard>, _>>()?;

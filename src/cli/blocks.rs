@@ -40,7 +40,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Usage(message));
     }
     args.files.write(&record, &View { tab: Tab::Pool, steps: steps.clone() })?;
-    let (out, used, total) = (args.files.out(), history.used(steps.clone()).len(), history.total);
+    let (out, used, total) = (args.files.out.display(), history.used(steps.clone()).len(), history.total);
     print_note(&format!("{out}: {} steps; {used} of {total} blocks were used", steps.len()));
     Ok(())
 }

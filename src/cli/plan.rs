@@ -73,6 +73,10 @@ struct Report {
     choose_kv_dtype: Option<String>,
 }
 
+/// The table's head.
+const HEADS: [&str; 6] =
+    ["KV dtype", ">bytes per token", ">tokens in all", ">longest sequence", "limited by", ">sequences"];
+
 impl Report {
     fn new(args: &Args) -> Result<Report> {
         let directory = args.load.directory()?;
@@ -127,19 +131,11 @@ impl Report {
             let KvPlan { dtype, bytes_per_token: bytes, tokens, longest, limited_by, sequences, .. } = kv;
             [dtype.into(), bytes.into(), tokens.into(), longest.into(), limited_by.into(), sequences.into()]
         };
-        let heads = [
-            "KV dtype",
-            ">bytes per token",
-            ">tokens in all",
-            ">longest sequence",
-            "limited by",
-            ">sequences",
-        ];
         let memory = human_bytes(self.memory.memory);
         format!("{architecture} in {memory} of memory; its context is {context} tokens\n\n")
             + &self.memory_lines()
             + "\n"
-            + &table(heads, self.kv.iter().map(row))
+            + &table(HEADS, self.kv.iter().map(row))
             + &format!(
                 "tokens are in blocks of {BLOCK_SIZE}; sequences are of {max_len} tokens ({source}), at a time: `batch` runs {} unless \
                  --max-num-seqs says more\n",

@@ -6,10 +6,7 @@ use stairwell::{
     files,
     trace::{Schedule, Tab, View, page},
 };
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 /// Draw a schedule that --trace has recorded: when each request waits, prefills and decodes
 #[derive(clap::Args)]
@@ -73,10 +70,6 @@ impl Files {
         let written = fs::write(&self.out, page(record, view));
         written.map_err(|error| Error::Io { path: self.out.clone(), error })
     }
-
-    pub fn out(&self) -> std::path::Display<'_> {
-        Path::display(&self.out)
-    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -93,6 +86,6 @@ pub fn run(args: Args) -> Result<()> {
     }
     args.files.write(&record, &View { tab: Tab::Schedule, steps: schedule.between(from, to) })?;
     let (requests, steps) = (schedule.requests(), schedule.steps());
-    print_note(&format!("{}: {requests} requests, {steps} steps", args.files.out()));
+    print_note(&format!("{}: {requests} requests, {steps} steps", args.files.out.display()));
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::{
 use std::{ops::Range, sync::Arc};
 
 /// Consecutive layers of a model. The first stage has the embedding too, the last one the final norm and lm_head.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stage {
     /// The layers that it holds.
     pub layers: Range<usize>,

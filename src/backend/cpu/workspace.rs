@@ -121,7 +121,7 @@ mod tests {
         for tokens in 1..=1000 {
             drop(workspace.take(tokens, 8));
         }
-        let free = workspace.free.lock().unwrap();
+        let free = workspace.free.lock();
         assert_eq!(free.values().map(Vec::len).sum::<usize>(), 11, "8, 16, … 8192");
     }
 }

@@ -7,10 +7,10 @@ use super::{
     weight::Part,
 };
 use crate::{
-    backend::{Backend, PartShape, Rope, Shaped, Slice},
+    backend::{Backend, Drawn, Forward, PartShape, Rope, Shaped, Slice},
     config::Activation,
     error::{Error, Result},
-    sampling::{Draw, SamplingError},
+    sampling::Draw,
     tensor::DType,
 };
 use std::sync::atomic::Ordering;
@@ -252,7 +252,7 @@ impl Backend for Cuda {
         Ok(y)
     }
 
-    fn draw(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Option<Vec<Result<u32, SamplingError>>>> {
+    fn draw(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Option<Drawn>> {
         self.sample(logits, draws).map(Some)
     }
 
@@ -271,11 +271,7 @@ impl Backend for Cuda {
         }
     }
 
-    fn replay(
-        &self,
-        key: Option<u64>,
-        forward: &mut dyn FnMut() -> Result<CudaTensor>,
-    ) -> Result<CudaTensor> {
+    fn replay(&self, key: Option<u64>, forward: Forward<CudaTensor>) -> Result<CudaTensor> {
         let Some(key) = key.filter(|_| self.options.graphs) else { return forward() };
         let mut graphs = self.graphs.lock();
         self.in_graph.store(true, Ordering::Relaxed);

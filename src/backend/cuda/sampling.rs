@@ -2,7 +2,7 @@
 
 use super::{Cuda, CudaTensor, Ids, device::Arg, device::Grid};
 use crate::{
-    backend::Shaped,
+    backend::{Drawn, Shaped},
     error::Result,
     sampling::{Draw, SamplingError},
 };
@@ -20,7 +20,7 @@ impl Cuda {
     ///
     /// # Errors
     /// Those of the device; in the list, logits that no token can be drawn from.
-    pub fn sample(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Vec<Result<u32, SamplingError>>> {
+    pub fn sample(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Drawn> {
         let (rows, vocab) = (draws.len(), logits.cols());
         assert!(rows <= logits.rows() && vocab < 1 << 30, "sample");
         let mut kept = self.draws.lock();
