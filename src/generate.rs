@@ -1,16 +1,12 @@
 //! The loop from a prompt to tokens: forward, sample, append.
 
-use crate::{
-    backend::Backend,
-    batch::Batch,
-    error::Result,
-    runner::ModelRunner,
-    sampling::{Sampled, Sampler, SamplingParams},
-};
-use std::{
-    ops::ControlFlow,
-    time::{Duration, Instant},
-};
+use crate::backend::Backend;
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::runner::ModelRunner;
+use crate::sampling::{Sampled, Sampler, SamplingParams};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 /// What to generate.
 #[derive(Clone, Debug, Default)]

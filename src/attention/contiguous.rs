@@ -7,20 +7,16 @@
 //! A forward pass is given new tokens only. Their K and V are written behind those of the tokens before, then each row attends
 //! over its own sequence. Layers with a sliding window are rings: position t is at `t % tokens`.
 
-use super::{
-    options::{KvDtype, KvOptions},
-    sequences::{Sequence, attend_kept},
-    slot_memory::{Room, plan},
-    storage::{Storage, no_memory},
-};
-use crate::{
-    attention::cpu::vectors::Segment,
-    backend::cpu::{Cpu, CpuTensor, free_memory},
-    batch::Batch,
-    error::{Error, Result},
-    model::{Attention, AttentionShape, KvMemory},
-    words::field,
-};
+use super::options::{KvDtype, KvOptions};
+use super::sequences::{Sequence, attend_kept};
+use super::slot_memory::{Room, plan};
+use super::storage::{Storage, no_memory};
+use crate::attention::cpu::vectors::Segment;
+use crate::backend::cpu::{Cpu, CpuTensor, free_memory};
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::model::{Attention, AttentionShape, KvMemory};
+use crate::words::field;
 use std::{collections::TryReserveError, ops::Range};
 
 /// See the module's documentation. A sequence's table is the number of its slot.

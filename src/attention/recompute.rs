@@ -3,16 +3,12 @@
 //! Every forward pass is given whole sequences and attends within them, so generating n tokens computes 1 + 2 + … + n of
 //! them. That is step 1's honest cost, and the reason for step 2.
 
-use crate::{
-    attention::cpu::head::{Keys, attend_head},
-    backend::{
-        Shaped,
-        cpu::{Cpu, CpuTensor},
-    },
-    batch::{Batch, Span},
-    error::Result,
-    model::{Attention, AttentionShape, KvMemory},
-};
+use crate::attention::cpu::head::{Keys, attend_head};
+use crate::backend::Shaped;
+use crate::backend::cpu::{Cpu, CpuTensor};
+use crate::batch::{Batch, Span};
+use crate::error::Result;
+use crate::model::{Attention, AttentionShape, KvMemory};
 use std::cell::RefCell;
 
 /// See the module's documentation.

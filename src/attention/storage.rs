@@ -4,10 +4,8 @@ use super::{cpu::vectors::Kept, options::KvDtype};
 use crate::{error::Error, tensor::Stored, words};
 use bytemuck::{Zeroable, allocation::try_zeroed_vec, cast_slice, cast_slice_mut};
 use float8::F8E4M3;
-use half::{
-    bf16, f16,
-    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
-};
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
 use std::{collections::TryReserveError, ops::Range};
 
 /// Room for many vectors of `head_dim` numbers: one token's K or V of one head each.

@@ -3,12 +3,10 @@
 use super::{CheckpointError, Index, Result, dummy::memory};
 use crate::{files, tensor::Owner};
 use memmap2::Mmap;
-use std::{
-    fs,
-    io::{self, ErrorKind, Read},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
 
 /// The largest file in bytes that is read and not mapped. The largest tokenizer.json that is known has 34 million.
 const MAX_SMALL: u64 = 256 << 20;

@@ -4,16 +4,12 @@
 //! the order of loading.
 
 use super::{CheckpointError, Result};
-use crate::{
-    backend::cpu::free_memory,
-    tensor::{Bytes, DType, HostTensor, Stored},
-};
+use crate::backend::cpu::free_memory;
+use crate::tensor::{Bytes, DType, HostTensor, Stored};
 use memmap2::MmapMut;
 use rayon::prelude::*;
-use std::{
-    io::{Error, ErrorKind},
-    sync::Arc,
-};
+use std::io::{Error, ErrorKind};
+use std::sync::Arc;
 
 /// Elements of one chunk; each chunk has its own generator, so chunks can be made on all cores.
 const CHUNK: usize = 1 << 16;

@@ -2,10 +2,9 @@
 //!
 //! Every message is one line that names the file, what is wrong with it, and what to do.
 
-use crate::{
-    tensor::DType,
-    words::{self, Words},
-};
+use crate::tensor::DType;
+use crate::words;
+use crate::words::Words;
 use std::path::PathBuf;
 
 /// See the module's documentation.

@@ -7,10 +7,8 @@
 use super::{CheckpointError, Result};
 use crate::json;
 use serde_json::Value;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// A parsed index. Its shard names are plain file names.
 #[derive(Debug, Default, PartialEq)]

@@ -7,12 +7,9 @@
 
 use super::{CheckpointError, Directory, Result};
 use crate::files;
-use std::{
-    env,
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 /// The directory that `model` names.
 ///

@@ -1,10 +1,8 @@
 //! `stairwell blocks`: a page that draws the KV cache's blocks over time.
 
 use super::{terminal::print_note, timeline::Files};
-use stairwell::{
-    error::{Error, Result},
-    trace::{PoolHistory, Tab, View},
-};
+use stairwell::error::{Error, Result};
+use stairwell::trace::{PoolHistory, Tab, View};
 
 /// Draw which request had which block of the KV cache when, from a run that --trace has recorded
 #[derive(clap::Args)]

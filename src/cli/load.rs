@@ -1,17 +1,13 @@
 //! `stairwell load`: a load by itself, told step by step.
 
-use super::{
-    model_args::LoadArgs,
-    terminal::{human_bytes, peak_memory, print},
-};
-use stairwell::{
-    attention::KvOptions,
-    checkpoint::{Directory, StateDict},
-    error::Result,
-    model::LoadEvent,
-    runner::LoadFormat,
-    tensor::HostTensor,
-};
+use super::model_args::LoadArgs;
+use super::terminal::{human_bytes, peak_memory, print};
+use stairwell::attention::KvOptions;
+use stairwell::checkpoint::{Directory, StateDict};
+use stairwell::error::Result;
+use stairwell::model::LoadEvent;
+use stairwell::runner::LoadFormat;
+use stairwell::tensor::HostTensor;
 use std::{fmt::Write, time::Instant};
 
 /// Load a model and say how long it took; --trace prints each step on the way

@@ -1,23 +1,19 @@
 //! `generate` from step 3 on: an engine with one request.
 
+use super::engine_args::{LoadWorker, LocalEngine};
 pub use super::engine_stats::Ranks;
-use super::{
-    engine_args::{LoadWorker, LocalEngine},
-    model_args::LoadArgs,
-    parallel_args::ParallelArgs,
-};
-use stairwell::{
-    attention::KvOptions,
-    config::ModelConfig,
-    engine::{Continuous, Engine, Limits, NewRequest},
-    error::{Error, Result},
-    generate::Generated,
-    machine::Machine,
-    request::Resolved,
-    runner::RunnerReport,
-    sampling::Sampled,
-    tokenizer::StopMatcher,
-};
+use super::model_args::LoadArgs;
+use super::parallel_args::ParallelArgs;
+use stairwell::attention::KvOptions;
+use stairwell::config::ModelConfig;
+use stairwell::engine::{Continuous, Engine, Limits, NewRequest};
+use stairwell::error::{Error, Result};
+use stairwell::generate::Generated;
+use stairwell::machine::Machine;
+use stairwell::request::Resolved;
+use stairwell::runner::RunnerReport;
+use stairwell::sampling::Sampled;
+use stairwell::tokenizer::StopMatcher;
 
 /// How the model will be loaded, on one rank or several.
 pub struct Lead(LoadWorker);

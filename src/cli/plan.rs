@@ -1,21 +1,18 @@
 //! `stairwell plan`: what fits into a given memory, before anything is loaded.
 
-use super::{
-    model_args::LoadArgs,
-    numbers::count,
-    paged_args::parse_size,
-    terminal::{human_bytes, json_line, print, table},
-};
+use super::model_args::LoadArgs;
+use super::numbers::count;
+use super::paged_args::parse_size;
+use super::terminal::{human_bytes, json_line, print, table};
 use serde::Serialize;
-use stairwell::{
-    attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
-    backend::cpu::Cpu,
-    checkpoint::{CheckpointError, StateDict},
-    engine::Limits,
-    error::{Error, Result},
-    model::{self, AttentionShape, WeightBytes, weight_bytes},
-    runner::{LoadFormat, read_config},
-};
+use stairwell::attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan};
+use stairwell::backend::cpu::Cpu;
+use stairwell::checkpoint::{CheckpointError, StateDict};
+use stairwell::engine::Limits;
+use stairwell::error::{Error, Result};
+use stairwell::model;
+use stairwell::model::{AttentionShape, WeightBytes, weight_bytes};
+use stairwell::runner::{LoadFormat, read_config};
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
 #[derive(clap::Args)]

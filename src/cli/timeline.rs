@@ -1,11 +1,9 @@
 //! `stairwell timeline`: a page that draws a recorded schedule.
 
 use super::terminal::print_note;
-use stairwell::{
-    error::{Error, Result},
-    files,
-    trace::{Schedule, Tab, View, page},
-};
+use stairwell::error::{Error, Result};
+use stairwell::files;
+use stairwell::trace::{Schedule, Tab, View, page};
 use std::{fs, path::PathBuf};
 
 /// Draw a schedule that --trace has recorded: when each request waits, prefills and decodes

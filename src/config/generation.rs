@@ -16,11 +16,9 @@
 //! - Where it samples, transformers has `top_k` 50 if the file has none; vLLM and we keep all tokens.
 
 use super::{ConfigError, fields::Fields};
-use crate::{
-    json,
-    sampling::{SamplingError, SamplingParams},
-    words::{self, Words},
-};
+use crate::sampling::{SamplingError, SamplingParams};
+use crate::words::Words;
+use crate::{json, words};
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with generation_config.json.

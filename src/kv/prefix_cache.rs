@@ -12,11 +12,9 @@
 //! that was evicted and filled anew does not match.
 
 use super::BlockId;
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 /// What comes before a block.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,18 +1,17 @@
 //! [`Machine`] for the CUDA backend, and which device a run gets.
 
 use super::{DeviceKind, Machine, MachineReport, MakeMachine, Sums};
-use crate::{
-    attention::{AttentionKind, KvBudget, KvOptions, KvSwap, cuda::OnDevice},
-    backend::{
-        Backend, Shaped,
-        cuda::{Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated},
-    },
-    batch::Batch,
-    error::{Error, Result},
-    model::{Attention, Inputs, Model, Pass, Rank, Share},
-    tensor::DType,
-    words::field,
+use crate::attention::cuda::OnDevice;
+use crate::attention::{AttentionKind, KvBudget, KvOptions, KvSwap};
+use crate::backend::cuda::{
+    Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated,
 };
+use crate::backend::{Backend, Shaped};
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::model::{Attention, Inputs, Model, Pass, Rank, Share};
+use crate::tensor::DType;
+use crate::words::field;
 use std::sync::Arc;
 
 /// The device that is asked for, `None` for the CPU. If nobody asks, it is a GPU if there is one.

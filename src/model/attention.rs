@@ -3,12 +3,10 @@
 //! Embedding, norms, linear layers, the MLP: all of them treat each token alone. Attention is the only place where a token
 //! sees others, so batching and caching change only what is behind this trait. Its implementations are in [`crate::attention`].
 
-use crate::{
-    backend::{Backend, Rope},
-    batch::Batch,
-    error::Result,
-    tensor::DType,
-};
+use crate::backend::{Backend, Rope};
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::tensor::DType;
 use std::ops::Range;
 
 /// What an attention implementation must know of a model.

@@ -12,10 +12,8 @@
 //! Its `Conv1D` is a linear layer whose weight is [in, out]; `c_attn` is q, k and v in one. Files on the hub hold the bare
 //! names (`h.0.ln_1.weight`), without `transformer.`.
 
-use super::{
-    AttentionShape, Builder, Model, Pass, TiedNames,
-    layers::{Embedding, LayerNorm, Linear, LmHead, Visit},
-};
+use super::layers::{Embedding, LayerNorm, Linear, LmHead, Visit};
+use super::{AttentionShape, Builder, Model, Pass, TiedNames};
 use crate::{backend::Backend, config::Activation, error::Result};
 use std::ops::Range;
 

@@ -4,15 +4,13 @@
 //! and only then is anything written: all of it or nothing.
 
 use super::{Model, Source, Stage, TiedNames};
-use crate::{
-    backend::{Backend, Slice},
-    checkpoint::{
-        CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, check_memory, dummy_tensor,
-    },
-    config::{Architecture, LM_HEAD, ModelConfig},
-    error::{Error, Result},
-    tensor::{DType, HostTensor, Stored},
+use crate::backend::{Backend, Slice};
+use crate::checkpoint::{
+    CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, check_memory, dummy_tensor,
 };
+use crate::config::{Architecture, LM_HEAD, ModelConfig};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor, Stored};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Whether every parameter must come.

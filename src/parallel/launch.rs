@@ -1,19 +1,15 @@
 //! Ranks that load their parts, meet, and begin.
 
-use super::{
-    Leader, Lines, Member, Threads, Topology, follow, stages,
-    task::{Workload, compare, decode, encode},
-    through_host::ThroughHost,
-};
-use crate::{
-    attention::{KvBudget, KvOptions, KvSwap},
-    checkpoint::{Directory, LoadRules},
-    config::ModelConfig,
-    error::{Error, Result},
-    machine::{Machine, MakeMachine, threads_asked},
-    model::{Attention, Collective, KvMemory, Model, Part},
-    runner::{LoadFormat, LoadOptions, ModelRunner, read_config},
-};
+use super::task::{Workload, compare, decode, encode};
+use super::through_host::ThroughHost;
+use super::{Leader, Lines, Member, Threads, Topology, follow, stages};
+use crate::attention::{KvBudget, KvOptions, KvSwap};
+use crate::checkpoint::{Directory, LoadRules};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::machine::{Machine, MakeMachine, threads_asked};
+use crate::model::{Attention, Collective, KvMemory, Model, Part};
+use crate::runner::{LoadFormat, LoadOptions, ModelRunner, read_config};
 use std::{array, sync::Arc, thread, time::Duration};
 
 /// How long a rank waits for another one that is alive, unless something else is asked for.

@@ -1,11 +1,10 @@
 //! Which layers a stage of the pipeline gets.
 
-use crate::{
-    backend::cpu::Cpu,
-    config::{ModelConfig, Place},
-    error::{Error, Result},
-    model::{self, Stage},
-};
+use crate::backend::cpu::Cpu;
+use crate::config::{ModelConfig, Place};
+use crate::error::{Error, Result};
+use crate::model;
+use crate::model::Stage;
 use std::ops::Range;
 
 /// Checks that a model has a layer for each of so many stages.

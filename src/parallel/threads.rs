@@ -1,20 +1,14 @@
 //! Ranks that are threads of one process. They meet in one place: each brings what it has, and when all have come, each takes what all brought.
 
-use super::{
-    Communicator, Lines, Topology,
-    communicator::{no_root, other},
-};
-use crate::{
-    engine::Traffic,
-    error::{Error, Result},
-    model::Rank,
-};
+use super::communicator::{no_root, other};
+use super::{Communicator, Lines, Topology};
+use crate::engine::Traffic;
+use crate::error::{Error, Result};
+use crate::model::Rank;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// See the module's documentation. When a rank's line is dropped before the others are done, they are told.
 pub struct Threads {

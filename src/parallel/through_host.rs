@@ -1,16 +1,12 @@
 //! A model's collectives: by way of host memory, for every backend and every communicator; sums where the numbers are, if the machine can.
 
-use super::{
-    Communicator,
-    communicator::{bytes, numbers},
-};
-use crate::{
-    backend::{Backend, Shaped},
-    engine::Traffic,
-    error::Result,
-    machine::{Machine, Sums},
-    model::{Collective, Rank},
-};
+use super::Communicator;
+use super::communicator::{bytes, numbers};
+use crate::backend::{Backend, Shaped};
+use crate::engine::Traffic;
+use crate::error::Result;
+use crate::machine::{Machine, Sums};
+use crate::model::{Collective, Rank};
 use std::sync::Arc;
 
 /// See the module's documentation.

@@ -1,16 +1,16 @@
 //! From a checkpoint directory to a model that is ready.
 
 use super::ModelRunner;
-use crate::{
-    attention::KvOptions,
-    backend::{Backend, cpu::Cpu},
-    checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
-    config::{ModelConfig, Place},
-    error::Result,
-    machine::Machine,
-    model::{self, Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage},
-    tensor::{Bytes, DType, HostTensor, Stored},
-};
+use crate::attention::KvOptions;
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch};
+use crate::config::{ModelConfig, Place};
+use crate::error::Result;
+use crate::machine::Machine;
+use crate::model;
+use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
+use crate::tensor::{Bytes, DType, HostTensor, Stored};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
 

@@ -1,16 +1,12 @@
 //! The KV cache's blocks in a record: for each step what has changed since the step before, written and read back.
 
 use super::record::Record;
-use crate::{
-    error::{Error, Result},
-    kv::{BlockSnapshot, GONE, Manager, RequestId},
-};
+use crate::error::{Error, Result};
+use crate::kv::{BlockSnapshot, GONE, Manager, RequestId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Records who has which block.
 #[derive(Default)]

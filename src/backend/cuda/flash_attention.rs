@@ -1,10 +1,7 @@
 //! Which version of attention over prompts runs, and how it is launched: kernels/flash_attention.cu.
 
-use super::{
-    Cuda, CudaTensor, PagedPlaces, PagedShape,
-    device::{Address, Arg, Grid, Launch},
-    suffix,
-};
+use super::device::{Address, Arg, Grid, Launch};
+use super::{Cuda, CudaTensor, PagedPlaces, PagedShape, suffix};
 use crate::{error::Result, tensor::DType};
 
 /// A step of the ladder.

@@ -7,10 +7,8 @@
 //! The first pass with a key runs twice: once as always, so that the workspace grows, since nothing may be allocated while launches are
 //! recorded; then it is recorded and replayed. It may run twice because it writes the same K and V to the same places.
 
-use super::{
-    CudaTensor,
-    device::{Device, Graph},
-};
+use super::CudaTensor;
+use super::device::{Device, Graph};
 use crate::error::Result;
 use std::collections::HashMap;
 

@@ -1,14 +1,9 @@
 //! Which version of attention over blocks runs, and how it is launched: kernels/paged_attention.cu.
 
-use super::{
-    Cuda, CudaTensor,
-    device::{Address, Arg, Grid, Launch},
-    suffix,
-};
-use crate::{
-    error::Result,
-    tensor::{DType, Stored},
-};
+use super::device::{Address, Arg, Grid, Launch};
+use super::{Cuda, CudaTensor, suffix};
+use crate::error::Result;
+use crate::tensor::{DType, Stored};
 
 /// A step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]

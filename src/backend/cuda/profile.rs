@@ -1,9 +1,7 @@
 //! A profiler that needs no GPU: the simulator counts the reads and writes of a kernel.
 
-use super::{
-    device::{Arg, Grid, Launch},
-    simulated::{ERROR_SIZE, Simulated, call},
-};
+use super::device::{Arg, Grid, Launch};
+use super::simulated::{ERROR_SIZE, Simulated, call};
 use crate::error::Result;
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};

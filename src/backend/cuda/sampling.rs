@@ -1,11 +1,9 @@
 //! Tokens drawn on the device: kernels/sampling.cu.
 
 use super::{Cuda, CudaTensor, Ids, device::Arg, device::Grid};
-use crate::{
-    backend::{Drawn, Shaped},
-    error::Result,
-    sampling::{Draw, SamplingError},
-};
+use crate::backend::{Drawn, Shaped};
+use crate::error::Result;
+use crate::sampling::{Draw, SamplingError};
 
 /// SAMPLERS in the kernel.
 const THREADS: u32 = 256;

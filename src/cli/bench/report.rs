@@ -1,24 +1,18 @@
 //! What `bench` measured: a table for people, one JSON object for programs.
 
-use super::{
-    super::{
-        engine_stats::{EngineFigures, Ranks},
-        terminal::{human_bytes, peak_memory, table},
-    },
-    PolicyName,
-    run::{Drawing, Run, Served},
-};
+use super::super::engine_stats::{EngineFigures, Ranks};
+use super::super::terminal::{human_bytes, peak_memory, table};
+use super::PolicyName;
+use super::run::{Drawing, Run, Served};
 use clap::ValueEnum;
 use comfy_table::Cell;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use stairwell::{
-    checkpoint::hex,
-    config::ModelConfig,
-    engine::{BlockCounts, EngineStats},
-    model::KvMemory,
-    runner::{LoadFormat, RunnerReport},
-};
+use stairwell::checkpoint::hex;
+use stairwell::config::ModelConfig;
+use stairwell::engine::{BlockCounts, EngineStats};
+use stairwell::model::KvMemory;
+use stairwell::runner::{LoadFormat, RunnerReport};
 use std::time::Duration;
 use sysinfo::{CpuRefreshKind, System};
 

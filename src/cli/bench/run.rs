@@ -1,22 +1,16 @@
 //! Serves a workload and writes down when each token came.
 
-use super::{
-    super::engine_args::LocalEngine,
-    workload::{Item, Workload},
-};
+use super::super::engine_args::LocalEngine;
+use super::workload::{Item, Workload};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use stairwell::{
-    engine::{BlockCounts, EngineStats, Finished, RequestId, Update},
-    error::{Error, Result},
-    generate::GenerateParams,
-    sampling::SamplingParams,
-};
-use std::{
-    collections::BTreeMap,
-    mem, thread,
-    time::{Duration, Instant},
-};
+use stairwell::engine::{BlockCounts, EngineStats, Finished, RequestId, Update};
+use stairwell::error::{Error, Result};
+use stairwell::generate::GenerateParams;
+use stairwell::sampling::SamplingParams;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 /// A request that was served.
 pub struct Served {

@@ -1,15 +1,11 @@
 //! The model of the memory: see tests.rs.
 
-use crate::{
-    batch::Move,
-    kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing},
-};
+use crate::batch::Move;
+use crate::kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing};
 use rand::{RngExt, rngs::ChaCha8Rng};
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// A pool that a test makes.
 #[derive(Clone, Copy, Debug)]

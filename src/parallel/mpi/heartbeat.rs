@@ -4,19 +4,16 @@
 //! stopped or whose machine is gone by its heartbeat, and a rank that can't go on says why in it.
 
 use super::{comm::Comm, pending::Pending};
-use crate::{
-    error::{Error, Result},
-    parallel::task::{decode, encode},
-};
+use crate::error::{Error, Result};
+use crate::parallel::task::{decode, encode};
 use mpi::{point_to_point::Source, traits::*};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    thread,
-    time::{Duration, Instant},
-};
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Between two beats.
 const BEAT: Duration = Duration::from_millis(500);

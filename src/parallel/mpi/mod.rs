@@ -11,30 +11,24 @@ mod session;
 
 pub use session::{finish, mpi_lines, speaks};
 
-use super::{
-    Communicator,
-    communicator::{bytes, no_root, numbers, other},
-    threads::late,
-};
-use crate::{
-    engine::Traffic,
-    error::{Error, Result},
-    model::Rank,
-};
-use ::mpi::{
-    collective::CommunicatorCollectives, point_to_point::Source, request::Request,
-    topology::Communicator as _, traits::*,
-};
+use super::Communicator;
+use super::communicator::{bytes, no_root, numbers, other};
+use super::threads::late;
+use crate::engine::Traffic;
+use crate::error::{Error, Result};
+use crate::model::Rank;
 use comm::Comm;
 use heartbeat::Heartbeat;
+use mpi::collective::CommunicatorCollectives;
+use mpi::point_to_point::Source;
+use mpi::request::Request;
+use mpi::topology::Communicator as _;
+use mpi::traits::*;
 use parking_lot::Mutex;
 use pending::{Buffer, Pending};
-use std::{
-    mem,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 /// Waits shorter than this are spent asking, without sleep.
 const EAGER: Duration = Duration::from_millis(2);

@@ -1,21 +1,16 @@
 //! MPI's beginning and end in this process. There is one of each.
 
 use super::{Mpi, comm::Comm, heartbeat::Heartbeat};
-use crate::{
-    error::{Error, Result},
-    model::Rank,
-    parallel::{
-        Lines, Topology,
-        processes::{processes_here, told},
-    },
-};
+use crate::error::{Error, Result};
+use crate::model::Rank;
+use crate::parallel::processes::{processes_here, told};
+use crate::parallel::{Lines, Topology};
 use mpi::{Threading, environment::Universe, topology::Color, traits::*};
 use parking_lot::Mutex;
-use std::{
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::sync::Arc;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What was begun.
 struct Session {

@@ -22,19 +22,14 @@ use crate::error::{Error, Result};
 use crate::model::{Rank, Share};
 use crate::words::field;
 use blas::Blas;
-use cudarc::{
-    driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, result, sys},
-    nvrtc::Ptx,
-};
+use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, result, sys};
+use cudarc::nvrtc::Ptx;
 use driver::Failed;
 use parking_lot::Mutex;
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Dynamic shared memory that every kernel may have; more must be asked for.
 const SHARED_BYTES: usize = 48 << 10;

@@ -1,15 +1,10 @@
 //! Attention over a paged cache, and the writes into it.
 
 use super::{Family, Kernel, KernelShape, Memory};
-use crate::{
-    backend::cuda::{
-        AttentionVersion, PagedPlaces, PagedShape, PagedWork,
-        device::{Address, Arg, Grid, Launch},
-        suffix,
-    },
-    error::{Error, Result},
-    tensor::{DType, Stored},
-};
+use crate::backend::cuda::device::{Address, Arg, Grid, Launch};
+use crate::backend::cuda::{AttentionVersion, PagedPlaces, PagedShape, PagedWork, suffix};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Stored};
 use strum::VariantNames;
 
 pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];

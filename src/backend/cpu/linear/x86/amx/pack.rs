@@ -1,9 +1,8 @@
 //! Rows of W side by side, as the operand a.
 
-use crate::backend::{
-    cpu::linear::{stored::Rows, tasks::Out},
-    simd::amx::{Line, SIDE, Walk},
-};
+use crate::backend::cpu::linear::stored::Rows;
+use crate::backend::cpu::linear::tasks::Out;
+use crate::backend::simd::amx::{Line, SIDE, Walk};
 use std::{arch::x86_64::*, ops::Range};
 
 /// Outputs of a panel of W: two tiles.
