@@ -1,10 +1,7 @@
 //! The loop from a prompt to tokens: forward, sample, append.
 
-use crate::backend::Backend;
-use crate::batch::Batch;
-use crate::error::Result;
-use crate::runner::ModelRunner;
 use crate::sampling::{Sampled, Sampler, SamplingParams};
+use crate::{backend::Backend, batch::Batch, error::Result, runner::ModelRunner};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 

@@ -11,12 +11,10 @@ use super::options::{KvDtype, KvOptions};
 use super::sequences::{Sequence, attend_kept};
 use super::slot_memory::{Room, plan};
 use super::storage::{Storage, no_memory};
-use crate::attention::cpu::vectors::Segment;
 use crate::backend::cpu::{Cpu, CpuTensor, free_memory};
-use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Attention, AttentionShape, KvMemory};
-use crate::words::field;
+use crate::{attention::cpu::vectors::Segment, batch::Batch, words::field};
 use std::{collections::TryReserveError, ops::Range};
 
 /// See the module's documentation. A sequence's table is the number of its slot.

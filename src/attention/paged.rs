@@ -7,12 +7,10 @@
 //! Within a block, the tokens of one head lie side by side: a row reads one head of a block as one piece. Who has which block is not
 //! decided here, but by `kv::BlockManager`; here a table is followed.
 
-use super::batch_placement::Placement;
-use super::block_storage::LayerBlocks;
 use super::options::{KvDtype, KvOptions};
 use super::pool_size::{Pool, plan_pool};
-use super::sequences::attend_kept;
 use super::storage::no_memory;
+use super::{batch_placement::Placement, block_storage::LayerBlocks, sequences::attend_kept};
 use crate::backend::cpu::{Cpu, CpuTensor, free_memory};
 use crate::batch::{Batch, Move};
 use crate::error::Result;

@@ -4,11 +4,10 @@
 //! them. That is step 1's honest cost, and the reason for step 2.
 
 use crate::attention::cpu::head::{Keys, attend_head};
-use crate::backend::Shaped;
 use crate::backend::cpu::{Cpu, CpuTensor};
 use crate::batch::{Batch, Span};
-use crate::error::Result;
 use crate::model::{Attention, AttentionShape, KvMemory};
+use crate::{backend::Shaped, error::Result};
 use std::cell::RefCell;
 
 /// See the module's documentation.

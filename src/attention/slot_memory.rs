@@ -2,9 +2,7 @@
 
 use super::options::{KvBudget, KvDtype, KvOptions};
 use crate::error::{Error, Result};
-use crate::model::AttentionShape;
-use crate::tensor::Stored;
-use crate::words::field;
+use crate::{model::AttentionShape, tensor::Stored, words::field};
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.
 pub(super) const SHARE: f64 = 0.9;

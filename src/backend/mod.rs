@@ -12,10 +12,8 @@ pub mod cpu;
 pub mod cuda;
 pub mod simd;
 
-use crate::config::Activation;
-use crate::error::Result;
 use crate::sampling::{Draw, SamplingError};
-use crate::tensor::HostTensor;
+use crate::{config::Activation, error::Result, tensor::HostTensor};
 use std::ops::Range;
 
 /// A part of one checkpoint tensor: the rows and columns that this process holds. Always a view, never a copy.

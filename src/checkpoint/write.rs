@@ -4,10 +4,7 @@ use super::{CheckpointError, Result};
 use crate::tensor::HostTensor;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{TensorView, serialize};
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::{collections::HashMap, fs::File, io::Write, path::Path};
 use std::{fs, io};
 
 /// Writes tensors, which the crate sorts by dtype and name. The file appears whole or not at all, and takes its size in memory once.

@@ -2,15 +2,10 @@
 
 use super::{model_args::LoadArgs, parallel_args::ParallelArgs};
 use serde::Serialize;
-use stairwell::attention::KvOptions;
-use stairwell::config::ModelConfig;
-use stairwell::error::Result;
 use stairwell::generate::{Generated, generate};
-use stairwell::machine::Machine;
-use stairwell::request::Resolved;
 use stairwell::runner::{ModelRunner, RunnerReport, Weights};
-use stairwell::sampling::Sampled;
-use stairwell::tokenizer::StopMatcher;
+use stairwell::{attention::KvOptions, config::ModelConfig, error::Result, machine::Machine};
+use stairwell::{request::Resolved, sampling::Sampled, tokenizer::StopMatcher};
 use std::ops::ControlFlow;
 
 /// The only rank.

@@ -1,14 +1,11 @@
 //! `stairwell generate`: text from a model.
 
 use super::model_args::{DeviceArgs, LoadArgs, TokenIds};
-use super::numbers::count;
-use super::one_request::lead;
-use super::parallel_args::ParallelArgs;
 use super::render_chat::{TemplateArgs, messages_and_tools};
-use super::stats::Stats;
 use super::terminal::{json_line, print, print_note};
 use super::text::{Text, TokenLogprobs};
 use super::{KvArgs, terminal};
+use super::{numbers::count, one_request::lead, parallel_args::ParallelArgs, stats::Stats};
 use clap::ArgGroup;
 use serde::Serialize;
 use serde_json::json;

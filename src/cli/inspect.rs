@@ -1,15 +1,11 @@
 //! `stairwell inspect`: what is in a checkpoint.
 
-use super::model_args::LoadArgs;
-use super::numbers::count;
 use super::terminal::{Progress, human_bytes, json_line, print, table};
+use super::{model_args::LoadArgs, numbers::count};
 use serde::{Serialize, Serializer};
 use stairwell::checkpoint::{Checksums, StateDict, checksums, natural_order};
-use stairwell::config::ModelConfig;
-use stairwell::error::Result;
-use stairwell::model::module_tree;
 use stairwell::runner::{LoadFormat, read_config};
-use stairwell::tensor::Stored;
+use stairwell::{config::ModelConfig, error::Result, model::module_tree, tensor::Stored};
 
 /// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only
 #[derive(clap::Args)]

@@ -4,9 +4,8 @@ use super::numbers::count;
 use super::terminal::{human_bytes, print_note};
 use clap::Args;
 use stairwell::attention::{AttentionKind, KvDtype, KvOptions};
-use stairwell::config::ModelConfig;
 use stairwell::error::{Error, Result};
-use stairwell::runner::RunnerReport;
+use stairwell::{config::ModelConfig, runner::RunnerReport};
 
 /// How K and V are kept.
 #[derive(Args)]

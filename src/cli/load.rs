@@ -2,12 +2,9 @@
 
 use super::model_args::LoadArgs;
 use super::terminal::{human_bytes, peak_memory, print};
-use stairwell::attention::KvOptions;
 use stairwell::checkpoint::{Directory, StateDict};
-use stairwell::error::Result;
-use stairwell::model::LoadEvent;
-use stairwell::runner::LoadFormat;
 use stairwell::tensor::HostTensor;
+use stairwell::{attention::KvOptions, error::Result, model::LoadEvent, runner::LoadFormat};
 use std::{fmt::Write, time::Instant};
 
 /// Load a model and say how long it took; --trace prints each step on the way

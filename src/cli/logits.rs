@@ -1,17 +1,10 @@
 //! `stairwell logits`: the logits of every prompt token, to a file.
 
-use super::KvArgs;
 use super::model_args::{DeviceArgs, LoadArgs, TokenIds};
-use super::terminal::print;
+use super::{KvArgs, terminal::print};
 use stairwell::backend::{Backend, Shaped};
-use stairwell::batch::Batch;
-use stairwell::checkpoint::write_safetensors;
-use stairwell::error::Result;
-use stairwell::files;
-use stairwell::machine::Machine;
-use stairwell::model::Observer;
-use stairwell::runner::check_prompt;
-use stairwell::tensor::HostTensor;
+use stairwell::{batch::Batch, checkpoint::write_safetensors, error::Result, files};
+use stairwell::{machine::Machine, model::Observer, runner::check_prompt, tensor::HostTensor};
 use std::path::PathBuf;
 
 /// Write the logits of every token of a prompt to a safetensors file

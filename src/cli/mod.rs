@@ -93,9 +93,8 @@ use paged_args::{PagedArgs as KvArgs, SharedArgs as SharedKvArgs};
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use parallel_args::{finish, speaks};
-use stairwell::backend::cpu::Isa;
 use stairwell::error::{Error, Result};
-use stairwell::machine::threads_asked;
+use stairwell::{backend::cpu::Isa, machine::threads_asked};
 use std::process::ExitCode;
 
 /// A nano LLM inference engine: point it at a Hugging Face checkpoint directory and get tokens.

@@ -2,18 +2,11 @@
 
 use super::engine_args::{LoadWorker, LocalEngine};
 pub use super::engine_stats::Ranks;
-use super::model_args::LoadArgs;
-use super::parallel_args::ParallelArgs;
-use stairwell::attention::KvOptions;
-use stairwell::config::ModelConfig;
+use super::{model_args::LoadArgs, parallel_args::ParallelArgs};
 use stairwell::engine::{Continuous, Engine, Limits, NewRequest};
 use stairwell::error::{Error, Result};
-use stairwell::generate::Generated;
-use stairwell::machine::Machine;
-use stairwell::request::Resolved;
-use stairwell::runner::RunnerReport;
-use stairwell::sampling::Sampled;
-use stairwell::tokenizer::StopMatcher;
+use stairwell::{attention::KvOptions, config::ModelConfig, generate::Generated, machine::Machine};
+use stairwell::{request::Resolved, runner::RunnerReport, sampling::Sampled, tokenizer::StopMatcher};
 
 /// How the model will be loaded, on one rank or several.
 pub struct Lead(LoadWorker);

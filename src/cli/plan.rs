@@ -1,18 +1,14 @@
 //! `stairwell plan`: what fits into a given memory, before anything is loaded.
 
-use super::model_args::LoadArgs;
-use super::numbers::count;
-use super::paged_args::parse_size;
 use super::terminal::{human_bytes, json_line, print, table};
+use super::{model_args::LoadArgs, numbers::count, paged_args::parse_size};
 use serde::Serialize;
 use stairwell::attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan};
-use stairwell::backend::cpu::Cpu;
 use stairwell::checkpoint::{CheckpointError, StateDict};
-use stairwell::engine::Limits;
 use stairwell::error::{Error, Result};
-use stairwell::model;
 use stairwell::model::{AttentionShape, WeightBytes, weight_bytes};
 use stairwell::runner::{LoadFormat, read_config};
+use stairwell::{backend::cpu::Cpu, engine::Limits, model};
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
 #[derive(clap::Args)]

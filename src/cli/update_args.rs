@@ -4,9 +4,8 @@ use super::engine_args::{LocalEngine, WeightUpdate};
 use super::model_args::{LoadArgs, inputs};
 use clap::Args;
 use stairwell::checkpoint::{StateDict, locate};
-use stairwell::engine::PauseMode;
 use stairwell::error::{Error, Result};
-use stairwell::files::check_outputs;
+use stairwell::{engine::PauseMode, files::check_outputs};
 use std::path::Path;
 
 /// When to take other weights, and what becomes of those who are running.

@@ -7,11 +7,8 @@ use stairwell::checkpoint::{Header, TensorInfo};
 use stairwell::error::{Error, Result};
 use stairwell::files;
 use stairwell::tensor::{Bytes, DType, HostTensor, Owner, Stored};
-use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
+use std::{collections::BTreeMap, io, process::ExitCode, sync::Arc};
 
 /// Compare every module's output with Hugging Face's and name the first that differs
 #[derive(clap::Args)]

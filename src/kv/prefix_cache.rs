@@ -12,9 +12,8 @@
 //! that was evicted and filled anew does not match.
 
 use super::BlockId;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// What comes before a block.
 #[derive(Clone, Debug, PartialEq, Eq)]

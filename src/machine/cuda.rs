@@ -7,11 +7,9 @@ use crate::backend::cuda::{
     Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated,
 };
 use crate::backend::{Backend, Shaped};
-use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Attention, Inputs, Model, Pass, Rank, Share};
-use crate::tensor::DType;
-use crate::words::field;
+use crate::{batch::Batch, tensor::DType, words::field};
 use std::sync::Arc;
 
 /// The device that is asked for, `None` for the CPU. If nobody asks, it is a GPU if there is one.

@@ -6,12 +6,9 @@ mod cuda;
 #[cfg(feature = "step5")]
 pub use cuda::open;
 
-use crate::attention;
-use crate::attention::KvOptions;
-use crate::backend::Backend;
-use crate::backend::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::model::{Attention, Model, Rank, Share};
+use crate::{attention, attention::KvOptions, backend::Backend, backend::cpu::Cpu};
 use std::{env, thread};
 
 /// Threads beyond which more of them are a mistake, on a machine with fewer cores.

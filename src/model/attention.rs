@@ -4,9 +4,7 @@
 //! sees others, so batching and caching change only what is behind this trait. Its implementations are in [`crate::attention`].
 
 use crate::backend::{Backend, Rope};
-use crate::batch::Batch;
-use crate::error::Result;
-use crate::tensor::DType;
+use crate::{batch::Batch, error::Result, tensor::DType};
 use std::ops::Range;
 
 /// What an attention implementation must know of a model.

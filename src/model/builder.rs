@@ -6,9 +6,8 @@
 use super::layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source};
 use super::tree::{Module, Modules, python_float};
 use super::{Alone, Part};
-use crate::backend::Backend;
 use crate::config::{Activation, ModelConfig};
-use crate::error::Result;
+use crate::{backend::Backend, error::Result};
 use std::{fmt, ops::Range, sync::Arc};
 
 /// Where and how layers are made.

@@ -21,8 +21,7 @@ use super::layers::{Embedding, Linear, LmHead, Param, RmsNorm, Source, Visit};
 use super::rope::Frequencies;
 use super::{AttentionShape, Builder, Model, Pass, TiedNames};
 use crate::backend::{Backend, Rope, Slice};
-use crate::error::Result;
-use crate::tensor::HostTensor;
+use crate::{error::Result, tensor::HostTensor};
 use std::ops::Range;
 
 /// The whole model: `model` and `lm_head` of the Hugging Face class.

@@ -2,8 +2,7 @@
 
 use super::{Collective, Pass, TiedNames};
 use crate::backend::{Backend, PartShape};
-use crate::config::LM_HEAD;
-use crate::error::Result;
+use crate::{config::LM_HEAD, error::Result};
 use std::{ops::Range, sync::Arc};
 
 /// A tensor of the checkpoint as the model wants it: name and shape there, and the part that this process holds.

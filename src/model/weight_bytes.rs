@@ -1,11 +1,9 @@
 //! What a model's weights will take: a load's matching of names, shapes and dtypes, without the bytes.
 
 use super::{Completeness, Loading, Model, load::Arrived};
-use crate::backend::Backend;
 use crate::checkpoint::{LoadRules, StateDict};
-use crate::config::ModelConfig;
-use crate::error::Result;
 use crate::tensor::{DType, Stored};
+use crate::{backend::Backend, config::ModelConfig, error::Result};
 use std::collections::BTreeMap;
 
 /// Bytes of a model's weights, by what becomes of them.

@@ -12,15 +12,11 @@ use super::communicator::{bytes, numbers};
 use super::micro_batch::{micro_batch_count, micro_batches};
 use super::task::{Parameter, Task, compare, decode, encode};
 use crate::backend::{Backend, Shaped};
-use crate::batch::Batch;
-use crate::config::ModelConfig;
 use crate::engine::{Output, RankReport, RanksReport, Traffic, Worker, WorkerReport};
 use crate::error::{Error, Result};
-use crate::machine::Machine;
 use crate::model::{KvMemory, Stage};
-use crate::runner::ModelRunner;
-use crate::sampling::Draw;
-use crate::tensor::HostTensor;
+use crate::{batch::Batch, config::ModelConfig, machine::Machine, runner::ModelRunner};
+use crate::{sampling::Draw, tensor::HostTensor};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,8 @@
 //! Which layers a stage of the pipeline gets.
 
-use crate::backend::cpu::Cpu;
 use crate::config::{ModelConfig, Place};
 use crate::error::{Error, Result};
-use crate::model;
-use crate::model::Stage;
+use crate::{backend::cpu::Cpu, model, model::Stage};
 use std::ops::Range;
 
 /// Checks that a model has a layer for each of so many stages.

@@ -2,13 +2,11 @@
 
 use super::communicator::{no_root, other};
 use super::{Communicator, Lines, Topology};
-use crate::engine::Traffic;
 use crate::error::{Error, Result};
-use crate::model::Rank;
+use crate::{engine::Traffic, model::Rank};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{collections::VecDeque, sync::Arc};
 
 /// See the module's documentation. When a rank's line is dropped before the others are done, they are told.
 pub struct Threads {

@@ -3,10 +3,9 @@
 use super::Communicator;
 use super::communicator::{bytes, numbers};
 use crate::backend::{Backend, Shaped};
-use crate::engine::Traffic;
-use crate::error::Result;
 use crate::machine::{Machine, Sums};
 use crate::model::{Collective, Rank};
+use crate::{engine::Traffic, error::Result};
 use std::sync::Arc;
 
 /// See the module's documentation.

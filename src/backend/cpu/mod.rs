@@ -11,9 +11,8 @@ pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
-use crate::config::Activation;
-use crate::error::Result;
 use crate::tensor::{DType, Stored, convert_to_f32};
+use crate::{config::Activation, error::Result};
 use rayon::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,7 @@
 //! A device as the backend sees it: it has memory with addresses of its own, and starts kernels by name.
 
-use crate::error::Result;
 use crate::model::{Rank, Share};
-use crate::tensor::DType;
+use crate::{error::Result, tensor::DType};
 use std::ffi::c_void;
 
 /// An address in a device's memory.

@@ -4,10 +4,8 @@ use super::device::{Address, Arg, Grid, Matmul};
 use super::weight::Part;
 use super::{Cuda, CudaTensor, CudaWeight, Ids, ROW_THREADS, suffix};
 use crate::backend::{Backend, Drawn, Forward, PartShape, Rope, Shaped, Slice};
-use crate::config::Activation;
 use crate::error::{Error, Result};
-use crate::sampling::Draw;
-use crate::tensor::DType;
+use crate::{config::Activation, sampling::Draw, tensor::DType};
 use std::sync::atomic::Ordering;
 
 /// The best version of RMSNorm for groups of n, and its threads: the limits are in kernels/norm.cu.

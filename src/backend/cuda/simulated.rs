@@ -4,11 +4,10 @@ use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Launch};
 use crate::backend::cpu;
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
-use std::alloc::Layout;
-use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{alloc, slice, thread};
+use std::{alloc::Layout, collections::HashMap};
 
 /// The order in which the simulator runs the threads of a block that can go on. A right kernel gives the same bits in every order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

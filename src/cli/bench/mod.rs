@@ -12,11 +12,9 @@ use clap::{Subcommand, ValueEnum};
 use report::{Computer, Latencies, ModelSizes, Report, RequestTimes, Settings, Totals, outputs_sha256};
 use run::{Drawing, Run, blocks_since, serve, since};
 use serde::Serialize;
-use stairwell::config::ModelConfig;
 use stairwell::engine::{Continuous, Policy, Static, Worker};
 use stairwell::error::{Error, Result};
-use stairwell::files::check_outputs;
-use stairwell::sampling::SamplingParams;
+use stairwell::{config::ModelConfig, files::check_outputs, sampling::SamplingParams};
 use std::{fs, path::PathBuf};
 use workload::{LATE_OUTPUT, Lengths, Recipe, Workload, check_length};
 

@@ -8,11 +8,9 @@ use clap::ValueEnum;
 use comfy_table::Cell;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use stairwell::checkpoint::hex;
-use stairwell::config::ModelConfig;
 use stairwell::engine::{BlockCounts, EngineStats};
-use stairwell::model::KvMemory;
 use stairwell::runner::{LoadFormat, RunnerReport};
+use stairwell::{checkpoint::hex, config::ModelConfig, model::KvMemory};
 use std::time::Duration;
 use sysinfo::{CpuRefreshKind, System};
 

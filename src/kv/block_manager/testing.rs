@@ -3,9 +3,8 @@
 use crate::batch::Move;
 use crate::kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing};
 use rand::{RngExt, rngs::ChaCha8Rng};
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A pool that a test makes.
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,9 @@ use crate::parallel::task::{decode, encode};
 use mpi::{point_to_point::Source, traits::*};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{ops::Range, sync::atomic::Ordering::Relaxed, thread};
 
 /// Between two beats.
 const BEAT: Duration = Duration::from_millis(500);

@@ -11,19 +11,15 @@ mod session;
 
 pub use session::{finish, mpi_lines, speaks};
 
-use super::Communicator;
 use super::communicator::{bytes, no_root, numbers, other};
-use super::threads::late;
-use crate::engine::Traffic;
+use super::{Communicator, threads::late};
 use crate::error::{Error, Result};
-use crate::model::Rank;
+use crate::{engine::Traffic, model::Rank};
 use comm::Comm;
 use heartbeat::Heartbeat;
-use mpi::collective::CommunicatorCollectives;
-use mpi::point_to_point::Source;
-use mpi::request::Request;
 use mpi::topology::Communicator as _;
 use mpi::traits::*;
+use mpi::{collective::CommunicatorCollectives, point_to_point::Source, request::Request};
 use parking_lot::Mutex;
 use pending::{Buffer, Pending};
 use std::sync::Arc;

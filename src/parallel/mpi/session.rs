@@ -7,10 +7,7 @@ use crate::parallel::processes::{processes_here, told};
 use crate::parallel::{Lines, Topology};
 use mpi::{Threading, environment::Universe, topology::Color, traits::*};
 use parking_lot::Mutex;
-use std::sync::Arc;
-use std::thread;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::{sync::Arc, thread, thread::JoinHandle, time::Duration};
 
 /// What was begun.
 struct Session {

@@ -6,10 +6,9 @@ mod registers;
 
 use super::vectors::{Kept, PIECE, Queries, Segment};
 use super::weigh::weigh;
-use crate::backend::cpu::Cpu;
 use crate::backend::simd::amx::{Amx, Line, SIDE};
 use crate::backend::simd::{Avx512, Isa, dispatch, prefetch};
-use crate::tensor::DType;
+use crate::{backend::cpu::Cpu, tensor::DType};
 use registers::{add_weighted, score};
 use std::{iter::repeat, ops::Range};
 

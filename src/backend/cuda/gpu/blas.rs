@@ -1,12 +1,10 @@
 //! Linear layers by cuBLAS.
 
 use super::driver::Failed;
-use crate::backend::cuda::device::Matmul;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
+use crate::{backend::cuda::device::Matmul, tensor::DType};
 use cudarc::cublas::{result, sys};
-use cudarc::driver;
-use cudarc::driver::CudaStream;
+use cudarc::{driver, driver::CudaStream};
 use std::ffi::c_void;
 
 /// Bytes that the library computes in: what NVIDIA recommends for a Hopper ("cublasSetWorkspace()" in cuBLAS's documentation). Memory of

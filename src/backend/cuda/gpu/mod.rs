@@ -26,10 +26,8 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStrea
 use cudarc::nvrtc::Ptx;
 use driver::Failed;
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{collections::HashMap, collections::hash_map::Entry, sync::Arc};
 
 /// Dynamic shared memory that every kernel may have; more must be asked for.
 const SHARED_BYTES: usize = 48 << 10;

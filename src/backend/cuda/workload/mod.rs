@@ -7,8 +7,7 @@ mod prompts;
 mod rows;
 
 use super::device::{Address, Arg, Device, Grid, Launch};
-use super::profile::Profile;
-use super::simulated::Simulated;
+use super::{profile::Profile, simulated::Simulated};
 use crate::error::{Error, Result};
 use std::{cell::RefCell, collections::BTreeMap, iter::repeat};
 

@@ -1,8 +1,7 @@
 //! Rows of W side by side, as the operand a.
 
-use crate::backend::cpu::linear::stored::Rows;
-use crate::backend::cpu::linear::tasks::Out;
 use crate::backend::simd::amx::{Line, SIDE, Walk};
+use crate::{backend::cpu::linear::stored::Rows, backend::cpu::linear::tasks::Out};
 use std::{arch::x86_64::*, ops::Range};
 
 /// Outputs of a panel of W: two tiles.
