@@ -102,7 +102,7 @@ impl Case {
         attention.begin(&cpu, &batch).expect("room for the tokens");
         let [q, k, v] = tensors(&cpu, shape, self.keys);
         for layer in shape.layers.clone() {
-            attention.attend(&cpu, layer, &q, &k, &v).expect("attention");
+            attention.attend(&cpu, layer, [&q, &k, &v]).expect("attention");
         }
         attention
     }
@@ -145,7 +145,7 @@ fn compare(report: &mut Report, case: &Case) {
         });
         report.bench(&group, BenchmarkId::new(isa.name(), case.keys), row, case.work(&shape, isa), || {
             let layer = layers.next().expect("a cycle has no end");
-            drop(black_box(attention.attend(&cpu, layer, &q, &k, &v).expect("attention")));
+            drop(black_box(attention.attend(&cpu, layer, [&q, &k, &v]).expect("attention")));
         });
     }
 }

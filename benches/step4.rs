@@ -91,7 +91,7 @@ fn filled(
         };
         let (q, kv) = (tensor(shape.heads), tensor(shape.kv_heads));
         for layer in shape.layers.clone() {
-            attention.attend(cpu, layer, &q, &kv, &kv).expect("attention");
+            attention.attend(cpu, layer, [&q, &kv, &kv]).expect("attention");
         }
     }
     batch.clear();

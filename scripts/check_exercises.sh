@@ -4,6 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# With one set of features all are built at once, on all cores.
+if [ -n "${FEATURES:-}" ]; then
+    targets=$(grep -oE '"(exercise|solution)[0-9]+"' Cargo.toml | tr -d '"' | sed 's/^/--test /')
+    # shellcheck disable=SC2086 # words
+    cargo test --quiet --features "$FEATURES" --no-run $targets
+fi
+
 for file in steps/step*/exercise.rs; do
     step=$(basename "$(dirname "$file")")
     n=${step#step}

@@ -15,9 +15,10 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- scripts/count_code.py -->", "<!-- end of scripts/count_code.py -->"
 STEPS = [f"step{n}" for n in range(1, 8)]
-# No more code than this in all of src/, in step 1's build, and on chapter 1's path. Lower a limit when code goes; the aims are 20,500,
-# 9,000 and 2,500.
-LIMITS = {"src": 21_400, "step1": 9_000, "path1": 2_500}
+# The server of step 8 is counted apart from the rest of src/.
+SERVER = ROOT / "src" / "server"
+# No more code than this in src/ without the server, in step 1's build, and on chapter 1's path. Lower a limit when code goes.
+LIMITS = {"src": 20_500, "step1": 9_000, "path1": 2_500}
 
 
 def without_tests(text: str) -> str:
@@ -122,7 +123,8 @@ def table() -> tuple[str, dict[str, int]]:
     head = "| step | lines in its build | more than the step before | on the chapter's path |\n|---|---|---|---|"
     tests = {"tests.rs", "testing.rs"}  # modules behind `#[cfg(test)]`
     sources = [file for file in (ROOT / "src").rglob("*.rs") if file.name not in tests]
-    numbers["src"] = sum(map(code_lines, sources))
+    numbers["server"] = sum(code_lines(file) for file in sources if file.is_relative_to(SERVER))
+    numbers["src"] = sum(map(code_lines, sources)) - numbers["server"]
     return "\n".join([head, *rows]), numbers
 
 
@@ -132,7 +134,8 @@ def main() -> None:
     before, rest = book.read_text().split(BEGIN) if BEGIN in book.read_text() else (book.read_text(), END)
     after = rest.split(END)[1] if END in rest else ""
     wanted = f"{before}{BEGIN}\n{shown}\n{END}{after}"
-    print(f"{shown}\n\nsrc/: {numbers['src']:,} code lines")
+    print(f"{shown}\n\nsrc/ without src/server/: {numbers['src']:,} code lines, of {LIMITS['src']:,} at most")
+    print(f"src/server/: {numbers['server']:,} code lines")
     if "--update" in sys.argv:
         book.write_text(wanted)
     if "--check" in sys.argv:

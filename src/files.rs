@@ -1,11 +1,9 @@
 //! Files on disk: read so that nothing waits for ever, and checked before they are written so that nothing is lost.
 
 use crate::error::{Error, Result};
-use std::{
-    fs::{self, File},
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+use std::{fs::File, io::Read};
 
 /// Opens a regular file, with its length in bytes. Its kind is asked for first, because opening a pipe waits for a writer.
 ///

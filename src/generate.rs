@@ -1,16 +1,9 @@
 //! The loop from a prompt to tokens: forward, sample, append.
 
-use crate::{
-    backend::Backend,
-    batch::Batch,
-    error::Result,
-    runner::ModelRunner,
-    sampling::{Sampled, Sampler, SamplingParams},
-};
-use std::{
-    ops::ControlFlow,
-    time::{Duration, Instant},
-};
+use crate::sampling::{Sampled, Sampler, SamplingParams};
+use crate::{backend::Backend, batch::Batch, error::Result, runner::ModelRunner};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 /// What to generate.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +26,8 @@ impl GenerateParams {
 }
 
 /// Why an output ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum FinishReason {
     /// An end-of-sequence token, or the caller broke off (a stop string).
     Stop,
@@ -48,12 +42,7 @@ pub enum FinishReason {
 impl FinishReason {
     /// As OpenAI's API and vLLM call it.
     pub fn name(self) -> &'static str {
-        match self {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-            FinishReason::Abort => "abort",
-            FinishReason::Error => "error",
-        }
+        self.into()
     }
 }
 

@@ -1,12 +1,10 @@
 //! Where the rows of a batch have their K and V in a pool of blocks: what attention must know, on the CPU and on a device.
 
 use super::{pool_size::Pool, sequences::Sequence};
-use crate::{
-    batch::{Batch, Span},
-    error::{Error, Result},
-    kv::GONE,
-    words::{Words, field},
-};
+use crate::batch::{Batch, Span};
+use crate::error::{Error, Result};
+use crate::kv::GONE;
+use crate::words::{Words, field};
 use std::ops::Range;
 
 /// The batch's tables, checked, and a place for each row.

@@ -7,20 +7,14 @@
 //! A forward pass is given new tokens only. Their K and V are written behind those of the tokens before, then each row attends
 //! over its own sequence. Layers with a sliding window are rings: position t is at `t % tokens`.
 
-use super::{
-    options::{KvDtype, KvOptions},
-    sequences::{Sequence, attend_kept},
-    slot_memory::{Room, plan},
-    storage::Storage,
-};
-use crate::{
-    attention::cpu::vectors::Segment,
-    backend::cpu::{Cpu, CpuTensor, free_memory},
-    batch::Batch,
-    error::{Error, Result},
-    model::{Attention, AttentionShape, KvMemory},
-    words::field,
-};
+use super::options::{KvDtype, KvOptions};
+use super::sequences::{Sequence, attend_kept};
+use super::slot_memory::{Room, plan};
+use super::storage::{Storage, no_memory};
+use crate::backend::cpu::{Cpu, CpuTensor, free_memory};
+use crate::error::{Error, Result};
+use crate::model::{Attention, AttentionShape, KvMemory};
+use crate::{attention::cpu::vectors::Segment, batch::Batch, words::field};
 use std::{collections::TryReserveError, ops::Range};
 
 /// See the module's documentation. A sequence's table is the number of its slot.
@@ -61,13 +55,8 @@ impl Contiguous {
             Ok(LayerKv { tokens, kv_heads, k: storage()?, v: storage()? })
         };
         let layers = shape.layers.clone().map(layer).collect::<Result<_, TryReserveError>>();
-        let refused = |e| {
-            Error::Limit(
-                format!("no memory for K and V: {e}; give a smaller {}", field("max_model_len")).into(),
-            )
-        };
         let filled = vec![0; room.slots];
-        let layers = layers.map_err(refused)?;
+        let layers = layers.map_err(no_memory("max_model_len"))?;
         Ok(Contiguous { dtype: options.dtype, room, max_chunk, layers, filled, sequences: Vec::new(), shape })
     }
 
@@ -136,14 +125,7 @@ impl Attention<Cpu> for Contiguous {
     // ANCHOR_END: begin
 
     // ANCHOR: attend
-    fn attend(
-        &mut self,
-        cpu: &Cpu,
-        layer: usize,
-        q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn attend(&mut self, cpu: &Cpu, layer: usize, [q, k, v]: [&CpuTensor; 3]) -> Result<CpuTensor> {
         let layer_kv = &mut self.layers[layer - self.shape.layers.start];
         for sequence in &self.sequences {
             for (i, row) in sequence.rows.clone().enumerate() {

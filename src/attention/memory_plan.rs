@@ -12,11 +12,8 @@
 //! If every layer has a sliding window, blocks behind it are given back, and a sequence holds at most
 //! ⌈(window + tokens of a step) / 16⌉ + 1 blocks, however long it is (as the block manager's `max_tokens`).
 
-use super::{
-    options::KvDtype,
-    pool_size::{BLOCK_SIZE, widest_window},
-    slot_memory::SHARE,
-};
+use super::pool_size::{BLOCK_SIZE, widest_window};
+use super::{options::KvDtype, slot_memory::SHARE};
 use crate::model::AttentionShape;
 use serde::Serialize;
 

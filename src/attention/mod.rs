@@ -40,11 +40,8 @@ pub use paged::Paged;
 pub use pool_size::BLOCK_SIZE;
 pub use recompute::Recompute;
 
-use crate::{
-    backend::cpu::Cpu,
-    error::Result,
-    model::{Attention, AttentionShape},
-};
+use crate::model::{Attention, AttentionShape};
+use crate::{backend::cpu::Cpu, error::Result};
 
 /// The attention that is asked for, or the best one built so far, for the CPU.
 ///

@@ -62,7 +62,8 @@ impl KvOptions {
 }
 
 /// An implementation of attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum AttentionKind {
     /// Step 1: nothing is kept
     Recompute,
@@ -75,11 +76,7 @@ pub enum AttentionKind {
 impl AttentionKind {
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
-        match self {
-            AttentionKind::Recompute => "recompute",
-            AttentionKind::Contiguous => "contiguous",
-            AttentionKind::Paged => "paged",
-        }
+        self.into()
     }
 
     /// The message of a build without it.

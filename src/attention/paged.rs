@@ -7,21 +7,14 @@
 //! Within a block, the tokens of one head lie side by side: a row reads one head of a block as one piece. Who has which block is not
 //! decided here, but by `kv::BlockManager`; here a table is followed.
 
-use super::{
-    batch_placement::Placement,
-    block_storage::LayerBlocks,
-    options::{KvDtype, KvOptions},
-    pool_size::{Pool, plan_pool},
-    sequences::attend_kept,
-};
-use crate::{
-    backend::cpu::{Cpu, CpuTensor, free_memory},
-    batch::{Batch, Move},
-    error::{Error, Result},
-    model::{Attention, AttentionShape, KvMemory},
-    words::field,
-};
-use std::collections::TryReserveError;
+use super::options::{KvDtype, KvOptions};
+use super::pool_size::{Pool, plan_pool};
+use super::storage::no_memory;
+use super::{batch_placement::Placement, block_storage::LayerBlocks, sequences::attend_kept};
+use crate::backend::cpu::{Cpu, CpuTensor, free_memory};
+use crate::batch::{Batch, Move};
+use crate::error::Result;
+use crate::model::{Attention, AttentionShape, KvMemory};
 
 /// See the module's documentation. A sequence's table is the list of its blocks.
 pub struct Paged {
@@ -43,12 +36,7 @@ impl Paged {
         let pool = plan_pool(&shape, options, options.host_room(free_memory()))?;
         let layers = |blocks: usize| {
             let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
-            let refused = |e: TryReserveError| {
-                Error::Limit(
-                    format!("no memory for K and V: {e}; give a smaller {}", field("kv_memory")).into(),
-                )
-            };
-            shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(refused)
+            shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(no_memory("kv_memory"))
         };
         let (layers, host) = (layers(pool.blocks)?, layers(pool.swap_blocks)?);
         Ok(Paged { dtype: options.dtype, pool, layers, host, placement: Placement::default(), shape })
@@ -80,14 +68,7 @@ impl Attention<Cpu> for Paged {
     }
 
     // ANCHOR: attend
-    fn attend(
-        &mut self,
-        cpu: &Cpu,
-        layer: usize,
-        q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn attend(&mut self, cpu: &Cpu, layer: usize, [q, k, v]: [&CpuTensor; 3]) -> Result<CpuTensor> {
         let blocks = &mut self.layers[layer - self.shape.layers.start];
         for (row, slot) in self.placement.slot_mapping.iter().enumerate() {
             blocks.write(*slot as usize, k.row(row), v.row(row));

@@ -1,11 +1,9 @@
 //! How many blocks there is memory for.
 
 use super::options::{KvBudget, KvDtype, KvOptions, KvSwap};
-use crate::{
-    error::{Error, Result},
-    model::{AttentionShape, KvMemory, KvPool},
-    words,
-};
+use crate::error::{Error, Result};
+use crate::model::{AttentionShape, KvMemory, KvPool};
+use crate::words;
 
 /// Tokens of a block, if nobody asks for another number.
 pub const BLOCK_SIZE: usize = 16;

@@ -3,16 +3,11 @@
 //! Every forward pass is given whole sequences and attends within them, so generating n tokens computes 1 + 2 + … + n of
 //! them. That is step 1's honest cost, and the reason for step 2.
 
-use crate::{
-    attention::cpu::head::{Keys, attend_head},
-    backend::{
-        Shaped,
-        cpu::{Cpu, CpuTensor},
-    },
-    batch::{Batch, Span},
-    error::Result,
-    model::{Attention, AttentionShape, KvMemory},
-};
+use crate::attention::cpu::head::{Keys, attend_head};
+use crate::backend::cpu::{Cpu, CpuTensor};
+use crate::batch::{Batch, Span};
+use crate::model::{Attention, AttentionShape, KvMemory};
+use crate::{backend::Shaped, error::Result};
 use std::cell::RefCell;
 
 /// See the module's documentation.
@@ -47,14 +42,7 @@ impl Attention<Cpu> for Recompute {
         Ok(None)
     }
 
-    fn attend(
-        &mut self,
-        cpu: &Cpu,
-        layer: usize,
-        q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn attend(&mut self, cpu: &Cpu, layer: usize, [q, k, v]: [&CpuTensor; 3]) -> Result<CpuTensor> {
         let AttentionShape { heads, kv_heads, head_dim, scale, .. } = self.shape;
         let mut out = cpu.take(q.rows(), heads * head_dim);
         // ANCHOR: attend

@@ -1,15 +1,11 @@
 //! The sequences of a batch, and attention over what is kept of them: what `Contiguous` and `Paged` have in common. They differ in
 //! where a sequence's K and V are.
 
-use super::cpu::{
-    group::{Scratch, attend_group},
-    row_blocks::attend_blocks,
-    vectors::{Queries, Segment},
-};
-use crate::{
-    backend::cpu::{Cpu, CpuTensor},
-    model::AttentionShape,
-};
+use super::cpu::group::{Scratch, attend_group};
+use super::cpu::row_blocks::attend_blocks;
+use super::cpu::vectors::{Queries, Segment};
+use crate::backend::cpu::{Cpu, CpuTensor};
+use crate::model::AttentionShape;
 use std::{cell::RefCell, ops::Range};
 
 /// One sequence's rows of a batch.

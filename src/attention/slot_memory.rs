@@ -1,12 +1,8 @@
 //! How many slots there is memory for, and how many tokens in each.
 
 use super::options::{KvBudget, KvDtype, KvOptions};
-use crate::{
-    error::{Error, Result},
-    model::AttentionShape,
-    tensor::Stored,
-    words::field,
-};
+use crate::error::{Error, Result};
+use crate::{model::AttentionShape, tensor::Stored, words::field};
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.
 pub(super) const SHARE: f64 = 0.9;

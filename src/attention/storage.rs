@@ -1,13 +1,11 @@
 //! How vectors of K and V are stored: f32, bf16, f16, or fp8 with a scale each.
 
 use super::{cpu::vectors::Kept, options::KvDtype};
-use crate::tensor::Stored;
+use crate::{error::Error, tensor::Stored, words};
 use bytemuck::{Zeroable, allocation::try_zeroed_vec, cast_slice, cast_slice_mut};
 use float8::F8E4M3;
-use half::{
-    bf16, f16,
-    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
-};
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::{bf16, f16};
 use std::{collections::TryReserveError, ops::Range};
 
 /// Room for many vectors of `head_dim` numbers: one token's K or V of one head each.
@@ -61,6 +59,13 @@ impl Storage {
             KvDtype::F16 => Kept::F16(cast_slice::<u8, u16>(bytes).reinterpret_cast()),
             KvDtype::Fp8 => Kept::Fp8 { codes: bytes, scales: &self.scales[vector..] },
         }
+    }
+}
+
+/// The error where no memory is left for K and V: a smaller `field` helps.
+pub(super) fn no_memory(field: &'static str) -> impl Fn(TryReserveError) -> Error {
+    move |e| {
+        Error::Limit(format!("no memory for K and V: {e}; give a smaller {}", words::field(field)).into())
     }
 }
 

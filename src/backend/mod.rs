@@ -12,12 +12,8 @@ pub mod cpu;
 pub mod cuda;
 pub mod simd;
 
-use crate::{
-    config::Activation,
-    error::Result,
-    sampling::{Draw, SamplingError},
-    tensor::HostTensor,
-};
+use crate::sampling::{Draw, SamplingError};
+use crate::{config::Activation, error::Result, tensor::HostTensor};
 use std::ops::Range;
 
 /// A part of one checkpoint tensor: the rows and columns that this process holds. Always a view, never a copy.
@@ -55,6 +51,12 @@ pub struct Rope<B: Backend> {
     /// Factor on cos and sin.
     pub scaling: f32,
 }
+
+/// A forward pass that can run more than once.
+pub type Forward<'a, Tensor> = &'a mut dyn FnMut() -> Result<Tensor>;
+
+/// What was drawn: a token for each draw, or why there is none.
+pub type Drawn = Vec<Result<u32, SamplingError>>;
 
 /// A machine that computes.
 ///
@@ -155,11 +157,7 @@ pub trait Backend: Sized + Send + 'static {
     fn take_rows(&self, x: &Self::Tensor, rows: &Self::Ids) -> Result<Self::Tensor>;
 
     /// A token for each of the first rows of logits, drawn where they are; `None` if this backend leaves that to the host.
-    fn draw(
-        &self,
-        _logits: &Self::Tensor,
-        _draws: &[Draw],
-    ) -> Result<Option<Vec<Result<u32, SamplingError>>>> {
+    fn draw(&self, _logits: &Self::Tensor, _draws: &[Draw]) -> Result<Option<Drawn>> {
         Ok(None)
     }
 
@@ -174,11 +172,7 @@ pub trait Backend: Sized + Send + 'static {
     }
 
     /// Runs a forward pass, or replays what an earlier one with the same key recorded (a CUDA graph).
-    fn replay(
-        &self,
-        _key: Option<u64>,
-        forward: &mut dyn FnMut() -> Result<Self::Tensor>,
-    ) -> Result<Self::Tensor> {
+    fn replay(&self, _key: Option<u64>, forward: Forward<Self::Tensor>) -> Result<Self::Tensor> {
         forward()
     }
 }

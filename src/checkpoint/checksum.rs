@@ -4,7 +4,7 @@ use super::StateDict;
 use crate::tensor::HostTensor;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 /// SHA-256 in hexadecimal.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,9 +19,8 @@ pub struct Checksums {
 pub fn checksums(state_dict: &StateDict, done: impl Fn(u64) + Sync) -> Checksums {
     let all: Vec<(String, HostTensor)> = state_dict.tensors().collect();
     let hash = |(name, tensor): (String, HostTensor)| {
-        let hash = hex(Sha256::new()
-            .chain_update(format!("{} {:?}\n", tensor.dtype, tensor.shape))
-            .chain_update(&*tensor.data));
+        let head = format!("{} {:?}\n", tensor.dtype, tensor.shape);
+        let hash = hex(Sha256::new().chain_update(head).chain_update(&*tensor.data));
         done(tensor.data.len() as u64);
         (name, hash)
     };
@@ -31,9 +30,7 @@ pub fn checksums(state_dict: &StateDict, done: impl Fn(u64) + Sync) -> Checksums
     Checksums { tensors, digest }
 }
 
-fn hex(sha: Sha256) -> String {
-    sha.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// A hash in hexadecimal.
+pub fn hex(sha: Sha256) -> String {
+    sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,14 +1,12 @@
 //! Where a checkpoint's files are: a directory on disk, or the demo checkpoint inside the binary.
 
-use super::{CheckpointError, Index, dummy::memory};
+use super::{CheckpointError, Index, Result, dummy::memory};
 use crate::{files, tensor::Owner};
 use memmap2::Mmap;
-use std::{
-    fs,
-    io::{self, ErrorKind, Read},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
 
 /// The largest file in bytes that is read and not mapped. The largest tokenizer.json that is known has 34 million.
 const MAX_SMALL: u64 = 256 << 20;
@@ -75,7 +73,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`CheckpointError::Io`] if the directory can't be listed.
-    pub fn list(&self) -> Result<Vec<String>, CheckpointError> {
+    pub fn list(&self) -> Result<Vec<String>> {
         let mut names: Vec<String> = match self.embedded() {
             Some(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
             None => {
@@ -105,7 +103,7 @@ impl Directory {
     /// # Errors
     /// [`CheckpointError::Io`], also for what is no regular file or too large; [`CheckpointError::LfsPointer`] for a file that was never
     /// fetched.
-    pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
+    pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
         if let Some(files) = self.embedded() {
             return Ok(find(files, file).map(<[u8]>::to_vec));
         }
@@ -119,7 +117,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`CheckpointError::Io`] if it can't be opened or mapped.
-    pub fn map(&self, file: &str) -> Result<Option<Owner>, CheckpointError> {
+    pub fn map(&self, file: &str) -> Result<Option<Owner>> {
         if let Some(files) = self.embedded() {
             return Ok(find(files, file).map(|bytes| Arc::new(bytes) as Owner));
         }
@@ -146,7 +144,7 @@ fn find(files: &[(&'static str, &'static [u8])], file: &str) -> Option<&'static 
 }
 
 /// What was opened or read; `None` if there is no such file.
-fn if_there<T>(path: &Path, result: io::Result<T>) -> Result<Option<T>, CheckpointError> {
+fn if_there<T>(path: &Path, result: io::Result<T>) -> Result<Option<T>> {
     match result {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         other => other.map(Some).map_err(CheckpointError::io(path)),
@@ -154,7 +152,7 @@ fn if_there<T>(path: &Path, result: io::Result<T>) -> Result<Option<T>, Checkpoi
 }
 
 /// `git clone` without git-lfs leaves a few lines of text where the weights should be.
-pub(super) fn refuse_lfs_pointer(bytes: &[u8], path: &Path) -> Result<(), CheckpointError> {
+pub(super) fn refuse_lfs_pointer(bytes: &[u8], path: &Path) -> Result<()> {
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
         return Err(CheckpointError::LfsPointer { path: path.into() });
     }

@@ -3,17 +3,13 @@
 //! As in vLLM (`DummyModelLoader`): uniform in ±0.001, from a fixed seed, each parameter by itself, so values do not depend on
 //! the order of loading.
 
-use super::CheckpointError;
-use crate::{
-    backend::cpu::free_memory,
-    tensor::{Bytes, DType, HostTensor, Stored},
-};
+use super::{CheckpointError, Result};
+use crate::backend::cpu::free_memory;
+use crate::tensor::{Bytes, DType, HostTensor, Stored};
 use memmap2::MmapMut;
 use rayon::prelude::*;
-use std::{
-    io::{Error, ErrorKind},
-    sync::Arc,
-};
+use std::io::{Error, ErrorKind};
+use std::sync::Arc;
 
 /// Elements of one chunk; each chunk has its own generator, so chunks can be made on all cores.
 const CHUNK: usize = 1 << 16;
@@ -22,7 +18,7 @@ const CHUNK: usize = 1 << 16;
 ///
 /// # Errors
 /// [`CheckpointError::NoMemory`].
-pub fn check_memory(bytes: usize) -> Result<(), CheckpointError> {
+pub fn check_memory(bytes: usize) -> Result<()> {
     memory(bytes).map(drop)
 }
 
@@ -30,7 +26,7 @@ pub fn check_memory(bytes: usize) -> Result<(), CheckpointError> {
 ///
 /// # Errors
 /// [`CheckpointError::NoMemory`].
-pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> Result<HostTensor, CheckpointError> {
+pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> Result<HostTensor> {
     let seed =
         name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
     let n = shape.iter().product::<usize>() * dtype.bytes();
@@ -45,7 +41,7 @@ pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> Result<HostTen
 }
 
 /// At least n bytes, on large pages where the system has them: a matrix of many 4 kB pages is read a fifth slower.
-pub(super) fn memory(n: usize) -> Result<MmapMut, CheckpointError> {
+pub(super) fn memory(n: usize) -> Result<MmapMut> {
     let refused = |error| CheckpointError::NoMemory { bytes: n, error };
     if n as u64 > free_memory() {
         return Err(refused(Error::from(ErrorKind::OutOfMemory)));

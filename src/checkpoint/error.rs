@@ -2,10 +2,7 @@
 //!
 //! Every message is one line that names the file, what is wrong with it, and what to do.
 
-use crate::{
-    tensor::DType,
-    words::{self, Words},
-};
+use crate::{tensor::DType, words, words::Words};
 use std::path::PathBuf;
 
 /// See the module's documentation.

@@ -13,7 +13,7 @@
 //! Two readers must agree before a tensor is used. Ours goes first, because its messages say what is wrong, where, and with how many bytes;
 //! the crate `safetensors`, the reference implementation, reads what passed, and its entries are the ones used.
 
-use super::CheckpointError;
+use super::{CheckpointError, Result};
 use crate::tensor::DType;
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -51,7 +51,7 @@ impl Header {
     /// # Errors
     /// [`CheckpointError::Truncated`], [`CheckpointError::Header`], [`CheckpointError::Tensor`] or
     /// [`CheckpointError::LfsPointer`], each naming `path`.
-    pub fn parse(file: &[u8], path: &Path) -> Result<Header, CheckpointError> {
+    pub fn parse(file: &[u8], path: &Path) -> Result<Header> {
         let json = json_part(file, path)?;
         check(json, file.len(), path)?;
         let bad = |reason: String| CheckpointError::Header { path: path.into(), reason };
@@ -69,7 +69,7 @@ impl Header {
 
 /// Says what is wrong with a header. The crate names no cause for most of it; it also takes a list for an entry's object, which the format does
 /// not have and we refuse.
-fn check(json: &[u8], file_len: usize, path: &Path) -> Result<(), CheckpointError> {
+fn check(json: &[u8], file_len: usize, path: &Path) -> Result<()> {
     let bad = |reason: String| CheckpointError::Header { path: path.into(), reason };
     let value: Value = serde_json::from_slice(json).map_err(|e| bad(format!("it is not JSON ({e})")))?;
     let Value::Object(entries) = value else { return Err(bad("it is not a JSON object".into())) };
@@ -86,18 +86,13 @@ fn check(json: &[u8], file_len: usize, path: &Path) -> Result<(), CheckpointErro
         let range = range.map_err(|reason| bad_tensor(path, name, reason))?;
         ranges.push((range.start, range.end, name.as_str()));
     }
-    check_layout(ranges, PREFIX + json.len(), file_len, path)
+    check_layout(ranges, PREFIX + json.len()..file_len, path)
 }
 
 /// The tensors follow each other without hole or overlap up to the end of the file.
-fn check_layout(
-    mut ranges: Vec<(usize, usize, &str)>,
-    data_start: usize,
-    file_len: usize,
-    path: &Path,
-) -> Result<(), CheckpointError> {
+fn check_layout(mut ranges: Vec<(usize, usize, &str)>, data: Range<usize>, path: &Path) -> Result<()> {
     ranges.sort_unstable();
-    let (mut before_end, mut before) = (data_start, "the header");
+    let (mut before_end, mut before, file_len) = (data.start, "the header", data.end);
     for (start, end, name) in ranges {
         if end > file_len {
             let (needed, actual) = (end as u64, file_len as u64);
@@ -125,7 +120,7 @@ fn bad_tensor(path: &Path, tensor: &str, reason: String) -> CheckpointError {
 }
 
 /// The JSON bytes, after the length was compared with the file's.
-fn json_part<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8], CheckpointError> {
+fn json_part<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
     super::directory::refuse_lfs_pointer(file, path)?;
     let truncated = |what: &str, needed: u64| CheckpointError::Truncated {
         path: path.into(),

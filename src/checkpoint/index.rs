@@ -4,10 +4,11 @@
 //! {"metadata": {"total_size": 1192099840}, "weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", …}}
 //! ```
 
-use super::CheckpointError;
+use super::{CheckpointError, Result};
 use crate::json;
 use serde_json::Value;
-use std::{collections::BTreeMap, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// A parsed index. Its shard names are plain file names.
 #[derive(Debug, Default, PartialEq)]
@@ -21,7 +22,7 @@ impl Index {
     ///
     /// # Errors
     /// [`CheckpointError::Json`] or [`CheckpointError::UnsafeShardName`].
-    pub fn parse(bytes: &[u8], path: &Path) -> Result<Index, CheckpointError> {
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Index> {
         let bad = |reason: String| CheckpointError::Json { path: path.into(), reason };
         let index = json::object(bytes).map_err(bad)?;
         let map = index.get("weight_map").and_then(Value::as_object);
@@ -44,10 +45,8 @@ impl Index {
 
     /// The shards' file names, each once, sorted.
     pub fn shards(&self) -> Vec<&str> {
-        let mut shards: Vec<&str> = self.weight_map.values().map(String::as_str).collect();
-        shards.sort_unstable();
-        shards.dedup();
-        shards
+        let shards: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
+        shards.into_iter().collect()
     }
 }
 

@@ -5,20 +5,17 @@
 //! `HF_HUB_CACHE`, or `HUGGINGFACE_HUB_CACHE` as it was called before, defaults to `$HF_HOME/hub`, and `HF_HOME` to
 //! `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
 
-use super::{CheckpointError, Directory};
+use super::{CheckpointError, Directory, Result};
 use crate::files;
-use std::{
-    env,
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 /// The directory that `model` names.
 ///
 /// # Errors
 /// [`CheckpointError`], naming the path or the id.
-pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory, CheckpointError> {
+pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory> {
     let path = Path::new(model);
     if path.is_dir() {
         return Ok(Directory::Disk(path.to_owned()));
@@ -45,31 +42,14 @@ fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
     path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| hf_home().join("hub"))
 }
 
-/// A path with `~`, `$NAME` and `${NAME}` replaced as Python's `expanduser` and `expandvars` do; what has no value stays as it is.
+/// A path with `~`, `$NAME` and `${NAME}` replaced; what has no value stays as it is, as in Python's `expanduser` and `expandvars`.
 fn expanded(path: OsString, home: &Path, var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
     let Some(text) = path.to_str() else { return path.into() };
-    let (mut out, mut rest) = (String::new(), text);
-    while let Some((before, after)) = rest.split_once('$') {
-        let end =
-            |text: &str| text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
-        let (name, next) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
-            Some(parts) => parts,
-            None => after.split_at(end(after)),
-        };
-        let written = &rest[before.len()..rest.len() - next.len()];
-        let value = var(name).and_then(|value| value.into_string().ok());
-        out.extend([before, value.as_deref().unwrap_or(written)]);
-        rest = next;
-    }
-    out.push_str(rest);
-    match out.strip_prefix('~') {
-        Some("") => home.to_owned(),
-        Some(below) if below.starts_with('/') => home.join(below.trim_start_matches('/')),
-        _ => out.into(),
-    }
+    let value = |name: &str| var(name)?.into_string().ok();
+    PathBuf::from(&*shellexpand::full_with_context_no_errors(text, || home.to_str(), value))
 }
 
-fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Directory, CheckpointError> {
+fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Directory> {
     if !is_hub_id(model) {
         return Err(CheckpointError::NoSuchDirectory { model: model.into() });
     }

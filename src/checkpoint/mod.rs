@@ -19,7 +19,7 @@ mod prefetch;
 mod state_dict;
 mod write;
 
-pub use checksum::{Checksums, checksums};
+pub use checksum::{Checksums, checksums, hex};
 pub use directory::Directory;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;
@@ -30,3 +30,6 @@ pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 pub use prefetch::prefetch;
 pub use state_dict::{Entry, Shard, StateDict};
 pub use write::write_safetensors;
+
+/// Results of this room.
+type Result<T, E = CheckpointError> = std::result::Result<T, E>;

@@ -116,14 +116,8 @@ pub struct NameMismatch {
 }
 
 impl NameMismatch {
-    /// Pairs each name with its nearest candidate.
-    pub fn new(
-        model: &str,
-        directory: String,
-        missing: &[String],
-        unexpected: &[String],
-        known: &[String],
-    ) -> Self {
+    /// Pairs each missing parameter with its nearest unexpected name, and each of these with its nearest known parameter.
+    pub fn new(model: &str, directory: String, [missing, unexpected, known]: [&[String]; 3]) -> Self {
         let with_nearest = |names: &[String], candidates: &[String]| {
             let near = |name: &String| (name.clone(), nearest(name, candidates));
             names.iter().map(near).collect()
@@ -135,9 +129,7 @@ impl NameMismatch {
             unexpected: with_nearest(unexpected, known),
         }
     }
-}
 
-impl NameMismatch {
     /// The message, with the field that it names.
     pub fn words(&self) -> Words {
         let list = |names: &[(String, Option<String>)]| {
@@ -232,8 +224,9 @@ mod tests {
     fn the_message_lists_everything_with_the_nearest_name() {
         let own = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
         let (missing, unexpected) = (own(&["model.norm.weight"]), own(&["model.morn.weight", "zzz"]));
-        let e = NameMismatch::new("LlamaForCausalLM", "dir".into(), &missing, &unexpected, &own(&PARAMETERS))
-            .to_string();
+        let e =
+            NameMismatch::new("LlamaForCausalLM", "dir".into(), [&missing, &unexpected, &own(&PARAMETERS)])
+                .to_string();
         for part in [
             "dir",
             "LlamaForCausalLM",

@@ -1,6 +1,6 @@
 //! The state dict: every tensor of a checkpoint, and where it lies.
 
-use super::{CheckpointError, Directory, Header, Index, TensorInfo};
+use super::{CheckpointError, Directory, Header, Index, Result, TensorInfo};
 use crate::tensor::{Bytes, HostTensor, Owner};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -40,7 +40,7 @@ impl StateDict {
     ///
     /// # Errors
     /// [`CheckpointError`], naming the file.
-    pub fn open(directory: &Directory) -> Result<StateDict, CheckpointError> {
+    pub fn open(directory: &Directory) -> Result<StateDict> {
         StateDict::open_some(directory, |_| true)
     }
 
@@ -48,10 +48,7 @@ impl StateDict {
     ///
     /// # Errors
     /// As [`open`](StateDict::open), for the shards that are opened.
-    pub fn open_some(
-        directory: &Directory,
-        wanted: impl Fn(&str) -> bool,
-    ) -> Result<StateDict, CheckpointError> {
+    pub fn open_some(directory: &Directory, wanted: impl Fn(&str) -> bool) -> Result<StateDict> {
         if let Some(owner) = directory.map(SINGLE)? {
             let shard = open_shard(directory, SINGLE, owner)?;
             let names = shard.header.tensors.keys().filter(|name| wanted(name));
@@ -67,11 +64,8 @@ impl StateDict {
             None => {
                 let (tensor, shard) =
                     index.weight_map.iter().find(|(_, s)| s == file).expect("shards come from the map");
-                Err(CheckpointError::MissingShard {
-                    index: path.clone(),
-                    tensor: tensor.clone(),
-                    shard: shard.clone(),
-                })
+                let (index, tensor, shard) = (path.clone(), tensor.clone(), shard.clone());
+                Err(CheckpointError::MissingShard { index, tensor, shard })
             }
         };
         let shards = index.shards().par_iter().map(open).collect::<Result<Vec<Shard>, _>>()?;
@@ -132,17 +126,13 @@ impl StateDict {
     }
 }
 
-fn open_shard(directory: &Directory, file: &str, owner: Owner) -> Result<Shard, CheckpointError> {
+fn open_shard(directory: &Directory, file: &str, owner: Owner) -> Result<Shard> {
     let header = Header::parse((*owner).as_ref(), &directory.path(file))?;
     Ok(Shard { file: file.into(), owner, header })
 }
 
 /// The index decides where a name is. Tensors that only a shard's header names are there too, as for transformers.
-fn resolve(
-    index: &Index,
-    shards: &[Shard],
-    path: PathBuf,
-) -> Result<BTreeMap<String, usize>, CheckpointError> {
+fn resolve(index: &Index, shards: &[Shard], path: PathBuf) -> Result<BTreeMap<String, usize>> {
     let mut names = BTreeMap::new();
     for (i, shard) in shards.iter().enumerate() {
         names.extend(shard.header.tensors.keys().map(|name| (name.clone(), i)));
@@ -159,7 +149,7 @@ fn resolve(
 }
 
 /// Why a directory without safetensors can't be used.
-fn no_weights(directory: &Directory) -> Result<CheckpointError, CheckpointError> {
+fn no_weights(directory: &Directory) -> Result<CheckpointError> {
     let files = directory.list()?;
     let ending = |e: &str| files.iter().find(|f| f.ends_with(e));
     let pickle = files.iter().find(|f| {

@@ -1,23 +1,17 @@
 //! Writing a safetensors file.
 
-use super::CheckpointError;
+use super::{CheckpointError, Result};
 use crate::tensor::HostTensor;
-use safetensors::{
-    SafeTensorError,
-    tensor::{TensorView, serialize},
-};
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io::{self, Write},
-    path::Path,
-};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{TensorView, serialize};
+use std::{collections::HashMap, fs::File, io::Write, path::Path};
+use std::{fs, io};
 
 /// Writes tensors, which the crate sorts by dtype and name. The file appears whole or not at all, and takes its size in memory once.
 ///
 /// # Errors
 /// [`CheckpointError::Io`], naming the file, as for a directory that is absent or a disk that is full.
-pub fn write_safetensors(path: &Path, tensors: &[(String, HostTensor)]) -> Result<(), CheckpointError> {
+pub fn write_safetensors(path: &Path, tensors: &[(String, HostTensor)]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);

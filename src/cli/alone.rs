@@ -2,17 +2,10 @@
 
 use super::{model_args::LoadArgs, parallel_args::ParallelArgs};
 use serde::Serialize;
-use stairwell::{
-    attention::KvOptions,
-    config::ModelConfig,
-    error::Result,
-    generate::{Generated, generate},
-    machine::Machine,
-    request::Resolved,
-    runner::{ModelRunner, RunnerReport, Weights},
-    sampling::Sampled,
-    tokenizer::StopMatcher,
-};
+use stairwell::generate::{Generated, generate};
+use stairwell::runner::{ModelRunner, RunnerReport, Weights};
+use stairwell::{attention::KvOptions, config::ModelConfig, error::Result, machine::Machine};
+use stairwell::{request::Resolved, sampling::Sampled, tokenizer::StopMatcher};
 use std::ops::ControlFlow;
 
 /// The only rank.

@@ -1,10 +1,8 @@
 //! `stairwell blocks`: a page that draws the KV cache's blocks over time.
 
 use super::{terminal::print_note, timeline::Files};
-use stairwell::{
-    error::{Error, Result},
-    trace::{PoolHistory, Tab, View},
-};
+use stairwell::error::{Error, Result};
+use stairwell::trace::{PoolHistory, Tab, View};
 
 /// Draw which request had which block of the KV cache when, from a run that --trace has recorded
 #[derive(clap::Args)]
@@ -40,7 +38,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::Usage(message));
     }
     args.files.write(&record, &View { tab: Tab::Pool, steps: steps.clone() })?;
-    let (out, used, total) = (args.files.out(), history.used(steps.clone()).len(), history.total);
+    let (out, used, total) = (args.files.out.display(), history.used(steps.clone()).len(), history.total);
     print_note(&format!("{out}: {} steps; {used} of {total} blocks were used", steps.len()));
     Ok(())
 }

@@ -1,10 +1,8 @@
 //! The figures of an engine, its blocks and its ranks.
 
 use serde::Serialize;
-use stairwell::{
-    engine::{BlockCounts, EngineStats, RankReport, RanksReport, Traffic, WorkerReport},
-    runner::Weights,
-};
+use stairwell::engine::{BlockCounts, EngineStats, RankReport, RanksReport, Traffic, WorkerReport};
+use stairwell::runner::Weights;
 
 /// What an engine has done.
 #[derive(Serialize)]

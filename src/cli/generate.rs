@@ -1,24 +1,17 @@
 //! `stairwell generate`: text from a model.
 
-use super::{
-    KvArgs,
-    model_args::{DeviceArgs, LoadArgs, TokenIds},
-    numbers::count,
-    one_request::lead,
-    parallel_args::ParallelArgs,
-    render_chat::{TemplateArgs, messages_and_tools},
-    stats::Stats,
-    terminal::{self, json_line, print, print_note},
-    text::{Text, TokenLogprobs},
-};
+use super::model_args::{DeviceArgs, LoadArgs, TokenIds};
+use super::render_chat::{TemplateArgs, messages_and_tools};
+use super::terminal::{json_line, print, print_note};
+use super::text::{Text, TokenLogprobs};
+use super::{KvArgs, terminal};
+use super::{numbers::count, one_request::lead, parallel_args::ParallelArgs, stats::Stats};
 use clap::ArgGroup;
 use serde::Serialize;
 use serde_json::json;
-use stairwell::{
-    error::{Error, Result},
-    machine::Machine,
-    request::{Checkpoint, Fields, Resolved},
-};
+use stairwell::error::{Error, Result};
+use stairwell::machine::Machine;
+use stairwell::request::{Checkpoint, Fields, Resolved};
 use std::{io, path::PathBuf, time::Instant};
 
 /// Generate text after a prompt, streaming it as it comes

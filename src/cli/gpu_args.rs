@@ -2,10 +2,8 @@
 
 use super::model_args::{Arithmetic, LoadArgs};
 use clap::Args;
-use stairwell::{
-    backend::cuda::{AttentionVersion, CudaOptions, VERSIONS},
-    tensor::DType,
-};
+use stairwell::backend::cuda::{AttentionVersion, CudaOptions, VERSIONS};
+use stairwell::tensor::DType;
 
 /// How it runs on a device.
 #[derive(Args)]

@@ -1,19 +1,11 @@
 //! `stairwell inspect`: what is in a checkpoint.
 
-use super::{
-    model_args::LoadArgs,
-    numbers::count,
-    terminal::{Progress, human_bytes, json_line, print, table},
-};
+use super::terminal::{Progress, human_bytes, json_line, print, table};
+use super::{model_args::LoadArgs, numbers::count};
 use serde::{Serialize, Serializer};
-use stairwell::{
-    checkpoint::{Checksums, StateDict, checksums, natural_order},
-    config::ModelConfig,
-    error::Result,
-    model::module_tree,
-    runner::{LoadFormat, read_config},
-    tensor::Stored,
-};
+use stairwell::checkpoint::{Checksums, StateDict, checksums, natural_order};
+use stairwell::runner::{LoadFormat, read_config};
+use stairwell::{config::ModelConfig, error::Result, model::module_tree, tensor::Stored};
 
 /// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only
 #[derive(clap::Args)]

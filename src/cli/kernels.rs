@@ -3,10 +3,8 @@
 use super::terminal::{json_line, print, table};
 use comfy_table::Cell;
 use serde::Serialize;
-use stairwell::{
-    backend::cuda::{KernelShape, Profile, Site, profile_kernel},
-    error::Result,
-};
+use stairwell::backend::cuda::{KernelShape, Profile, Site, profile_kernel};
+use stairwell::error::Result;
 
 /// What the GPU's kernels read and write, counted without a GPU
 #[derive(clap::Args)]

@@ -1,16 +1,11 @@
 //! Flags about attention and the keys and values that it keeps.
 
-use super::{
-    numbers::count,
-    terminal::{human_bytes, print_note},
-};
+use super::numbers::count;
+use super::terminal::{human_bytes, print_note};
 use clap::Args;
-use stairwell::{
-    attention::{AttentionKind, KvDtype, KvOptions},
-    config::ModelConfig,
-    error::{Error, Result},
-    runner::RunnerReport,
-};
+use stairwell::attention::{AttentionKind, KvDtype, KvOptions};
+use stairwell::error::{Error, Result};
+use stairwell::{config::ModelConfig, runner::RunnerReport};
 
 /// How K and V are kept.
 #[derive(Args)]

@@ -1,17 +1,10 @@
 //! `stairwell load`: a load by itself, told step by step.
 
-use super::{
-    model_args::LoadArgs,
-    terminal::{human_bytes, peak_memory, print},
-};
-use stairwell::{
-    attention::KvOptions,
-    checkpoint::{Directory, StateDict},
-    error::Result,
-    model::LoadEvent,
-    runner::LoadFormat,
-    tensor::HostTensor,
-};
+use super::model_args::LoadArgs;
+use super::terminal::{human_bytes, peak_memory, print};
+use stairwell::checkpoint::{Directory, StateDict};
+use stairwell::tensor::HostTensor;
+use stairwell::{attention::KvOptions, error::Result, model::LoadEvent, runner::LoadFormat};
 use std::{fmt::Write, time::Instant};
 
 /// Load a model and say how long it took; --trace prints each step on the way

@@ -1,21 +1,10 @@
 //! `stairwell logits`: the logits of every prompt token, to a file.
 
-use super::{
-    KvArgs,
-    model_args::{DeviceArgs, LoadArgs, TokenIds},
-    terminal::print,
-};
-use stairwell::{
-    backend::{Backend, Shaped},
-    batch::Batch,
-    checkpoint::write_safetensors,
-    error::Result,
-    files,
-    machine::Machine,
-    model::Observer,
-    runner::check_prompt,
-    tensor::HostTensor,
-};
+use super::model_args::{DeviceArgs, LoadArgs, TokenIds};
+use super::{KvArgs, terminal::print};
+use stairwell::backend::{Backend, Shaped};
+use stairwell::{batch::Batch, checkpoint::write_safetensors, error::Result, files};
+use stairwell::{machine::Machine, model::Observer, runner::check_prompt, tensor::HostTensor};
 use std::path::PathBuf;
 
 /// Write the logits of every token of a prompt to a safetensors file

@@ -95,11 +95,8 @@ use paged_args::{PagedArgs as KvArgs, SharedArgs as SharedKvArgs};
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use parallel_args::{finish, speaks};
-use stairwell::{
-    backend::cpu::Isa,
-    error::{Error, Result},
-    machine::threads_asked,
-};
+use stairwell::error::{Error, Result};
+use stairwell::{backend::cpu::Isa, machine::threads_asked};
 use std::process::ExitCode;
 
 /// A nano LLM inference engine: point it at a Hugging Face checkpoint directory and get tokens.
@@ -173,11 +170,9 @@ pub fn main() -> ExitCode {
     };
     // The calling thread works too. Otherwise it would wake the others and sleep, some hundred times a step; on two cores that took
     // 5 % of a decode step at 0.6B shapes. (It fails only if there are threads already, and they will do.)
-    let threads = match cli.command.threads() {
-        0 => threads_asked().unwrap_or(0),
-        threads => threads,
-    };
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
+    let threads = Some(cli.command.threads()).filter(|threads| *threads > 0).or_else(threads_asked);
+    let _ =
+        rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).use_current_thread().build_global();
     if let Err(message) = Isa::asked() {
         terminal::print_error(&message);
         return ExitCode::from(2);

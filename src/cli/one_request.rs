@@ -1,23 +1,12 @@
 //! `generate` from step 3 on: an engine with one request.
 
+use super::engine_args::{LoadWorker, LocalEngine};
 pub use super::engine_stats::Ranks;
-use super::{
-    engine_args::{LoadWorker, LocalEngine},
-    model_args::LoadArgs,
-    parallel_args::ParallelArgs,
-};
-use stairwell::{
-    attention::KvOptions,
-    config::ModelConfig,
-    engine::{Continuous, Engine, Limits, NewRequest},
-    error::{Error, Result},
-    generate::Generated,
-    machine::Machine,
-    request::Resolved,
-    runner::RunnerReport,
-    sampling::Sampled,
-    tokenizer::StopMatcher,
-};
+use super::{model_args::LoadArgs, parallel_args::ParallelArgs};
+use stairwell::engine::{Continuous, Engine, Limits, NewRequest};
+use stairwell::error::{Error, Result};
+use stairwell::{attention::KvOptions, config::ModelConfig, generate::Generated, machine::Machine};
+use stairwell::{request::Resolved, runner::RunnerReport, sampling::Sampled, tokenizer::StopMatcher};
 
 /// How the model will be loaded, on one rank or several.
 pub struct Lead(LoadWorker);

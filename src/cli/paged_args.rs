@@ -1,19 +1,12 @@
 //! Flags of step 4: the pool of blocks, and how requests share it.
 
-use super::{
-    engine_args::ManagerArgs,
-    kv_args::KvArgs,
-    numbers::count,
-    terminal::{human_bytes, print_note},
-};
+use super::terminal::{human_bytes, print_note};
+use super::{engine_args::ManagerArgs, kv_args::KvArgs, numbers::count};
 use clap::Args;
-use stairwell::{
-    attention::{AttentionKind, KvBudget, KvOptions, KvSwap},
-    config::ModelConfig,
-    error::{Error, Result},
-    kv::{ManagerOptions, Preemption},
-    runner::RunnerReport,
-};
+use stairwell::attention::{AttentionKind, KvBudget, KvOptions, KvSwap};
+use stairwell::error::{Error, Result};
+use stairwell::kv::{ManagerOptions, Preemption};
+use stairwell::{config::ModelConfig, runner::RunnerReport};
 
 /// How K and V are kept, in a pool of blocks or otherwise.
 #[derive(Args)]

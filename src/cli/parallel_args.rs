@@ -2,13 +2,9 @@
 
 use super::{engine_args::LoadWorker, model_args::LoadArgs, numbers::count_to, terminal::Progress};
 use clap::{Args, ValueEnum};
+use stairwell::parallel::{Leader, Lines, Setup, Topology, Workload, in_threads, serve_rank};
 pub use stairwell::parallel::{finish, speaks};
-use stairwell::{
-    engine::LocalWorker,
-    error::Result,
-    machine::Machine,
-    parallel::{self, Leader, Lines, Setup, Topology, Workload, in_threads, serve_rank},
-};
+use stairwell::{engine::LocalWorker, error::Result, machine::Machine, parallel};
 use std::time::Duration;
 
 /// How a model is cut among several ranks.

@@ -1,21 +1,14 @@
 //! `stairwell plan`: what fits into a given memory, before anything is loaded.
 
-use super::{
-    model_args::LoadArgs,
-    numbers::count,
-    paged_args::parse_size,
-    terminal::{human_bytes, json_line, print, table},
-};
+use super::terminal::{human_bytes, json_line, print, table};
+use super::{model_args::LoadArgs, numbers::count, paged_args::parse_size};
 use serde::Serialize;
-use stairwell::{
-    attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan},
-    backend::cpu::Cpu,
-    checkpoint::{CheckpointError, StateDict},
-    engine::Limits,
-    error::{Error, Result},
-    model::{self, AttentionShape, WeightBytes, weight_bytes},
-    runner::{LoadFormat, read_config},
-};
+use stairwell::attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan};
+use stairwell::checkpoint::{CheckpointError, StateDict};
+use stairwell::error::{Error, Result};
+use stairwell::model::{AttentionShape, WeightBytes, weight_bytes};
+use stairwell::runner::{LoadFormat, read_config};
+use stairwell::{backend::cpu::Cpu, engine::Limits, model};
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
 #[derive(clap::Args)]
@@ -73,6 +66,10 @@ struct Report {
     choose_kv_dtype: Option<String>,
 }
 
+/// The table's head.
+const HEADS: [&str; 6] =
+    ["KV dtype", ">bytes per token", ">tokens in all", ">longest sequence", "limited by", ">sequences"];
+
 impl Report {
     fn new(args: &Args) -> Result<Report> {
         let directory = args.load.directory()?;
@@ -127,19 +124,11 @@ impl Report {
             let KvPlan { dtype, bytes_per_token: bytes, tokens, longest, limited_by, sequences, .. } = kv;
             [dtype.into(), bytes.into(), tokens.into(), longest.into(), limited_by.into(), sequences.into()]
         };
-        let heads = [
-            "KV dtype",
-            ">bytes per token",
-            ">tokens in all",
-            ">longest sequence",
-            "limited by",
-            ">sequences",
-        ];
         let memory = human_bytes(self.memory.memory);
         format!("{architecture} in {memory} of memory; its context is {context} tokens\n\n")
             + &self.memory_lines()
             + "\n"
-            + &table(heads, self.kv.iter().map(row))
+            + &table(HEADS, self.kv.iter().map(row))
             + &format!(
                 "tokens are in blocks of {BLOCK_SIZE}; sequences are of {max_len} tokens ({source}), at a time: `batch` runs {} unless \
                  --max-num-seqs says more\n",

@@ -4,11 +4,9 @@ use super::{model_args::ModelArgs, terminal::print};
 use clap::ArgGroup;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use stairwell::{
-    error::{Error, Result},
-    files::read_input,
-    tokenizer::{ChatOptions, ChatTemplate, read_chat},
-};
+use stairwell::error::{Error, Result};
+use stairwell::files::read_input;
+use stairwell::tokenizer::{ChatOptions, ChatTemplate, read_chat};
 use std::path::{Path, PathBuf};
 
 /// Print a conversation as the model's chat template renders it

@@ -1,9 +1,7 @@
 //! The figures of one generation.
 
-use super::{
-    one_request::Ranks,
-    terminal::{human_bytes, peak_memory},
-};
+use super::one_request::Ranks;
+use super::terminal::{human_bytes, peak_memory};
 use serde::Serialize;
 use stairwell::{generate::Generated, runner::RunnerReport};
 use std::collections::BTreeMap;

@@ -1,18 +1,13 @@
 //! What stdout and stderr look like: colours only for people, progress bars only where they help.
 
-use comfy_table::{
-    Cell,
-    CellAlignment::{Left, Right},
-    Table,
-    presets::NOTHING,
-};
+use comfy_table::CellAlignment::{Left, Right};
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, Table};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use stairwell::error::{Error, Result};
-use std::{
-    env,
-    io::{self, IsTerminal, Write},
-    time::Duration,
-};
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use std::{env, io};
 
 /// Whether colours are wanted on a stream: it is a terminal, and `NO_COLOR` (<https://no-color.org>) is not set.
 pub fn colours(stream: &impl IsTerminal) -> bool {

@@ -1,15 +1,10 @@
 //! `stairwell timeline`: a page that draws a recorded schedule.
 
 use super::terminal::print_note;
-use stairwell::{
-    error::{Error, Result},
-    files,
-    trace::{Schedule, Tab, View, page},
-};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use stairwell::error::{Error, Result};
+use stairwell::files;
+use stairwell::trace::{Schedule, Tab, View, page};
+use std::{fs, path::PathBuf};
 
 /// Draw a schedule that --trace has recorded: when each request waits, prefills and decodes
 #[derive(clap::Args)]
@@ -73,10 +68,6 @@ impl Files {
         let written = fs::write(&self.out, page(record, view));
         written.map_err(|error| Error::Io { path: self.out.clone(), error })
     }
-
-    pub fn out(&self) -> std::path::Display<'_> {
-        Path::display(&self.out)
-    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -93,6 +84,6 @@ pub fn run(args: Args) -> Result<()> {
     }
     args.files.write(&record, &View { tab: Tab::Schedule, steps: schedule.between(from, to) })?;
     let (requests, steps) = (schedule.requests(), schedule.steps());
-    print_note(&format!("{}: {requests} requests, {steps} steps", args.files.out()));
+    print_note(&format!("{}: {requests} requests, {steps} steps", args.files.out.display()));
     Ok(())
 }

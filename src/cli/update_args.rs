@@ -1,16 +1,11 @@
 //! Flags that update the weights of a running engine, as training with rollouts does.
 
-use super::{
-    engine_args::{LocalEngine, WeightUpdate},
-    model_args::{LoadArgs, inputs},
-};
+use super::engine_args::{LocalEngine, WeightUpdate};
+use super::model_args::{LoadArgs, inputs};
 use clap::Args;
-use stairwell::{
-    checkpoint::{StateDict, locate},
-    engine::PauseMode,
-    error::{Error, Result},
-    files::check_outputs,
-};
+use stairwell::checkpoint::{StateDict, locate};
+use stairwell::error::{Error, Result};
+use stairwell::{engine::PauseMode, files::check_outputs};
 use std::path::Path;
 
 /// When to take other weights, and what becomes of those who are running.

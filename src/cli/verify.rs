@@ -1,23 +1,14 @@
 //! `stairwell verify`: module by module against Hugging Face's outputs.
 
-use super::{
-    logits::PassArgs,
-    terminal::{colours, json_line, print, print_note, styled, table},
-};
+use super::logits::PassArgs;
+use super::terminal::{colours, json_line, print, print_note, styled, table};
 use serde::{Serialize, Serializer};
-use stairwell::{
-    checkpoint::{Header, TensorInfo},
-    error::{Error, Result},
-    files,
-    tensor::{Bytes, DType, HostTensor, Owner, Stored},
-};
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-};
+use stairwell::checkpoint::{Header, TensorInfo};
+use stairwell::error::{Error, Result};
+use stairwell::files;
+use stairwell::tensor::{Bytes, DType, HostTensor, Owner, Stored};
+use std::path::{Path, PathBuf};
+use std::{collections::BTreeMap, io, process::ExitCode, sync::Arc};
 
 /// Compare every module's output with Hugging Face's and name the first that differs
 #[derive(clap::Args)]

@@ -2,9 +2,7 @@
 //!
 //! The defaults are those of the config classes in transformers 5.23 (`models/*/configuration_*.py`).
 
-use super::{
-    Activation, ConfigError, FamilyNames, ModelConfig, RopeParameters, fields::Fields, known, names,
-};
+use super::{Activation, FamilyNames, ModelConfig, Result, RopeParameters, fields::Fields, known, names};
 use crate::tensor::DType;
 use serde_json::Value;
 
@@ -45,7 +43,7 @@ impl Architecture {
 
     /// From `architectures`, or `model_type` where that is absent. transformers goes by the one and vLLM by the other, so two that disagree
     /// are refused.
-    fn read(fields: Fields) -> Result<Architecture, ConfigError> {
+    fn read(fields: Fields) -> Result<Architecture> {
         let class = fields.list("architectures")?.and_then(|list| list.first()).and_then(|v| v.as_str());
         let model_type = fields.text("model_type")?;
         let named = class.or(model_type);
@@ -68,7 +66,7 @@ impl Architecture {
 }
 
 /// Reads a config of any known family.
-pub(super) fn read(fields: Fields) -> Result<ModelConfig, ConfigError> {
+pub(super) fn read(fields: Fields) -> Result<ModelConfig> {
     use Architecture::*;
     known::check(fields)?;
     let architecture = Architecture::read(fields)?;
@@ -137,14 +135,14 @@ pub(super) fn read(fields: Fields) -> Result<ModelConfig, ConfigError> {
 }
 
 /// A number of layers. The bound keeps what is made for each layer in proportion to a file.
-fn layers(fields: Fields, field: &str) -> Result<usize, ConfigError> {
+fn layers(fields: Fields, field: &str) -> Result<usize> {
     match fields.extent(field)? {
         n @ ..=4096 => Ok(n),
         n => Err(fields.error(field, format!("{n} layers are more than any model has (the limit is 4096)"))),
     }
 }
 
-fn key_value_heads(fields: Fields, architecture: Architecture, heads: usize) -> Result<usize, ConfigError> {
+fn key_value_heads(fields: Fields, architecture: Architecture, heads: usize) -> Result<usize> {
     match (fields.raw("num_key_value_heads"), architecture) {
         (None, Architecture::Mistral) => Ok(8),
         (None, Architecture::Qwen2 | Architecture::Qwen3) => Ok(32),
@@ -156,11 +154,7 @@ fn key_value_heads(fields: Fields, architecture: Architecture, heads: usize) -> 
 
 /// In the layers that `layer_types` names, Mistral slides, and Qwen if `use_sliding_window` says so. Without `layer_types`, Mistral slides in
 /// every layer and Qwen from layer `max_window_layers` on. Llama and GPT-2 never do.
-fn sliding_windows(
-    fields: Fields,
-    architecture: Architecture,
-    layers: usize,
-) -> Result<Vec<Option<usize>>, ConfigError> {
+fn sliding_windows(fields: Fields, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>> {
     let window = match fields.raw("sliding_window") {
         None => Some(4096),
         Some(_) => fields.size("sliding_window")?,
@@ -198,7 +192,7 @@ fn sliding_windows(
 
 /// The activation by transformers' names (`activations.py`); those of `GeluTanh` are one formula in different orders. Where the MLP has a gate
 /// it is SiLU.
-fn activation(fields: Fields, gpt2: bool) -> Result<Activation, ConfigError> {
+fn activation(fields: Fields, gpt2: bool) -> Result<Activation> {
     let (field, default) = if gpt2 { ("activation_function", "gelu_new") } else { ("hidden_act", "silu") };
     let name = fields.text(field)?.unwrap_or(default);
     Ok(match name {
@@ -219,7 +213,7 @@ fn activation(fields: Fields, gpt2: bool) -> Result<Activation, ConfigError> {
 }
 
 /// The weights' dtype, if it is one of theirs: `dtype`, or `torch_dtype` as it was called before.
-fn dtype(fields: Fields) -> Result<Option<DType>, ConfigError> {
+fn dtype(fields: Fields) -> Result<Option<DType>> {
     let field = if fields.text("dtype")?.is_some() { "dtype" } else { "torch_dtype" };
     let name = fields.text(field)?.map(|name| name.trim_start_matches("torch."));
     Ok(match name {

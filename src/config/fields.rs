@@ -1,6 +1,6 @@
 //! Reading typed fields out of a JSON object, with errors that name the file and the field.
 
-use super::ConfigError;
+use super::{ConfigError, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -37,48 +37,43 @@ impl<'a> Fields<'a> {
         self.raw(field).filter(|v| !v.is_null())
     }
 
-    fn typed<T>(
-        &self,
-        field: &str,
-        kind: &str,
-        read: impl Fn(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, ConfigError> {
+    fn typed<T>(&self, field: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.get(field) else { return Ok(None) };
         read(value)
             .map(Some)
             .ok_or_else(|| self.error(field, format!("expected {kind}, found {}", shorten(value))))
     }
 
-    pub fn size(&self, field: &str) -> Result<Option<usize>, ConfigError> {
+    pub fn size(&self, field: &str) -> Result<Option<usize>> {
         // The bound keeps every product of two sizes in range.
         let read = |v: &Value| v.as_u64().filter(|&n| n <= u32::MAX as u64).map(|n| n as usize);
         self.typed(field, "a size (a whole number below 2^32)", read)
     }
 
     /// A size that must be there and must not be zero.
-    pub fn extent(&self, field: &str) -> Result<usize, ConfigError> {
+    pub fn extent(&self, field: &str) -> Result<usize> {
         let n = self.size(field)?.ok_or_else(|| self.error(field, "it is missing"))?;
         if n == 0 { Err(self.error(field, "it is 0")) } else { Ok(n) }
     }
 
-    pub fn float(&self, field: &str) -> Result<Option<f64>, ConfigError> {
+    pub fn float(&self, field: &str) -> Result<Option<f64>> {
         self.typed(field, "a number", |v| v.as_f64().filter(|x| x.is_finite()))
     }
 
-    pub fn flag(&self, field: &str) -> Result<Option<bool>, ConfigError> {
+    pub fn flag(&self, field: &str) -> Result<Option<bool>> {
         self.typed(field, "true or false", Value::as_bool)
     }
 
-    pub fn text(&self, field: &str) -> Result<Option<&'a str>, ConfigError> {
+    pub fn text(&self, field: &str) -> Result<Option<&'a str>> {
         self.typed(field, "a string", Value::as_str)
     }
 
-    pub fn list(&self, field: &str) -> Result<Option<&'a Vec<Value>>, ConfigError> {
+    pub fn list(&self, field: &str) -> Result<Option<&'a Vec<Value>>> {
         self.typed(field, "a list", Value::as_array)
     }
 
     /// A nested object; an empty one counts as absent.
-    pub fn object(&self, field: &str, prefix: &'a str) -> Result<Option<Fields<'a>>, ConfigError> {
+    pub fn object(&self, field: &str, prefix: &'a str) -> Result<Option<Fields<'a>>> {
         let object = self.typed(field, "an object", Value::as_object)?.filter(|o| !o.is_empty());
         Ok(object.map(|object| Fields { object, path: self.path, prefix }))
     }
@@ -89,7 +84,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A token id or a list of them; empty if absent.
-    pub fn token_ids(&self, field: &str) -> Result<Vec<u32>, ConfigError> {
+    pub fn token_ids(&self, field: &str) -> Result<Vec<u32>> {
         if self.is_minus_one(field) {
             return Ok(Vec::new());
         }

@@ -16,15 +16,10 @@
 //! - Where it samples, transformers has `top_k` 50 if the file has none; vLLM and we keep all tokens.
 
 use super::{ConfigError, fields::Fields};
-use crate::{
-    json,
-    sampling::{SamplingError, SamplingParams},
-    words::{self, Words},
-};
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use crate::sampling::{SamplingError, SamplingParams};
+use crate::words::Words;
+use crate::{json, words};
+use std::path::{Path, PathBuf};
 
 /// What can be wrong with generation_config.json.
 #[derive(Debug, thiserror::Error)]
@@ -90,53 +85,6 @@ impl GenerationConfig {
     }
 }
 
-/// Where a value came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A flag.
-    CommandLine,
-    /// generation_config.json.
-    GenerationConfig,
-    /// Neither gave one.
-    Default,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CommandLine => "command line",
-            Self::GenerationConfig => "generation_config.json",
-            Self::Default => "default",
-        })
-    }
-}
-
-/// A value and where it came from. Displayed as `0.6 (generation_config.json)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Resolved<T> {
-    /// The value in use.
-    pub value: T,
-    /// Who gave it.
-    pub source: Source,
-}
-
-impl<T> Resolved<T> {
-    /// The first that is there.
-    fn pick(command_line: Option<T>, file: Option<T>, default: T) -> Self {
-        match (command_line, file) {
-            (Some(value), _) => Self { value, source: Source::CommandLine },
-            (None, Some(value)) => Self { value, source: Source::GenerationConfig },
-            (None, None) => Self { value: default, source: Source::Default },
-        }
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for Resolved<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.value, self.source)
-    }
-}
-
 /// What may be given both on the command line, each as the flag of its name, and in the file. The meanings are
 /// [`SamplingParams`]'.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -151,16 +99,39 @@ pub struct Knobs {
     pub max_tokens: Option<usize>,
 }
 
-/// The knobs as a run will use them. Where neither gave a value, the temperature is 1 and the others are off.
+/// Each knob by its name, and how to show its value.
+const KNOBS: [(&str, fn(&Knobs) -> Option<String>); 6] = [
+    ("temperature", |knobs| shown(knobs.temperature)),
+    ("top_k", |knobs| shown(knobs.top_k)),
+    ("top_p", |knobs| shown(knobs.top_p)),
+    ("min_p", |knobs| shown(knobs.min_p)),
+    ("repetition_penalty", |knobs| shown(knobs.repetition_penalty)),
+    ("max_tokens", |knobs| shown(knobs.max_tokens)),
+];
+
+fn shown(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
+impl Knobs {
+    /// What counts where neither gave a value: temperature 1, the filters off, and no limit for the output.
+    const OFF: Knobs = Knobs {
+        temperature: Some(1.0),
+        top_k: Some(0),
+        top_p: Some(1.0),
+        min_p: Some(0.0),
+        repetition_penalty: Some(1.0),
+        max_tokens: None,
+    };
+}
+
+/// The knobs of the command line and of the file. A knob of the command line counts before the same knob of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingDefaults {
-    pub temperature: Resolved<f32>,
-    pub top_k: Resolved<usize>,
-    pub top_p: Resolved<f32>,
-    pub min_p: Resolved<f32>,
-    pub repetition_penalty: Resolved<f32>,
+    flags: Knobs,
+    file: Knobs,
     /// `None` if neither the command line nor the file limits the output.
-    pub max_tokens: Option<Resolved<usize>>,
+    pub max_tokens: Option<usize>,
     /// A sentence for the user where the file asks for something that is not done.
     pub note: Option<String>,
 }
@@ -173,76 +144,59 @@ impl SamplingDefaults {
     /// checked by [`SamplingParams::validate`].
     pub fn resolve(flags: &Knobs, file: Option<&GenerationConfig>) -> Result<Self, GenerationConfigError> {
         let none = GenerationConfig::default();
-        let file = file.unwrap_or(&none);
-        let (given, off) = (&file.knobs, SamplingParams::default());
-        let float = |of: fn(&Knobs) -> Option<f32>, off| Resolved::pick(of(flags), of(given), off);
-        let max_tokens = flags.max_tokens.or(given.max_tokens);
-        let mut resolved = Self {
-            temperature: float(|knobs| knobs.temperature, off.temperature),
-            top_k: Resolved::pick(flags.top_k, given.top_k, off.top_k),
-            top_p: float(|knobs| knobs.top_p, off.top_p),
-            min_p: float(|knobs| knobs.min_p, off.min_p),
-            repetition_penalty: float(|knobs| knobs.repetition_penalty, off.repetition_penalty),
-            max_tokens: max_tokens.map(|n| Resolved::pick(flags.max_tokens, given.max_tokens, n)),
-            note: None,
-        };
-        resolved.check_file(file)?;
-        resolved.note = resolved.greedy_note(file);
-        Ok(resolved)
+        let config = file.unwrap_or(&none);
+        let (flags, file) = (*flags, config.knobs);
+        let resolved = Self { flags, file, max_tokens: flags.max_tokens.or(file.max_tokens), note: None };
+        resolved.check_file(&config.path)?;
+        Ok(Self { note: resolved.greedy_note(config), ..resolved })
     }
 
     /// These knobs, and the default for those that a file cannot give.
     pub fn params(&self) -> SamplingParams {
+        let float = |of: fn(&Knobs) -> Option<f32>, off| of(&self.flags).or(of(&self.file)).unwrap_or(off);
+        let off = SamplingParams::default();
         SamplingParams {
-            temperature: self.temperature.value,
-            top_k: self.top_k.value,
-            top_p: self.top_p.value,
-            min_p: self.min_p.value,
-            repetition_penalty: self.repetition_penalty.value,
-            ..SamplingParams::default()
+            temperature: float(|knobs| knobs.temperature, off.temperature),
+            top_k: self.flags.top_k.or(self.file.top_k).unwrap_or(off.top_k),
+            top_p: float(|knobs| knobs.top_p, off.top_p),
+            min_p: float(|knobs| knobs.min_p, off.min_p),
+            repetition_penalty: float(|knobs| knobs.repetition_penalty, off.repetition_penalty),
+            ..off
         }
     }
 
     /// Name and `value (source)` of each knob, for the figures of a run.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
-        let mut lines = vec![
-            ("temperature", self.temperature.to_string()),
-            ("top_k", self.top_k.to_string()),
-            ("top_p", self.top_p.to_string()),
-            ("min_p", self.min_p.to_string()),
-            ("repetition_penalty", self.repetition_penalty.to_string()),
-        ];
-        lines.extend(self.max_tokens.map(|n| ("max_tokens", n.to_string())));
-        lines
+        let given =
+            [(self.flags, "command line"), (self.file, "generation_config.json"), (Knobs::OFF, "default")];
+        let line = |(name, value): &(&'static str, fn(&Knobs) -> Option<String>)| {
+            let (value, source) = given.iter().find_map(|(knobs, source)| Some((value(knobs)?, source)))?;
+            Some((*name, format!("{value} ({source})")))
+        };
+        KNOBS.iter().filter_map(line).collect()
     }
 
     /// Checks the values that the file gave and no flag replaced.
-    fn check_file(&self, file: &GenerationConfig) -> Result<(), GenerationConfigError> {
-        let path = file.path.clone();
-        let from_file =
-            |knob: Resolved<f32>, off| if knob.source == Source::GenerationConfig { knob.value } else { off };
-        let off = SamplingParams::default();
-        let params = SamplingParams {
-            temperature: from_file(self.temperature, off.temperature),
-            top_p: from_file(self.top_p, off.top_p),
-            min_p: from_file(self.min_p, off.min_p),
-            repetition_penalty: from_file(self.repetition_penalty, off.repetition_penalty),
-            ..off
-        };
-        if let Err(SamplingError::OutOfRange { field, value, limit }) = params.check_ranges() {
-            return Err(GenerationConfigError::OutOfRange { path, key: field, field, value, limit });
+    fn check_file(&self, path: &Path) -> Result<(), GenerationConfigError> {
+        let path = path.to_owned();
+        let is_flag =
+            |field| KNOBS.iter().any(|(name, value)| *name == field && value(&self.flags).is_some());
+        match self.params().check_ranges() {
+            Err(SamplingError::OutOfRange { field, value, limit }) if !is_flag(field) => {
+                Err(GenerationConfigError::OutOfRange { path, key: field, field, value, limit })
+            }
+            _ if self.max_tokens == Some(0) && !is_flag("max_tokens") => {
+                let (key, field) = ("max_new_tokens", "max_tokens");
+                let (value, limit) = ("0".into(), "at least 1".into());
+                Err(GenerationConfigError::OutOfRange { path, key, field, value, limit })
+            }
+            _ => Ok(()),
         }
-        if self.max_tokens == Some(Resolved { value: 0, source: Source::GenerationConfig }) {
-            let (key, field, value, limit) =
-                ("max_new_tokens", "max_tokens", "0".into(), "at least 1".into());
-            return Err(GenerationConfigError::OutOfRange { path, key, field, value, limit });
-        }
-        Ok(())
     }
 
     fn greedy_note(&self, file: &GenerationConfig) -> Option<String> {
-        let asked = file.do_sample == Some(false) && self.temperature.source != Source::CommandLine;
-        let temperature = self.temperature.value;
+        let temperature = self.params().temperature;
+        let asked = file.do_sample == Some(false) && self.flags.temperature.is_none();
         (asked && temperature != 0.0).then(|| {
             format!(
                 "generation_config.json says do_sample: false, which is greedy in transformers; \

@@ -1,7 +1,7 @@
 //! Every field of the config classes of our families in transformers 5.24 (`models/*/configuration_*.py` and the base class
 //! `PreTrainedConfig`), and what becomes of it here. Fields that no class has are ignored, as transformers ignores them.
 
-use super::{ConfigError, fields::Fields};
+use super::{Result, fields::Fields};
 
 /// Switches that would change the arithmetic, each with the value that is computed, which is the default too. Another value is refused. The
 /// first is in no class: transformers' masks ask any config for it (`masking_utils.py`).
@@ -14,7 +14,7 @@ const FIXED: [(&str, bool); 5] = [
 ];
 
 /// Refuses what is not computed.
-pub(super) fn check(fields: Fields) -> Result<(), ConfigError> {
+pub(super) fn check(fields: Fields) -> Result<()> {
     for (field, computed) in FIXED {
         if fields.flag(field)?.unwrap_or(computed) != computed {
             return Err(fields.error(field, format!("only {computed} is supported")));

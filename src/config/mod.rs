@@ -19,6 +19,9 @@ use crate::{json, tensor::DType};
 use fields::Fields;
 use std::path::{Path, PathBuf};
 
+/// Results of this room.
+type Result<T, E = ConfigError> = std::result::Result<T, E>;
+
 /// What can be wrong with config.json.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,7 +101,7 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`ConfigError`], naming the file and the field.
-    pub fn parse(json: &[u8], path: &Path) -> Result<ModelConfig, ConfigError> {
+    pub fn parse(json: &[u8], path: &Path) -> Result<ModelConfig> {
         let bad = |reason: String| ConfigError::Json { path: path.into(), reason };
         let object = json::object(json).map_err(bad)?;
         let fields = Fields::new(&object, path);
@@ -128,7 +131,7 @@ impl ModelConfig {
         of_tokens.saturating_add((logit_rows as u64).saturating_mul(self.vocab_size as u64)).saturating_mul(4)
     }
 
-    fn check(&self, fields: Fields) -> Result<(), ConfigError> {
+    fn check(&self, fields: Fields) -> Result<()> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
         if heads % kv_heads != 0 {
             let reason = format!("{kv_heads} does not divide num_attention_heads = {heads}");

@@ -5,7 +5,7 @@
 //! What the numbers mean is in [`crate::model::rope`]. Names and defaults follow transformers 5.23's
 //! `modeling_rope_utils.py`.
 
-use super::{ConfigError, fields::Fields};
+use super::{Result, fields::Fields};
 
 /// Rotary position embedding: base and scaling.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,10 +53,7 @@ pub struct Yarn {
 
 impl RopeParameters {
     /// Reads either spelling. `max_position_embeddings` is the fallback for the original length.
-    pub(super) fn read(
-        config: Fields,
-        max_position_embeddings: usize,
-    ) -> Result<RopeParameters, ConfigError> {
+    pub(super) fn read(config: Fields, max_position_embeddings: usize) -> Result<RopeParameters> {
         // A non-empty rope_scaling replaces rope_parameters as a whole, as in transformers.
         let old = config.object("rope_scaling", "rope_scaling.")?;
         let rope = match old {
@@ -94,7 +91,7 @@ impl RopeParameters {
 }
 
 impl RopeScaling {
-    fn read(rope: Fields, config: Fields, max_position: usize) -> Result<RopeScaling, ConfigError> {
+    fn read(rope: Fields, config: Fields, max_position: usize) -> Result<RopeScaling> {
         let Some(name) = rope.text("rope_type")?.or(rope.text("type")?) else {
             return match rope.names().find(|name| !["rope_theta", "partial_rotary_factor"].contains(name)) {
                 None => Ok(RopeScaling::Default),
@@ -104,7 +101,7 @@ impl RopeScaling {
                 )),
             };
         };
-        let original = || -> Result<usize, ConfigError> {
+        let original = || -> Result<usize> {
             let key = "original_max_position_embeddings";
             Ok(config.size(key)?.or(rope.size(key)?).unwrap_or(max_position).max(1))
         };
@@ -145,7 +142,7 @@ impl RopeScaling {
 }
 
 /// A scaling number that must be there and positive.
-fn factor(rope: Fields, field: &str) -> Result<f64, ConfigError> {
+fn factor(rope: Fields, field: &str) -> Result<f64> {
     let value =
         rope.float(field)?.ok_or_else(|| rope.error(field, "it is missing, and this rope_type needs it"))?;
     if value > 0.0 { Ok(value) } else { Err(rope.error(field, format!("{value} is not above 0"))) }

@@ -41,7 +41,7 @@ pub struct Engine<W: Worker> {
 }
 
 /// Counters since the start.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, derive_more::Sub, serde::Serialize)]
 pub struct EngineStats {
     pub steps: u64,
     /// Tokens that went through the model, of prompts and outputs.

@@ -1,11 +1,12 @@
 //! What a worker is and has done, for stats.
 
 use crate::runner::RunnerReport;
+use derive_more::{Add, Sub};
 use serde::{Deserialize, Serialize};
-use std::ops::{Add, Range, Sub};
+use std::ops::Range;
 
 /// What a rank has said so far: calls, and bytes of its own that it gave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Add, Sub, Serialize, Deserialize)]
 pub struct Traffic {
     pub all_reduces: u64,
     pub all_reduce_bytes: u64,
@@ -30,33 +31,6 @@ impl Traffic {
     /// A message of so many bytes.
     pub fn send(bytes: usize) -> Traffic {
         Traffic { sends: 1, send_bytes: bytes as u64, ..Traffic::default() }
-    }
-
-    /// Each number with the other's, by `f`.
-    fn with(self, other: Traffic, f: fn(u64, u64) -> u64) -> Traffic {
-        Traffic {
-            all_reduces: f(self.all_reduces, other.all_reduces),
-            all_reduce_bytes: f(self.all_reduce_bytes, other.all_reduce_bytes),
-            all_gathers: f(self.all_gathers, other.all_gathers),
-            all_gather_bytes: f(self.all_gather_bytes, other.all_gather_bytes),
-            broadcasts: f(self.broadcasts, other.broadcasts),
-            sends: f(self.sends, other.sends),
-            send_bytes: f(self.send_bytes, other.send_bytes),
-        }
-    }
-}
-
-impl Add for Traffic {
-    type Output = Traffic;
-    fn add(self, other: Traffic) -> Traffic {
-        self.with(other, |a, b| a + b)
-    }
-}
-
-impl Sub for Traffic {
-    type Output = Traffic;
-    fn sub(self, other: Traffic) -> Traffic {
-        self.with(other, |a, b| a - b)
     }
 }
 

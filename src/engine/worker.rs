@@ -13,6 +13,8 @@ use crate::{
     tensor::HostTensor,
 };
 
+// So that an engine can hold any worker, a box of one is a worker too.
+#[auto_impl::auto_impl(Box)]
 // ANCHOR: worker
 /// Runs batches. `LocalWorker` (step 3) has a whole model in this process; `Leader` (7) leads the ranks that hold parts of one.
 pub trait Worker: Send {
@@ -125,35 +127,5 @@ impl<B: Machine> Worker for LocalWorker<B> {
 
     fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
         self.runner.update_weights(tensors)
-    }
-}
-
-impl Worker for Box<dyn Worker> {
-    fn forward(&mut self, batch: &Batch, draws: &[Draw]) -> Result<Output> {
-        (**self).forward(batch, draws)
-    }
-
-    fn config(&self) -> &ModelConfig {
-        (**self).config()
-    }
-
-    fn max_model_len(&self) -> usize {
-        (**self).max_model_len()
-    }
-
-    fn memory(&self) -> KvMemory {
-        (**self).memory()
-    }
-
-    fn remembers(&self) -> bool {
-        (**self).remembers()
-    }
-
-    fn report(&mut self) -> Result<WorkerReport> {
-        (**self).report()
-    }
-
-    fn update_weights(&mut self, tensors: &mut dyn Iterator<Item = (String, HostTensor)>) -> Result<()> {
-        (**self).update_weights(tensors)
     }
 }

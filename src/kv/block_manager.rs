@@ -158,7 +158,7 @@ impl BlockManager {
     pub fn check_invariants(&self) {
         let Blocks { pool, cache, size, .. } = &self.blocks;
         pool.check_invariants();
-        let mut references = vec![0; pool.len()];
+        let mut references = vec![0; pool.total()];
         for (id, table) in &self.tables {
             table.held().for_each(|block| references[block.index()] += 1);
             let ids = table.ids().iter().filter(|block| **block != super::block_table::GONE);
@@ -230,7 +230,7 @@ impl KvManager for BlockManager {
         let Blocks { size, pool, .. } = &self.blocks;
         let unused: usize = self.tables.values().map(|table| table.unused(&self.blocks)).sum();
         let reserved = pool.held() * size;
-        KvUsage { total: pool.len() * size, reserved, used: reserved - unused }
+        KvUsage { total: pool.total() * size, reserved, used: reserved - unused }
     }
 }
 
@@ -285,7 +285,7 @@ impl Sharing for BlockManager {
     }
 
     fn flush(&mut self) {
-        (0..self.blocks.pool.len() as u32).for_each(|id| self.blocks.forget(BlockId(id)));
+        (0..self.blocks.pool.total() as u32).for_each(|id| self.blocks.forget(BlockId(id)));
         self.tables.values_mut().for_each(BlockTable::hide);
         self.swapped.values_mut().for_each(|swapped| swapped.hidden = true);
     }
@@ -294,7 +294,7 @@ impl Sharing for BlockManager {
         let Blocks { size, pool, copies, evictions, .. } = &self.blocks;
         BlockCounts {
             block_size: *size,
-            total: pool.len(),
+            total: pool.total(),
             held: pool.held(),
             cached: pool.idle(),
             free: pool.free(),
@@ -309,7 +309,7 @@ impl Sharing for BlockManager {
         let pool = &self.blocks.pool;
         BlockSnapshot {
             tables: self.tables.iter().map(|(id, table)| (*id, table.ids().to_vec())).collect(),
-            cached: (0..pool.len() as u32).filter(|id| pool.is_idle(BlockId(*id))).collect(),
+            cached: (0..pool.total() as u32).filter(|id| pool.is_idle(BlockId(*id))).collect(),
         }
     }
 }

@@ -116,13 +116,8 @@ impl BlockPool {
     }
 
     /// Blocks in all.
-    pub fn len(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.references.len()
-    }
-
-    /// Whether there are none at all.
-    pub fn is_empty(&self) -> bool {
-        self.references.is_empty()
     }
 
     /// Blocks that are free.
@@ -137,7 +132,7 @@ impl BlockPool {
 
     /// Blocks that somebody holds.
     pub fn held(&self) -> usize {
-        self.len() - self.free() - self.idle()
+        self.total() - self.free() - self.idle()
     }
 
     /// Blocks that [`allocate`](Self::allocate) can give.
@@ -156,7 +151,7 @@ impl BlockPool {
     /// If one is not.
     #[cfg(test)]
     pub fn check_invariants(&self) {
-        let mut free = vec![false; self.len()];
+        let mut free = vec![false; self.total()];
         for id in &self.free {
             assert!(!std::mem::replace(&mut free[id.index()], true), "block {} is free twice", id.0);
         }

@@ -231,6 +231,7 @@ impl BlockTable {
     }
 
     /// Tokens that there is room for.
+    #[cfg(test)]
     pub fn tokens(&self) -> usize {
         self.tokens
     }

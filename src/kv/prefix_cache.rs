@@ -12,11 +12,8 @@
 //! that was evicted and filled anew does not match.
 
 use super::BlockId;
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::hash::{BuildHasher, RandomState};
+use std::{collections::HashMap, sync::Arc};
 
 /// What comes before a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,11 +138,13 @@ impl PrefixCache {
     }
 
     /// Blocks that can be found.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.iter().flatten().count()
     }
 
     /// Whether nothing can be found.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.by_hash.is_empty()
     }

@@ -3,10 +3,8 @@
 use super::{BlockCounts, KvManager, RequestId, Slots};
 use crate::batch::Move;
 use clap::ValueEnum;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 // ANCHOR: sharing
 /// A [`KvManager`] whose requests can share K and V, and give way to each other. The bodies here do neither.

@@ -1,18 +1,15 @@
 //! [`Machine`] for the CUDA backend, and which device a run gets.
 
 use super::{DeviceKind, Machine, MachineReport, MakeMachine, Sums};
-use crate::{
-    attention::{AttentionKind, KvBudget, KvOptions, KvSwap, cuda::OnDevice},
-    backend::{
-        Backend, Shaped,
-        cuda::{Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated},
-    },
-    batch::Batch,
-    error::{Error, Result},
-    model::{Attention, Inputs, Model, Pass, Rank, Share},
-    tensor::DType,
-    words::field,
+use crate::attention::cuda::OnDevice;
+use crate::attention::{AttentionKind, KvBudget, KvOptions, KvSwap};
+use crate::backend::cuda::{
+    Cuda, CudaOptions, CudaTensor, Device, DeviceGroup, DeviceMemory, Gpu, Simulated,
 };
+use crate::backend::{Backend, Shaped};
+use crate::error::{Error, Result};
+use crate::model::{Attention, Inputs, Model, Pass, Rank, Share};
+use crate::{batch::Batch, tensor::DType, words::field};
 use std::sync::Arc;
 
 /// The device that is asked for, `None` for the CPU. If nobody asks, it is a GPU if there is one.
@@ -66,8 +63,15 @@ impl Machine for Cuda {
         })
     }
 
-    fn sums(&self, rank: Rank, share: Share) -> Result<Option<Box<dyn Sums<Cuda>>>> {
-        Ok(self.device().join(rank, share)?.map(|group| Box::new(OnDevices(group)) as _))
+    fn sums(&self, rank: Rank, share: Share) -> Result<Option<Sums<Cuda>>> {
+        let group = self.device().join(rank, share)?;
+        let sums = |group: Box<dyn DeviceGroup>| Sums {
+            name: "nccl",
+            all_reduce: Box::new(move |x: &mut CudaTensor| {
+                group.all_reduce(x.address(), x.rows() * x.cols())
+            }),
+        };
+        Ok(group.map(sums))
     }
 
     fn report(&self) -> MachineReport {
@@ -78,19 +82,6 @@ impl Machine for Cuda {
             kernel_launches: Some(self.launches()),
             graph_replays: Some(self.replays()),
         }
-    }
-}
-
-/// Sums of activations on the devices.
-struct OnDevices(Box<dyn DeviceGroup>);
-
-impl Sums<Cuda> for OnDevices {
-    fn name(&self) -> &'static str {
-        "nccl"
-    }
-
-    fn all_reduce(&self, x: &mut CudaTensor) -> Result<()> {
-        self.0.all_reduce(x.address(), x.rows() * x.cols())
     }
 }
 

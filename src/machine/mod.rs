@@ -6,12 +6,9 @@ mod cuda;
 #[cfg(feature = "step5")]
 pub use cuda::open;
 
-use crate::{
-    attention::{self, KvOptions},
-    backend::{Backend, cpu::Cpu},
-    error::{Error, Result},
-    model::{Attention, Model, Rank, Share},
-};
+use crate::error::{Error, Result};
+use crate::model::{Attention, Model, Rank, Share};
+use crate::{attention, attention::KvOptions, backend::Backend, backend::cpu::Cpu};
 use std::{env, thread};
 
 /// Threads beyond which more of them are a mistake, on a machine with fewer cores.
@@ -44,7 +41,7 @@ pub trait Machine: Backend {
     ///
     /// # Errors
     /// Those of the means.
-    fn sums(&self, _rank: Rank, _share: Share) -> Result<Option<Box<dyn Sums<Self>>>> {
+    fn sums(&self, _rank: Rank, _share: Share) -> Result<Option<Sums<Self>>> {
         Ok(None)
     }
 
@@ -52,16 +49,15 @@ pub trait Machine: Backend {
     fn report(&self) -> MachineReport;
 }
 
-/// Sums over a group of ranks, where the numbers are.
-pub trait Sums<B: Backend>: Send + Sync {
-    /// The name in stats.
-    fn name(&self) -> &'static str;
+/// Makes a tensor its sum over a group of ranks. The errors are those of the means by which it does.
+pub type AllReduce<Tensor> = Box<dyn Fn(&mut Tensor) -> Result<()> + Send + Sync>;
 
+/// Sums over a group of ranks, where the numbers are.
+pub struct Sums<B: Backend> {
+    /// The name in stats.
+    pub name: &'static str,
     /// x becomes its sum over the ranks.
-    ///
-    /// # Errors
-    /// Those of the means.
-    fn all_reduce(&self, x: &mut B::Tensor) -> Result<()>;
+    pub all_reduce: AllReduce<B::Tensor>,
 }
 
 /// The device that ran, and how it computed.
@@ -96,7 +92,8 @@ impl Machine for Cpu {
 }
 
 /// A kind of machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum DeviceKind {
     /// Step 1
     Cpu,
@@ -109,11 +106,7 @@ pub enum DeviceKind {
 impl DeviceKind {
     /// The name on the command line and in stats.
     pub fn name(self) -> &'static str {
-        match self {
-            DeviceKind::Cpu => "cpu",
-            DeviceKind::Cuda => "cuda",
-            DeviceKind::Sim => "sim",
-        }
+        self.into()
     }
 
     /// The error of a build without this machine.

@@ -3,12 +3,8 @@
 //! Embedding, norms, linear layers, the MLP: all of them treat each token alone. Attention is the only place where a token
 //! sees others, so batching and caching change only what is behind this trait. Its implementations are in [`crate::attention`].
 
-use crate::{
-    backend::{Backend, Rope},
-    batch::Batch,
-    error::Result,
-    tensor::DType,
-};
+use crate::backend::{Backend, Rope};
+use crate::{batch::Batch, error::Result, tensor::DType};
 use std::ops::Range;
 
 /// What an attention implementation must know of a model.
@@ -90,19 +86,12 @@ pub trait Attention<B: Backend>: Send {
 
     /// softmax(q kᵀ · scale) v over the keys that each row may see.
     ///
-    /// q: [tokens, heads · head_dim]; k and v: [tokens, kv_heads · head_dim], of this batch's tokens only → [tokens, heads ·
-    /// head_dim].
+    /// `qkv` are q: [tokens, heads · head_dim], and k and v: [tokens, kv_heads · head_dim], of this batch's tokens only → [tokens,
+    /// heads · head_dim].
     ///
     /// # Errors
     /// Those of the backend.
-    fn attend(
-        &mut self,
-        backend: &B,
-        layer: usize,
-        q: &B::Tensor,
-        k: &B::Tensor,
-        v: &B::Tensor,
-    ) -> Result<B::Tensor>;
+    fn attend(&mut self, backend: &B, layer: usize, qkv: [&B::Tensor; 3]) -> Result<B::Tensor>;
 
     /// Rotates q and k to their positions, then attends. A device overrides it to fuse the rotation with writing K and V.
     ///
@@ -122,7 +111,7 @@ pub trait Attention<B: Backend>: Send {
         // ANCHOR: rotate_and_attend
         let q = backend.rope(q, positions, rope)?;
         let k = backend.rope(k, positions, rope)?;
-        self.attend(backend, layer, &q, &k, v)
+        self.attend(backend, layer, [&q, &k, v])
         // ANCHOR_END: rotate_and_attend
     }
 

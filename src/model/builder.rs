@@ -3,16 +3,11 @@
 //! Layers are made empty. Their [`Source`]s say which tensors of the checkpoint they want, and [`super::load_weights`] brings
 //! them.
 
-use super::{
-    Alone, Part,
-    layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source},
-    tree::{Module, Modules, python_float},
-};
-use crate::{
-    backend::Backend,
-    config::{Activation, ModelConfig},
-    error::Result,
-};
+use super::layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source};
+use super::tree::{Module, Modules, python_float};
+use super::{Alone, Part};
+use crate::config::{Activation, ModelConfig};
+use crate::{backend::Backend, error::Result};
 use std::{fmt, ops::Range, sync::Arc};
 
 /// Where and how layers are made.

@@ -17,16 +17,11 @@
 //! q_proj, k_proj and v_proj are three tensors in the checkpoint and one matrix multiplication here; so are gate_proj and
 //! up_proj.
 
-use super::{
-    AttentionShape, Builder, Model, Pass, TiedNames,
-    layers::{Embedding, Linear, LmHead, Param, RmsNorm, Source, Visit},
-    rope::Frequencies,
-};
-use crate::{
-    backend::{Backend, Rope, Slice},
-    error::Result,
-    tensor::HostTensor,
-};
+use super::layers::{Embedding, Linear, LmHead, Param, RmsNorm, Source, Visit};
+use super::rope::Frequencies;
+use super::{AttentionShape, Builder, Model, Pass, TiedNames};
+use crate::backend::{Backend, Rope, Slice};
+use crate::{error::Result, tensor::HostTensor};
 use std::ops::Range;
 
 /// The whole model: `model` and `lm_head` of the Hugging Face class.

@@ -12,10 +12,8 @@
 //! Its `Conv1D` is a linear layer whose weight is [in, out]; `c_attn` is q, k and v in one. Files on the hub hold the bare
 //! names (`h.0.ln_1.weight`), without `transformer.`.
 
-use super::{
-    AttentionShape, Builder, Model, Pass, TiedNames,
-    layers::{Embedding, LayerNorm, Linear, LmHead, Visit},
-};
+use super::layers::{Embedding, LayerNorm, Linear, LmHead, Visit};
+use super::{AttentionShape, Builder, Model, Pass, TiedNames};
 use crate::{backend::Backend, config::Activation, error::Result};
 use std::ops::Range;
 
@@ -56,7 +54,7 @@ impl<B: Backend> Block<B> {
     fn forward(&self, pass: &mut Pass<B>, x: B::Tensor) -> Result<B::Tensor> {
         let h = self.ln_1.forward(pass, &x)?;
         let [q, k, v] = self.attn.c_attn.forward_split(pass, &h)?;
-        let heads = pass.attention.attend(pass.backend, self.layer, &q, &k, &v)?;
+        let heads = pass.attention.attend(pass.backend, self.layer, [&q, &k, &v])?;
         let h = self.attn.c_proj.forward(pass, &heads)?;
         pass.see(&self.attn.name, &h);
 

@@ -1,11 +1,8 @@
 //! The layers that models are made of: embedding, linear, norms. Each knows its Hugging Face name.
 
 use super::{Collective, Pass, TiedNames};
-use crate::{
-    backend::{Backend, PartShape},
-    config::LM_HEAD,
-    error::Result,
-};
+use crate::backend::{Backend, PartShape};
+use crate::{config::LM_HEAD, error::Result};
 use std::{ops::Range, sync::Arc};
 
 /// A tensor of the checkpoint as the model wants it: name and shape there, and the part that this process holds.

@@ -4,15 +4,13 @@
 //! and only then is anything written: all of it or nothing.
 
 use super::{Model, Source, Stage, TiedNames};
-use crate::{
-    backend::{Backend, Slice},
-    checkpoint::{
-        CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, check_memory, dummy_tensor,
-    },
-    config::{Architecture, LM_HEAD, ModelConfig},
-    error::{Error, Result},
-    tensor::{DType, HostTensor, Stored},
+use crate::backend::{Backend, Slice};
+use crate::checkpoint::{
+    CheckpointError, LoadRules, NameMismatch, Resolution, StateDict, check_memory, dummy_tensor,
 };
+use crate::config::{Architecture, LM_HEAD, ModelConfig};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, HostTensor, Stored};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Whether every parameter must come.
@@ -124,6 +122,7 @@ impl<B: Backend> dyn Model<B> {
 }
 
 /// What came, by parameter: the tensor, and its name in the checkpoint.
+#[derive(Default)]
 pub(super) struct Arrived {
     /// Every parameter's name and shape in the checkpoint.
     pub(super) sources: BTreeMap<String, Vec<usize>>,
@@ -145,9 +144,8 @@ impl Arrived {
             sources.extend(param.sources.iter().map(|s| (s.name.clone(), s.shape.clone())));
             Ok(())
         })?;
-        let (stage, tied, tensors) = (model.attention_shape().stage(), model.tied(), BTreeMap::new());
-        let (skipped, unexpected) = (Vec::new(), Vec::new());
-        Ok(Arrived { sources, tied, stage, tensors, tied_head: None, skipped, unexpected })
+        let (stage, tied) = (model.attention_shape().stage(), model.tied());
+        Ok(Arrived { sources, tied, stage, ..Arrived::default() })
     }
 
     /// Whether this stage needs a tensor of this name.
@@ -216,7 +214,7 @@ impl Arrived {
         let known: Vec<String> = sources.keys().cloned().collect();
         let directory = loading.origin.display().to_string();
         let class = loading.architecture.class_name();
-        let mismatch = NameMismatch::new(class, directory, &missing, &self.unexpected, &known);
+        let mismatch = NameMismatch::new(class, directory, [&missing, &self.unexpected, &known]);
         Err(CheckpointError::Names(mismatch).into())
     }
 

@@ -28,11 +28,8 @@ pub use tree::module_tree;
 #[cfg(feature = "step4")]
 pub use weight_bytes::{WeightBytes, weight_bytes};
 
-use crate::{
-    backend::Backend,
-    config::{Architecture, ModelConfig},
-    error::Result,
-};
+use crate::config::{Architecture, ModelConfig};
+use crate::{backend::Backend, error::Result};
 use std::ops::Range;
 
 /// The parameter names of a tied pair: the checkpoint may hold either.

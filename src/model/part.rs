@@ -4,14 +4,12 @@
 //! the same for every part: parameters that are not held are never loaded, and the layers that own them never run.
 
 use super::{Alone, Collective, Rank};
-use crate::{
-    backend::Backend,
-    config::{ModelConfig, Place},
-};
+use crate::backend::Backend;
+use crate::config::{ModelConfig, Place};
 use std::{ops::Range, sync::Arc};
 
 /// Consecutive layers of a model. The first stage has the embedding too, the last one the final norm and lm_head.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stage {
     /// The layers that it holds.
     pub layers: Range<usize>,

@@ -1,13 +1,9 @@
 //! What a model's weights will take: a load's matching of names, shapes and dtypes, without the bytes.
 
 use super::{Completeness, Loading, Model, load::Arrived};
-use crate::{
-    backend::Backend,
-    checkpoint::{LoadRules, StateDict},
-    config::ModelConfig,
-    error::Result,
-    tensor::{DType, Stored},
-};
+use crate::checkpoint::{LoadRules, StateDict};
+use crate::tensor::{DType, Stored};
+use crate::{backend::Backend, config::ModelConfig, error::Result};
 use std::collections::BTreeMap;
 
 /// Bytes of a model's weights, by what becomes of them.

@@ -1,10 +1,7 @@
 //! The operations by which ranks exchange data.
 
-use crate::{
-    engine::Traffic,
-    error::{Error, Result},
-    model::Rank,
-};
+use crate::error::{Error, Result};
+use crate::{engine::Traffic, model::Rank};
 
 // ANCHOR: communicator
 /// A rank's line to the others of its group. All ranks call the same operations in the same order; where they don't, or where one of them is late or gone,

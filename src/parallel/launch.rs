@@ -1,20 +1,16 @@
 //! Ranks that load their parts, meet, and begin.
 
-use super::{
-    Leader, Lines, Member, Threads, Topology, follow, stages,
-    task::{Workload, compare, decode, encode},
-    through_host::ThroughHost,
-};
-use crate::{
-    attention::{KvBudget, KvOptions, KvSwap},
-    checkpoint::{Directory, LoadRules},
-    config::ModelConfig,
-    error::{Error, Result},
-    machine::{Machine, MakeMachine, threads_asked},
-    model::{Attention, Collective, KvMemory, Model, Part},
-    runner::{LoadFormat, LoadOptions, ModelRunner, read_config},
-};
-use std::{sync::Arc, thread, time::Duration};
+use super::task::{Workload, compare, decode, encode};
+use super::through_host::ThroughHost;
+use super::{Leader, Lines, Member, Threads, Topology, follow, stages};
+use crate::attention::{KvBudget, KvOptions, KvSwap};
+use crate::checkpoint::{Directory, LoadRules};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::machine::{Machine, MakeMachine, threads_asked};
+use crate::model::{Attention, Collective, KvMemory, Model, Part};
+use crate::runner::{LoadFormat, LoadOptions, ModelRunner, read_config};
+use std::{array, sync::Arc, thread, time::Duration};
 
 /// How long a rank waits for another one that is alive, unless something else is asked for.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
@@ -127,52 +123,30 @@ fn alike<B: Machine>(
 ) -> Result<Box<dyn Attention<B>>> {
     let attention = machine.attention(model, kv)?;
     let KvMemory { slots, pool, bytes_per_token, .. } = attention.memory();
-    let mine = Room {
-        blocks: pool.map_or(0, |pool| pool.blocks),
-        swap_blocks: pool.map_or(0, |pool| pool.swap_blocks),
-        slots,
-        max_tokens: attention.max_tokens().unwrap_or(usize::MAX),
-    };
-    let rooms = lines.world.all_gather(&encode(&mine))?;
-    let rooms = rooms.iter().map(|room| decode(room)).collect::<Result<Vec<Room>>>()?;
-    let least = rooms.into_iter().fold(mine, Room::least);
+    let [blocks, swap_blocks] = pool.map_or([0; 2], |pool| [pool.blocks, pool.swap_blocks]);
+    let mine = [blocks, swap_blocks, slots, attention.max_tokens().unwrap_or(usize::MAX)];
+    let mut least = mine;
+    for room in lines.world.all_gather(&encode(&mine))? {
+        let room: [usize; 4] = decode(&room)?;
+        least = array::from_fn(|i| least[i].min(room[i]));
+    }
     if mine == least {
         return Ok(attention);
     }
+    let [blocks, swap_blocks, slots, max_tokens] = least;
     let block_size = pool.map(|pool| pool.block_size);
     let kv = KvOptions {
-        budget: block_size.map(|size| KvBudget::Tokens(least.blocks * size)),
-        swap: match least.swap_blocks * block_size.unwrap_or(0) {
+        budget: block_size.map(|size| KvBudget::Tokens(blocks * size)),
+        swap: match swap_blocks * block_size.unwrap_or(0) {
             0 => KvSwap::None,
             tokens => KvSwap::Bytes(tokens as u64 * bytes_per_token),
         },
-        max_num_seqs: if pool.is_none() { Some(least.slots) } else { kv.max_num_seqs },
-        max_model_len: Some(least.max_tokens.min(kv.max_model_len.unwrap_or(usize::MAX))),
+        max_num_seqs: if pool.is_none() { Some(slots) } else { kv.max_num_seqs },
+        max_model_len: Some(max_tokens.min(kv.max_model_len.unwrap_or(usize::MAX))),
         ..kv.clone()
     };
     drop(attention);
     machine.attention(model, &kv)
-}
-
-/// Room for K and V, in units that mean the same on all ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-struct Room {
-    blocks: usize,
-    swap_blocks: usize,
-    slots: usize,
-    max_tokens: usize,
-}
-
-impl Room {
-    /// The room that both have.
-    fn least(self, other: Room) -> Room {
-        Room {
-            blocks: self.blocks.min(other.blocks),
-            swap_blocks: self.swap_blocks.min(other.swap_blocks),
-            slots: self.slots.min(other.slots),
-            max_tokens: self.max_tokens.min(other.max_tokens),
-        }
-    }
 }
 
 /// A model on ranks that are threads of this process: rank 0, which leads them.

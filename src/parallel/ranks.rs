@@ -7,28 +7,18 @@
 //! ```
 //! One scheduler decides, on rank 0; the others do what its batches say, in their order. So there is one set of block tables, and ranks can't drift apart.
 
-use super::{
-    Lines,
-    communicator::{bytes, numbers},
-    micro_batch::{micro_batch_count, micro_batches},
-    task::{Parameter, Task, compare, decode, encode},
-};
-use crate::{
-    backend::{Backend, Shaped},
-    batch::Batch,
-    config::ModelConfig,
-    engine::{Output, RankReport, RanksReport, Traffic, Worker, WorkerReport},
-    error::{Error, Result},
-    machine::Machine,
-    model::{KvMemory, Stage},
-    runner::ModelRunner,
-    sampling::Draw,
-    tensor::HostTensor,
-};
-use std::{
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use super::Lines;
+use super::communicator::{bytes, numbers};
+use super::micro_batch::{micro_batch_count, micro_batches};
+use super::task::{Parameter, Task, compare, decode, encode};
+use crate::backend::{Backend, Shaped};
+use crate::engine::{Output, RankReport, RanksReport, Traffic, Worker, WorkerReport};
+use crate::error::{Error, Result};
+use crate::model::{KvMemory, Stage};
+use crate::{batch::Batch, config::ModelConfig, machine::Machine, runner::ModelRunner};
+use crate::{sampling::Draw, tensor::HostTensor};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// A rank: its lines, and its part of what all do.
 pub struct Member {

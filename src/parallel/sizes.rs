@@ -1,9 +1,7 @@
 //! Into how many ranks a model can be cut.
 
-use crate::{
-    config::ModelConfig,
-    error::{Error, Result},
-};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
 
 /// Whether each of so many ranks gets whole query heads, and whole heads of K and V or one that others hold too.
 fn divides(config: &ModelConfig, ranks: usize) -> bool {

@@ -1,11 +1,8 @@
 //! Which layers a stage of the pipeline gets.
 
-use crate::{
-    backend::cpu::Cpu,
-    config::{ModelConfig, Place},
-    error::{Error, Result},
-    model::{self, Stage},
-};
+use crate::config::{ModelConfig, Place};
+use crate::error::{Error, Result};
+use crate::{backend::cpu::Cpu, model, model::Stage};
 use std::ops::Range;
 
 /// Checks that a model has a layer for each of so many stages.

@@ -1,12 +1,8 @@
 //! The tasks that rank 0 gives to the others.
 
 use super::Communicator;
-use crate::{
-    attention::KvOptions,
-    batch::Batch,
-    error::{Error, Result},
-    tensor::DType,
-};
+use crate::error::{Error, Result};
+use crate::{attention::KvOptions, batch::Batch, tensor::DType};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::hash::{DefaultHasher, Hasher};
 

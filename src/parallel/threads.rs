@@ -1,19 +1,12 @@
 //! Ranks that are threads of one process. They meet in one place: each brings what it has, and when all have come, each takes what all brought.
 
-use super::{
-    Communicator, Lines, Topology,
-    communicator::{no_root, other},
-};
-use crate::{
-    engine::Traffic,
-    error::{Error, Result},
-    model::Rank,
-};
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use super::communicator::{no_root, other};
+use super::{Communicator, Lines, Topology};
+use crate::error::{Error, Result};
+use crate::{engine::Traffic, model::Rank};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use std::{collections::VecDeque, sync::Arc};
 
 /// See the module's documentation. When a rank's line is dropped before the others are done, they are told.
 pub struct Threads {
@@ -104,15 +97,11 @@ impl Threads {
         world.zip(stages).enumerate().map(line).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.place.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     // ANCHOR: meet
     /// Brings something, and gives what all ranks brought, in their order.
     fn meet(&self, mine: Brought) -> Result<Arc<Vec<Brought>>> {
         let (call, me) = (mine.call(), self.rank.rank);
-        let mut state = self.lock();
+        let mut state = self.place.state.lock();
         let meeting = state.meetings;
         state.brought[me] = Some(mine);
         if state.brought.iter().all(Option::is_some) {
@@ -168,14 +157,13 @@ impl Threads {
             if left.is_zero() {
                 return Err(late(who.map(name), call, self.place.timeout));
             }
-            let waited = self.place.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.place.changed.wait_for(&mut state, left);
         }
     }
 
     /// A copy of x, in memory that was used before.
     fn bring(&self, x: &[f32]) -> Arc<Vec<f32>> {
-        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut brought = self.brought.lock();
         brought.reverse();
         match Arc::get_mut(&mut brought[0]) {
             Some(numbers) => {
@@ -232,7 +220,7 @@ impl Communicator for Threads {
     fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
         let to = other(self.rank, to)?;
         self.count(Traffic::send(bytes.len()));
-        self.lock().mail[self.rank.rank][to].push_back(bytes);
+        self.place.state.lock().mail[self.rank.rank][to].push_back(bytes);
         self.place.changed.notify_all();
         Ok(())
     }
@@ -241,7 +229,7 @@ impl Communicator for Threads {
         let (from, me) = (other(self.rank, from)?, self.rank.rank);
         let there = |state: &State| !state.mail[from][me].is_empty();
         let deadline = Some(Instant::now() + self.place.timeout);
-        let mut state = self.wait(self.lock(), "send", deadline, |_| Some(from), there)?;
+        let mut state = self.wait(self.place.state.lock(), "send", deadline, |_| Some(from), there)?;
         Ok(state.mail[from][me].pop_front().expect("a message is there"))
     }
 
@@ -254,17 +242,17 @@ impl Communicator for Threads {
             Error::RankFailed { rank, why } => (*rank, why.clone()),
             own => (self.place.names[self.rank.rank], own.to_string()),
         };
-        self.lock().failed.get_or_insert(failed);
+        self.place.state.lock().failed.get_or_insert(failed);
         self.place.changed.notify_all();
     }
 
     fn count(&self, more: Traffic) {
-        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut traffic = self.traffic.lock();
         *traffic = *traffic + more;
     }
 
     fn traffic(&self) -> Traffic {
-        *self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.traffic.lock()
     }
 }
 
@@ -282,7 +270,7 @@ pub(super) fn late(rank: Option<usize>, call: &str, timeout: Duration) -> Error 
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.lock().gone[self.rank.rank] = true;
+        self.place.state.lock().gone[self.rank.rank] = true;
         self.place.changed.notify_all();
     }
 }

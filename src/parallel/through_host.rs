@@ -1,23 +1,18 @@
 //! A model's collectives: by way of host memory, for every backend and every communicator; sums where the numbers are, if the machine can.
 
-use super::{
-    Communicator,
-    communicator::{bytes, numbers},
-};
-use crate::{
-    backend::{Backend, Shaped},
-    engine::Traffic,
-    error::Result,
-    machine::{Machine, Sums},
-    model::{Collective, Rank},
-};
+use super::Communicator;
+use super::communicator::{bytes, numbers};
+use crate::backend::{Backend, Shaped};
+use crate::machine::{Machine, Sums};
+use crate::model::{Collective, Rank};
+use crate::{engine::Traffic, error::Result};
 use std::sync::Arc;
 
 /// See the module's documentation.
 pub struct ThroughHost<B: Backend> {
     line: Arc<dyn Communicator>,
     /// The machine's own means for sums.
-    sums: Option<Box<dyn Sums<B>>>,
+    sums: Option<Sums<B>>,
 }
 
 impl<B: Machine> ThroughHost<B> {
@@ -36,7 +31,7 @@ impl<B: Machine> ThroughHost<B> {
 
 impl<B: Backend> Collective<B> for ThroughHost<B> {
     fn name(&self) -> &'static str {
-        self.sums.as_ref().map_or("host", |sums| sums.name())
+        self.sums.as_ref().map_or("host", |sums| sums.name)
     }
 
     // ANCHOR: reduce
@@ -45,7 +40,7 @@ impl<B: Backend> Collective<B> for ThroughHost<B> {
             return Ok(x);
         }
         if let Some(sums) = &self.sums {
-            sums.all_reduce(&mut x)?;
+            (sums.all_reduce)(&mut x)?;
             self.line.count(Traffic::all_reduce(size_of::<f32>() * x.rows() * x.cols()));
             return Ok(x);
         }

@@ -1,12 +1,8 @@
 //! Who is who: ranks, the slices of a stage, and the stages of the pipeline.
 
 use super::{Communicator, check_ranks, stages::check_stages};
-use crate::{
-    config::ModelConfig,
-    engine::Traffic,
-    error::{Error, Result},
-    model::Rank,
-};
+use crate::error::{Error, Result};
+use crate::{config::ModelConfig, engine::Traffic, model::Rank};
 use std::{ops::Range, sync::Arc};
 
 /// Into what a model is cut: each of `pipeline` stages has some layers, and each of its `tensor` ranks a slice of their matrices.

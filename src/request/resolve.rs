@@ -135,7 +135,7 @@ impl Checkpoint {
             ..defaults.params()
         };
         sampling.validate(self.config.vocab_size)?;
-        let max_tokens = defaults.max_tokens.as_ref().map_or(DEFAULT_MAX_TOKENS, |n| n.value);
+        let max_tokens = defaults.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
         if max_tokens == 0 && !fields.echo {
             return Err(Error::Request("max_tokens is 0; it must be at least 1, or echo be true".into()));
         }

@@ -1,16 +1,12 @@
 //! From a checkpoint directory to a model that is ready.
 
 use super::ModelRunner;
-use crate::{
-    attention::KvOptions,
-    backend::{Backend, cpu::Cpu},
-    checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch},
-    config::{ModelConfig, Place},
-    error::Result,
-    machine::Machine,
-    model::{self, Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage},
-    tensor::{Bytes, DType, HostTensor, Stored},
-};
+use crate::checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch};
+use crate::config::{ModelConfig, Place};
+use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
+use crate::tensor::{Bytes, DType, HostTensor, Stored};
+use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
+use crate::{machine::Machine, model};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
 

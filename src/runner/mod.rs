@@ -8,16 +8,10 @@ pub use load::{LoadFormat, LoadOptions, Weights, read_config};
 pub use prompt::{Prompt, check_prompt, check_room};
 pub use report::RunnerReport;
 
-use crate::{
-    backend::Backend,
-    batch::Batch,
-    checkpoint::LoadRules,
-    config::ModelConfig,
-    error::Result,
-    model::{Attention, Completeness, Inputs, Loading, Model, Observer, Pass, load_weights},
-    sampling::{Sampled, Sampler},
-    tensor::HostTensor,
-};
+use crate::model::{Attention, Completeness, Inputs, Loading, Model, Observer, Pass, load_weights};
+use crate::sampling::{Sampled, Sampler};
+use crate::{backend::Backend, batch::Batch, checkpoint::LoadRules, config::ModelConfig};
+use crate::{error::Result, tensor::HostTensor};
 use std::path::PathBuf;
 
 /// Runs batches through a model.

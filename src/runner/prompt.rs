@@ -1,10 +1,7 @@
 //! Token ids that a model can serve, checked once.
 
-use crate::{
-    config::ModelConfig,
-    error::{Error, Result},
-    words::field,
-};
+use crate::error::{Error, Result};
+use crate::{config::ModelConfig, words::field};
 use std::ops::Deref;
 
 /// Token ids of a prompt that was checked against a model's configuration: not empty, every id known, no longer than the context.

@@ -1,10 +1,8 @@
 //! What a runner is and has done, for stats.
 
 use super::{ModelRunner, Weights};
-use crate::{
-    machine::{Machine, MachineReport},
-    model::KvMemory,
-};
+use crate::machine::{Machine, MachineReport};
+use crate::model::KvMemory;
 
 /// A runner's own part: on several ranks, that of rank 0.
 #[derive(Clone, Debug, serde::Serialize)]

@@ -140,11 +140,6 @@ impl Sampler {
         self.rng.as_ref().map(SeededRng::seed)
     }
 
-    /// The knobs in use.
-    pub fn params(&self) -> &SamplingParams {
-        &self.params
-    }
-
     /// Samples one token and counts it as output. `logits`, shape \[vocab\], is overwritten: bias and penalties
     /// are applied in place.
     ///

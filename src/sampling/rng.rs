@@ -10,10 +10,8 @@
 //!
 //! A test pins the stream to the RFC's own vector, so an update of `rand` cannot move it unnoticed.
 
-use rand::{
-    Rng, SeedableRng, TryRng,
-    rngs::{ChaCha20Rng, SysRng},
-};
+use rand::rngs::{ChaCha20Rng, SysRng};
+use rand::{Rng, SeedableRng, TryRng};
 
 use super::SamplingError;
 

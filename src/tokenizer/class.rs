@@ -12,20 +12,10 @@
 //! besides Llama, Qwen2 and GPT2 from 5.24.
 
 use clap::ValueEnum;
-use serde_json::{Map, Value};
-use tokenizers::decoders::byte_fallback::ByteFallback;
-use tokenizers::decoders::fuse::Fuse;
-use tokenizers::decoders::sequence::Sequence as Decoders;
-use tokenizers::decoders::strip::Strip;
-use tokenizers::normalizers::{NFC, Replace};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
-use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use serde_json::{Map, Value, json};
 use tokenizers::{
-    NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer, PreTokenizerWrapper, Result, SplitDelimiterBehavior, Tokenizer,
+    DecoderWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, Result, Tokenizer,
 };
 
 /// Where CodeLlama fills in: a text with it is another task, which only its class in Python does.
@@ -174,46 +164,43 @@ impl Class {
     pub(super) fn apply(self, tokenizer: &mut Tokenizer, config: &Map<String, Value>) -> Result<()> {
         let flag = |name: &str| config.get(name).and_then(Value::as_bool);
         let sentence_piece = flag("add_prefix_space").unwrap_or(true);
-        let bytes = |use_regex| {
-            let bytes = ByteLevel::new(flag("add_prefix_space").unwrap_or(false), true, use_regex);
-            PreTokenizerWrapper::from(bytes)
-        };
         let scheme = match (sentence_piece, self == Self::Llama && flag("legacy") == Some(true)) {
-            (false, _) => PrependScheme::Never,
-            (true, true) => PrependScheme::Always,
-            (true, false) => PrependScheme::First,
+            (false, _) => "never",
+            (true, true) => "always",
+            (true, false) => "first",
         };
-        let (normalizer, pre_tokenizer): (Option<NormalizerWrapper>, PreTokenizerWrapper) = match self {
+        let prefix = flag("add_prefix_space").unwrap_or(false);
+        let bytes = |regex| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex});
+        let replace = |from, to| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+        let split = |pattern, behavior| json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": false});
+        let before = |step, bytes| json!({"type": "Sequence", "pretokenizers": [step, bytes]});
+        let nfc = json!({"type": "NFC"});
+        let (normalizer, pre_tokenizer) = match self {
             Self::File | Self::NotFollowed => return Ok(()),
-            Self::Llama | Self::CodeLlama => (None, Metaspace::new('▁', scheme, false).into()),
-            Self::Gemma => {
-                let spaces = Split::new(" ", SplitDelimiterBehavior::MergedWithPrevious, false)?;
-                (Some(Replace::new(" ", "▁")?.into()), spaces.into())
+            Self::Llama | Self::CodeLlama => {
+                let spaces = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+                (Value::Null, spaces)
             }
-            Self::Qwen2 => {
-                let words = SplitPattern::Regex(QWEN2_WORDS.into());
-                let words = Split::new(words, SplitDelimiterBehavior::Isolated, false)?;
-                (Some(NFC.into()), PreTokenizers::new(vec![words.into(), bytes(false)]).into())
+            Self::Gemma => (replace(" ", "▁"), split(json!({"String": " "}), "MergedWithPrevious")),
+            Self::Qwen2 => (nfc, before(split(json!({"Regex": QWEN2_WORDS}), "Isolated"), bytes(false))),
+            Self::Gpt2 => (Value::Null, bytes(true)),
+            Self::GptNeoX => (nfc, bytes(true)),
+            Self::Cohere => (nfc, before(json!({"type": "Digits", "individual_digits": true}), bytes(true))),
+        };
+        let strips = self == Self::CodeLlama || self == Self::Llama && sentence_piece;
+        let strip = strips.then(|| json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        let steps = [replace("▁", " "), json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
+        let decoder = match self.is_sentence_piece() {
+            true => {
+                json!({"type": "Sequence", "decoders": steps.into_iter().chain(strip).collect::<Vec<_>>()})
             }
-            Self::Gpt2 => (None, bytes(true)),
-            Self::GptNeoX => (Some(NFC.into()), bytes(true)),
-            Self::Cohere => {
-                let digits = PreTokenizers::new(vec![Digits::new(true).into(), bytes(true)]);
-                (Some(NFC.into()), digits.into())
+            false => {
+                json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})
             }
         };
-        tokenizer.with_normalizer(normalizer)?;
-        tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
-        if !self.is_sentence_piece() {
-            tokenizer.with_decoder(Some(ByteLevel::default()));
-            return Ok(());
-        }
-        let mut decoders =
-            vec![Replace::new("▁", " ")?.into(), ByteFallback::new().into(), Fuse::new().into()];
-        if self == Self::CodeLlama || self == Self::Llama && sentence_piece {
-            decoders.push(Strip::new(' ', 1, 0).into());
-        }
-        tokenizer.with_decoder(Some(Decoders::new(decoders)));
+        tokenizer.with_normalizer(serde_json::from_value::<Option<NormalizerWrapper>>(normalizer)?)?;
+        tokenizer.with_pre_tokenizer(serde_json::from_value::<Option<PreTokenizerWrapper>>(pre_tokenizer)?);
+        tokenizer.with_decoder(serde_json::from_value::<Option<DecoderWrapper>>(decoder)?);
         Ok(())
     }
 }

@@ -2,11 +2,8 @@
 //!
 //! A byte costs the same however many strings there are, and however long they are; making the automaton costs their length, once.
 
-use aho_corasick::{
-    Anchored,
-    automaton::{Automaton, StateID},
-    nfa::contiguous::NFA,
-};
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::{Anchored, nfa::contiguous::NFA};
 use std::{collections::HashMap, sync::Arc};
 
 /// Where a stream of bytes stands among the beginnings of stop strings.

@@ -1,16 +1,12 @@
 //! The KV cache's blocks in a record: for each step what has changed since the step before, written and read back.
 
 use super::record::Record;
-use crate::{
-    error::{Error, Result},
-    kv::{BlockSnapshot, GONE, Manager, RequestId},
-};
+use crate::error::{Error, Result};
+use crate::kv::{BlockSnapshot, GONE, Manager, RequestId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Records who has which block.
 #[derive(Default)]
@@ -92,8 +88,6 @@ pub struct PoolState {
     pub tables: BTreeMap<u64, Vec<u32>>,
     /// Blocks that nobody holds, and what is in them can be found.
     pub cached: BTreeSet<u32>,
-    /// Requests that lost their blocks before they had finished.
-    pub preempted: Vec<u64>,
 }
 
 /// A pool that is larger than this was not recorded by this engine.
@@ -105,12 +99,10 @@ impl PoolHistory {
     /// # Errors
     /// [`Error::Request`] for a text that is no record, or that has no blocks in it.
     pub fn parse(json: &str) -> Result<PoolHistory> {
-        let (mut history, mut finished) = (PoolHistory::default(), BTreeSet::new());
+        let mut history = PoolHistory::default();
         for (at, event) in Record::parse(json)?.events.iter().enumerate() {
             if event.cat == "blocks" {
-                history.push(event.args(at)?, &finished).map_err(|why| event.refused(at, &why))?;
-            } else if event.name == "finished" {
-                finished.insert(event.tid.saturating_sub(1));
+                history.push(event.args(at)?).map_err(|why| event.refused(at, &why))?;
             }
         }
         if history.steps.is_empty() {
@@ -119,7 +111,7 @@ impl PoolHistory {
         Ok(history)
     }
 
-    fn push(&mut self, changes: Changes, finished: &BTreeSet<u64>) -> Result<(), String> {
+    fn push(&mut self, changes: Changes) -> Result<(), String> {
         if !changes.block_size.is_power_of_two() || !(1..=MOST_BLOCKS).contains(&changes.total) {
             return Err(format!("{} blocks of {} tokens", changes.total, changes.block_size));
         }
@@ -128,7 +120,6 @@ impl PoolHistory {
         }
         (self.block_size, self.total) = (changes.block_size, changes.total);
         let mut state = self.steps.last().cloned().unwrap_or_default();
-        state.preempted.clear();
         for (request, at, removed, added) in &changes.tables {
             let table = state.tables.entry(*request).or_default();
             let end = at.checked_add(*removed).filter(|end| *end <= table.len());
@@ -137,7 +128,6 @@ impl PoolHistory {
             table.splice(*at..end, added.iter().copied());
             if table.is_empty() {
                 state.tables.remove(request);
-                state.preempted.extend(Some(*request).filter(|id| !finished.contains(id)));
             }
         }
         state.cached = &(&state.cached - &changes.uncached) | &changes.cached;
@@ -180,7 +170,7 @@ mod tests {
         let (mut history, mut last) = (PoolHistory::default(), BlockSnapshot::default());
         for now in &steps {
             let changes = Changes::between(&last, now, 16, 5);
-            history.push(changes, &BTreeSet::from([0])).unwrap();
+            history.push(changes).unwrap();
             last = now.clone();
         }
         for (state, now) in history.steps.iter().zip(&steps) {
@@ -188,8 +178,6 @@ mod tests {
                 now.tables.iter().map(|(id, t)| (id.0, t.clone())).collect();
             assert_eq!((&state.tables, &state.cached), (&tables, &now.cached));
         }
-        let preempted: Vec<&[u64]> = history.steps.iter().map(|state| &state.preempted[..]).collect();
-        assert_eq!(preempted, [&[][..], &[], &[1], &[]], "request 0 had finished");
         assert_eq!(history.used(3..4), [1]);
     }
 }

@@ -94,14 +94,7 @@ impl<C: KvCache> Attention<Cpu> for Pieces<C> {
         Ok(None)
     }
 
-    fn attend(
-        &mut self,
-        cpu: &Cpu,
-        layer: usize,
-        q: &CpuTensor,
-        k: &CpuTensor,
-        v: &CpuTensor,
-    ) -> Result<CpuTensor> {
+    fn attend(&mut self, cpu: &Cpu, layer: usize, [q, k, v]: [&CpuTensor; 3]) -> Result<CpuTensor> {
         let Pieces { cache, shape, start, layers } = self;
         let (window, Layer { tokens, k: k_cache, v: v_cache }) = (shape.windows[layer], &mut layers[layer]);
         let place = |position| window.map_or(position, |_| cache.ring_place(position, *tokens));

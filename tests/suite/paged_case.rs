@@ -157,7 +157,7 @@ impl Case {
         attention.begin(cuda, &batch).unwrap();
         let [q, k, v] =
             [q, k, v].map(|x| cuda.upload(&x, batch.tokens.len(), x.len() / batch.tokens.len()).unwrap());
-        let out = download(cuda, &attention.attend(cuda, 0, &q, &k, &v).unwrap());
+        let out = download(cuda, &attention.attend(cuda, 0, [&q, &k, &v]).unwrap());
         let rows = who.iter().map(|i| self.sequences[*i].new * self.heads() * self.head_dim);
         let mut at = 0;
         rows.map(|n| {

@@ -291,7 +291,7 @@ fn attend<B: Backend>(backend: &B, case: &Case, attention: &mut dyn Attention<B>
             upload(kv_heads * head_dim, seed + 2),
         );
         attention.begin(backend, &batch).unwrap();
-        backend.download(&attention.attend(backend, 0, &q, &k, &v).unwrap()).unwrap()
+        backend.download(&attention.attend(backend, 0, [&q, &k, &v]).unwrap()).unwrap()
     };
     run(&|i| (0, sequences[i].0), 11, attention);
     run(&|i| sequences[i], 21, attention)

@@ -165,7 +165,7 @@ fn fused_with_rotation_it_is_the_same() {
                 attention.rotate_and_attend(&cuda, 0, &rope, &positions, q, k, &v).unwrap()
             } else {
                 let [q, k] = [q, k].map(|x| cuda.rope(x, &positions, &rope).unwrap());
-                attention.attend(&cuda, 0, &q, &k, &v).unwrap()
+                attention.attend(&cuda, 0, [&q, &k, &v]).unwrap()
             };
             (download(&cuda, &out), cuda.launches() - launches)
         });

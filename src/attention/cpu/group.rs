@@ -4,15 +4,10 @@
 //! [`attend_head`](super::head::attend_head) does: keys in the order of their positions, one by one. So a token's bits depend neither on
 //! the batch, nor on how its sequence was cut into forward passes, nor on how K and V are cut into segments.
 
-use super::{
-    faster,
-    vectors::{PIECE, Queries, Segment},
-    weigh::weigh,
-};
-use crate::backend::{
-    cpu::Cpu,
-    simd::{F32, add_scaled, dispatch, dot},
-};
+use super::vectors::{PIECE, Queries, Segment};
+use super::{faster, weigh::weigh};
+use crate::backend::cpu::Cpu;
+use crate::backend::simd::{F32, add_scaled, dispatch, dot};
 
 /// Working space of [`attend_group`].
 #[derive(Default)]

@@ -4,10 +4,8 @@
 //! far cache, where a prompt is long.
 
 use super::faster::rows_together;
-use crate::backend::{
-    Shaped,
-    cpu::{Cpu, CpuTensor, SMALL},
-};
+use crate::backend::Shaped;
+use crate::backend::cpu::{Cpu, CpuTensor, SMALL};
 use rayon::prelude::*;
 use std::cell::RefCell;
 

@@ -2,14 +2,8 @@
 //! they read. Rows that decode run on the same kernel as before.
 
 use super::paged::{DeviceAttention, Prompts};
-use crate::{
-    backend::{
-        Shaped,
-        cuda::{Cuda, CudaTensor, Device, FlashVersion, FlashWork, Ids, PagedShape},
-    },
-    batch::Batch,
-    error::Result,
-};
+use crate::backend::cuda::{Cuda, CudaTensor, Device, FlashVersion, FlashWork, Ids, PagedShape};
+use crate::{backend::Shaped, batch::Batch, error::Result};
 use std::{ops::Range, sync::Arc};
 
 /// A sequence with at least this many rows in a batch runs as a prompt. Two rows already halve what is read: `cargo bench --features step6 --bench kernels`

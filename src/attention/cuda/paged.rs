@@ -1,22 +1,15 @@
 //! [`Paged`](crate::attention::Paged) in a device's memory: it has the same pool and the same tables, and kernels follow the tables.
 
-use crate::{
-    attention::{
-        batch_placement::Placement,
-        options::{KvDtype, KvOptions},
-        pool_size::{Pool, plan_pool},
-    },
-    backend::{
-        Rope, Shaped,
-        cuda::{
-            Address, AttentionVersion, Buffer, Cuda, CudaTensor, Device, Ids, PagedPlaces, PagedShape,
-            PagedWork,
-        },
-    },
-    batch::{Batch, Move},
-    error::Result,
-    model::{Attention, AttentionShape, KvMemory},
+use crate::attention::batch_placement::Placement;
+use crate::attention::options::{KvDtype, KvOptions};
+use crate::attention::pool_size::{Pool, plan_pool};
+use crate::backend::cuda::{
+    Address, AttentionVersion, Buffer, Cuda, CudaTensor, Device, Ids, PagedPlaces, PagedShape, PagedWork,
 };
+use crate::backend::{Rope, Shaped};
+use crate::batch::{Batch, Move};
+use crate::error::Result;
+use crate::model::{Attention, AttentionShape, KvMemory};
 use std::{ops::Range, sync::Arc};
 
 /// The slot of a row that writes nothing: see kernels/kv_cache.cu.
@@ -243,14 +236,7 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
         Ok(batch.decode_rows().map(|_| (self.parts as u64) << 32 | rows as u64))
     }
 
-    fn attend(
-        &mut self,
-        cuda: &Cuda,
-        layer: usize,
-        q: &CudaTensor,
-        k: &CudaTensor,
-        v: &CudaTensor,
-    ) -> Result<CudaTensor> {
+    fn attend(&mut self, cuda: &Cuda, layer: usize, [q, k, v]: [&CudaTensor; 3]) -> Result<CudaTensor> {
         self.write(cuda, layer, k, v)?;
         self.attend_to_cache(cuda, layer, q)
     }

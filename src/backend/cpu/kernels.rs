@@ -3,10 +3,8 @@
 //! They are a trait, so that another implementation (a reader's own RMSNorm, say) can run the whole model:
 //! `Cpu::with_kernels(Box::new(Mine))`.
 
-use crate::{
-    backend::simd::{F32, Isa, dispatch, dot, exp},
-    config::Activation,
-};
+use crate::backend::simd::{F32, Isa, dispatch, dot, exp};
+use crate::config::Activation;
 use std::f32::consts::FRAC_1_SQRT_2;
 
 /// Operations on one row or one head. The default bodies are plain Rust.

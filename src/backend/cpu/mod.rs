@@ -11,16 +11,11 @@ pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
-use crate::{
-    config::Activation,
-    error::Result,
-    tensor::{DType, Stored, convert_to_f32},
-};
+use crate::tensor::{DType, Stored, convert_to_f32};
+use crate::{config::Activation, error::Result};
 use rayon::prelude::*;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Operations below which a second thread costs more than it brings.
 pub(crate) const SMALL: usize = 1 << 14;

@@ -5,11 +5,8 @@
 //! fits the buffers of the step before, and pages of the rest are never touched.
 
 use crate::backend::Shaped;
-use std::{
-    collections::BTreeMap,
-    mem,
-    sync::{Arc, Mutex, PoisonError},
-};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 /// Free buffers by their length in elements.
 #[derive(Default)]
@@ -40,7 +37,7 @@ impl Workspace {
 
     /// A free buffer of this length.
     fn free(&self, length: usize) -> Option<Vec<f32>> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         free.get_mut(&length)?.pop()
     }
 }
@@ -66,7 +63,7 @@ fn new_buffer(length: usize) -> Vec<f32> {
 impl Drop for CpuTensor {
     fn drop(&mut self) {
         let buffer = mem::take(&mut self.buffer);
-        let mut free = self.workspace.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.workspace.free.lock();
         free.entry(buffer.len()).or_default().push(buffer);
     }
 }
@@ -124,7 +121,7 @@ mod tests {
         for tokens in 1..=1000 {
             drop(workspace.take(tokens, 8));
         }
-        let free = workspace.free.lock().unwrap();
+        let free = workspace.free.lock();
         assert_eq!(free.values().map(Vec::len).sum::<usize>(), 11, "8, 16, … 8192");
     }
 }

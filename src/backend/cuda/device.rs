@@ -1,10 +1,7 @@
 //! A device as the backend sees it: it has memory with addresses of its own, and starts kernels by name.
 
-use crate::{
-    error::Result,
-    model::{Rank, Share},
-    tensor::DType,
-};
+use crate::model::{Rank, Share};
+use crate::{error::Result, tensor::DType};
 use std::ffi::c_void;
 
 /// An address in a device's memory.
@@ -111,14 +108,9 @@ pub struct DeviceMemory {
     pub total: u64,
 }
 
-/// Recorded launches that one call repeats.
-pub trait Graph: Send + Sync {
-    /// Does them all, in their order, with the arguments that they had.
-    ///
-    /// # Errors
-    /// As [`Device::launch`].
-    fn replay(&self) -> Result<()>;
-}
+/// Recorded launches: a call does them all, in their order, with the arguments that they had. Its errors are those of
+/// [`Device::launch`].
+pub type Graph = Box<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// A device. Implemented by [`Simulated`](super::Simulated), which runs the kernels on the CPU, and by [`Gpu`](super::Gpu).
 ///
@@ -204,7 +196,7 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// Those of the driver, if what happened meanwhile cannot be recorded.
-    fn end_capture(&self) -> Result<Box<dyn Graph>>;
+    fn end_capture(&self) -> Result<Graph>;
 
     /// How often memory was given back. A graph that was recorded before may name what is no longer there.
     fn frees(&self) -> u64;

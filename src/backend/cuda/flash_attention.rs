@@ -1,14 +1,12 @@
 //! Which version of attention over prompts runs, and how it is launched: kernels/flash_attention.cu.
 
-use super::{
-    Cuda, CudaTensor, PagedPlaces, PagedShape,
-    device::{Address, Arg, Grid, Launch},
-    suffix,
-};
+use super::device::{Address, Arg, Grid, Launch};
+use super::{Cuda, CudaTensor, PagedPlaces, PagedShape, suffix};
 use crate::{error::Result, tensor::DType};
 
 /// A step of the ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", prefix = "flash_attention_")]
 pub enum FlashVersion {
     /// The scores in memory: three kernels.
     V0,
@@ -64,15 +62,6 @@ impl FlashVersion {
     /// All, the plainest first.
     pub const ALL: [FlashVersion; 5] = [Self::V0, Self::V1, Self::V2, Self::V3, Self::V4];
 
-    /// The kernels of all versions, without width and dtype.
-    pub(super) const KERNELS: [&'static str; 5] = [
-        "flash_attention_v0",
-        "flash_attention_v1",
-        "flash_attention_v2",
-        "flash_attention_v3",
-        "flash_attention_v4",
-    ];
-
     /// The version that is asked for, or v3 where the model's arithmetic is that of tensor cores: they round queries and weights to K's dtype. v1
     /// where that does not fit, and `None` where not even that does. v4 runs if it is asked for: it has not run on a GPU.
     pub fn choose(
@@ -101,7 +90,7 @@ impl FlashVersion {
 
     /// The kernel's name, without width and dtype.
     pub fn kernel(self) -> &'static str {
-        FlashVersion::KERNELS[self as usize]
+        self.into()
     }
 
     /// Numbers that v0 keeps scores in, [rows, heads, keys]: what grows with the length squared.

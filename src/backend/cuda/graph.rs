@@ -7,10 +7,8 @@
 //! The first pass with a key runs twice: once as always, so that the workspace grows, since nothing may be allocated while launches are
 //! recorded; then it is recorded and replayed. It may run twice because it writes the same K and V to the same places.
 
-use super::{
-    CudaTensor,
-    device::{Device, Graph},
-};
+use super::CudaTensor;
+use super::device::{Device, Graph};
 use crate::error::Result;
 use std::collections::HashMap;
 
@@ -24,7 +22,7 @@ pub(super) struct Graphs {
 
 /// A pass that can be replayed.
 struct Recorded {
-    graph: Box<dyn Graph>,
+    graph: Graph,
     /// That it launches.
     kernels: u64,
     output: CudaTensor,
@@ -57,7 +55,7 @@ impl Graphs {
             self.by_key.insert(key, recorded);
         }
         let recorded = &self.by_key[&key];
-        recorded.graph.replay()?;
+        (recorded.graph)()?;
         Ok((recorded.output.view(), recorded.kernels))
     }
 }

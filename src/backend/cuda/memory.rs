@@ -2,10 +2,8 @@
 
 use super::device::{Address, Arg, Device};
 use crate::{backend::Shaped, error::Result};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Memory of a device.
 pub struct Buffer {
@@ -95,7 +93,7 @@ pub struct CudaTensor {
 impl Workspace {
     /// Bytes that it holds for later use.
     pub fn free_bytes(&self) -> u64 {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.free.lock();
         free.iter().map(|(bytes, buffers)| (bytes * buffers.len()) as u64).sum()
     }
 
@@ -105,8 +103,7 @@ impl Workspace {
     /// If there is not enough memory.
     pub fn take(self: &Arc<Self>, device: &Arc<dyn Device>, rows: usize, cols: usize) -> Result<CudaTensor> {
         let bytes = (4 * rows * cols).next_power_of_two().max(256);
-        let kept =
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bytes).and_then(Vec::pop);
+        let kept = self.free.lock().get_mut(&bytes).and_then(Vec::pop);
         let buffer = kept.map_or_else(|| Buffer::new(device, bytes), Ok)?;
         let address = buffer.address;
         Ok(CudaTensor { buffer: Some(buffer), address, rows, cols, workspace: self.clone() })
@@ -115,7 +112,7 @@ impl Workspace {
 
 impl Drop for CudaTensor {
     fn drop(&mut self) {
-        let mut free = self.workspace.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.workspace.free.lock();
         if let Some(buffer) = self.buffer.take() {
             free.entry(buffer.bytes).or_default().push(buffer);
         }

@@ -38,10 +38,9 @@ pub use workload::{KernelShape, profile_kernel, profiled, with_workload};
 
 use crate::{error::Result, tensor::DType};
 use graph::Graphs;
-use std::sync::{
-    Arc, Mutex, OnceLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Threads of a block that works on a row.
 const ROW_THREADS: u32 = 128;

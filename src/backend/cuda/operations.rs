@@ -1,19 +1,12 @@
 //! The operations of a model, and which kernels carry them out.
 
-use super::{
-    Cuda, CudaTensor, CudaWeight, Ids, ROW_THREADS,
-    device::{Address, Arg, Grid, Matmul},
-    suffix,
-    weight::Part,
-};
-use crate::{
-    backend::{Backend, PartShape, Rope, Shaped, Slice},
-    config::Activation,
-    error::{Error, Result},
-    sampling::{Draw, SamplingError},
-    tensor::DType,
-};
-use std::sync::{PoisonError, atomic::Ordering};
+use super::device::{Address, Arg, Grid, Matmul};
+use super::weight::Part;
+use super::{Cuda, CudaTensor, CudaWeight, Ids, ROW_THREADS, suffix};
+use crate::backend::{Backend, Drawn, Forward, PartShape, Rope, Shaped, Slice};
+use crate::error::{Error, Result};
+use crate::{config::Activation, sampling::Draw, tensor::DType};
+use std::sync::atomic::Ordering;
 
 /// The best version of RMSNorm for groups of n, and its threads: the limits are in kernels/norm.cu.
 fn rms_norm_version(n: usize) -> (&'static str, u32) {
@@ -252,7 +245,7 @@ impl Backend for Cuda {
         Ok(y)
     }
 
-    fn draw(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Option<Vec<Result<u32, SamplingError>>>> {
+    fn draw(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Option<Drawn>> {
         self.sample(logits, draws).map(Some)
     }
 
@@ -271,13 +264,9 @@ impl Backend for Cuda {
         }
     }
 
-    fn replay(
-        &self,
-        key: Option<u64>,
-        forward: &mut dyn FnMut() -> Result<CudaTensor>,
-    ) -> Result<CudaTensor> {
+    fn replay(&self, key: Option<u64>, forward: Forward<CudaTensor>) -> Result<CudaTensor> {
         let Some(key) = key.filter(|_| self.options.graphs) else { return forward() };
-        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut graphs = self.graphs.lock();
         self.in_graph.store(true, Ordering::Relaxed);
         let replayed = graphs.replay(&*self.device, key, || self.launches(), forward);
         self.in_graph.store(false, Ordering::Relaxed);

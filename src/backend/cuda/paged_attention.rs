@@ -1,17 +1,13 @@
 //! Which version of attention over blocks runs, and how it is launched: kernels/paged_attention.cu.
 
-use super::{
-    Cuda, CudaTensor,
-    device::{Address, Arg, Grid, Launch},
-    suffix,
-};
-use crate::{
-    error::Result,
-    tensor::{DType, Stored},
-};
+use super::device::{Address, Arg, Grid, Launch};
+use super::{Cuda, CudaTensor, suffix};
+use crate::error::Result;
+use crate::tensor::{DType, Stored};
 
 /// A step of the ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "snake_case", prefix = "paged_attention_")]
 pub enum AttentionVersion {
     /// Plainly right, for any shape.
     V0,
@@ -124,15 +120,6 @@ impl AttentionVersion {
     /// All, the plainest first.
     pub const ALL: [AttentionVersion; 5] = [Self::V0, Self::V1, Self::V2, Self::V3, Self::V4];
 
-    /// The kernels of all versions, without the dtype.
-    pub(super) const KERNELS: [&'static str; 5] = [
-        "paged_attention_v0",
-        "paged_attention_v1",
-        "paged_attention_v2",
-        "paged_attention_v3",
-        "paged_attention_v4",
-    ];
-
     /// The version that is asked for, or the fastest; v0 where that does not fit.
     pub fn choose(asked: Option<AttentionVersion>, shape: &PagedShape) -> AttentionVersion {
         let wanted = asked.unwrap_or(AttentionVersion::V4);
@@ -149,7 +136,7 @@ impl AttentionVersion {
 
     /// The kernel's name, without the dtype.
     pub fn kernel(self) -> &'static str {
-        AttentionVersion::KERNELS[self as usize]
+        self.into()
     }
 
     /// Parts of the context that blocks of their own take, for sequences of at most `longest` tokens: a power of two, so that few graphs serve

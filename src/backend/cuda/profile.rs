@@ -1,15 +1,11 @@
 //! A profiler that needs no GPU: the simulator counts the reads and writes of a kernel.
 
-use super::{
-    device::{Arg, Grid, Launch},
-    simulated::{ERROR_SIZE, Simulated, call},
-};
+use super::device::{Arg, Grid, Launch};
+use super::simulated::{ERROR_SIZE, Simulated, call};
 use crate::error::Result;
+use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
-use std::{
-    ffi::{c_char, c_int, c_void},
-    sync::{Mutex, PoisonError},
-};
+use std::ffi::{c_char, c_int, c_void};
 
 /// The traffic of one launch, or of several that follow one another.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -105,7 +101,7 @@ impl Simulated {
     /// # Errors
     /// As [`launch`](super::Device::launch).
     pub fn profile_all(&self, launches: &[Launch]) -> Result<Profile> {
-        let _turn = COUNTERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = COUNTERS.lock();
         let allocations: Vec<u64> =
             self.allocations().into_iter().flat_map(|(at, size)| [at.0, size]).collect();
         // SAFETY: pairs of numbers, n of them.

@@ -1,12 +1,9 @@
 //! Tokens drawn on the device: kernels/sampling.cu.
 
 use super::{Cuda, CudaTensor, Ids, device::Arg, device::Grid};
-use crate::{
-    backend::Shaped,
-    error::Result,
-    sampling::{Draw, SamplingError},
-};
-use std::sync::PoisonError;
+use crate::backend::{Drawn, Shaped};
+use crate::error::Result;
+use crate::sampling::{Draw, SamplingError};
 
 /// SAMPLERS in the kernel.
 const THREADS: u32 = 256;
@@ -21,10 +18,10 @@ impl Cuda {
     ///
     /// # Errors
     /// Those of the device; in the list, logits that no token can be drawn from.
-    pub fn sample(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Vec<Result<u32, SamplingError>>> {
+    pub fn sample(&self, logits: &CudaTensor, draws: &[Draw]) -> Result<Drawn> {
         let (rows, vocab) = (draws.len(), logits.cols());
         assert!(rows <= logits.rows() && vocab < 1 << 30, "sample");
-        let mut kept = self.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.draws.lock();
         let knobs = match &mut *kept {
             Some(knobs) => knobs,
             none => none.insert(Ids::new(self.device(), 6 * rows)?),

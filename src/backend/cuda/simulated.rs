@@ -1,21 +1,13 @@
 //! A device on the CPU: kernels/simulator runs the kernels, one fiber for each CUDA thread.
 
 use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Launch};
-use crate::{
-    backend::cpu,
-    error::{Error, Result},
-};
-use std::{
-    alloc::{self, Layout},
-    collections::HashMap,
-    ffi::{CStr, CString, c_char, c_int, c_void},
-    slice,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-};
+use crate::backend::cpu;
+use crate::error::{Error, Result};
+use parking_lot::Mutex;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{alloc, slice, thread};
+use std::{alloc::Layout, collections::HashMap};
 
 /// The order in which the simulator runs the threads of a block that can go on. A right kernel gives the same bits in every order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +32,6 @@ pub struct Simulated {
     /// Launches since `begin_capture`.
     recording: Mutex<Option<Vec<Launch>>>,
     frees: AtomicU64,
-}
-
-struct Recorded {
-    schedule: Schedule,
-    launches: Vec<Launch>,
 }
 
 /// Allocations up to so many bytes are filled with NaN, so that what nobody has written shows. Larger ones (a pool of K and V) would
@@ -109,12 +96,6 @@ fn run(schedule: Schedule, kernel: &str, grid: Grid, arguments: &[Arg]) -> Resul
     })
 }
 
-impl Graph for Recorded {
-    fn replay(&self) -> Result<()> {
-        self.launches.iter().try_for_each(|l| run(self.schedule, &l.kernel, l.grid, &l.arguments))
-    }
-}
-
 impl Simulated {
     /// With another order of threads than the forward one.
     pub fn with_schedule(schedule: Schedule) -> Simulated {
@@ -130,13 +111,9 @@ impl Simulated {
         device
     }
 
-    fn recording(&self) -> MutexGuard<'_, Option<Vec<Launch>>> {
-        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Refuses an operation that a GPU cannot do while it records.
     fn refuse_in_a_capture(&self, what: &str) -> Result<()> {
-        match *self.recording() {
+        match *self.recording.lock() {
             None => Ok(()),
             Some(_) => Err(Error::Device(format!("{what} while launches are recorded for a graph"))),
         }
@@ -144,7 +121,7 @@ impl Simulated {
 
     /// The address and size of every allocation.
     pub(super) fn allocations(&self) -> Vec<(Address, u64)> {
-        let allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
+        let allocations = self.allocations.lock();
         allocations.iter().map(|(address, layout)| (*address, layout.size() as u64)).collect()
     }
 
@@ -183,13 +160,13 @@ impl Device for Simulated {
             unsafe { memory.write_bytes(0xff, layout.size()) };
         }
         let address = Address(memory as u64);
-        self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(address, layout);
+        self.allocations.lock().insert(address, layout);
         Ok(address)
     }
 
     fn free(&self, address: Address) {
         self.frees.fetch_add(1, Ordering::Relaxed);
-        let layout = self.allocations.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        let layout = self.allocations.lock().remove(&address);
         if let Some(layout) = layout {
             // SAFETY: `allocate` has made it with this layout, and it was still in the map.
             unsafe { alloc::dealloc(address.0 as *mut u8, layout) }
@@ -226,7 +203,7 @@ impl Device for Simulated {
             Some((replaced, by)) if replaced == kernel => by,
             _ => kernel,
         };
-        if let Some(launches) = &mut *self.recording() {
+        if let Some(launches) = &mut *self.recording.lock() {
             launches.push(Launch { kernel: kernel.into(), grid, arguments: arguments.into() });
             return Ok(());
         }
@@ -239,14 +216,15 @@ impl Device for Simulated {
 
     fn begin_capture(&self) -> Result<()> {
         self.refuse_in_a_capture("begin_capture")?;
-        *self.recording() = Some(Vec::new());
+        *self.recording.lock() = Some(Vec::new());
         Ok(())
     }
 
-    fn end_capture(&self) -> Result<Box<dyn Graph>> {
-        let launches = self.recording().take();
+    fn end_capture(&self) -> Result<Graph> {
+        let launches = self.recording.lock().take();
         let launches = launches.ok_or_else(|| Error::Device("end_capture without begin_capture".into()))?;
-        Ok(Box::new(Recorded { schedule: self.schedule, launches }))
+        let schedule = self.schedule;
+        Ok(Box::new(move || launches.iter().try_for_each(|l| run(schedule, &l.kernel, l.grid, &l.arguments))))
     }
 
     fn frees(&self) -> u64 {

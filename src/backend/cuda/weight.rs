@@ -1,14 +1,10 @@
 //! Parameters in device memory, in the dtype of the checkpoint.
 
-use super::{
-    device::{Address, Device},
-    memory::Buffer,
-};
-use crate::{
-    backend::{PartShape, Slice},
-    error::Result,
-    tensor::{DType, Stored, convert_to_f32},
-};
+use super::device::{Address, Device};
+use super::memory::Buffer;
+use crate::backend::{PartShape, Slice};
+use crate::error::Result;
+use crate::tensor::{DType, Stored, convert_to_f32};
 use std::{borrow::Cow, sync::Arc};
 
 /// A parameter: a buffer for each of its parts, or, for a vector, all parts widened to f32.

@@ -2,9 +2,11 @@
 
 use super::copies::{NEEDS_STEP4, has};
 use std::{env, sync::OnceLock};
+use strum::VariantArray;
 
 /// An instruction set that the hot loops are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "lowercase")]
 pub enum Isa {
     /// What every CPU of this architecture has (SSE2 on x86-64, NEON on aarch64).
     Portable,
@@ -19,8 +21,6 @@ pub enum Isa {
 }
 
 impl Isa {
-    const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
-
     /// The best that this CPU has, or what the variable `STAIRWELL_ISA` asks for ([`Isa::asked`]).
     pub fn detect() -> Isa {
         static FOUND: OnceLock<Isa> = OnceLock::new();
@@ -39,7 +39,7 @@ impl Isa {
             return Ok(Some(*found));
         }
         let known = here.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
-        let later = Isa::ALL.iter().any(|isa| isa.name() == name) && NEEDS_STEP4;
+        let later = Isa::VARIANTS.iter().any(|isa| isa.name() == name) && NEEDS_STEP4;
         Err(match later {
             true => format!("STAIRWELL_ISA={name}: this build has {known}; build with `--features step4`"),
             false => format!("STAIRWELL_ISA={name}: this CPU has {known}"),
@@ -48,18 +48,12 @@ impl Isa {
 
     /// All that this CPU can run, the best one last.
     pub fn supported() -> Vec<Isa> {
-        Isa::ALL.into_iter().filter(|isa| has(*isa)).collect()
+        Isa::VARIANTS.iter().copied().filter(|isa| has(*isa)).collect()
     }
 
     /// The name in stats.
     pub fn name(self) -> &'static str {
-        match self {
-            Isa::Portable => "portable",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-            Isa::Avx512Bf16 => "avx512bf16",
-            Isa::Amx => "amx",
-        }
+        self.into()
     }
 
     /// Floats in one vector register.

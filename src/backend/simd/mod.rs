@@ -7,47 +7,22 @@
 //! Below step 4 there is one copy, [`Portable`], and the compiler makes what it can of arrays of four floats. The x86 copies come
 //! with the chapter that teaches them, 4b.
 
+#[cfg(not(all(feature = "step4", target_arch = "x86_64")))]
+#[path = "portable_only.rs"]
+mod copies;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub mod amx;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-mod avx2;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-mod avx512;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-mod avx512_bf16;
+#[path = "x86/mod.rs"]
+mod copies;
 mod dot;
 mod exp;
 mod isa;
 mod portable;
-#[cfg(not(all(feature = "step4", target_arch = "x86_64")))]
-mod portable_only;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-mod prefetch;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-mod x86;
 
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub use avx2::Avx2;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub use avx512::Avx512;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub use avx512_bf16::{Avx512Bf16, to_bf16};
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub(crate) use dot::add_row;
+pub(crate) use copies::*;
 pub(crate) use dot::{add_scaled, dot, dots};
 pub(crate) use exp::exp;
 pub use isa::Isa;
 pub use portable::Portable;
-#[cfg(not(all(feature = "step4", target_arch = "x86_64")))]
-use portable_only as copies;
-#[cfg(not(all(feature = "step4", target_arch = "x86_64")))]
-pub(crate) use portable_only::dispatch;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub(crate) use prefetch::{LINE, prefetch};
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-use x86 as copies;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-pub(crate) use x86::{dispatch, of_rows};
 
 // ANCHOR: simd
 /// Registers of W numbers, and sums of their products. A value of such a type proves that this CPU has the instructions.

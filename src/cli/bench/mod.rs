@@ -4,23 +4,17 @@ mod report;
 mod run;
 mod workload;
 
-use super::{
-    engine_args::{EngineArgs, LoadWorker, LocalEngine},
-    engine_stats::{EngineFigures, Ranks},
-    numbers::{count, count_to},
-    terminal::{bar, json_line, print},
-};
+use super::engine_args::{EngineArgs, LoadWorker, LocalEngine};
+use super::engine_stats::{EngineFigures, Ranks};
+use super::numbers::{count, count_to};
+use super::terminal::{bar, json_line, print};
 use clap::{Subcommand, ValueEnum};
 use report::{Computer, Latencies, ModelSizes, Report, RequestTimes, Settings, Totals, outputs_sha256};
 use run::{Drawing, Run, blocks_since, serve, since};
 use serde::Serialize;
-use stairwell::{
-    config::ModelConfig,
-    engine::{Continuous, Policy, Static, Worker},
-    error::{Error, Result},
-    files::check_outputs,
-    sampling::SamplingParams,
-};
+use stairwell::engine::{Continuous, Policy, Static, Worker};
+use stairwell::error::{Error, Result};
+use stairwell::{config::ModelConfig, files::check_outputs, sampling::SamplingParams};
 use std::{fs, path::PathBuf};
 use workload::{LATE_OUTPUT, Lengths, Recipe, Workload, check_length};
 

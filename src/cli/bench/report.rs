@@ -1,23 +1,16 @@
 //! What `bench` measured: a table for people, one JSON object for programs.
 
-use super::{
-    super::{
-        engine_stats::{EngineFigures, Ranks},
-        terminal::{human_bytes, peak_memory, table},
-    },
-    PolicyName,
-    run::{Drawing, Run, Served},
-};
+use super::super::engine_stats::{EngineFigures, Ranks};
+use super::super::terminal::{human_bytes, peak_memory, table};
+use super::PolicyName;
+use super::run::{Drawing, Run, Served};
 use clap::ValueEnum;
 use comfy_table::Cell;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use stairwell::{
-    config::ModelConfig,
-    engine::{BlockCounts, EngineStats},
-    model::KvMemory,
-    runner::{LoadFormat, RunnerReport},
-};
+use stairwell::engine::{BlockCounts, EngineStats};
+use stairwell::runner::{LoadFormat, RunnerReport};
+use stairwell::{checkpoint::hex, config::ModelConfig, model::KvMemory};
 use std::time::Duration;
 use sysinfo::{CpuRefreshKind, System};
 
@@ -130,26 +123,24 @@ impl Totals {
         }
     }
 
-    /// The table's part about K and V, and who shares them.
-    fn memory_lines(&self) -> Vec<(&'static str, String)> {
-        let EngineFigures { counters, mean_running, .. } = &self.engine;
+    /// What ran at a time, and what K and V took.
+    fn memory_text(&self) -> String {
+        let EngineFigures { counters, mean_running, blocks, .. } = &self.engine;
         let (peak, reserved) = (counters.peak_running, human_bytes(self.memory.reserved_bytes));
         let (used, rate) = (100.0 * self.engine.kv_utilization, 100.0 * self.engine.cache_hit_rate);
-        let mut lines = vec![
-            ("running", format!("{mean_running:.1} requests at a time, {peak} at most")),
-            ("KV cache", format!("{reserved}; of what requests held, {used:.1} % had a token")),
-        ];
-        if let Some(blocks) = self.engine.blocks {
+        let EngineStats { cached_tokens: cached, prompt_tokens: prompt, preemptions: times, .. } = counters;
+        let of_blocks = blocks.map_or(String::new(), |blocks| {
             let BlockCounts { block_size, total, copies, evictions, swapped_out, swapped_in, .. } = blocks;
-            let (cached, prompt, times) =
-                (counters.cached_tokens, counters.prompt_tokens, counters.preemptions);
-            lines.extend([
-                ("prefix cache", format!("{cached} of {prompt} prompt tokens were there, {rate:.1} %")),
-                ("blocks", format!("{total} of {block_size} tokens; {copies} copied, {evictions} evicted")),
-                ("preemption", format!("{times} times; {swapped_out} blocks swapped out, {swapped_in} back")),
-            ]);
-        }
-        lines
+            format!(
+                "prefix cache   {cached} of {prompt} prompt tokens were there, {rate:.1} %\n\
+                 blocks         {total} of {block_size} tokens; {copies} copied, {evictions} evicted\n\
+                 preemption     {times} times; {swapped_out} blocks swapped out, {swapped_in} back\n"
+            )
+        });
+        format!(
+            "running        {mean_running:.1} requests at a time, {peak} at most\n\
+             KV cache       {reserved}; of what requests held, {used:.1} % had a token\n{of_blocks}"
+        )
     }
 }
 
@@ -250,36 +241,30 @@ pub fn outputs_sha256(runs: &[Run]) -> String {
         hash.update((served.finished.output.len() as u64).to_le_bytes());
         served.finished.output.iter().for_each(|id| hash.update(id.to_le_bytes()));
     }
-    hash.finalize().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hex(hash)
 }
 
 impl<W> Report<W> {
     /// The report as a person reads it.
     pub fn text(&self) -> String {
         let peak = self.totals.peak_memory_bytes.map_or("unknown".into(), human_bytes);
-        let lines = self.lines().into_iter().chain(self.totals.memory_lines());
-        let lines = lines.chain([("peak memory", peak)]).map(|(name, value)| format!("{name:<14} {value}\n"));
         let Latencies { queue_seconds, ttft_seconds, tpot_seconds, itl_seconds, batch_seconds } =
             self.latencies;
-        let spreads = [
-            ("batch", batch_seconds),
-            ("queue", queue_seconds),
-            ("TTFT", ttft_seconds),
-            ("TPOT", tpot_seconds),
-            ("ITL", itl_seconds),
-        ];
+        let names = ["batch", "queue", "TTFT", "TPOT", "ITL"];
+        let spreads = [batch_seconds, queue_seconds, ttft_seconds, tpot_seconds, itl_seconds];
         let row = |(name, spread): (&str, Option<Spread>)| {
             let Spread { mean, p50, p90, p99, max } = spread?;
             let ms = |seconds: f64| Cell::new(format!("{:.2}", seconds * 1e3));
             Some([name.into(), ms(mean), ms(p50), ms(p90), ms(p99), ms(max)])
         };
         let heads = ["ms", ">mean", ">p50", ">p90", ">p99", ">max"];
-        let spreads = table(heads, spreads.into_iter().filter_map(row));
-        lines.collect::<String>() + "\n" + &spreads
+        let spreads = table(heads, names.into_iter().zip(spreads).filter_map(row));
+        let (work, memory) = (self.work_text(), self.totals.memory_text());
+        format!("{work}{memory}peak memory    {peak}\n\n{spreads}")
     }
 
     /// What ran, and how fast.
-    fn lines(&self) -> Vec<(&'static str, String)> {
+    fn work_text(&self) -> String {
         let Report { machine, model, settings, totals, .. } = self;
         let ModelSizes { name, class, weight_bytes_per_step, .. } = model;
         let Settings { max_num_seqs, max_batched_tokens, threads, .. } = settings;
@@ -291,27 +276,18 @@ impl<W> Report<W> {
         let (cpu, isa) =
             (machine.cpu.as_deref().unwrap_or("null"), settings.runner.machine.isa.unwrap_or("null"));
         let (requests, step) = (totals.requests, seconds / *steps as f64 * 1e3);
-        vec![
-            ("model", format!("{name} ({class}), {weights} of weights a step")),
-            ("machine", format!("{cpu}, {} cores; {isa}, {threads} threads", machine.cores)),
-            (
-                "schedule",
-                format!("{policy}, {max_num_seqs} requests at a time, {max_batched_tokens} tokens a step"),
-            ),
-            (
-                "work",
-                format!("{requests} requests, {prompt_tokens} prompt tokens, {output_tokens} output tokens"),
-            ),
-            ("time", format!("{seconds:.3} s, {steps} steps of {step:.2} ms")),
-            (
-                "throughput",
-                format!(
-                    "{output_tokens_per_second:.1} output tok/s, {:.1} tok/s in all, {:.2} requests/s",
-                    totals.total_tokens_per_second, totals.requests_per_second
-                ),
-            ),
-            ("weights read", format!("{:.1} GB/s", totals.weight_gigabytes_per_second)),
-        ]
+        let Totals { total_tokens_per_second: all, requests_per_second, weight_gigabytes_per_second, .. } =
+            totals;
+        format!(
+            "model          {name} ({class}), {weights} of weights a step\n\
+             machine        {cpu}, {} cores; {isa}, {threads} threads\n\
+             schedule       {policy}, {max_num_seqs} requests at a time, {max_batched_tokens} tokens a step\n\
+             work           {requests} requests, {prompt_tokens} prompt tokens, {output_tokens} output tokens\n\
+             time           {seconds:.3} s, {steps} steps of {step:.2} ms\n\
+             throughput     {output_tokens_per_second:.1} output tok/s, {all:.1} tok/s in all, {requests_per_second:.2} requests/s\n\
+             weights read   {weight_gigabytes_per_second:.1} GB/s\n",
+            machine.cores
+        )
     }
 }
 

@@ -1,22 +1,15 @@
 //! Serves a workload and writes down when each token came.
 
-use super::{
-    super::engine_args::LocalEngine,
-    workload::{Item, Workload},
-};
+use super::super::engine_args::LocalEngine;
+use super::workload::{Item, Workload};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use stairwell::{
-    engine::{BlockCounts, EngineStats, Finished, RequestId, Update},
-    error::{Error, Result},
-    generate::GenerateParams,
-    sampling::SamplingParams,
-};
-use std::{
-    collections::BTreeMap,
-    mem, thread,
-    time::{Duration, Instant},
-};
+use stairwell::engine::{BlockCounts, EngineStats, Finished, RequestId, Update};
+use stairwell::error::{Error, Result};
+use stairwell::{generate::GenerateParams, sampling::SamplingParams};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 /// A request that was served.
 pub struct Served {
@@ -128,18 +121,8 @@ fn add(engine: &mut LocalEngine, item: &Item, drawing: &Drawing, index: usize, l
 
 /// Counters of what lies between two moments; peaks are those of the whole.
 pub fn since(before: EngineStats, after: EngineStats) -> EngineStats {
-    EngineStats {
-        steps: after.steps - before.steps,
-        tokens_computed: after.tokens_computed - before.tokens_computed,
-        output_tokens: after.output_tokens - before.output_tokens,
-        kv_reserved: after.kv_reserved - before.kv_reserved,
-        kv_used: after.kv_used - before.kv_used,
-        running: after.running - before.running,
-        prompt_tokens: after.prompt_tokens - before.prompt_tokens,
-        cached_tokens: after.cached_tokens - before.cached_tokens,
-        preemptions: after.preemptions - before.preemptions,
-        ..after
-    }
+    let EngineStats { drawn_by_worker, peak_running, peak_batched_tokens, .. } = after;
+    EngineStats { drawn_by_worker, peak_running, peak_batched_tokens, ..after - before }
 }
 
 /// The same of blocks: those that there are, and counters of what lies between two moments.

@@ -87,7 +87,7 @@ fn every_knob_is_taken_from_the_file_and_from_the_flags() {
 fn no_file_is_temperature_one_and_no_filter() {
     let resolved = SamplingDefaults::resolve(&Knobs::default(), None).unwrap();
     assert_eq!(resolved.params(), SamplingParams::default());
-    assert_eq!(resolved.temperature.to_string(), "1 (default)");
+    assert_eq!(resolved.describe()[0], ("temperature", "1 (default)".into()));
     assert!(resolved.max_tokens.is_none() && resolved.note.is_none());
 }
 
@@ -111,7 +111,7 @@ fn a_value_out_of_range_is_refused_unless_a_flag_replaces_it() {
                     repetition_penalty overrides it";
     assert_eq!(message, expected);
     let flags = Knobs { repetition_penalty: Some(1.1), ..Knobs::default() };
-    assert_eq!(resolve(&flags, json).unwrap().repetition_penalty.value, 1.1);
+    assert_eq!(resolve(&flags, json).unwrap().params().repetition_penalty, 1.1);
     for (field, value) in [("temperature", "-1"), ("top_p", "0"), ("min_p", "1e300"), ("max_new_tokens", "0")]
     {
         let json = format!("{{\"{field}\": {value}}}");

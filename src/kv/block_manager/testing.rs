@@ -1,15 +1,10 @@
 //! The model of the memory: see tests.rs.
 
-use crate::{
-    batch::Move,
-    kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing},
-};
+use crate::batch::Move;
+use crate::kv::{BlockManager, GONE, KvManager, KvPool, Preemption, Prefix, PrefixCache, RequestId, Sharing};
 use rand::{RngExt, rngs::ChaCha8Rng};
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A pool that a test makes.
 #[derive(Clone, Copy, Debug)]

@@ -4,21 +4,14 @@
 //! stopped or whose machine is gone by its heartbeat, and a rank that can't go on says why in it.
 
 use super::{comm::Comm, pending::Pending};
-use crate::{
-    error::{Error, Result},
-    parallel::task::{decode, encode},
-};
+use crate::error::{Error, Result};
+use crate::parallel::task::{decode, encode};
 use mpi::{point_to_point::Source, traits::*};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{
-    ops::Range,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
+use std::{ops::Range, sync::atomic::Ordering::Relaxed, thread};
 
 /// Between two beats.
 const BEAT: Duration = Duration::from_millis(500);
@@ -94,12 +87,8 @@ impl Heartbeat {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn listen(&self, comm: &Comm) {
-        let mut seen = self.seen();
+        let mut seen = self.seen.lock();
         if seen.was_away() {
             seen.heard.fill(Instant::now());
         }
@@ -123,11 +112,11 @@ impl Heartbeat {
 
     /// A rank can't go on; the first one counts.
     pub fn fail(&self, rank: usize, why: Option<String>) {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((rank, why));
+        self.failed.lock().get_or_insert((rank, why));
     }
 
     fn failed(&self) -> Option<Failure> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failed.lock().clone()
     }
 
     /// This rank begins an operation.
@@ -146,7 +135,7 @@ impl Heartbeat {
     /// If one can't, or has not been heard of for long.
     pub fn check(&self) -> Result<()> {
         let silent = {
-            let seen = self.seen();
+            let seen = self.seen.lock();
             let is_silent = |rank: &usize| *rank != self.me && seen.heard[*rank].elapsed() > SILENCE;
             (0..seen.heard.len()).filter(|_| !seen.was_away()).find(is_silent)
         };

@@ -11,29 +11,20 @@ mod session;
 
 pub use session::{finish, mpi_lines, speaks};
 
-use super::{
-    Communicator,
-    communicator::{bytes, no_root, numbers, other},
-    threads::late,
-};
-use crate::{
-    engine::Traffic,
-    error::{Error, Result},
-    model::Rank,
-};
-use ::mpi::{
-    collective::CommunicatorCollectives, point_to_point::Source, request::Request,
-    topology::Communicator as _, traits::*,
-};
+use super::communicator::{bytes, no_root, numbers, other};
+use super::{Communicator, threads::late};
+use crate::error::{Error, Result};
+use crate::{engine::Traffic, model::Rank};
 use comm::Comm;
 use heartbeat::Heartbeat;
+use mpi::topology::Communicator as _;
+use mpi::traits::*;
+use mpi::{collective::CommunicatorCollectives, point_to_point::Source, request::Request};
+use parking_lot::Mutex;
 use pending::{Buffer, Pending};
-use std::{
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 /// Waits shorter than this are spent asking, without sleep.
 const EAGER: Duration = Duration::from_millis(2);
@@ -66,10 +57,6 @@ impl Mpi {
     fn new(comm: Comm, first: usize, timeout: Duration, heartbeat: Arc<Heartbeat>) -> Mpi {
         let rank = Rank { rank: comm.0.rank() as usize, world_size: comm.0.size() as usize };
         Mpi { comm, rank, first, timeout: Some(timeout), heartbeat, state: Mutex::default() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ANCHOR: wait
@@ -189,7 +176,7 @@ impl Communicator for Mpi {
     fn send(&self, to: usize, bytes: Vec<u8>) -> Result<()> {
         let to = other(self.rank, to)? as i32;
         self.count(Traffic::send(bytes.len()));
-        let sent = &mut self.state().sent;
+        let sent = &mut self.state.lock().sent;
         sent.retain_mut(|message| !message.is_done());
         sent.push(Pending::send(&self.comm, to, bytes));
         Ok(())
@@ -218,11 +205,11 @@ impl Communicator for Mpi {
     }
 
     fn count(&self, more: Traffic) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.traffic = state.traffic + more;
     }
 
     fn traffic(&self) -> Traffic {
-        self.state().traffic
+        self.state.lock().traffic
     }
 }

@@ -1,10 +1,8 @@
 //! Memory that MPI reads or writes while this process goes on.
 
 use super::comm::Comm;
-use mpi::{
-    request::{Request, StaticScope},
-    traits::*,
-};
+use mpi::request::{Request, StaticScope};
+use mpi::traits::*;
 use std::mem;
 
 /// Bytes that MPI may use until they are taken back. Dropped without that they are leaked: MPI may still write there.

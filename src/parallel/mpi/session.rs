@@ -1,20 +1,13 @@
 //! MPI's beginning and end in this process. There is one of each.
 
 use super::{Mpi, comm::Comm, heartbeat::Heartbeat};
-use crate::{
-    error::{Error, Result},
-    model::Rank,
-    parallel::{
-        Lines, Topology,
-        processes::{processes_here, told},
-    },
-};
+use crate::error::{Error, Result};
+use crate::model::Rank;
+use crate::parallel::processes::{processes_here, told};
+use crate::parallel::{Lines, Topology};
 use mpi::{Threading, environment::Universe, topology::Color, traits::*};
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use parking_lot::Mutex;
+use std::{sync::Arc, thread, thread::JoinHandle, time::Duration};
 
 /// What was begun.
 struct Session {
@@ -48,16 +41,12 @@ impl Session {
     }
 }
 
-fn session() -> MutexGuard<'static, Option<Session>> {
-    SESSION.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// This process's lines to the others that mpirun has started with it. All of them ask for the same.
 ///
 /// # Errors
 /// If they are not as many as the topology has ranks, or MPI can't be used by several threads.
 pub fn mpi_lines(topology: Topology, timeout: Duration) -> Result<Lines> {
-    let mut session = session();
+    let mut session = SESSION.lock();
     let session = match &mut *session {
         Some(session) => session,
         none => none.insert(Session::begin(timeout)?),
@@ -85,7 +74,7 @@ pub fn mpi_lines(topology: Topology, timeout: Duration) -> Result<Lines> {
 /// Whether it is for this process to say what went wrong, and not for another one: rank 0 speaks for all, or rank 1 where that is silent. What a rank
 /// has met itself it says in any case: others may not come to it before the end.
 pub fn speaks(error: &Error) -> bool {
-    let me = session().as_ref().map_or(0, |session| session.world.rank.rank);
+    let me = SESSION.lock().as_ref().map_or(0, |session| session.world.rank.rank);
     match error {
         Error::RankSilent { rank: 0, .. } => me == 1,
         Error::RankSilent { .. } | Error::RankFailed { .. } | Error::Parallel(_) => me == 0,
@@ -95,7 +84,7 @@ pub fn speaks(error: &Error) -> bool {
 
 /// Ends MPI, if it was begun: together with the others if all went well, or else at once, which ends them too.
 pub fn finish(well: bool) {
-    let begun = session().take();
+    let begun = SESSION.lock().take();
     let Some(Session { universe, heartbeat, thread, world }) = begun else { return };
     if well && crate::parallel::Communicator::barrier(&*world).is_ok() {
         heartbeat.stop();

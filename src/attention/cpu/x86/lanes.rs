@@ -5,10 +5,8 @@
 //! tell which of the two has run.
 
 use super::super::vectors::{PIECE, Queries, Segment};
-use crate::backend::simd::{
-    Avx512,
-    amx::{Line, SIDE, transpose},
-};
+use crate::backend::simd::Avx512;
+use crate::backend::simd::amx::{Line, SIDE, transpose};
 use std::arch::x86_64::*;
 
 /// Keys that meet two panels at a time: with two sums for each, they fill half of the registers.

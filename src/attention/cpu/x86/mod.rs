@@ -4,21 +4,11 @@ mod amx;
 mod lanes;
 mod registers;
 
-use super::{
-    vectors::{Kept, PIECE, Queries, Segment},
-    weigh::weigh,
-};
-use crate::{
-    backend::{
-        cpu::Cpu,
-        simd::{
-            Avx512, Isa,
-            amx::{Amx, Line, SIDE},
-            dispatch, prefetch,
-        },
-    },
-    tensor::DType,
-};
+use super::vectors::{Kept, PIECE, Queries, Segment};
+use super::weigh::weigh;
+use crate::backend::simd::amx::{Amx, Line, SIDE};
+use crate::backend::simd::{Avx512, Isa, dispatch, prefetch};
+use crate::{backend::cpu::Cpu, tensor::DType};
 use registers::{add_weighted, score};
 use std::{iter::repeat, ops::Range};
 

@@ -4,10 +4,8 @@
 //! once for all rows of a pass. That is why a step with eight rows costs little more than a step with one.
 
 use super::{stored::Rows, tasks::Task};
-use crate::{
-    backend::simd::{F32, dots},
-    tensor::convert_to_f32,
-};
+use crate::backend::simd::{F32, dots};
+use crate::tensor::convert_to_f32;
 use std::cell::RefCell;
 
 /// Rows of W that share a row of x.

@@ -1,12 +1,8 @@
 //! The contract of every variant.
 
-use crate::{
-    backend::{
-        Backend, PartShape, Slice,
-        cpu::{Arithmetic, Cpu, CpuWeight, Isa},
-    },
-    tensor::{DType, HostTensor},
-};
+use crate::backend::cpu::{Arithmetic, Cpu, CpuWeight, Isa};
+use crate::backend::{Backend, PartShape, Slice};
+use crate::tensor::{DType, HostTensor};
 use half::bf16;
 
 /// Values in [-1, 1) that bf16 and f16 hold exactly.

@@ -1,10 +1,8 @@
 //! Weights stored [in, out], as GPT-2's: a row of W is scaled and added, input by input.
 
 use super::tasks::Task;
-use crate::{
-    backend::simd::F32,
-    tensor::{Stored, convert_to_f32},
-};
+use crate::backend::simd::F32;
+use crate::tensor::{Stored, convert_to_f32};
 use std::cell::RefCell;
 
 thread_local! {

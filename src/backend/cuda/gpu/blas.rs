@@ -1,15 +1,10 @@
 //! Linear layers by cuBLAS.
 
 use super::driver::Failed;
-use crate::{
-    backend::cuda::device::Matmul,
-    error::{Error, Result},
-    tensor::DType,
-};
-use cudarc::{
-    cublas::{result, sys},
-    driver::{self, CudaStream},
-};
+use crate::error::{Error, Result};
+use crate::{backend::cuda::device::Matmul, tensor::DType};
+use cudarc::cublas::{result, sys};
+use cudarc::{driver, driver::CudaStream};
 use std::ffi::c_void;
 
 /// Bytes that the library computes in: what NVIDIA recommends for a Hopper ("cublasSetWorkspace()" in cuBLAS's documentation). Memory of

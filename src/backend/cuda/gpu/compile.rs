@@ -1,16 +1,12 @@
 //! The kernels for this GPU: NVIDIA's run-time compiler (NVRTC) makes a cubin of the sources that this program carries.
 
 use super::driver::dotted;
-use crate::{
-    error::{Error, Result},
-    words::field,
-};
+use crate::error::{Error, Result};
+use crate::words::field;
 use cudarc::nvrtc::{result, sys};
-use std::{
-    ffi::{CStr, CString},
-    fs,
-    path::{Path, PathBuf},
-};
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The oldest GPU whose tensor cores know bf16: Ampere.
 const OLDEST: (i32, i32) = (8, 0);

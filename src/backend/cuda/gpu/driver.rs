@@ -1,9 +1,7 @@
 //! The driver: whether it is there, what it has, and what its errors say. cudarc panics where a library is missing, so that is asked first.
 
-use crate::{
-    error::{Error, Result},
-    words::field,
-};
+use crate::error::{Error, Result};
+use crate::words::field;
 use cudarc::driver::{result, sys};
 
 /// The oldest driver that has all the calls made here (graphs, and launches with more than 48 KiB of shared memory), as CUDA numbers

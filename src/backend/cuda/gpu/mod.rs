@@ -22,18 +22,12 @@ use crate::error::{Error, Result};
 use crate::model::{Rank, Share};
 use crate::words::field;
 use blas::Blas;
-use cudarc::{
-    driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, result, sys},
-    nvrtc::Ptx,
-};
+use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, result, sys};
+use cudarc::nvrtc::Ptx;
 use driver::Failed;
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{collections::HashMap, collections::hash_map::Entry, sync::Arc};
 
 /// Dynamic shared memory that every kernel may have; more must be asked for.
 const SHARED_BYTES: usize = 48 << 10;
@@ -83,7 +77,7 @@ impl Gpu {
 
     /// A kernel by its name, allowed to have so much dynamic shared memory.
     fn function(&self, kernel: &str, shared_bytes: usize) -> Result<sys::CUfunction> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self.functions.lock();
         let (function, allowed) = match functions.entry(kernel.to_owned()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
@@ -195,12 +189,13 @@ impl Device for Gpu {
         self.stream.begin_capture(mode).or_say("beginning a CUDA graph")
     }
 
-    fn end_capture(&self) -> Result<Box<dyn Graph>> {
+    fn end_capture(&self) -> Result<Graph> {
         let graph =
             self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).or_say("ending a CUDA graph")?;
         let graph =
             graph.ok_or_else(|| Error::Device("the GPU's driver has recorded no CUDA graph".into()))?;
-        Ok(Box::new(Captured(graph)))
+        let captured = Captured(graph);
+        Ok(Box::new(move || captured.replay()))
     }
 
     fn frees(&self) -> u64 {
@@ -221,7 +216,7 @@ unsafe impl Send for Captured {}
 // SAFETY: as above.
 unsafe impl Sync for Captured {}
 
-impl Graph for Captured {
+impl Captured {
     fn replay(&self) -> Result<()> {
         self.0.launch().or_say("replaying a CUDA graph")
     }

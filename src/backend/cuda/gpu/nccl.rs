@@ -4,15 +4,11 @@
 //! It was run against a library that stands in for it (tests/suite/gpu.rs), and on no GPU so far, let alone on two.
 
 use super::enter;
-use crate::{
-    backend::cuda::device::{Address, DeviceGroup},
-    error::{Error, Result},
-    model::{Rank, Share},
-};
-use cudarc::{
-    driver::CudaStream,
-    nccl::{result, sys},
-};
+use crate::backend::cuda::device::{Address, DeviceGroup};
+use crate::error::{Error, Result};
+use crate::model::{Rank, Share};
+use cudarc::driver::CudaStream;
+use cudarc::nccl::{result, sys};
 use std::{ffi::c_char, ptr, sync::Arc};
 
 /// A rank's part of a group of GPUs.

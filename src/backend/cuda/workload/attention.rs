@@ -1,21 +1,17 @@
 //! Attention over a paged cache, and the writes into it.
 
 use super::{Family, Kernel, KernelShape, Memory};
-use crate::{
-    backend::cuda::{
-        AttentionVersion, PagedPlaces, PagedShape, PagedWork,
-        device::{Address, Arg, Grid, Launch},
-        suffix,
-    },
-    error::{Error, Result},
-    tensor::{DType, Stored},
-};
+use crate::backend::cuda::device::{Address, Arg, Grid, Launch};
+use crate::backend::cuda::{AttentionVersion, PagedPlaces, PagedShape, PagedWork, suffix};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Stored};
+use strum::VariantNames;
 
 pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];
 
 /// Sequences that decode: a row for each, behind `tokens` − 1 others.
 pub(super) const VERSIONS: Family = Family {
-    kernels: &[(&AttentionVersion::KERNELS, KV_DTYPES)],
+    kernels: &[(AttentionVersion::VARIANTS, KV_DTYPES)],
     defaults: "sequences=2,tokens=256,heads=8,kv_heads=2,head_dim=64,block_size=16",
     launches: attend,
 };

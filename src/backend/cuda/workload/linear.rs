@@ -1,10 +1,8 @@
 //! The versions of the matrix product.
 
 use super::{Family, Kernel, KernelShape, Memory};
-use crate::{
-    backend::cuda::device::{Arg, Grid, Launch},
-    error::{Error, Result},
-};
+use crate::backend::cuda::device::{Arg, Grid, Launch};
+use crate::error::{Error, Result};
 
 /// x in f32 with W in any dtype, or both in the same one of 16 bits, as tensor cores want them.
 pub(super) const PRODUCTS: Family = Family {

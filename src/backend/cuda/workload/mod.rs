@@ -6,11 +6,8 @@ mod linear;
 mod prompts;
 mod rows;
 
-use super::{
-    device::{Address, Arg, Device, Grid, Launch},
-    profile::Profile,
-    simulated::Simulated,
-};
+use super::device::{Address, Arg, Device, Grid, Launch};
+use super::{profile::Profile, simulated::Simulated};
 use crate::error::{Error, Result};
 use std::{cell::RefCell, collections::BTreeMap, iter::repeat};
 

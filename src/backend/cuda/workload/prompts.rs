@@ -1,10 +1,9 @@
 //! Attention over prompts.
 
 use super::{Family, Kernel, KernelShape, Memory, attention};
-use crate::{
-    backend::cuda::{FlashVersion, FlashWork, PagedPlaces, device::Launch},
-    error::{Error, Result},
-};
+use crate::backend::cuda::device::Launch;
+use crate::backend::cuda::{FlashVersion, FlashWork, PagedPlaces};
+use crate::error::{Error, Result};
 
 /// v2 with the pieces of a tile where they come: to be counted beside it. Heads of 64 or 128.
 const UNSWIZZLED: &str = "flash_attention_v2_unswizzled";

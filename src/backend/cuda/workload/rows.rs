@@ -1,10 +1,8 @@
 //! Kernels over rows of an activation.
 
 use super::{Family, Kernel, KernelShape, Memory};
-use crate::{
-    backend::cuda::device::{Arg, Grid, Launch},
-    error::{Error, Result},
-};
+use crate::backend::cuda::device::{Arg, Grid, Launch};
+use crate::error::{Error, Result};
 
 const DEFAULTS: &str = "rows=8,width=1024";
 

@@ -65,33 +65,22 @@ pub fn attend<'a>(
     let heads = q.len() / head_dim;
     let (columns, panels, depth) = (heads.min(SIDE), heads.div_ceil(SIDE), head_dim.next_multiple_of(DEPTH));
     scratch.resize(columns * panels, head_dim);
-    let Scratch {
-        queries,
-        wide_queries,
-        keys: k,
-        rows: v_rows,
-        values: v,
-        scores,
-        weights,
-        sums,
-        wide,
-        states,
-    } = scratch;
-    wide_queries.clear();
-    wide_queries.resize(heads * 3 * depth, 0.0);
-    for (q, wide) in q.chunks_exact(head_dim).zip(wide_queries.chunks_exact_mut(3 * depth)) {
+    let s = scratch;
+    s.wide_queries.clear();
+    s.wide_queries.resize(heads * 3 * depth, 0.0);
+    for (q, wide) in q.chunks_exact(head_dim).zip(s.wide_queries.chunks_exact_mut(3 * depth)) {
         for (i, q) in q.iter().enumerate() {
             (wide[i], wide[depth + i], wide[2 * depth + i]) = (*q, *q, q - bf16::from_f32(*q).to_f32());
         }
     }
     let count = Panels::lines(heads, 3 * depth);
-    let q = Panels::pack(amx, wide_queries, heads, &mut queries[..count], false);
+    let q = Panels::pack(amx, &s.wide_queries, heads, &mut s.queries[..count], false);
     let tiles = Tiles::with_columns(amx, columns);
     let seen = |panel: usize, lane: usize| {
         (keys + 1 + (panel * SIDE + lane).min(heads - 1) / (heads / rows) - rows) as i32
     };
-    states.clear();
-    states.extend((0..panels).map(|panel| {
+    s.states.clear();
+    s.states.extend((0..panels).map(|panel| {
         let lanes: [i32; SIDE] = std::array::from_fn(|lane| seen(panel, lane));
         // SAFETY: 16 numbers are read.
         let seen = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
@@ -104,7 +93,7 @@ pub fn attend<'a>(
         let used = count.next_multiple_of(DEPTH);
         let row = depth / DEPTH; // lines of k₁, k₂ or v, and steps that they are multiplied in
         for (i, (k, v)) in
-            k.chunks_exact_mut(2 * row).zip(v_rows.chunks_exact_mut(row)).enumerate().take(used)
+            s.keys.chunks_exact_mut(2 * row).zip(s.rows.chunks_exact_mut(row)).enumerate().take(used)
         {
             if i >= count {
                 k.fill(Line::ZERO);
@@ -113,33 +102,33 @@ pub fn attend<'a>(
             }
             let (segment, number) = vectors.next().expect("as many positions as keys");
             let (rounded, lost) = k.split_at_mut(row);
-            round(segment.k.vector(number, wide), rounded, Some(lost));
-            round(segment.v.vector(number, wide), v, None);
+            round(segment.k.vector(number, &mut s.wide), rounded, Some(lost));
+            round(segment.v.vector(number, &mut s.wide), v, None);
         }
-        turn(v_rows, depth, used, v);
+        turn(&s.rows, depth, used, &mut s.values);
         // S = k₁ q₁ + k₂ q₁, then + k₁ q₂.
         let parts = [(0..2 * row, true), (2 * row..3 * row, false)];
         // SAFETY: `resize` gave K, Q and S their sizes; `tiles` is alone.
-        unsafe { multiply_rows(&tiles, &k[..used * 2 * row], 2 * row, &q, &parts, scores, KEYS) }
+        unsafe { multiply_rows(&tiles, &s.keys[..used * 2 * row], 2 * row, &q, &parts, &mut s.scores, KEYS) }
         let fresh = first == 0;
-        for (panel, state) in states.iter_mut().enumerate() {
-            let scores = &scores[panel * KEYS * columns / SIDE..];
-            let weights = &mut weights[panel * STEPS * columns..];
+        for (panel, state) in s.states.iter_mut().enumerate() {
+            let scores = &s.scores[panel * KEYS * columns / SIDE..];
+            let weights = &mut s.weights[panel * STEPS * columns..];
             let alpha = weigh(state, scores, columns, first..first + used, scale, weights);
             let grown = _mm512_cmpneq_ps_mask(alpha, _mm512_set1_ps(1.0)) != 0;
             if grown && !fresh {
-                rescale(&mut sums[panel * depth * columns / SIDE..], depth, columns, alpha);
+                rescale(&mut s.sums[panel * depth * columns / SIDE..], depth, columns, alpha);
             }
         }
-        let p = Panels::packed(weights, heads, STEPS);
+        let p = Panels::packed(&s.weights, heads, STEPS);
         // SAFETY: as above, for Vᵀ, P and O.
         unsafe {
             let parts = [(0..used / DEPTH, fresh)];
-            multiply_rows(&tiles, &v[..depth * STEPS], STEPS, &p, &parts, sums, depth);
+            multiply_rows(&tiles, &s.values[..depth * STEPS], STEPS, &p, &parts, &mut s.sums, depth);
         }
     }
-    for (panel, (state, out)) in states.iter().zip(out.chunks_mut(SIDE * head_dim)).enumerate() {
-        let sums = &mut sums[panel * depth * columns / SIDE..];
+    for (panel, (state, out)) in s.states.iter().zip(out.chunks_mut(SIDE * head_dim)).enumerate() {
+        let sums = &mut s.sums[panel * depth * columns / SIDE..];
         rescale(sums, depth, columns, _mm512_div_ps(_mm512_set1_ps(1.0), state.total));
         write(sums, columns, head_dim, out);
     }

@@ -1,10 +1,8 @@
 //! K and V as the tiles read them: bf16, and V turned over.
 
 use super::STEPS;
-use crate::backend::simd::{
-    amx::{DEPTH, Line, SIDE, transpose},
-    to_bf16,
-};
+use crate::backend::simd::amx::{DEPTH, Line, SIDE, transpose};
+use crate::backend::simd::to_bf16;
 use std::arch::x86_64::*;
 
 /// Numbers as bf16, and what they lose by it.

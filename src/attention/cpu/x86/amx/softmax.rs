@@ -1,9 +1,7 @@
 //! Softmax of a block of scores, 16 queries in the lanes of a register.
 
-use crate::backend::simd::{
-    amx::{DEPTH, Line, SIDE},
-    to_bf16,
-};
+use crate::backend::simd::amx::{DEPTH, Line, SIDE};
+use crate::backend::simd::to_bf16;
 use std::{arch::x86_64::*, ops::Range};
 
 /// Of each of 16 queries.

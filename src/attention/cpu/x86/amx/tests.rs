@@ -1,12 +1,8 @@
 //! The contract of attention by tiles.
 
-use crate::{
-    attention::cpu::{
-        group::{Scratch, attend_group},
-        vectors::{Kept, Queries, Segment},
-    },
-    backend::cpu::{Arithmetic, Cpu, Isa},
-};
+use crate::attention::cpu::group::{Scratch, attend_group};
+use crate::attention::cpu::vectors::{Kept, Queries, Segment};
+use crate::backend::cpu::{Arithmetic, Cpu, Isa};
 use half::bf16;
 
 /// Query heads of a head of K and V, numbers of a head, tokens that attend together, and keys.

@@ -1,11 +1,9 @@
 //! A few rows of x: weights are used once or twice, in place, and the time is that of reading them.
 
-use super::{
-    super::tasks::Out,
-    micro_kernel::{IN_PLACE, load},
-    pack::{HEIGHT, Panels},
-    weights::{Element, Reads},
-};
+use super::super::tasks::Out;
+use super::micro_kernel::{IN_PLACE, load};
+use super::pack::{HEIGHT, Panels};
+use super::weights::{Element, Reads};
 use crate::backend::simd::{LINE, add_row, filled_up, of_rows, prefetch};
 
 /// How many panels of W ahead weights are asked for.

@@ -1,15 +1,11 @@
 //! The macro-kernel: a task of rows of W, panel by panel, in place or by blocks that stay in the caches.
 
-use super::{
-    super::{
-        stored,
-        tasks::{Out, TASK, Task},
-    },
-    in_place,
-    micro_kernel::{self, IN_PLACE, PackedBlock, Waiting},
-    pack::{HEIGHT, Panels},
-    weights::{Element, Reads},
-};
+use super::super::stored;
+use super::super::tasks::{Out, TASK, Task};
+use super::micro_kernel::{IN_PLACE, PackedBlock, Waiting};
+use super::pack::{HEIGHT, Panels};
+use super::weights::{Element, Reads};
+use super::{in_place, micro_kernel};
 use std::cell::RefCell;
 
 /// Rows of x up to which W is used in place.

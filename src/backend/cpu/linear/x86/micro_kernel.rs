@@ -1,10 +1,8 @@
 //! The micro-kernel: sums of a panel of x against a panel of W, in registers.
 
-use super::{
-    super::tasks::Out,
-    pack::{HEIGHT, Panels},
-    weights::{Element, Reads},
-};
+use super::super::tasks::Out;
+use super::pack::{HEIGHT, Panels};
+use super::weights::{Element, Reads};
 use crate::backend::simd::{Simd, add_row, filled_up, of_rows};
 use std::ops::Range;
 

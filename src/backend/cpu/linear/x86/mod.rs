@@ -27,16 +27,11 @@ mod micro_kernel;
 mod pack;
 mod weights;
 
-use super::{
-    super::{Cpu, CpuWeight, Isa},
-    Product,
-    tasks::{Columns, Task, for_each_task},
-    transposed::transposed_task,
-};
-use crate::{
-    backend::simd::{Avx2, Avx512, Avx512Bf16, amx::Amx, dispatch},
-    tensor::DType,
-};
+use super::super::{Cpu, CpuWeight, Isa};
+use super::tasks::{Columns, Task, for_each_task};
+use super::{Product, transposed::transposed_task};
+use crate::backend::simd::{Avx2, Avx512, Avx512Bf16, dispatch};
+use crate::{backend::simd::amx::Amx, tensor::DType};
 use macro_kernel::outputs_of_task;
 use pack::{Panels, pack_bf16, pack_f32};
 use weights::{Bf16, F16, F32, Reads};

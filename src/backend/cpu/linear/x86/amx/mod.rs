@@ -18,14 +18,10 @@
 
 mod pack;
 
-use super::super::{
-    stored::Rows,
-    tasks::{Columns, TASK, Task, for_each_task},
-};
-use crate::backend::{
-    cpu::{Cpu, CpuWeight},
-    simd::amx::{Ahead, Amx, Line, Panels, SIDE, Tiles, Walk, multiply, turned},
-};
+use super::super::stored::Rows;
+use super::super::tasks::{Columns, TASK, Task, for_each_task};
+use crate::backend::cpu::{Cpu, CpuWeight};
+use crate::backend::simd::amx::{Ahead, Amx, Line, Panels, SIDE, Tiles, Walk, multiply, turned};
 use pack::{PANEL, pack};
 use std::{cell::RefCell, ops::Range};
 

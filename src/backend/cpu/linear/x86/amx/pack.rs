@@ -1,9 +1,7 @@
 //! Rows of W side by side, as the operand a.
 
-use crate::backend::{
-    cpu::linear::{stored::Rows, tasks::Out},
-    simd::amx::{Line, SIDE, Walk},
-};
+use crate::backend::simd::amx::{Line, SIDE, Walk};
+use crate::{backend::cpu::linear::stored::Rows, backend::cpu::linear::tasks::Out};
 use std::{arch::x86_64::*, ops::Range};
 
 /// Outputs of a panel of W: two tiles.

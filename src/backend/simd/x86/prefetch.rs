@@ -1,9 +1,7 @@
 //! Asking memory for what will be read soon.
 
-use std::{
-    arch::x86_64::{_MM_HINT_T1, _mm_prefetch},
-    ops::Range,
-};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::ops::Range;
 
 /// Bytes of a line of a cache.
 pub const LINE: usize = 64;

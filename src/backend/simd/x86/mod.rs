@@ -1,6 +1,18 @@
 //! Several copies of every hot loop, one for each width of x86's vector registers.
 
-use super::{Avx2, Avx512, Avx512Bf16, Isa, amx::Amx};
+pub mod amx;
+mod avx2;
+mod avx512;
+mod avx512_bf16;
+mod prefetch;
+
+pub(crate) use super::dot::add_row;
+use super::{F32, Isa, Simd};
+use amx::Amx;
+pub use avx2::Avx2;
+pub use avx512::Avx512;
+pub use avx512_bf16::{Avx512Bf16, to_bf16};
+pub(crate) use prefetch::{LINE, prefetch};
 
 /// Whether a later step compiles more copies for this CPU.
 pub(super) const NEEDS_STEP4: bool = false;
