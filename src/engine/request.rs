@@ -207,7 +207,8 @@ impl Request {
         self.times.first_token.get_or_insert(now);
         self.times.last_token = Some(now);
         self.tokens.push(sampled.token);
-        let stopped = self.stop.as_mut().is_some_and(|stop| stop.push(sampled.token));
+        let may_stop = self.output().len() > self.params.sampling.min_tokens;
+        let stopped = self.stop.as_mut().is_some_and(|stop| stop.push(sampled.token, may_stop));
         if stopped || self.params.eos_token_id.contains(&sampled.token) {
             return Some(FinishReason::Stop);
         }

@@ -111,6 +111,8 @@ pub struct Sampler {
     next: Option<f64>,
     /// `None` if no penalty is on.
     history: Option<History>,
+    /// Tokens so far.
+    count: usize,
     scratch: Scratch,
 }
 
@@ -132,7 +134,7 @@ impl Sampler {
         };
         let history = History::new(&params, prompt_ids);
         let scratch = Scratch::default();
-        Ok(Self { params, vocab_size, rng, next: None, history, scratch })
+        Ok(Self { params, vocab_size, rng, next: None, history, count: 0, scratch })
     }
 
     /// The seed in use, given or drawn: a run with `--seed` and this number repeats the tokens. `None` if greedy.
@@ -182,6 +184,7 @@ impl Sampler {
         if let Some(history) = &mut self.history {
             history.record(token);
         }
+        self.count += 1;
 
         let logprob = believed.as_ref().map(|&(log_sum, _)| logprob(scratch.raw[token as usize], log_sum));
         let top_logprobs = believed.map_or_else(Vec::new, |(_, top)| top);
@@ -192,7 +195,7 @@ impl Sampler {
     /// drawn says so by [`drawn`](Self::drawn).
     pub fn draw(&mut self) -> Option<Draw> {
         let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
-        if self.params.logprobs.is_some() || !self.params.logit_bias.is_empty() || self.history.is_some() {
+        if self.params.logprobs.is_some() || self.changes_logits() {
             return None;
         }
         let u = match &mut self.rng {
@@ -206,7 +209,13 @@ impl Sampler {
     /// Takes the token that was drawn elsewhere.
     pub fn drawn(&mut self, token: u32) -> Sampled {
         self.next = None;
+        self.count += 1;
         Sampled { token, logprob: None, top_logprobs: Vec::new() }
+    }
+
+    /// Whether the next token is drawn from other logits than the model's.
+    fn changes_logits(&self) -> bool {
+        !self.params.logit_bias.is_empty() || self.history.is_some() || self.count < self.params.min_tokens
     }
 
     /// Refuses logits that no token can be drawn from.
@@ -220,12 +229,19 @@ impl Sampler {
 
     /// Bias and penalties, in place; gives the new maximum.
     fn adjust(&self, logits: &mut [f32], peak: Peak) -> Result<Peak, SamplingError> {
-        if self.params.logit_bias.is_empty() && self.history.is_none() {
+        if !self.changes_logits() {
             return Ok(peak);
         }
         add_bias(&self.params.logit_bias, logits);
         if let Some(history) = &self.history {
             history.apply(&self.params, logits);
+        }
+        if self.count < self.params.min_tokens {
+            for end in &self.params.ends {
+                if let Some(logit) = logits.get_mut(*end as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
         let peak = argmax(logits)?;
         if peak.logit == f32::INFINITY {

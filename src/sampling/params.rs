@@ -28,6 +28,9 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Added to the logits of these tokens, before the penalties. Each in [-100, 100].
     pub logit_bias: Vec<(u32, f32)>,
+    /// Tokens that the output has before one of `ends` is drawn.
+    pub min_tokens: usize,
+    pub ends: Vec<u32>,
     /// The seed of the random numbers; `None` draws one, which [`Sampler::seed`](super::Sampler::seed) reports.
     pub seed: Option<u64>,
     /// `Some(n)`: report the log-probability of the token and of the `n` most probable ones.
@@ -45,6 +48,8 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            min_tokens: 0,
+            ends: Vec::new(),
             seed: None,
             logprobs: None,
         }

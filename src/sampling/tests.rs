@@ -254,6 +254,27 @@ fn greedy_obeys_bias_and_penalties_and_learns_from_its_output() {
 }
 
 #[test]
+fn an_end_waits_for_the_least_length() {
+    let params = SamplingParams {
+        temperature: 0.0,
+        min_tokens: 2,
+        ends: vec![3, 900],
+        logprobs: Some(1),
+        ..Default::default()
+    };
+    let mut sampler = Sampler::new(params, &[], 5).unwrap();
+    let mut sample = || sampler.sample(&mut [0.0, 1.0, 0.0, 9.0, 0.0]).unwrap();
+    let tokens: Vec<Sampled> = (0..3).map(|_| sample()).collect();
+    assert_eq!(tokens.iter().map(|sampled| sampled.token).collect::<Vec<_>>(), [1, 1, 3]);
+    assert_eq!(tokens[0].top_logprobs, tokens[2].top_logprobs, "log-probabilities are of the raw logits");
+    let params = SamplingParams { min_tokens: 1, ends: vec![3], ..Default::default() };
+    let mut sampler = Sampler::new(params, &[], 5).unwrap();
+    assert!(sampler.draw().is_none());
+    sampler.sample(&mut [0.0; 5]).unwrap();
+    assert!(sampler.draw().is_some());
+}
+
+#[test]
 fn logprobs_are_of_the_raw_logits() {
     // log_softmax of torch 2.15.0.
     let raw = [2.5, -1.0, 0.75, 3.25, -0.5, 1.5, 0.0, -2.25, 3.0, 1.5, -4.0, 0.25];

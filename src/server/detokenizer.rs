@@ -32,6 +32,8 @@ pub struct OutputText {
     detokenizer: Option<Detokenizer>,
     stop: StopStrings,
     include_stop: bool,
+    /// Tokens before which no stop string counts.
+    min_tokens: usize,
     /// The prompt alone is wanted: no token after it.
     only_prompt: bool,
     /// Tokens whose text is held back.
@@ -48,6 +50,7 @@ pub struct TextRules<'a> {
     pub stop: &'a [String],
     pub skip_special_tokens: bool,
     pub include_stop: bool,
+    pub min_tokens: usize,
     pub only_prompt: bool,
 }
 
@@ -64,6 +67,7 @@ impl OutputText {
             detokenizer: rules.tokenizer.map(detokenizer),
             stop: StopStrings::new(rules.stop),
             include_stop: rules.include_stop,
+            min_tokens: rules.min_tokens,
             only_prompt: rules.only_prompt,
             held: Vec::new(),
             matched_stop: None,
@@ -74,6 +78,10 @@ impl OutputText {
     /// Takes a token; gives the text that is final now.
     fn push(&mut self, token: u32) -> String {
         let Some(detokenizer) = &mut self.detokenizer else { return String::new() };
+        if self.min_tokens > 0 {
+            self.min_tokens -= 1;
+            return detokenizer.push(token);
+        }
         match self.stop.push_token(detokenizer, token) {
             Emit::Text(text) => text,
             Emit::Stopped { text, stop } => self.stopped(text, stop),

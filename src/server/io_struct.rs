@@ -53,6 +53,8 @@ pub struct RequestOptions {
     pub include_stop: bool,
     /// More tokens that end an output.
     pub stop_token_ids: Vec<u32>,
+    /// Tokens of an output before which nothing ends it.
+    pub min_tokens: usize,
     /// Whether the last message is one of the assistant's that goes on.
     pub continue_final_message: bool,
     /// Whether a chat's text ends with the beginning of an answer.
@@ -66,6 +68,7 @@ impl Default for RequestOptions {
             skip_special_tokens: true,
             include_stop: false,
             stop_token_ids: Vec::new(),
+            min_tokens: 0,
             continue_final_message: false,
             add_generation_prompt: true,
         }

@@ -71,6 +71,11 @@ impl TokenizerManager {
                 return Err(ApiError::invalid("cache_salt", message));
             }
         }
+        let vocab = self.checkpoint.config.vocab_size;
+        if input.options.stop_token_ids.iter().any(|id| *id as usize >= vocab) {
+            let message = format!("stop_token_ids: the vocabulary has the ids 0 to {}", vocab - 1);
+            return Err(ApiError::invalid("stop_token_ids", message));
+        }
         input.prompts.iter().try_for_each(|prompt| self.check_bytes(prompt))
     }
 
@@ -100,7 +105,10 @@ impl TokenizerManager {
         for prompt in prompts {
             let mut request = self.resolve(prompt, &fields, &options)?;
             self.fit(&mut request)?;
-            request.params.eos_token_id.extend(&options.stop_token_ids);
+            let params = &mut request.params;
+            params.eos_token_id.extend(&options.stop_token_ids);
+            (params.sampling.min_tokens, params.sampling.ends) =
+                (options.min_tokens, params.eos_token_id.clone());
             request.salt = match (&tenant, request.salt) {
                 (None, salt) => salt,
                 (Some(tenant), salt) => Some(format!("{tenant}/{}", salt.unwrap_or_default())),

@@ -177,6 +177,7 @@ impl TokenizerManager {
             stop: &request.stop,
             skip_special_tokens: prepared.options.skip_special_tokens,
             include_stop: prepared.options.include_stop,
+            min_tokens: prepared.options.min_tokens,
             only_prompt: request.params.max_tokens == 0,
         };
         let output = OutputText::new(address, request.prompt.len(), &rules);

@@ -161,7 +161,7 @@ mod tests {
             let mut matcher = StopMatcher::new(&tokenizer, &[], &[stop.into()]).unwrap();
             let mut out = String::new();
             for id in ids(text) {
-                let (emit, stopped) = (stops.push_token(&mut detokenizer, id), matcher.push(id));
+                let (emit, stopped) = (stops.push_token(&mut detokenizer, id), matcher.push(id, true));
                 assert_eq!(matches!(emit, Emit::Stopped { .. }), stopped, "{stop} in {text}");
                 let (Emit::Text(text) | Emit::Stopped { text, .. }) = emit;
                 out += &text;

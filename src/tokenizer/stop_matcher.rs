@@ -24,9 +24,10 @@ impl StopMatcher {
         Some(StopMatcher { scan, detokenizer })
     }
 
-    /// Takes the next token; true if it completes a stop string.
-    pub fn push(&mut self, id: u32) -> bool {
-        self.detokenizer.push_bytes(id).into_iter().any(|byte| self.scan.push(byte).is_some())
+    /// Takes the next token; true if it completes a stop string. The text of one that `counts` not is no part of any.
+    pub fn push(&mut self, id: u32, counts: bool) -> bool {
+        let bytes = self.detokenizer.push_bytes(id);
+        counts && bytes.into_iter().any(|byte| self.scan.push(byte).is_some())
     }
 }
 
@@ -41,7 +42,7 @@ mod tests {
         let prompt = tokenizer.encode("Once upon a time", false).unwrap();
         let output = tokenizer.encode(" there was a little girl. She", false).unwrap();
         let mut matcher = StopMatcher::new(&tokenizer, &prompt, &["girl.".into(), String::new()]).unwrap();
-        let found = output.iter().position(|&id| matcher.push(id)).unwrap();
+        let found = output.iter().position(|&id| matcher.push(id, true)).unwrap();
         assert!(tokenizer.decode(&output[..=found], true).contains("girl."));
         assert!(!tokenizer.decode(&output[..found], true).contains("girl."));
         assert!(StopMatcher::new(&tokenizer, &prompt, &[String::new()]).is_none());
@@ -53,6 +54,6 @@ mod tests {
         let id = |token: &str| tokenizer.shared.inner.token_to_id(token).unwrap();
         let bytes = [id("<0xC3>"), id("<0xA9>")];
         let mut matcher = StopMatcher::new(&tokenizer, &[], &["é".into()]).unwrap();
-        assert_eq!(bytes.map(|id| matcher.push(id)), [false, true]);
+        assert_eq!(bytes.map(|id| matcher.push(id, true)), [false, true]);
     }
 }

@@ -162,6 +162,7 @@ pub fn options(members: &mut Members) -> Result<RequestOptions, ApiError> {
         skip_special_tokens: members.take("skip_special_tokens")?.unwrap_or(given.skip_special_tokens),
         include_stop: members.take("include_stop_str_in_output")?.unwrap_or(given.include_stop),
         stop_token_ids: members.take("stop_token_ids")?.unwrap_or_default(),
+        min_tokens: members.take("min_tokens")?.unwrap_or(0),
         continue_final_message: members.take("continue_final_message")?.unwrap_or(false),
         add_generation_prompt: members.take("add_generation_prompt")?.unwrap_or(true),
     };
@@ -212,9 +213,6 @@ pub fn refuse(members: &mut Members) -> Result<(), ApiError> {
     }
     if members.take::<i64>("priority")?.is_some_and(|priority| priority != 0) {
         return not_served("priority", "requests are served in the order in which they come; leave it out");
-    }
-    if members.take::<usize>("min_tokens")?.is_some_and(|tokens| tokens > 0) {
-        return not_served("min_tokens", "use `ignore_eos` for an output of an exact length");
     }
     if members.take::<Value>("prompt_logprobs")?.is_some() {
         return not_served("prompt_logprobs", "use /v1/completions with `echo` and `logprobs`");

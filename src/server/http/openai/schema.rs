@@ -37,6 +37,8 @@ pub struct Sampling {
     seed: Option<i64>,
     stop: Option<Stop>,
     stop_token_ids: Option<Vec<u32>>,
+    /// Tokens of an output before which nothing ends it.
+    min_tokens: Option<u32>,
     ignore_eos: Option<bool>,
     include_stop_str_in_output: Option<bool>,
     skip_special_tokens: Option<bool>,
