@@ -5,6 +5,9 @@
 use crate::{tensor::DType, words, words::Words};
 use std::path::PathBuf;
 
+/// Results of this room.
+pub(super) type Result<T, E = CheckpointError> = std::result::Result<T, E>;
+
 /// See the module's documentation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -23,6 +23,7 @@ pub use checksum::{Checksums, checksums, hex};
 pub use directory::Directory;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;
+use error::Result;
 pub use header::{Header, TensorInfo};
 pub use index::Index;
 pub use locate::locate;
@@ -30,6 +31,3 @@ pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 pub use prefetch::prefetch;
 pub use state_dict::{Entry, Shard, StateDict};
 pub use write::write_safetensors;
-
-/// Results of this room.
-type Result<T, E = CheckpointError> = std::result::Result<T, E>;
