@@ -179,7 +179,9 @@ impl Client {
             let frame = frame.map_err(|error| Failure::of(Kind::Cut, error))?;
             frame.data_ref().map_or(Ok(()), |bytes| reader.take(bytes, Instant::now()))?;
         }
-        if let Ok(None) = timeout(END_OF_STREAM, body.frame()).await {
+        // Whatever follows, such as the LF of a last CR LF, is no part of the answer.
+        let end = async { while let Some(Ok(_)) = body.frame().await {} };
+        if timeout(END_OF_STREAM, end).await.is_ok() {
             self.keep(connection);
         }
         Ok(reader.answer)

@@ -9,6 +9,8 @@ mod server;
 mod sse;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use super::super::{
     numbers::{count, count_to},
