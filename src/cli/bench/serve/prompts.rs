@@ -88,6 +88,7 @@ pub struct Work {
     #[arg(long)]
     pub ignore_eos: bool,
     #[command(flatten)]
+    #[serde(flatten)]
     pub drawing: Drawing,
 }
 

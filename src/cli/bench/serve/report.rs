@@ -72,6 +72,7 @@ pub struct Totals {
     peak_concurrency: usize,
     /// Of this process, which is not the server's.
     client_cpu_seconds: Option<f64>,
+    /// `null` for less than 0.1 s.
     client_cpu_microseconds_per_output_token: Option<f64>,
 }
 
@@ -196,6 +197,7 @@ impl Report {
         let refused = if t.refused > 0 { format!(" ({} refused)", t.refused) } else { String::new() };
         let retries = if t.retries > 0 { format!(", {} sent again", t.retries) } else { String::new() };
         let counted = match t.output_tokens_counted_by {
+            _ if t.output_tokens == 0 => "nothing to count",
             CountedBy::Usage => "counted by the server",
             CountedBy::Chunks => "counted as chunks: the server sends no usage",
             CountedBy::Both => "some counted by the server, the others as chunks",
@@ -232,7 +234,8 @@ impl Totals {
         let output_tokens = good().map(|request| request.output_tokens).sum::<usize>();
         let prompt_tokens = good().filter_map(|request| request.prompt_tokens).sum::<usize>();
         let per_second = |n: usize| n as f64 / seconds;
-        let each = run.cpu_seconds.filter(|_| output_tokens > 0);
+        // The system counts in ticks of 10 ms.
+        let each = run.cpu_seconds.filter(|seconds| *seconds >= 0.1 && output_tokens > 0);
         Totals {
             requests: requests.len(),
             succeeded,
