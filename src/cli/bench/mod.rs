@@ -2,6 +2,8 @@
 
 mod report;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod workload;
 
 use super::engine_args::{EngineArgs, LoadWorker, LocalEngine};
@@ -10,7 +12,7 @@ use super::numbers::{count, count_to};
 use super::terminal::{bar, json_line, print};
 use clap::{Subcommand, ValueEnum};
 use report::{Computer, Latencies, ModelSizes, Report, RequestTimes, Settings, Totals, outputs_sha256};
-use run::{Drawing, Run, blocks_since, serve, since};
+use run::{Drawing, Run, blocks_since, since};
 use serde::Serialize;
 use stairwell::engine::{Continuous, Policy, Static, Worker};
 use stairwell::error::{Error, Result};
@@ -29,6 +31,8 @@ pub struct Args {
 enum What {
     Throughput(Box<Throughput>),
     Latency(Box<Latency>),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Args>),
 }
 
 /// Many requests of random lengths, and how fast all of them are served
@@ -124,31 +128,44 @@ enum PolicyName {
 }
 
 impl Args {
-    fn common(&self) -> &Common {
-        match &self.what {
-            What::Throughput(args) => &args.common,
-            What::Latency(args) => &args.common,
-        }
-    }
-
     /// Threads of this process's rank.
     pub fn threads(&self) -> usize {
-        self.common().engine.parallel.threads()
+        match &self.what {
+            What::Throughput(args) => args.common.engine.parallel.threads(),
+            What::Latency(args) => args.common.engine.parallel.threads(),
+            // It computes nothing.
+            #[cfg(feature = "serve")]
+            What::Serve(_) => 1,
+        }
     }
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let common = args.common();
-    let Some(lead) = common.engine.lead()? else { return Ok(()) };
-    let out = common.out.as_deref().map(|path| ("--out", path));
-    let outputs: Vec<_> = out.into_iter().chain(common.engine.trace()).collect();
-    check_outputs(&outputs, &common.engine.load.inputs()?)?;
-    let config = common.engine.load.model.checkpoint()?.config;
-    let Drawing { temperature, .. } = common.drawing;
-    SamplingParams { temperature, ..SamplingParams::default() }.validate(config.vocab_size)?;
     match args.what {
-        What::Throughput(args) => args.bench(&config)?.run(lead, &config),
-        What::Latency(args) => args.bench(&config)?.run(lead, &config),
+        What::Throughput(args) => {
+            let Some((lead, config)) = args.common.check()? else { return Ok(()) };
+            args.bench(&config)?.run(lead, &config)
+        }
+        What::Latency(args) => {
+            let Some((lead, config)) = args.common.check()? else { return Ok(()) };
+            args.bench(&config)?.run(lead, &config)
+        }
+        #[cfg(feature = "serve")]
+        What::Serve(args) => serve::run(*args),
+    }
+}
+
+impl Common {
+    /// Checks the flags and the checkpoint before anything is loaded; `None` in a rank that is not the lead.
+    fn check(&self) -> Result<Option<(LoadWorker, ModelConfig)>> {
+        let Some(lead) = self.engine.lead()? else { return Ok(None) };
+        let out = self.out.as_deref().map(|path| ("--out", path));
+        let outputs: Vec<_> = out.into_iter().chain(self.engine.trace()).collect();
+        check_outputs(&outputs, &self.engine.load.inputs()?)?;
+        let config = self.engine.load.model.checkpoint()?.config;
+        let Drawing { temperature, .. } = self.drawing;
+        SamplingParams { temperature, ..SamplingParams::default() }.validate(config.vocab_size)?;
+        Ok(Some((lead, config)))
     }
 }
 
@@ -215,7 +232,7 @@ impl<W: Serialize> Bench<W> {
         let serve = |batches: &[Workload], engine: &mut LocalEngine| {
             batches
                 .iter()
-                .map(|batch| serve(engine, batch, &self.common.drawing, &bar))
+                .map(|batch| run::serve(engine, batch, &self.common.drawing, &bar))
                 .collect::<Result<Vec<Run>>>()
         };
         let (untimed, timed) = self.batches.split_at(self.warmup);

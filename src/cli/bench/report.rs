@@ -198,6 +198,22 @@ impl Spread {
     }
 }
 
+/// Lines of a name and what belongs to it.
+pub fn lines(lines: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    lines.into_iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
+}
+
+/// A table of spreads in milliseconds; those of nothing are left out.
+pub fn spreads<const N: usize>(spreads: [(&str, Option<Spread>); N]) -> String {
+    let row = |(name, spread): (&str, Option<Spread>)| {
+        let Spread { mean, p50, p90, p99, max } = spread?;
+        let ms = |seconds: f64| Cell::new(format!("{:.2}", seconds * 1e3));
+        Some([name.into(), ms(mean), ms(p50), ms(p90), ms(p99), ms(max)])
+    };
+    let heads = ["ms", ">mean", ">p50", ">p90", ">p99", ">max"];
+    table(heads, spreads.into_iter().filter_map(row))
+}
+
 /// A request's lengths and its times in seconds.
 #[derive(Serialize)]
 pub struct RequestTimes {
@@ -250,15 +266,13 @@ impl<W> Report<W> {
         let peak = self.totals.peak_memory_bytes.map_or("unknown".into(), human_bytes);
         let Latencies { queue_seconds, ttft_seconds, tpot_seconds, itl_seconds, batch_seconds } =
             self.latencies;
-        let names = ["batch", "queue", "TTFT", "TPOT", "ITL"];
-        let spreads = [batch_seconds, queue_seconds, ttft_seconds, tpot_seconds, itl_seconds];
-        let row = |(name, spread): (&str, Option<Spread>)| {
-            let Spread { mean, p50, p90, p99, max } = spread?;
-            let ms = |seconds: f64| Cell::new(format!("{:.2}", seconds * 1e3));
-            Some([name.into(), ms(mean), ms(p50), ms(p90), ms(p99), ms(max)])
-        };
-        let heads = ["ms", ">mean", ">p50", ">p90", ">p99", ">max"];
-        let spreads = table(heads, names.into_iter().zip(spreads).filter_map(row));
+        let spreads = spreads([
+            ("batch", batch_seconds),
+            ("queue", queue_seconds),
+            ("TTFT", ttft_seconds),
+            ("TPOT", tpot_seconds),
+            ("ITL", itl_seconds),
+        ]);
         let (work, memory) = (self.work_text(), self.totals.memory_text());
         format!("{work}{memory}peak memory    {peak}\n\n{spreads}")
     }
