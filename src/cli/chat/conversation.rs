@@ -206,10 +206,12 @@ impl Conversation {
                 _ = interrupts.recv() => Ended::Interrupted,
             })
         })?;
-        if answer.turn.first.is_some() {
+        let interrupted = matches!(ended, Ended::Interrupted);
+        // A terminal shows ^C, also where there was no text yet.
+        if answer.turn.first.is_some() || (interrupted && self.interactive) {
             print("\n")?;
         }
-        let unanswered = matches!(ended, Ended::Interrupted) && answer.text.is_empty();
+        let unanswered = interrupted && answer.text.is_empty();
         match ended {
             Ended::Badly(Trouble::Output(error)) => return Err(error),
             Ended::Badly(Trouble::Request(error)) => return Ok(self.fail(&error)),

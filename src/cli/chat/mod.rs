@@ -41,7 +41,6 @@ use std::{
 /// Talk to a model in the terminal
 #[derive(clap::Args)]
 #[command(
-    next_help_heading = "Conversation",
     // One conversation is one sequence. Log-probabilities and traces have no place in it.
     mut_arg("max_num_seqs", |arg| arg.default_value("1").hide(true)),
     mut_arg("logprobs", |arg| arg.hide(true)),
@@ -59,13 +58,13 @@ pub struct Args {
     #[command(flatten)]
     engine: EngineArgs,
     /// A system message before the conversation
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, help_heading = "Conversation", value_name = "TEXT")]
     system: Option<String>,
     /// The longest answer in tokens [default: generation_config.json, or what the context has room for]
-    #[arg(long, value_name = "N", value_parser = count())]
+    #[arg(long, help_heading = "Conversation", value_name = "N", value_parser = count())]
     max_tokens: Option<usize>,
     /// Don't read and write the file of what was typed, $XDG_STATE_HOME/stairwell/chat_history
-    #[arg(long)]
+    #[arg(long, help_heading = "Conversation")]
     no_history: bool,
     #[command(flatten)]
     template: TemplateArgs,

@@ -57,10 +57,11 @@ impl Totals {
             .map_or(String::new(), |first| format!(", the first after {:.1} ms", first.as_secs_f64() * 1e3));
         let rate = self.last.rate().map_or(String::new(), |rate| format!(", {rate:.1} tok/s"));
         let total = total.as_secs_f64();
+        let turns = if self.turns == 1 { "1 turn".into() } else { format!("{} turns", self.turns) };
         format!(
             "this turn: {prompt} prompt tokens, from the prefix cache: {cached}; {output} tokens in {total:.2} s{first}{rate}\n\
-             in all: {} turns, {} prompt tokens, from the prefix cache: {}; {} tokens\n{context}",
-            self.turns, self.prompt, self.cached, self.output,
+             in all: {turns}, {} prompt tokens, from the prefix cache: {}; {} tokens\n{context}",
+            self.prompt, self.cached, self.output,
         )
     }
 }
