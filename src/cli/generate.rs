@@ -18,6 +18,9 @@ use std::{io, path::PathBuf, time::Instant};
 #[derive(clap::Args)]
 #[command(group = ArgGroup::new("input").required(true).args(["prompt", "prompt_ids", "chat", "messages"]))]
 #[command(group = ArgGroup::new("conversation").args(["chat", "messages"]))]
+#[command(mut_arg("tools", |arg| arg.requires("conversation")))]
+#[command(mut_arg("enable_thinking", |arg| arg.requires("conversation")))]
+#[command(mut_arg("chat_template_kwargs", |arg| arg.requires("conversation")))]
 #[command(after_help = "\
 Examples:
   stairwell generate --prompt \"Once upon a time\"

@@ -33,6 +33,8 @@ mod batch;
 mod bench;
 #[cfg(feature = "step4")]
 mod blocks;
+#[cfg(feature = "serve")]
+mod chat;
 #[cfg(feature = "step3")]
 mod engine_args;
 #[cfg(feature = "step3")]
@@ -132,6 +134,8 @@ enum Command {
     Kernels(kernels::Args),
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
+    #[cfg(feature = "serve")]
+    Chat(Box<chat::Args>),
 }
 
 impl Command {
@@ -145,6 +149,8 @@ impl Command {
             Command::Bench(args) => args.threads(),
             #[cfg(feature = "serve")]
             Command::Serve(args) => args.threads(),
+            #[cfg(feature = "serve")]
+            Command::Chat(args) => args.threads(),
             _ => 0,
         }
     }
@@ -155,7 +161,7 @@ const LATER: [(&str, &[&str]); 4] = [
     ("step3", &["batch", "bench", "timeline"]),
     ("step4", &["plan", "blocks"]),
     ("step5", &["kernels"]),
-    ("serve", &["serve"]),
+    ("serve", &["serve", "chat"]),
 ];
 
 /// `stairwell` alone: clap shows the help.
@@ -222,6 +228,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kernels(args) => kernels::run(args)?,
         #[cfg(feature = "serve")]
         Command::Serve(args) => return Ok(serve::run(*args)?),
+        #[cfg(feature = "serve")]
+        Command::Chat(args) => return Ok(chat::run(*args)?),
     }
     Ok(ExitCode::SUCCESS)
 }

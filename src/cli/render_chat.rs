@@ -31,18 +31,18 @@ pub struct Args {
     add_generation_prompt: bool,
 }
 
-/// What a chat template is given beside the messages.
+/// What a chat template is given beside the messages. A command that may have no messages says that these flags need some.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Chat template")]
 pub struct TemplateArgs {
     /// JSON file with a list of tools
-    #[arg(long, value_name = "FILE.json", requires = "conversation")]
+    #[arg(long, value_name = "FILE.json")]
     tools: Option<PathBuf>,
     /// Sets the template's variable enable_thinking
-    #[arg(long, value_name = "BOOL", requires = "conversation")]
+    #[arg(long, value_name = "BOOL")]
     enable_thinking: Option<bool>,
     /// More variables for the template: {"date_string": "1 Jan 2026"}
-    #[arg(long, value_name = "JSON", requires = "conversation")]
+    #[arg(long, value_name = "JSON")]
     chat_template_kwargs: Option<String>,
 }
 

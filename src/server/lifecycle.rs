@@ -6,7 +6,7 @@
 //! ```
 
 use super::{
-    detokenizer,
+    components::{Components, QueueOptions},
     http::{
         App, AppState,
         access::{Access, AccessOptions},
@@ -15,21 +15,18 @@ use super::{
         connection::{ConnectionLimits, Listening},
         router,
     },
-    scheduler::Scheduler,
     status::Phase,
-    tokenizer_manager::{RequestLimits, TokenizerManager},
+    tokenizer_manager::TokenizerManager,
 };
 use crate::{
     engine::{Engine, Worker},
     error::{Error, Result},
-    generate::GenerateParams,
     request::Checkpoint,
 };
 use std::{
     hash::RandomState,
     process,
-    sync::{Arc, OnceLock, atomic::AtomicU64, mpsc},
-    thread,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -41,8 +38,6 @@ use tokio::{
 
 /// Threads that answer clients. They format text and move bytes; the engine's threads compute.
 const HTTP_THREADS: usize = 2;
-/// Steps that the detokenizer may be behind.
-const STEPS_BEHIND: usize = 64;
 /// How long a body may take to come.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// How long clients have, at the end, to take what was written for them.
@@ -120,54 +115,25 @@ impl Server {
     pub fn serve<W: Worker>(
         self,
         checkpoint: Checkpoint,
-        mut engine: Engine<W>,
+        engine: Engine<W>,
         ready: impl FnOnce(&str, &TokenizerManager),
     ) -> Result<()> {
-        warm_up(&mut engine)?;
-        let status = self.app.status.clone();
-        let kv = engine.kv_usage();
-        let limits = RequestLimits {
-            max_model_len: engine.worker.max_model_len().min(kv.total.max(1)),
-            max_queued: self.options.max_queued_requests,
-            max_running: engine.limits().max_running(),
-            timeout: self.options.request_timeout,
+        let queue = QueueOptions {
+            max_queued_requests: self.options.max_queued_requests,
+            request_timeout: self.options.request_timeout,
         };
-        engine.queue_limits.requests = limits.max_queued;
-        let (to_scheduler, from_manager) = mpsc::channel();
-        let (to_detokenizer, from_scheduler) = mpsc::sync_channel(STEPS_BEHIND);
-        let metrics = self.app.metrics.clone();
-        let scheduler = Scheduler::new(engine, from_manager, to_detokenizer, status.clone());
-        let aborts = to_scheduler.clone();
-        let texts = thread::Builder::new().name("detokenizer".into());
-        let texts = texts.spawn(move || detokenizer::run(from_scheduler, aborts, metrics));
-        let texts =
-            texts.map_err(|error| Error::Device(format!("no thread for the detokenizer: {error}")))?;
-        let manager = Arc::new(TokenizerManager::new(checkpoint, limits, status.clone(), to_scheduler));
-        _ = self.app.manager.set(manager.clone());
+        let (status, metrics) = (self.app.status.clone(), self.app.metrics.clone());
+        let components = Components::start(checkpoint, engine, queue, status.clone(), metrics)?;
+        _ = self.app.manager.set(components.manager.clone());
         status.enter(Phase::Serving);
-        ready(&self.url, &manager);
+        ready(&self.url, &components.manager);
 
-        let served = scheduler.run();
-        if served.is_err() {
-            status.enter(Phase::Dead);
-        }
-        // The detokenizer has told all clients by then, and the connections have some time to write it.
-        _ = texts.join();
+        let served = components.run();
+        // The detokenizer has told all clients by now, and the connections have some time to write it.
         self.closer.close();
         _ = self.runtime.block_on(async { timeout(2 * LAST_WORDS, self.connections).await });
         self.runtime.shutdown_background();
         served
-    }
-}
-
-/// One token, so that the first request finds everything in its place.
-fn warm_up<W: Worker>(engine: &mut Engine<W>) -> Result<()> {
-    engine.add(vec![0], GenerateParams { max_tokens: 1, ..GenerateParams::default() })?;
-    let ended = engine.run()?;
-    engine.flush_cache();
-    match ended.into_iter().find_map(|finished| finished.error) {
-        Some(error) => Err(Error::Dead(format!("the first token can't be computed: {error}"))),
-        None => Ok(()),
     }
 }
 

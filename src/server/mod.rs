@@ -9,8 +9,10 @@
 //! - `scheduler`: the engine's loop, which waits for nobody;
 //! - `detokenizer`: ids to text, with what stop strings and half characters hold back;
 //! - `outbox`: what waits for a client that reads slowly; `status`: gauges that everybody may read; `metrics`: counters for Prometheus;
+//! - `components`: the three, wired, for `serve` and for `chat` in the terminal;
 //! - `http`: connections, keys, OpenAI's and SGLang's interfaces; `lifecycle`: from the port that is bound to the process that ends.
 
+pub mod components;
 pub mod detokenizer;
 pub mod error;
 pub mod http;

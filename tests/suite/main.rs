@@ -93,3 +93,7 @@ mod communicator;
 mod parallel_command;
 #[cfg(feature = "step7")]
 mod step7;
+
+// Step 8.
+#[cfg(feature = "serve")]
+mod serve_chat;
