@@ -16,6 +16,8 @@
 #[path = "../suite/common.rs"]
 mod common;
 mod rig;
+#[cfg(feature = "serve")]
+mod server;
 mod template;
 
 use common::fixture;

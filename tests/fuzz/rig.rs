@@ -36,8 +36,9 @@ pub const MEMORY_FACTOR: usize = 160;
 /// The longest that a parser may take for an input.
 const MOST_TIME: Duration = Duration::from_secs(2);
 
-/// Parsers that are fuzzed, each with three kinds of inputs: the environment's effort is divided among them.
-const RUNS: u32 = 8 * 3;
+/// Parsers that are fuzzed (three of them with feature `serve`), each with three kinds of inputs: the environment's effort is divided
+/// among them.
+const RUNS: u32 = 11 * 3;
 
 /// The system's allocator, with the bytes that the process holds and the most that it held.
 struct Counting;
