@@ -13,6 +13,7 @@ use super::{
         body::BodyLimits,
         closing::{self, Closer},
         connection::{ConnectionLimits, Listening},
+        log::logged,
         router,
     },
     status::Phase,
@@ -101,7 +102,9 @@ impl Server {
             slow_reader_timeout: options.slow_reader_timeout,
             ..ConnectionLimits::default()
         };
-        let connections = runtime.spawn(listener.serve(router(app.clone(), access), limits, closing));
+        let routes = router(app.clone(), access);
+        let routes = if options.log_json { logged(routes) } else { routes };
+        let connections = runtime.spawn(listener.serve(routes, limits, closing));
         let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         runtime.spawn(until_told(terminate, interrupt, app.clone(), options.shutdown_timeout));
         drop(_inside);

@@ -96,4 +96,6 @@ mod step7;
 
 // Step 8.
 #[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "serve")]
 mod serve_chat;

@@ -7,6 +7,7 @@ pub mod closing;
 pub mod connection;
 pub mod fallback;
 pub mod info;
+pub mod log;
 pub mod native;
 pub mod openai;
 pub mod openapi;
@@ -16,7 +17,7 @@ pub mod sse;
 use super::{error, metrics::Metrics, status::Status, tokenizer_manager::TokenizerManager};
 use access::Access;
 use axum::{
-    Router,
+    Extension, Router,
     extract::{FromRequest, Request},
     http::HeaderMap,
     routing::get,
@@ -32,6 +33,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
+use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// What handlers share. A clone is the same one.
@@ -106,8 +108,14 @@ impl FromRequest<App> for JsonBody {
 }
 
 // ANCHOR: router
-/// All routes, each with its entry in `/openapi.json`, behind one layer that knows who may do what.
+/// All routes behind one layer that knows who may do what.
 pub fn router(app: App, access: Access) -> Router {
+    let (router, _) = unguarded(app, access.needs_key());
+    access.guard(router)
+}
+
+/// All routes, each with its entry in `/openapi.json`.
+fn unguarded(app: App, needs_key: bool) -> (Router, OpenApi) {
     let routes = OpenApiRouter::with_openapi(openapi::empty())
         .routes(routes!(openai::models::models))
         .routes(routes!(openai::chat::chat_completions))
@@ -123,16 +131,41 @@ pub fn router(app: App, access: Access) -> Router {
         .routes(routes!(info::loads))
         .routes(routes!(info::metrics))
         .routes(routes!(info::openapi))
+        .routes(routes!(info::page))
         .routes(routes!(admin::flush_cache))
         .routes(routes!(admin::abort_request))
-        .routes(routes!(admin::server_info))
-        .routes(routes!(info::page));
+        .routes(routes!(admin::server_info));
     let (router, mut document) = routes.split_for_parts();
     // The name of a model may have slashes, which a path of the document can't say.
     let router = router.route("/v1/models/{*id}", get(openai::models::retrieve_model));
     openapi::add::<openai::models::__path_retrieve_model>(&mut document);
-    let document = openapi::Document::new(document, access.needs_key());
-    let router = fallback::answer_in_json(router).layer(axum::Extension(document));
-    access.guard(router.with_state(app))
+    let extension = Extension(openapi::Document::new(document.clone(), needs_key));
+    (fallback::answer_in_json(router).layer(extension).with_state(app), document)
 }
 // ANCHOR_END: router
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn every_route_is_guarded() {
+        let app = App::new(AppState {
+            names: vec!["a".into()],
+            started: 0,
+            requests: AtomicU64::new(0),
+            secret: RandomState::new(),
+            status: Arc::default(),
+            metrics: Arc::default(),
+            bodies: BodyLimits::new(1 << 20, Duration::from_secs(1)),
+            needs_key: true,
+            manager: OnceLock::new(),
+            page: OnceLock::new(),
+        });
+        let (router, document) = unguarded(app, true);
+        let routes = openapi::routes(&document);
+        assert!(routes.len() > 18, "{routes:?}");
+        access::tests::assert_guarded(router, &routes).await;
+    }
+}
