@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 pub const MAX_WAITING_BYTES: usize = 8 << 20;
 /// Pieces that wait one by one; from then on, each is put to the last one of its sample.
 const APART: usize = 64;
+/// Tokens that a piece may have, and that are taken at a time: JSON of tokens with log-probabilities takes ten times their memory.
+const AT_A_TIME: usize = 64;
 
 /// One request's pieces, of all its samples, in the order in which they came.
 #[derive(Default)]
@@ -41,11 +43,9 @@ impl Outbox {
         if waiting.overflow {
             return false;
         }
-        waiting.bytes += piece.bytes();
+        waiting.add(piece);
         if waiting.bytes > MAX_WAITING_BYTES {
             *waiting = Waiting { overflow: true, ..Waiting::default() };
-        } else {
-            waiting.add(piece);
         }
         let kept = !waiting.overflow;
         drop(waiting);
@@ -53,7 +53,7 @@ impl Outbox {
         kept
     }
 
-    /// What has come since the last call, once there is something.
+    /// The next pieces, once there are some.
     ///
     /// # Errors
     /// [`Overflow`], if the answer was given up.
@@ -66,8 +66,7 @@ impl Outbox {
                     return Err(Overflow);
                 }
                 if !waiting.pieces.is_empty() {
-                    waiting.bytes = 0;
-                    return Ok(mem::take(&mut waiting.pieces).into());
+                    return Ok(waiting.next());
                 }
             }
             news.await;
@@ -84,9 +83,27 @@ impl Waiting {
     fn add(&mut self, piece: Piece) {
         let crowded = self.pieces.len() >= APART;
         match self.pieces.iter_mut().rev().find(|last| crowded && last.index == piece.index) {
-            Some(last) => last.append(piece),
-            None => self.pieces.push_back(piece),
+            Some(last) if last.tokens.len() < AT_A_TIME => {
+                self.bytes -= last.bytes();
+                last.append(piece);
+                self.bytes += last.bytes();
+            }
+            _ => {
+                self.bytes += piece.bytes();
+                self.pieces.push_back(piece);
+            }
         }
+    }
+
+    /// Takes pieces with about so many tokens as are taken at a time.
+    fn next(&mut self) -> Vec<Piece> {
+        let (mut taken, mut tokens) = (Vec::new(), 0);
+        while let Some(piece) = self.pieces.pop_front_if(|_| tokens < AT_A_TIME) {
+            tokens += 1 + piece.tokens.len();
+            self.bytes -= piece.bytes();
+            taken.push(piece);
+        }
+        taken
     }
 }
 
@@ -134,12 +151,17 @@ mod tests {
         for i in 0..1000 {
             assert!(outbox.push(piece(i % 2, &format!("{i} "), 0)));
         }
-        let pieces = outbox.take().await.unwrap();
-        assert_eq!(pieces.len(), APART);
+        let mut pieces = Vec::new();
+        while pieces.iter().map(|piece: &Piece| piece.tokens.len()).sum::<usize>() < 1000 {
+            let more = outbox.take().await.unwrap();
+            assert!(more.len() <= AT_A_TIME && more.iter().all(|piece| piece.tokens.len() <= AT_A_TIME));
+            pieces.extend(more);
+        }
+        assert!(pieces.len() < 100, "{}", pieces.len());
+        assert_eq!(outbox.lock().bytes, 0);
         let text =
             |index| pieces.iter().filter(|p| p.index == index).map(|p| p.text.as_str()).collect::<String>();
         assert_eq!(text(0), (0..1000).step_by(2).map(|i| format!("{i} ")).collect::<String>());
-        assert_eq!(pieces.iter().map(|piece| piece.tokens.len()).sum::<usize>(), 1000);
     }
 
     #[tokio::test]
