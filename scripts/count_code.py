@@ -15,9 +15,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- scripts/count_code.py -->", "<!-- end of scripts/count_code.py -->"
 STEPS = [f"step{n}" for n in range(1, 8)]
-# The server of step 8 is counted apart from the rest of src/.
-SERVER = ROOT / "src" / "server"
-# No more code than this in src/ without the server, in step 1's build, and on chapter 1's path. Lower a limit when code goes.
+# What enters with step 8 is counted apart from the rest of src/: the server, its command, and the clients that speak with one.
+STEP_8 = [ROOT / "src" / place for place in ("server", "cli/serve.rs", "cli/chat", "cli/bench/serve")]
+# No more code than this in src/ without step 8, in step 1's build, and on chapter 1's path. Lower a limit when code goes.
 LIMITS = {"src": 20_500, "step1": 9_000, "path1": 2_500}
 
 
@@ -123,8 +123,8 @@ def table() -> tuple[str, dict[str, int]]:
     head = "| step | lines in its build | more than the step before | on the chapter's path |\n|---|---|---|---|"
     tests = {"tests.rs", "testing.rs"}  # modules behind `#[cfg(test)]`
     sources = [file for file in (ROOT / "src").rglob("*.rs") if file.name not in tests]
-    numbers["server"] = sum(code_lines(file) for file in sources if file.is_relative_to(SERVER))
-    numbers["src"] = sum(map(code_lines, sources)) - numbers["server"]
+    numbers["step8"] = sum(code_lines(file) for file in sources if any(map(file.is_relative_to, STEP_8)))
+    numbers["src"] = sum(map(code_lines, sources)) - numbers["step8"]
     return "\n".join([head, *rows]), numbers
 
 
@@ -134,8 +134,8 @@ def main() -> None:
     before, rest = book.read_text().split(BEGIN) if BEGIN in book.read_text() else (book.read_text(), END)
     after = rest.split(END)[1] if END in rest else ""
     wanted = f"{before}{BEGIN}\n{shown}\n{END}{after}"
-    print(f"{shown}\n\nsrc/ without src/server/: {numbers['src']:,} code lines, of {LIMITS['src']:,} at most")
-    print(f"src/server/: {numbers['server']:,} code lines")
+    print(f"{shown}\n\nsrc/ without step 8: {numbers['src']:,} code lines, of {LIMITS['src']:,} at most")
+    print(f"step 8, the server and its clients: {numbers['step8']:,} code lines")
     if "--update" in sys.argv:
         book.write_text(wanted)
     if "--check" in sys.argv:
