@@ -27,7 +27,7 @@ use tokio::{
 /// Bytes of an answer that is no stream: an error, or a list of models.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// How long a server may keep its connection open after `[DONE]` until we give the connection up.
-const END_OF_STREAM: Duration = Duration::from_millis(100);
+const END_OF_STREAM: Duration = Duration::from_millis(250);
 
 /// Why a request failed. Failures of one kind are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,7 +108,7 @@ pub struct Usage {
 /// A stream that came to its `[DONE]`.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// When each chunk with text came.
+    /// When each chunk with tokens came.
     pub token_times: Vec<Instant>,
     /// When the last chunk came that belongs to the answer: it has the last text, or says why the answer ends.
     pub last: Option<Instant>,
@@ -308,6 +308,7 @@ struct Chunk {
 struct Choice {
     text: Option<String>,
     delta: Option<Delta>,
+    finish_reason: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -319,10 +320,14 @@ struct Delta {
 }
 
 impl Choice {
-    fn has_text(&self) -> bool {
+    /// Whether it brings tokens. In a chat, the chunk with the role has none. In a completion, every chunk has some but the one that says
+    /// why the answer ends, even where its text is empty: a token may be a part of a character, or invisible.
+    fn has_tokens(&self) -> bool {
         let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         let in_delta = |d: &Delta| has(&d.content) || has(&d.reasoning_content) || d.tool_calls.is_some();
-        has(&self.text) || self.delta.as_ref().is_some_and(in_delta)
+        has(&self.text)
+            || self.text.is_some() && self.finish_reason.is_none()
+            || self.delta.as_ref().is_some_and(in_delta)
     }
 }
 
@@ -353,7 +358,7 @@ impl Reader {
         if !choices.is_empty() {
             self.answer.last = Some(now);
         }
-        if choices.iter().any(Choice::has_text) {
+        if choices.iter().any(Choice::has_tokens) {
             self.answer.token_times.push(now);
         }
         self.answer.usage = chunk.usage.or(self.answer.usage);

@@ -31,7 +31,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 #[derive(clap::Args)]
 #[command(after_help = "\
 The flags have the names of `vllm bench serve`. Lengths are N, A..B (both ends included), or a mix of these with weights:
-8..16:7,128..160:1. Output tokens are counted by the server, if it sends `usage`, else as chunks with text; the report says which.
+8..16:7,128..160:1. Output tokens are counted by the server, if it sends `usage`, else as chunks with tokens; the report says which.
 A full server (503 or 429 with Retry-After) refuses a request, and the request counts as failed, unless --retry is given.
 The exit status is 1 if no request succeeded.
 

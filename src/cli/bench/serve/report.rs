@@ -45,7 +45,7 @@ pub struct Settings {
 enum CountedBy {
     /// The server, in `usage`.
     Usage,
-    /// We did: one token for each chunk with text. A server may put several tokens into a chunk.
+    /// We did: one for each chunk. A server may put several tokens into a chunk.
     Chunks,
     /// Some requests by the server, the others by us.
     Both,
@@ -79,11 +79,11 @@ pub struct Totals {
 /// How the waiting was spread, in seconds.
 #[derive(Serialize)]
 pub struct Latencies {
-    /// To the first chunk with text.
+    /// To the first chunk with tokens.
     ttft_seconds: Option<Spread>,
     /// From the first token to the end, for each further token.
     tpot_seconds: Option<Spread>,
-    /// From each chunk with text to the next one.
+    /// From each chunk with tokens to the next one.
     itl_seconds: Option<Spread>,
     /// To the end of the answer.
     e2e_seconds: Option<Spread>,

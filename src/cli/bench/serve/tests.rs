@@ -70,7 +70,7 @@ async fn a_stream_may_come_in_any_pieces_and_its_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn times_are_those_of_chunks_with_text() {
+async fn times_are_those_of_chunks_with_tokens() {
     let say = |json: Value| chunk(format!("data: {json}\n\n").as_bytes());
     let delta = |delta: Value| say(json!({"choices": [{"delta": delta}]}));
     let answer = vec![
@@ -93,7 +93,8 @@ async fn times_are_those_of_chunks_with_text() {
     assert_eq!(token_times.len(), 2);
     let times = [token_times[0], token_times[1], last.unwrap()].map(|at| (at - outcomes[0].sent).as_millis());
     assert!(times[0] >= 60 && times[1] >= times[0] + 55 && times[2] >= times[1] + 55, "{times:?}");
-    assert!(times[2] < 235, "the usage came after the answer: {times:?}");
+    let whole = outcomes[0].sent.elapsed().as_millis();
+    assert!(whole >= times[2] + 55, "the usage came after the answer: {times:?}, {whole}");
 }
 
 #[tokio::test]
@@ -181,17 +182,18 @@ async fn a_connection_that_the_server_closes_is_replaced() {
 
 #[tokio::test]
 async fn no_more_than_the_limit_are_under_way() {
-    let slow = [vec![Part::Wait(40)], stream(GOOD, 99)].concat();
+    let slow = [vec![Part::Wait(100)], stream(GOOD, 99)].concat();
     for (limit, most) in [(Some(3), 3), (None, 12)] {
         let (url, _) = server(vec![slow.clone()]).await;
         let (requests, departures) = (vec![prepared(); 12], vec![Duration::ZERO; 12]);
         let run =
             run(Arc::new(client(&url, false)), requests, departures, limit, &ProgressBar::hidden()).await;
         assert_eq!((run.peak_concurrency, run.outcomes.len()), (most, 12));
-        assert!(run.seconds >= 0.04 * (12 / most) as f64, "{}", run.seconds);
-        // A request that waits for its place has not begun.
-        let first = |outcome: &Outcome| outcome.result.as_ref().unwrap().token_times[0] - outcome.sent;
-        assert!(limit.is_none() || run.outcomes.iter().all(|o| first(o) < Duration::from_millis(140)));
+        assert!(run.seconds >= 0.1 * (12 / most) as f64, "{}", run.seconds);
+        // The clock of a request that waits for its place has not begun.
+        let ends = run.outcomes.iter().map(|outcome| outcome.result.as_ref().unwrap().last.unwrap());
+        let first_end = ends.min().unwrap();
+        assert!(run.outcomes.iter().filter(|outcome| outcome.sent < first_end).count() <= most);
     }
 }
 
@@ -214,7 +216,8 @@ async fn a_report_sums_up_what_came_and_what_failed() {
     let models = whole("200 OK", "", "{\"data\": [{\"id\": \"tiny\"}]}");
     let ids: Vec<u32> = (40..80).collect();
     let tokenize = whole("200 OK", "", &json!({"tokens": ids}).to_string());
-    let without_usage = GOOD.replace("\"usage\": {", "\"other\": {");
+    // The first token is invisible.
+    let without_usage = GOOD.replace("\"usage\": {", "\"other\": {").replace(" ö", "");
     let answers = vec![
         models,
         tokenize,
