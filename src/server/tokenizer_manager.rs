@@ -6,7 +6,7 @@ use super::{
     detokenizer::{OutputText, TextRules},
     error::ApiError,
     io_struct::{
-        AbortReq, Address, FlushCacheReqOutput, GenerateReqInput, GroupId, InternalState, Piece,
+        AbortReq, Address, FlushCacheReqOutput, GenerateReqInput, GroupId, InternalState, Piece, SampleEnd,
         SchedulerInput, TokenizedGenerateReqInput, TokenizedSample,
     },
     outbox::{MAX_WAITING_BYTES, Outbox, Overflow},
@@ -265,6 +265,8 @@ pub struct Generation {
     outbox: Arc<Outbox>,
     /// Samples without an end.
     left: usize,
+    /// Why one of them failed, until the client has what came before.
+    failed: Option<String>,
     to_scheduler: Sender<SchedulerInput>,
     open: Arc<AtomicUsize>,
 }
@@ -280,7 +282,7 @@ impl Generation {
         manager.open.fetch_add(1, Relaxed);
         let left = prepared.prompts.len() * prepared.n;
         let (to_scheduler, open) = (manager.to_scheduler.clone(), manager.open.clone());
-        Generation { rid, prepared, group, outbox, left, to_scheduler, open }
+        Generation { rid, prepared, group, outbox, left, failed: None, to_scheduler, open }
     }
 
     /// The pieces that have come, once there are some; nothing after the end.
@@ -291,13 +293,20 @@ impl Generation {
         if self.left == 0 {
             return Ok(None);
         }
-        let pieces = self.outbox.take().await.map_err(|Overflow| {
+        if let Some(why) = self.failed.take() {
+            return Err(ApiError::server_error(why));
+        }
+        let mut pieces = self.outbox.take().await.map_err(|Overflow| {
             let most = MAX_WAITING_BYTES >> 20;
             ApiError::server_error(format!("the client reads too slowly: more than {most} MiB waited for it"))
         })?;
+        let good =
+            pieces.iter().take_while(|piece| piece.end.as_ref().is_none_or(SampleEnd::is_good)).count();
+        // What came before an error is the client's.
+        self.failed = pieces.get(good).and_then(|piece| piece.end.as_ref()?.error.clone());
+        pieces.truncate(good);
         self.left -= pieces.iter().filter(|piece| piece.is_last()).count();
-        let failed = pieces.iter().find_map(|piece| piece.end.as_ref()?.error.clone());
-        match failed {
+        match self.failed.take_if(|_| pieces.is_empty()) {
             Some(why) => Err(ApiError::server_error(why)),
             None => Ok(Some(pieces)),
         }

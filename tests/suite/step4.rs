@@ -16,7 +16,7 @@ use stairwell::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-const LONGEST: usize = 64;
+pub const LONGEST: usize = 64;
 
 /// How a test's engine shares its pool.
 #[derive(Clone, Copy, Debug)]
