@@ -115,16 +115,12 @@ impl OutputText {
             piece.text += &self.finish();
             piece.end = Some(self.end(finished));
         }
-        if !piece.text.is_empty() || piece.is_last() {
-            piece.tokens = mem::take(&mut self.held);
-        }
-        let is_news = !piece.text.is_empty() || piece.is_last() || !piece.prompt_logprobs.is_empty();
         // Without a tokenizer, the tokens are all that there is.
-        let only_ids = self.detokenizer.is_none();
-        if only_ids {
+        let is_news = !piece.text.is_empty() || piece.is_last() || self.detokenizer.is_none();
+        if is_news {
             piece.tokens = mem::take(&mut self.held);
         }
-        (is_news || only_ids).then_some(piece)
+        (is_news || !piece.prompt_logprobs.is_empty()).then_some(piece)
     }
 
     /// Ends it with an error.

@@ -238,7 +238,8 @@ async fn a_dead_engine_tells_everybody_and_ends() {
     let events = events(&streamed.unwrap());
     assert!(events.len() > 3, "it streamed over the first failure: {events:?}");
     assert!(events.last().unwrap()["error"]["message"].as_str().unwrap().contains("the machine is gone"));
-    assert_eq!(status, 500, "{}", String::from_utf8_lossy(&plain));
+    // It comes before the end or after it.
+    assert!([500, 503].contains(&status.as_u16()), "{}", String::from_utf8_lossy(&plain));
     let mut served = served;
     let ended = served.engine.take().unwrap().join().unwrap();
     assert!(ended.unwrap_err().to_string().contains("the machine is gone"));
