@@ -23,9 +23,10 @@ pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory> {
     if path.is_file() {
         let gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         let path = path.to_owned();
-        return Err(match gguf {
-            true => CheckpointError::Gguf { path },
-            false => CheckpointError::NotADirectory { path },
+        return Err(if gguf {
+            CheckpointError::Gguf { path }
+        } else {
+            CheckpointError::NotADirectory { path }
         });
     }
     in_hub_cache(&hub_cache(|name| env::var_os(name)), model, revision)

@@ -112,10 +112,8 @@ impl StateDict {
 
     /// Views of all tensors, file by file, in the order of their bytes.
     pub fn tensors(&self) -> impl Iterator<Item = (String, HostTensor)> {
-        let mut order: Vec<(usize, usize, &str)> = self
-            .names()
-            .filter_map(|name| self.entry(name).map(|e| (e.shard, e.info.range.start, name)))
-            .collect();
+        let entries = self.names().filter_map(|name| Some((self.entry(name)?, name)));
+        let mut order: Vec<_> = entries.map(|(e, name)| (e.shard, e.info.range.start, name)).collect();
         order.sort_unstable();
         order.into_iter().filter_map(|(_, _, name)| Some((name.to_owned(), self.tensor(name)?)))
     }

@@ -31,10 +31,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let directory = args.load.directory()?;
     let config = read_config(&directory)?;
-    let state_dict = match args.load.load_format {
-        LoadFormat::Safetensors => Some(StateDict::open(&directory)?),
-        LoadFormat::Dummy => None,
-    };
+    let has_weights = args.load.load_format == LoadFormat::Safetensors;
+    let state_dict = has_weights.then(|| StateDict::open(&directory)).transpose()?;
     let length = args.max_model_len.unwrap_or(config.context().min(4096));
     let memory = Memory::new(&config, state_dict.as_ref().map(StateDict::total_bytes), length);
     let sums = match &state_dict {

@@ -25,10 +25,8 @@ pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let mut lines = String::new();
     let mut bytes = 0;
-    let state_dict = match (args.trace, args.load.load_format) {
-        (true, LoadFormat::Safetensors) => Some(StateDict::open(&directory)?),
-        _ => None,
-    };
+    let traced = args.trace && args.load.load_format == LoadFormat::Safetensors;
+    let state_dict = traced.then(|| StateDict::open(&directory)).transpose()?;
     if let Some(state_dict) = &state_dict {
         trace_files(&mut lines, &directory, state_dict);
     }

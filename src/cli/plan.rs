@@ -79,10 +79,8 @@ impl Report {
             let message = format!("--max-len {asked}: the model's context is {context}; give at most that");
             return Err(Error::Usage(message));
         }
-        let state_dict = match args.load.load_format {
-            LoadFormat::Safetensors => Some(StateDict::open(&directory).map_err(without_weights)?),
-            LoadFormat::Dummy => None,
-        };
+        let open = || StateDict::open(&directory).map_err(without_weights);
+        let state_dict = (args.load.load_format == LoadFormat::Safetensors).then(open).transpose()?;
         // The empty model: it knows its parameters, and has none yet.
         let mut model = model::build(&Cpu::default(), &config, context)?;
         let weights = weight_bytes(&mut *model, &config, state_dict.as_ref(), &args.load.rules())?;

@@ -39,9 +39,8 @@ impl<'a> Fields<'a> {
 
     fn typed<T>(&self, field: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        read(value)
-            .map(Some)
-            .ok_or_else(|| self.error(field, format!("expected {kind}, found {}", shorten(value))))
+        let other = || self.error(field, format!("expected {kind}, found {}", shorten(value)));
+        read(value).map(Some).ok_or_else(other)
     }
 
     pub fn size(&self, field: &str) -> Result<Option<usize>> {

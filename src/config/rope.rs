@@ -119,10 +119,9 @@ impl RopeScaling {
                 let original_max_position_embeddings = original()?;
                 let stretched = max_position as f64 / original_max_position_embeddings as f64;
                 RopeScaling::Yarn(Yarn {
-                    factor: if rope.raw("factor").is_some_and(|f| f.is_null()) {
-                        stretched
-                    } else {
-                        factor(rope, "factor")?
+                    factor: match rope.raw("factor") {
+                        Some(null) if null.is_null() => stretched,
+                        _ => factor(rope, "factor")?,
                     },
                     original_max_position_embeddings,
                     attention_factor: rope.float("attention_factor")?,

@@ -21,19 +21,17 @@ mod prefix_cache;
 #[cfg(feature = "step4")]
 mod sharing;
 
+#[cfg(feature = "step4")]
+pub use self::{
+    block_manager::{BlockManager, manager},
+    block_pool::{Block, BlockId, BlockPool},
+    block_table::{BlockTable, Blocks, GONE},
+    prefix_cache::{ChainHash, Link, Parent, PrefixCache},
+    sharing::{BlockSnapshot, ManagerOptions, Preemption, Prefix, Sharing, Sharing as Manager},
+};
 pub use crate::model::KvPool;
-#[cfg(feature = "step4")]
-pub use block_manager::{BlockManager, manager};
-#[cfg(feature = "step4")]
-pub use block_pool::{Block, BlockId, BlockPool};
-#[cfg(feature = "step4")]
-pub use block_table::{BlockTable, Blocks, GONE};
 #[cfg(not(feature = "step4"))]
 pub use manager::KvManager as Manager;
 pub use manager::{BlockCounts, KvManager, KvUsage, RequestId, Slots};
 #[cfg(not(feature = "step4"))]
 pub use no_sharing::{ManagerOptions, manager};
-#[cfg(feature = "step4")]
-pub use prefix_cache::{ChainHash, Link, Parent, PrefixCache};
-#[cfg(feature = "step4")]
-pub use sharing::{BlockSnapshot, ManagerOptions, Preemption, Prefix, Sharing, Sharing as Manager};

@@ -55,10 +55,8 @@ impl Machine for Cuda {
     fn for_rank(&self, rank: usize) -> MakeMachine<Cuda> {
         let (options, real) = (self.options(), self.device().name() == DeviceKind::Cuda.name());
         Box::new(move || {
-            let device: Arc<dyn Device> = match real {
-                true => Arc::new(Gpu::open(rank)?),
-                false => Arc::new(Simulated::default()),
-            };
+            let device: Arc<dyn Device> =
+                if real { Arc::new(Gpu::open(rank)?) } else { Arc::new(Simulated::default()) };
             Ok(Cuda::with_options(device, options))
         })
     }

@@ -38,11 +38,7 @@ impl ChatTemplate {
     /// Reads the template; `tokenizer.json` is not needed for it.
     pub fn new(files: &TokenizerFiles) -> Result<Self, TokenizerError> {
         let config = files.config()?;
-        let class = Class::choose(
-            &config,
-            files.model_type.as_deref(),
-            files.tokenizer_json.as_deref().unwrap_or(b""),
-        );
+        let class = Class::choose(&config, files, files.tokenizer_json.as_deref().unwrap_or_default());
         let (file, sources) = sources(files, &config)?;
         for source in sources.values() {
             template::check(source).map_err(|failure| {
@@ -56,9 +52,8 @@ impl ChatTemplate {
     /// The text of the chat, byte for byte what `apply_chat_template(messages, tokenize=False, …)` gives.
     pub fn render(&self, messages: &[Value], options: &ChatOptions) -> Result<String, TokenizerError> {
         if messages.is_empty() {
-            return Err(TokenizerError::BadChat {
-                reason: "there are no messages; give at least one".into(),
-            });
+            let reason = "there are no messages; give at least one".into();
+            return Err(TokenizerError::BadChat { reason });
         }
         if let Some(index) = options.tools.iter().flatten().position(|tool| !tool.is_object()) {
             let reason = format!("tool {index} is not a JSON object (a function's schema)");

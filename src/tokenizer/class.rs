@@ -11,6 +11,7 @@
 //! Source: transformers 5.23, `models/auto/tokenization_auto.py` (the choice) and `models/*/tokenization_*.py` (the steps); the classes
 //! besides Llama, Qwen2 and GPT2 from 5.24.
 
+use super::TokenizerFiles;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use tokenizers::{
@@ -73,11 +74,8 @@ pub(super) enum Class {
 
 impl Class {
     /// The class that `AutoTokenizer` takes.
-    pub(super) fn choose(
-        config: &Map<String, Value>,
-        model_type: Option<&str>,
-        tokenizer_json: &[u8],
-    ) -> Self {
+    pub(super) fn choose(config: &Map<String, Value>, files: &TokenizerFiles, tokenizer_json: &[u8]) -> Self {
+        let model_type = files.model_type.as_deref();
         let named = config.get("tokenizer_class").and_then(Value::as_str).map(Self::named);
         let mistral = model_type.is_some_and(|t| MISTRAL_TYPES.contains(&t));
         let of_model = match model_type {
@@ -174,13 +172,12 @@ impl Class {
         let replace = |from, to| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
         let split = |pattern, behavior| json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": false});
         let before = |step, bytes| json!({"type": "Sequence", "pretokenizers": [step, bytes]});
+        let spaces =
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
         let nfc = json!({"type": "NFC"});
         let (normalizer, pre_tokenizer) = match self {
             Self::File | Self::NotFollowed => return Ok(()),
-            Self::Llama | Self::CodeLlama => {
-                let spaces = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
-                (Value::Null, spaces)
-            }
+            Self::Llama | Self::CodeLlama => (Value::Null, spaces),
             Self::Gemma => (replace(" ", "▁"), split(json!({"String": " "}), "MergedWithPrevious")),
             Self::Qwen2 => (nfc, before(split(json!({"Regex": QWEN2_WORDS}), "Isolated"), bytes(false))),
             Self::Gpt2 => (Value::Null, bytes(true)),
@@ -190,14 +187,11 @@ impl Class {
         let strips = self == Self::CodeLlama || self == Self::Llama && sentence_piece;
         let strip = strips.then(|| json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         let steps = [replace("▁", " "), json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
-        let decoder = match self.is_sentence_piece() {
-            true => {
-                json!({"type": "Sequence", "decoders": steps.into_iter().chain(strip).collect::<Vec<_>>()})
-            }
-            false => {
-                json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})
-            }
-        };
+        let pieces =
+            json!({"type": "Sequence", "decoders": steps.into_iter().chain(strip).collect::<Vec<_>>()});
+        let letters =
+            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+        let decoder = if self.is_sentence_piece() { pieces } else { letters };
         tokenizer.with_normalizer(serde_json::from_value::<Option<NormalizerWrapper>>(normalizer)?)?;
         tokenizer.with_pre_tokenizer(serde_json::from_value::<Option<PreTokenizerWrapper>>(pre_tokenizer)?);
         tokenizer.with_decoder(serde_json::from_value::<Option<DecoderWrapper>>(decoder)?);
@@ -232,7 +226,8 @@ mod tests {
 
     fn choose(config: Value, model_type: Option<&str>, tokenizer_json: &str) -> Class {
         let config = config.as_object().expect("an object").clone();
-        Class::choose(&config, model_type, tokenizer_json.as_bytes())
+        let files = TokenizerFiles { model_type: model_type.map(String::from), ..TokenizerFiles::default() };
+        Class::choose(&config, &files, tokenizer_json.as_bytes())
     }
 
     #[test]

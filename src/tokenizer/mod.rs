@@ -71,7 +71,7 @@ impl Tokenizer {
         let json = files.tokenizer_json.take();
         let class = match files.from {
             Some(StepsFrom::File) => Class::File,
-            _ => Class::choose(&config, files.model_type.as_deref(), json.as_deref().unwrap_or_default()),
+            _ => Class::choose(&config, &files, json.as_deref().unwrap_or_default()),
         };
         if class == Class::NotFollowed {
             let class = config["tokenizer_class"].as_str().unwrap_or_default().into();

@@ -88,11 +88,8 @@ pub(super) fn listed(
         return by_id.into_values().collect();
     }
     let extra: Vec<AddedToken> = extra(config).collect();
-    let texts: HashSet<&str> = special
-        .iter()
-        .map(|(_, token)| token)
-        .chain(extra.iter().map(|token| token.content.as_str()))
-        .collect();
+    let named = special.iter().map(|(_, token)| token);
+    let texts: HashSet<&str> = named.chain(extra.iter().map(|token| token.content.as_str())).collect();
     for (text, id) in added_tokens {
         let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else { continue };
         by_id.insert(id, AddedToken::from(text, texts.contains(text.as_str())));
@@ -113,10 +110,8 @@ fn added_token(token: &Value, special: bool) -> Option<AddedToken> {
 
 /// Further special tokens without a name.
 fn extra(config: &Map<String, Value>) -> impl Iterator<Item = AddedToken> {
-    let list = ["extra_special_tokens", "additional_special_tokens"]
-        .into_iter()
-        .filter_map(|name| config.get(name)?.as_array())
-        .find(|list| !list.is_empty());
+    let names = ["extra_special_tokens", "additional_special_tokens"].into_iter();
+    let list = names.filter_map(|name| config.get(name)?.as_array()).find(|list| !list.is_empty());
     list.into_iter().flatten().filter_map(|token| Some(added_token(token, true)?.special(true)))
 }
 

@@ -5,11 +5,15 @@
 //!   cores, and `vectors` reads K and V as they are kept.
 //! - `x86/`: the same numbers faster, with wider registers (step 4).
 
+#[cfg(all(feature = "step2", not(all(feature = "step4", target_arch = "x86_64"))))]
+#[path = "plain_only.rs"]
+mod faster;
+#[cfg(all(feature = "step4", target_arch = "x86_64"))]
+#[path = "x86/mod.rs"]
+mod faster;
 #[cfg(feature = "step2")]
 pub mod group;
 pub mod head;
-#[cfg(all(feature = "step2", not(all(feature = "step4", target_arch = "x86_64"))))]
-mod plain_only;
 #[cfg(feature = "step2")]
 pub mod row_blocks;
 mod softmax;
@@ -17,10 +21,3 @@ mod softmax;
 pub mod vectors;
 #[cfg(feature = "step2")]
 mod weigh;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-mod x86;
-
-#[cfg(all(feature = "step2", not(all(feature = "step4", target_arch = "x86_64"))))]
-use plain_only as faster;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-use x86 as faster;

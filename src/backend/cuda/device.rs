@@ -108,6 +108,14 @@ pub struct DeviceMemory {
     pub total: u64,
 }
 
+impl DeviceMemory {
+    /// Why there is no room for so many bytes.
+    pub fn lacks(self, bytes: usize) -> String {
+        let [bytes, free, total] = [bytes as u64, self.free, self.total].map(|bytes| bytes as f64 / 1e9);
+        format!("{bytes:.3} GB are wanted, and {free:.3} GB of {total:.3} GB are free")
+    }
+}
+
 /// Recorded launches: a call does them all, in their order, with the arguments that they had. Its errors are those of
 /// [`Device::launch`].
 pub type Graph = Box<dyn Fn() -> Result<()> + Send + Sync>;

@@ -64,12 +64,7 @@ impl FlashVersion {
 
     /// The version that is asked for, or v3 where the model's arithmetic is that of tensor cores: they round queries and weights to K's dtype. v1
     /// where that does not fit, and `None` where not even that does. v4 runs if it is asked for: it has not run on a GPU.
-    pub fn choose(
-        asked: Option<FlashVersion>,
-        shape: &PagedShape,
-        arithmetic: DType,
-        hopper: bool,
-    ) -> Option<FlashVersion> {
+    pub fn choose(asked: Option<Self>, shape: &PagedShape, arithmetic: DType, hopper: bool) -> Option<Self> {
         let best = if arithmetic == shape.dtype { FlashVersion::V3 } else { FlashVersion::V1 };
         let there = |version: &FlashVersion| version.fits(shape) && (hopper || *version != FlashVersion::V4);
         [asked.unwrap_or(best), FlashVersion::V1].into_iter().find(there)
@@ -151,9 +146,8 @@ impl FlashVersion {
         match self {
             FlashVersion::V0 => {
                 let output_bytes = shared_bytes / 2 + 4 * ROWS * WEIGHT_STRIDE; // half of the tiles, and the weights
-                [("scores", shared_bytes), ("softmax", 0), ("output", output_bytes)]
-                    .map(|(part, shared_bytes)| launch(format!("{name}_{part}_{dtype}"), shared_bytes))
-                    .into()
+                let parts = [("scores", shared_bytes), ("softmax", 0), ("output", output_bytes)];
+                parts.map(|(part, bytes)| launch(format!("{name}_{part}_{dtype}"), bytes)).into()
             }
             FlashVersion::V1 => vec![launch(format!("{name}_{dtype}"), shared_bytes)],
             _ => vec![launch(format!("{name}_d{head_dim}_{dtype}"), shared_bytes)],

@@ -142,13 +142,8 @@ impl Device for Simulated {
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.refuse_in_a_capture("an allocation")?;
-        let no_memory = || {
-            let DeviceMemory { free, total } = self.memory();
-            let [bytes, free, total] = [bytes as u64, free, total].map(|bytes| bytes as f64 / 1e9);
-            Error::Device(format!(
-                "out of memory on the simulated device: {bytes:.3} GB are wanted, and {free:.3} GB of {total:.3} GB are free"
-            ))
-        };
+        let lacks = || format!("out of memory on the simulated device: {}", self.memory().lacks(bytes));
+        let no_memory = || Error::Device(lacks());
         let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| no_memory())?;
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc::alloc_zeroed(layout) };

@@ -8,25 +8,24 @@
 //!
 //! All cores take blocks of outputs, so W is read from memory once for all rows of a pass.
 
-mod plain;
 #[cfg(not(all(feature = "step4", target_arch = "x86_64")))]
-mod plain_only;
+#[path = "plain_only.rs"]
+mod faster;
+#[cfg(all(feature = "step4", target_arch = "x86_64"))]
+#[path = "x86/mod.rs"]
+mod faster;
+mod plain;
 mod stored;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod transposed;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-mod x86;
 
-#[cfg(not(all(feature = "step4", target_arch = "x86_64")))]
-use plain_only::faster_product;
 pub(super) use tasks::Product;
-#[cfg(all(feature = "step4", target_arch = "x86_64"))]
-use x86::faster_product;
 
 use super::{Cpu, CpuTensor, CpuWeight};
 use crate::backend::{Shaped, simd::dispatch};
+use faster::faster_product;
 use half::bf16;
 use plain::plain_task;
 use tasks::{Columns, TASK, Task, for_each_task};

@@ -137,11 +137,8 @@ fn check(result: sys::nvrtcResult, what: &str) -> Result<()> {
 fn headers() -> Result<PathBuf> {
     let named =
         ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| Some(PathBuf::from(std::env::var_os(name)?)));
-    let places = named
-        .map(|home| home.join("include"))
-        .chain(beside_the_library())
-        .chain([PathBuf::from("/usr/local/cuda/include")]);
-    let places: Vec<PathBuf> = places.collect();
+    let installed = named.map(|home| home.join("include")).chain(beside_the_library());
+    let places: Vec<PathBuf> = installed.chain([PathBuf::from("/usr/local/cuda/include")]).collect();
     let found = places.iter().find(|place| place.join("cuda_bf16.h").is_file());
     found.cloned().ok_or_else(|| {
         let tried: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
@@ -155,10 +152,8 @@ fn headers() -> Result<PathBuf> {
 /// The include folder of the installation that libnvrtc is from, where the system says what is loaded (Linux).
 fn beside_the_library() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let path = maps
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(5))
-        .find(|path| path.contains("libnvrtc.so"))?;
+    let mut loaded = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let path = loaded.find(|path| path.contains("libnvrtc.so"))?;
     let library = fs::canonicalize(path).unwrap_or_else(|_| path.into());
     Some(library.parent().and_then(Path::parent)?.join("include"))
 }

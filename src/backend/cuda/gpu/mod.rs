@@ -106,12 +106,10 @@ impl Device for Gpu {
         match unsafe { result::malloc_sync(bytes.max(1)) } {
             Ok(address) => Ok(Address(address)),
             Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                let DeviceMemory { free, total } = self.memory();
-                let [bytes, free, total] = [bytes as u64, free, total].map(|bytes| bytes as f64 / 1e9);
+                let lacks = self.memory().lacks(bytes);
                 let [tokens, part] = ["max_batched_tokens", "gpu_memory_utilization"].map(field);
                 let why = format!(
-                    "out of memory on the GPU: {bytes:.3} GB are wanted, and {free:.3} GB of {total:.3} GB are free; \
-                     close other programs on it, or give a smaller {tokens} or {part}"
+                    "out of memory on the GPU: {lacks}; close other programs on it, or give a smaller {tokens} or {part}"
                 );
                 Err(Error::Limit(why.into()))
             }

@@ -35,11 +35,10 @@ impl Group {
             return Ok(None);
         }
         let mine = match rank.rank {
-            0 => result::get_uniqueid()
-                .map_err(|e| failed("making an id", e))?
-                .internal
-                .map(|c| c as u8)
-                .to_vec(),
+            0 => {
+                let id = result::get_uniqueid().map_err(|e| failed("making an id", e))?;
+                id.internal.map(|c| c as u8).to_vec()
+            }
             _ => Vec::new(),
         };
         let id = &share(&mine)?[0];

@@ -115,9 +115,8 @@ pub fn fill<T: Number>(
 ) {
     let width = numbers.len() / (x.len() / inputs);
     if x.len() <= SERIAL * HEIGHT * inputs {
-        x.chunks(HEIGHT * inputs)
-            .zip(numbers.chunks_mut(HEIGHT * width))
-            .for_each(|(x, panel)| pack_one(x, panel));
+        let x = x.chunks(HEIGHT * inputs);
+        x.zip(numbers.chunks_mut(HEIGHT * width)).for_each(|(x, panel)| pack_one(x, panel));
     } else {
         let x = x.par_chunks(HEIGHT * inputs);
         x.zip(numbers.par_chunks_mut(HEIGHT * width)).for_each(|(x, panel)| pack_one(x, panel));
