@@ -62,7 +62,7 @@ pub fn message(role: &str, content: &str) -> Value {
 }
 
 /// Hears Ctrl-C from now on.
-pub fn interrupts() -> Result<Signal> {
+fn interrupts() -> Result<Signal> {
     signal(SignalKind::interrupt())
         .map_err(|error| Error::Device(format!("the system's signals can't be heard: {error}")))
 }

@@ -35,12 +35,12 @@ pub enum Input {
 
 /// An editor, and the file of what was typed.
 pub struct Terminal {
-    editor: Editor<Hands, FileHistory>,
+    editor: Editor<LineHelper, FileHistory>,
     history: Option<PathBuf>,
     prompt: (String, String),
 }
 
-/// What a wait for a line ends with.
+/// How a wait for a line ended.
 pub enum Event {
     Line(String),
     /// Ctrl-C at the prompt.
@@ -65,7 +65,7 @@ impl Terminal {
     fn open(history: bool) -> rustyline::Result<Terminal> {
         let config = Config::builder().max_history_size(REMEMBERED)?.history_ignore_space(true).build();
         let mut editor = Editor::with_config(config)?;
-        editor.set_helper(Some(Hands));
+        editor.set_helper(Some(LineHelper));
         let history = if history { history_file() } else { None };
         if let Some(file) = history.as_deref().filter(|file| file.exists()) {
             editor.load_history(file).unwrap_or_else(|error| {
@@ -152,16 +152,16 @@ fn joined_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
 }
 
 /// What the editor is helped with: lines that go on, and the names of commands after Tab.
-struct Hands;
+struct LineHelper;
 
-impl Helper for Hands {}
-impl Highlighter for Hands {}
+impl Helper for LineHelper {}
+impl Highlighter for LineHelper {}
 
-impl Hinter for Hands {
+impl Hinter for LineHelper {
     type Hint = String;
 }
 
-impl Validator for Hands {
+impl Validator for LineHelper {
     fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
         Ok(match goes_on(context.input()) {
             true => ValidationResult::Incomplete,
@@ -170,7 +170,7 @@ impl Validator for Hands {
     }
 }
 
-impl Completer for Hands {
+impl Completer for LineHelper {
     type Candidate = String;
 
     fn complete(&self, line: &str, at: usize, _: &Context) -> rustyline::Result<(usize, Vec<String>)> {

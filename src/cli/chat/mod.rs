@@ -38,6 +38,9 @@ use std::{
     thread,
 };
 
+/// Requests that may wait: an answer that was interrupted may still be in the queue when the next one is asked for.
+const QUEUED: usize = 16;
+
 /// Talk to a model in the terminal
 #[derive(clap::Args)]
 #[command(
@@ -115,7 +118,7 @@ fn run_with(args: Args, fields: Fields, lead: LoadWorker) -> Result<ExitCode> {
         args.engine.note(&mut engine, longest)?;
     }
     let status = Arc::<Status>::default();
-    let queue = QueueOptions { max_queued_requests: 1, request_timeout: None };
+    let queue = QueueOptions { max_queued_requests: QUEUED, request_timeout: None };
     let components = Components::start(checkpoint, engine, queue, status.clone(), Arc::default())?;
     status.enter(Phase::Serving);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Turn {
     /// Tokens of the prompt, which is the whole conversation.
     pub prompt: usize,
-    /// Those of them whose K and V were in the prefix cache; unknown if the answer did not come to its end.
+    /// Prompt tokens whose K and V were in the prefix cache; `None` if the answer was interrupted, because the engine says it at the end.
     pub cached: Option<usize>,
     /// Tokens of the answer.
     pub output: usize,
@@ -17,7 +17,7 @@ pub struct Turn {
     pub total: Duration,
 }
 
-/// Those of all answers.
+/// The figures of all answers together.
 #[derive(Debug, Default)]
 pub struct Totals {
     turns: usize,
