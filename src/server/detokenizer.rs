@@ -95,6 +95,7 @@ impl OutputText {
         shown
     }
 
+    // ANCHOR: take
     /// What an update of the engine gives to the client; `None` if that is nothing so far.
     fn take(&mut self, update: Update) -> Option<Piece> {
         let mut piece = Piece { index: self.address.index, ..Piece::default() };
@@ -118,6 +119,7 @@ impl OutputText {
         }
         (is_news || only_ids).then_some(piece)
     }
+    // ANCHOR_END: take
 
     /// Ends it with an error.
     fn fail(&self, why: &str) {

@@ -35,6 +35,7 @@ struct Waiting {
 pub struct Overflow;
 
 impl Outbox {
+    // ANCHOR: push
     /// Adds a piece. False if the client has more waiting than it may: nothing more is kept for it.
     pub fn push(&self, piece: Piece) -> bool {
         let mut waiting = self.lock();
@@ -52,6 +53,7 @@ impl Outbox {
         self.news.notify_one();
         kept
     }
+    // ANCHOR_END: push
 
     /// What has come since the last call, once there is something.
     ///
@@ -81,6 +83,7 @@ impl Outbox {
 }
 
 impl Waiting {
+    // ANCHOR: add
     fn add(&mut self, piece: Piece) {
         let crowded = self.pieces.len() >= APART;
         match self.pieces.iter_mut().rev().find(|last| crowded && last.index == piece.index) {
@@ -88,6 +91,7 @@ impl Waiting {
             None => self.pieces.push_back(piece),
         }
     }
+    // ANCHOR_END: add
 }
 
 impl Piece {
