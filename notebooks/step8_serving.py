@@ -98,9 +98,12 @@ else:
     fig, axes = plt.subplots(1, 3, figsize=(11, 3))
     axes[0].plot(clients, column("output_tokens_per_second"), "o-", color=BLUE)
     axes[0].set_title("output tokens/s")
-    for axis, name, title in [(axes[1], "ttft_ms", "time to the first token, ms"), (axes[2], "itl_ms", "time between two tokens, ms")]:
-        axis.plot(clients, column(f"{name}_p50"), "o-", color=BLUE, label="median")
-        axis.plot(clients, column(f"{name}_p99"), "o-", color=ORANGE, label="99 %")
+    for axis, median, tail, title in [
+        (axes[1], "ttft_ms_p50", "ttft_ms_p99", "time to the first token, ms"),
+        (axes[2], "tpot_ms_p50", "itl_ms_p99", "time for each further token, ms"),
+    ]:
+        axis.plot(clients, column(median), "o-", color=BLUE, label="median of requests")
+        axis.plot(clients, column(tail), "o-", color=ORANGE, label="99 %")
         axis.set_yscale("log")
         axis.set_title(title)
         axis.legend()
@@ -128,10 +131,10 @@ else:
 if STEP8 is not None:
     seated = [row for row in STEP8["concurrency"] if row["concurrency"] <= SEATS]
     fig, axis = plt.subplots(figsize=(6, 3))
-    axis.plot([row["itl_ms_p50"] for row in seated], [row["output_tokens_per_second"] for row in seated], "o-", color=BLUE)
+    axis.plot([row["tpot_ms_p50"] for row in seated], [row["output_tokens_per_second"] for row in seated], "o-", color=BLUE)
     for row in seated:
-        axis.annotate(str(row["concurrency"]), (row["itl_ms_p50"], row["output_tokens_per_second"]), textcoords="offset points", xytext=(4, -10))
-    axis.set_xlabel("time between two tokens of one client, median, ms")
+        axis.annotate(str(row["concurrency"]), (row["tpot_ms_p50"], row["output_tokens_per_second"]), textcoords="offset points", xytext=(4, -10))
+    axis.set_xlabel("time for each further token of one client, median, ms")
     axis.set_ylabel("output tokens/s of all clients")
     axis.set_ylim(0)
     axis.set_xlim(0)

@@ -130,7 +130,8 @@ def concurrency(quick):
             "output_tokens_per_second": significant(totals["output_tokens_per_second"]),
             "ttft_ms_p50": spread("ttft_seconds", "p50"),
             "ttft_ms_p99": spread("ttft_seconds", "p99"),
-            "itl_ms_p50": spread("itl_seconds", "p50"),
+            # Not the median of itl: two chunks may come in one read, and then it is 0.
+            "tpot_ms_p50": spread("tpot_seconds", "p50"),
             "itl_ms_p99": spread("itl_seconds", "p99"),
             "e2e_ms_p50": spread("e2e_seconds", "p50"),
             "server_cpu_us_per_token": significant(cpu * 1e6 / totals["output_tokens"]),
