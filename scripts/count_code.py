@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- scripts/count_code.py -->", "<!-- end of scripts/count_code.py -->"
-STEPS = [f"step{n}" for n in range(1, 8)]
+STEPS = [f"step{n}" for n in range(1, 9)]
 # What enters with step 8 is counted apart from the rest of src/: the server, its command, and the clients that speak with one.
 STEP_8 = [ROOT / "src" / place for place in ("server", "cli/serve.rs", "cli/chat", "cli/bench/serve")]
 # No more code than this in src/ without step 8, in step 1's build, and on chapter 1's path. Lower a limit when code goes.
@@ -96,7 +96,8 @@ def files(root: pathlib.Path, features: set[str]) -> set[pathlib.Path]:
 
 def build(number: int) -> int:
     """Code lines that step `number`'s build compiles."""
-    features = set(STEPS[:number])
+    # Step 8 is the server, on everything below it.
+    features = set(STEPS[:number]) | ({"serve"} if number == 8 else set())
     compiled = set().union(*(files(ROOT / "src" / name, features) for name in ("lib.rs", "main.rs")))
     return sum(map(code_lines, compiled))
 
@@ -115,7 +116,7 @@ def path(number: int) -> tuple[int, int]:
 def table() -> tuple[str, dict[str, int]]:
     """The table, and the numbers that have limits."""
     rows, before, numbers = [], 0, {}
-    for number in range(1, 8):
+    for number in range(1, 9):
         lines, (count, walked) = build(number), path(number)
         rows.append(f"| {number} | {lines:,} | {lines - before:,} | {walked:,} in {count} files |")
         numbers |= {f"step{number}": lines, f"path{number}": walked}

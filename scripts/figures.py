@@ -8,7 +8,7 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, cpu, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, recorded, scheduling, sources, staircase
+from figures import attention, cpu, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, recorded, scheduling, serving, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
@@ -17,6 +17,7 @@ CHAPTER_4 = "steps/step4-paged-kv/figures"
 CHAPTER_5 = "steps/step5-paged-attention/figures"
 CHAPTER_6 = "steps/step6-flash-attention/figures"
 CHAPTER_7 = "steps/step7-parallel/figures"
+CHAPTER_8 = "steps/step8-serve/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -67,6 +68,10 @@ FIGURES = {
     f"{CHAPTER_7}/all_reduces.svg": parallel.all_reduces,
     f"{CHAPTER_7}/bubble.svg": parallel.bubble,
     f"{CHAPTER_7}/ring.svg": parallel.ring,
+    f"{CHAPTER_8}/components.svg": serving.components,
+    f"{CHAPTER_8}/one-request.svg": serving.one_request,
+    f"{CHAPTER_8}/outbox.svg": serving.outbox,
+    f"{CHAPTER_8}/lifecycle.svg": serving.lifecycle,
 }
 
 

@@ -1,20 +1,21 @@
-"""The seven steps, for README.md and BOOK.md."""
+"""The eight steps, for README.md and BOOK.md."""
 
 from .look import WIDTH, Figure
 
-BUILT = 7  # the highest step that is built; the others are drawn dashed
+BUILT = 8  # the highest step that is built; the others are drawn dashed
 
 STEPS = [
     ("one correct", "forward pass"),
     ("KV cache",),
     ("continuous", "batching"),
     ("paged", "KV blocks"),
-    ("CUDA +", "PagedAttention"),
+    ("CUDA, Paged", "Attention"),
     ("flash", "prefill"),
     ("tensor", "parallel"),
+    ("a server",),
 ]
 
-LEFT, STEP, RISE, FIRST, FLOOR = 86, 106, 33, 68, 372
+LEFT, STEP, RISE, FIRST, FLOOR = 84, 93, 29, 68, 372
 
 
 def staircase():
@@ -23,11 +24,11 @@ def staircase():
     built = "Step 1 is built" if BUILT == 1 else f"Steps 1 to {BUILT} are built"
     figure = Figure(
         "The staircase of stairwell",
-        f"Seven steps rise from left to right: {listed}. Config and weights go in at the bottom, tokens come out at the top. "
+        f"Eight steps rise from left to right: {listed}. Config and weights go in at the bottom, tokens come out at the top. "
         f"{built}; steps that are not built yet are dashed.",
         height=404,
     )
-    figure.text(20, 34, "Seven steps, one command", "head")
+    figure.text(20, 34, "Eight steps, one command", "head")
     figure.text(20, 58, '`stairwell generate --prompt "Once upon a time"`', "code")
     figure.text(20, 80, "Each step is a cargo feature, a chapter, a set of tests, an exercise.", "small", "muted")
     for i, words in enumerate(STEPS):

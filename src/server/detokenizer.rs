@@ -103,6 +103,7 @@ impl OutputText {
         shown
     }
 
+    // ANCHOR: take
     /// What an update of the engine gives to the client; `None` if that is nothing so far.
     fn take(&mut self, update: Update) -> Option<Piece> {
         let mut piece = Piece { index: self.address.index, ..Piece::default() };
@@ -122,6 +123,7 @@ impl OutputText {
         }
         (is_news || !piece.prompt_logprobs.is_empty()).then_some(piece)
     }
+    // ANCHOR_END: take
 
     /// Ends it with an error.
     fn fail(&self, why: &str) {

@@ -147,6 +147,7 @@ pub struct BatchTokenIdOutput {
 /// Text of one sample: from the Detokenizer to the task that answers the client, through an [`Outbox`].
 pub type BatchStrOutput = Piece;
 
+// ANCHOR: piece
 /// The next piece of a sample's text.
 #[derive(Clone, Debug, Default)]
 pub struct Piece {
@@ -161,6 +162,7 @@ pub struct Piece {
     /// The end of the sample, if this is its last piece.
     pub end: Option<SampleEnd>,
 }
+// ANCHOR_END: piece
 
 /// How a sample ended.
 #[derive(Clone, Debug, Default, PartialEq)]

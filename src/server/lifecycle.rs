@@ -144,6 +144,7 @@ fn listen(kind: SignalKind) -> Result<Signal> {
     signal(kind).map_err(|error| Error::Device(format!("the system's signals can't be heard: {error}")))
 }
 
+// ANCHOR: until_told
 /// Waits for a signal, then for the requests that run, and ends the scheduler. A second signal ends the process at once.
 async fn until_told(mut terminate: Signal, mut interrupt: Signal, app: App, timeout: Duration) {
     let code = tokio::select! { _ = terminate.recv() => 128 + 15, _ = interrupt.recv() => 128 + 2 };
@@ -158,6 +159,7 @@ async fn until_told(mut terminate: Signal, mut interrupt: Signal, app: App, time
         _ = interrupt.recv() => process::exit(code),
     }
 }
+// ANCHOR_END: until_told
 
 /// Waits until all requests are answered. Those that are not in time end with an error.
 async fn drain(manager: &TokenizerManager, timeout: Duration) {

@@ -37,6 +37,7 @@ struct Waiting {
 pub struct Overflow;
 
 impl Outbox {
+    // ANCHOR: push
     /// Adds a piece. False if the client has more waiting than it may: nothing more is kept for it.
     pub fn push(&self, piece: Piece) -> bool {
         let mut waiting = self.lock();
@@ -52,6 +53,7 @@ impl Outbox {
         self.news.notify_one();
         kept
     }
+    // ANCHOR_END: push
 
     /// The next pieces, once there are some.
     ///
@@ -80,6 +82,7 @@ impl Outbox {
 }
 
 impl Waiting {
+    // ANCHOR: add
     fn add(&mut self, piece: Piece) {
         let crowded = self.pieces.len() >= APART;
         match self.pieces.iter_mut().rev().find(|last| crowded && last.index == piece.index) {
@@ -94,6 +97,7 @@ impl Waiting {
             }
         }
     }
+    // ANCHOR_END: add
 
     /// Takes pieces with about so many tokens as are taken at a time.
     fn next(&mut self) -> Vec<Piece> {

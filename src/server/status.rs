@@ -52,11 +52,13 @@ impl Status {
         self.waiting.load(Relaxed) + self.in_channel.load(Relaxed)
     }
 
+    // ANCHOR: enter_channel
     /// Whether so many samples more may be sent to the scheduler; if so, they count from now on.
     pub(super) fn enter_channel(&self, samples: usize, most: usize) -> bool {
         let room = |sent: usize| (sent == 0 || sent + samples <= most).then_some(sent + samples);
         self.in_channel.fetch_update(Relaxed, Relaxed, room).is_ok()
     }
+    // ANCHOR_END: enter_channel
 
     /// The scheduler has taken them.
     pub(super) fn left_channel(&self, samples: usize) {

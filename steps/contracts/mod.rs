@@ -34,6 +34,12 @@ mod step5_attention;
 pub mod step6;
 #[cfg(feature = "step7")]
 pub mod step7;
+#[cfg(feature = "serve")]
+pub mod step8;
+#[cfg(feature = "serve")]
+mod step8_queue;
+#[cfg(feature = "serve")]
+mod step8_server;
 pub mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};

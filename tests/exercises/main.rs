@@ -52,6 +52,12 @@ mod chapter7;
 mod chapter7 {
     pub use crate::absent::run;
 }
+#[cfg(feature = "serve")]
+mod chapter8;
+#[cfg(not(feature = "serve"))]
+mod chapter8 {
+    pub use crate::absent::run;
+}
 
 use std::process::ExitCode;
 
@@ -64,6 +70,7 @@ fn main() -> ExitCode {
         chapter5::run,
         chapter6::run,
         chapter7::run,
+        chapter8::run,
     ];
     let failed: usize = chapters.into_iter().map(|run| run()).sum();
     println!("\n{failed} of the checks on exercises failed");

@@ -33,12 +33,14 @@ pub fn event(data: &impl Serialize) -> Bytes {
     line.into()
 }
 
+// ANCHOR: event
 /// [`event`], at the end of a buffer: several events can go out in one write.
 pub fn event_into(buffer: &mut Vec<u8>, data: &impl Serialize) {
     buffer.extend_from_slice(b"data: ");
     serde_json::to_writer(&mut *buffer, data).expect("our types are JSON, and memory takes every write");
     buffer.extend_from_slice(b"\n\n");
 }
+// ANCHOR_END: event
 
 /// The headers of a stream: its type, no cache, and no buffering by nginx, which would hold tokens back.
 pub fn headers() -> [(HeaderName, HeaderValue); 3] {

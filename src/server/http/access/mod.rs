@@ -104,6 +104,7 @@ impl Access {
         router.layer(from_fn_with_state(Arc::new(self), guard))
     }
 
+    // ANCHOR: decide
     fn decide(&self, head: &Parts) -> Result<Tenant, ApiError> {
         if self.loopback && !self.keys.for_users() && !calls_loopback(head) {
             let message = "without an API key, this server answers only as localhost or 127.0.0.1; the header Host names another machine";
@@ -119,6 +120,7 @@ impl Access {
         }
         Ok(Tenant(holder.map(|holder| holder.tenant.clone())))
     }
+    // ANCHOR_END: decide
 
     fn administer(&self, head: &Parts, holder: Option<&Holder>) -> Result<(), ApiError> {
         match holder {

@@ -215,6 +215,7 @@ async fn connection(stream: TcpStream, router: Router, limits: ConnectionLimits,
     let _ = timeout(grace, http).await;
 }
 
+// ANCHOR: answer
 /// The router's answer. If a handler panics, that is a 500 of its own request and of no other.
 async fn answer(mut router: Router, request: hyper::Request<Incoming>) -> Response {
     let mut answer = pin!(router.call(request));
@@ -228,3 +229,4 @@ async fn answer(mut router: Router, request: hyper::Request<Incoming>) -> Respon
             .into_response(),
     }
 }
+// ANCHOR_END: answer
