@@ -17,7 +17,8 @@ use stairwell::{
 };
 use std::{
     env, fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
@@ -41,12 +42,13 @@ fn main() {
         print!("{}", String::from_utf8_lossy(&ran.stdout));
     }
     type Test = (&'static str, fn());
-    let tests: [Test; 5] = [
+    let tests: [Test; 6] = [
         ("the_command_gives_the_same_text", the_command_gives_the_same_text),
         ("the_wrong_number_of_processes_is_said", the_wrong_number_of_processes_is_said),
         ("a_rank_that_cannot_load_is_named", a_rank_that_cannot_load_is_named),
         ("a_killed_rank_ends_the_run", a_killed_rank_ends_the_run),
         ("a_hung_rank_ends_the_run", a_hung_rank_ends_the_run),
+        ("a_killed_rank_ends_the_server", a_killed_rank_ends_the_server),
     ];
     for (name, test) in tests {
         test();
@@ -183,25 +185,9 @@ impl Run {
         fs::read_to_string(self.dir.path().join("out.jsonl")).ok()
     }
 
-    /// The process of a rank, as mpirun has numbered it.
-    fn process_of(&self, rank: usize) -> u32 {
-        let input = self.dir.path().join("in.jsonl").to_str().unwrap().to_owned();
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let is_it = |process: &u32| {
-            let read =
-                |file| fs::read(Path::new("/proc").join(process.to_string()).join(file)).unwrap_or_default();
-            let has =
-                |bytes: Vec<u8>, part: &str| bytes.split(|b| *b == 0).any(|word| word == part.as_bytes());
-            has(read("cmdline"), &input) && has(read("environ"), &format!("OMPI_COMM_WORLD_RANK={rank}"))
-        };
-        numbers.find(is_it).expect("the rank's process")
-    }
-
     /// Does something to a rank; what is said then, and how long it takes to the end.
     fn signal(mut self, signal: &str, rank: usize) -> (String, Duration) {
-        let process = self.process_of(rank).to_string();
-        assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
+        kill(signal, rank, self.dir.path().join("in.jsonl").to_str().unwrap());
         let start = Instant::now();
         let lines = BufReader::new(self.child.stderr.take().unwrap()).lines();
         let said: String = lines.map_while(Result::ok).map(|line| line + "\n").collect();
@@ -214,6 +200,20 @@ impl Run {
         assert!(done < REQUESTS, "all done before the signal");
         (said, start.elapsed())
     }
+}
+
+/// Does something to a rank, as mpirun has numbered it: the process that has this word in its command line.
+fn kill(signal: &str, rank: usize, word: &str) {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_it = |process: &u32| {
+        let read =
+            |file| fs::read(Path::new("/proc").join(process.to_string()).join(file)).unwrap_or_default();
+        let has = |bytes: Vec<u8>, part: &str| bytes.split(|b| *b == 0).any(|word| word == part.as_bytes());
+        has(read("cmdline"), word) && has(read("environ"), &format!("OMPI_COMM_WORLD_RANK={rank}"))
+    };
+    let process = numbers.find(is_it).expect("the rank's process").to_string();
+    assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
 }
 
 fn a_killed_rank_ends_the_run() {
@@ -232,5 +232,43 @@ fn a_hung_rank_ends_the_run() {
         let want = format!("error: rank {rank}: nothing was heard of it for 10 s");
         assert_eq!(said.matches("error: ").count(), 1, "{said}");
         assert!(said.contains(&want) && time < Duration::from_secs(30), "{time:?}: {said}");
+    }
+}
+
+/// Clients in the middle of a stream hear of it, or find their connection closed.
+fn a_killed_rank_ends_the_server() {
+    for rank in [3, 0] {
+        let name = format!("name-{rank}-{}", std::process::id());
+        let mut command = stairwell(&["serve", "--port", "0", "--served-model-name", &name]);
+        let mut server = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        let address = url.trim().strip_prefix("http://").expect("the base URL");
+        let body = json!({"prompt": "Once upon a time", "max_tokens": 1500, "n": 8, "ignore_eos": true, "stream": true}).to_string();
+        let head =
+            format!("Host: {address}\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        let mut client = TcpStream::connect(address).unwrap();
+        client
+            .write_all(format!("POST /v1/completions HTTP/1.1\r\n{head}\r\n\r\n{body}").as_bytes())
+            .unwrap();
+        let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+        while answer.len() < 8192 {
+            let n = client.read(&mut buffer).unwrap();
+            assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend(&buffer[..n]);
+        }
+        kill("-KILL", rank, &name);
+        let start = Instant::now();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        _ = client.read_to_end(&mut answer); // a reset is an end too
+        let time = start.elapsed();
+        assert!(time < Duration::from_secs(10), "rank {rank}: the client waited for {time:?}");
+        assert!(!server.wait().unwrap().success());
+        let said = if answer.ends_with(b"data: [DONE]\n\n\r\n0\r\n\r\n") {
+            "an error"
+        } else {
+            "a closed connection"
+        };
+        println!("rank {rank} killed: the client had {said} after {time:.1?}");
     }
 }
