@@ -71,7 +71,7 @@ pub(super) fn no_memory(field: &'static str) -> impl Fn(TryReserveError) -> Erro
 
 /// Up to so many bytes, memory is written when it is allocated. Otherwise the system would find its pages at the first write to each, in
 /// the middle of steps, and a server would look as if it leaked.
-const WRITTEN_AT_ONCE: usize = 16 << 20;
+const WRITTEN_AT_ONCE: usize = 64 << 20;
 
 /// Zeros. Large ones are fresh pages of the system, which takes nothing for them until they are written.
 fn zeros<T: Zeroable + Clone>(n: usize) -> Result<Vec<T>, TryReserveError> {
