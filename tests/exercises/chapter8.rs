@@ -76,7 +76,7 @@ const WRONG: &[Case] = &[
     (
         "NeverAborts's blocks",
         step8::guard_frees_blocks::<wrong::NeverAborts>,
-        Some("the engine still works for them"),
+        Some("places of K and V in use"),
     ),
     ("AlwaysAborts", step8::guard::<wrong::AlwaysAborts>, Some("did you look whether samples are left?")),
     ("FirstEnd", step8::guard::<wrong::FirstEnd>, Some("did you take the first end for the end of all?")),
