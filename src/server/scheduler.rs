@@ -52,7 +52,10 @@ impl<W: Worker> Scheduler<W> {
     ) -> Scheduler<W> {
         let (groups, samples) = (HashMap::new(), HashMap::new());
         let next = BatchTokenIdOutput::default();
-        Scheduler { engine, from_manager, to_detokenizer, status, groups, samples, next }
+        let scheduler = Scheduler { engine, from_manager, to_detokenizer, status, groups, samples, next };
+        // The size of the KV cache is asked for before the first request.
+        scheduler.publish();
+        scheduler
     }
 
     // ANCHOR: run

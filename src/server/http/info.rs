@@ -143,7 +143,7 @@ fn load(app: &App) -> Load {
 }
 
 /// Counters and gauges in Prometheus's text format.
-#[utoipa::path(get, path = "/metrics", tag = "state", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+#[utoipa::path(get, path = "/metrics", tag = "state", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<App>) -> Response {
     let (status, usage) = (&app.status, load(&app).token_usage);
     app.metrics.set_gauges(status.running.load(Relaxed), status.queued(), usage);
