@@ -11,7 +11,7 @@
 //! - `pause` (step 4): new weights while requests run;
 //! - `limits`: bounds on the queue, deadlines, failed steps; `prompt_logprobs`: what the model thought of a prompt;
 //! - `worker`: what carries a batch out; `report`: what it is and has done;
-//! - `engine`: the loop. A [`Trace`](crate::trace::Trace) records what ran when.
+//! - `engine`: the loop; `stats`: what it has done. A [`Trace`](crate::trace::Trace) records what ran when.
 
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
@@ -27,13 +27,14 @@ mod prompt_logprobs;
 mod report;
 mod request;
 mod scheduler;
+mod stats;
 mod worker;
 
 pub use crate::{
     kv::{BlockCounts, KvManager, KvUsage, RequestId, Slots},
     trace::Phase,
 };
-pub use engine::{Engine, EngineStats};
+pub use engine::Engine;
 pub use limits::QueueLimits;
 #[cfg(not(feature = "step4"))]
 use no_preempt::Pause;
@@ -45,4 +46,5 @@ pub use policy::{Continuous, Limits, Policy, Queues, Static};
 pub use report::{RankReport, RanksReport, Traffic, WorkerReport};
 pub use request::{Finished, NewRequest, Request, SharesWith, Times, Update};
 pub use scheduler::{Chunk, Scheduler};
+pub use stats::EngineStats;
 pub use worker::{LocalWorker, Output, Worker};

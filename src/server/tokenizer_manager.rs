@@ -119,7 +119,8 @@ impl TokenizerManager {
         let rid = input.rid.clone();
         let prepared = self.blocking(move |manager| manager.prepare(input)).await??;
         let samples = prepared.prompts.len() * prepared.n;
-        if !self.status.enter_channel(samples, self.limits.max_queued) {
+        let RequestLimits { max_queued, max_running, .. } = self.limits;
+        if !self.status.enter_channel(samples, max_queued + max_running) {
             return Err(ApiError::overloaded("the queue is full; try again later"));
         }
         let group = GroupId(self.next_group.fetch_add(1, Relaxed));

@@ -119,7 +119,7 @@ impl Usage {
         let Some(end) = &piece.end else { return };
         self.completion_tokens += end.completion_tokens;
         self.total_tokens += end.completion_tokens;
-        if piece.index % n == 0 {
+        if piece.index.is_multiple_of(n) {
             self.prompt_tokens_details.cached_tokens += end.cached_tokens;
         }
     }
