@@ -117,6 +117,7 @@ fn detokenize(tokenizer: &Tokenizer) {
         stop: &[],
         skip_special_tokens: true,
         include_stop: false,
+        min_tokens: 0,
         only_prompt: false,
     };
     let output = |stream: u64| {

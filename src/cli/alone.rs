@@ -60,7 +60,7 @@ impl<B: Machine> OneRequest<B> {
         let mut failed = Ok(());
         let output = generate(&mut self.0, &request.prompt, &request.params, &mut |sampled| {
             failed = on_token(sampled);
-            match failed.is_err() || stop.as_mut().is_some_and(|stop| stop.push(sampled.token)) {
+            match failed.is_err() || stop.as_mut().is_some_and(|stop| stop.push(sampled.token, true)) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }

@@ -139,9 +139,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let message = "--trace: a server's trace would have no end; use `batch`, or watch /metrics";
         return Err(Error::Usage(message.into()));
     }
-    match args.engine.lead()? {
-        Some(lead) => run_with(args, lead)?,
-        None => {}
+    if let Some(lead) = args.engine.lead()? {
+        run_with(args, lead)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -99,8 +99,10 @@ pub struct Knobs {
     pub max_tokens: Option<usize>,
 }
 
+type Shown = fn(&Knobs) -> Option<String>;
+
 /// Each knob by its name, and how to show its value.
-const KNOBS: [(&str, fn(&Knobs) -> Option<String>); 6] = [
+const KNOBS: [(&str, Shown); 6] = [
     ("temperature", |knobs| shown(knobs.temperature)),
     ("top_k", |knobs| shown(knobs.top_k)),
     ("top_p", |knobs| shown(knobs.top_p)),

@@ -50,11 +50,11 @@ fn check_busy(place: &str, refused: Option<Refused>) {
 #[track_caller]
 pub fn queue<Q: Queue>() {
     let queue = Arc::new(Q::new(4));
-    let three = queue.enter(3).ok().expect("an empty queue of 4 takes 3 samples");
+    let three = queue.enter(3).expect("an empty queue of 4 takes 3 samples");
     assert_eq!(queue.waiting(), 3, "samples that wait after a request of 3");
     check_busy("2 samples, 1 place", queue.enter(2).err());
     assert_eq!(queue.waiting(), 3, "samples that wait after a refusal: did you count what you refused?");
-    let one = queue.enter(1).ok().expect("the last of 4 places is free");
+    let one = queue.enter(1).expect("the last of 4 places is free");
     check_busy("1 sample, no place", queue.enter(1).err());
     drop(three);
     assert_eq!(
@@ -62,7 +62,7 @@ pub fn queue<Q: Queue>() {
         1,
         "samples that wait when 3 of 4 have left: did you give back one place for each sample?"
     );
-    let again = queue.enter(3).ok().expect("3 of 4 places were given back");
+    let again = queue.enter(3).expect("3 of 4 places were given back");
     drop((one, again));
     assert_eq!(queue.waiting(), 0, "samples that wait when all have left: was each place given back?");
     assert_eq!(

@@ -198,11 +198,6 @@ impl Spread {
     }
 }
 
-/// Lines of a name and what belongs to it.
-pub fn lines(lines: impl IntoIterator<Item = (&'static str, String)>) -> String {
-    lines.into_iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
-}
-
 /// A table of spreads in milliseconds; those of nothing are left out.
 pub fn spreads<const N: usize>(spreads: [(&str, Option<Spread>); N]) -> String {
     let row = |(name, spread): (&str, Option<Spread>)| {

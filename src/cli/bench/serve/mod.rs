@@ -117,7 +117,7 @@ async fn measure(args: Args, client: Arc<Client>) -> Result<Report> {
         Some(model) => model,
         None => first_model(&client, &target.url).await?,
     };
-    let (endpoint, requests, prompts) = match work.from_dataset(target.endpoint, &model)? {
+    let (endpoint, requests, prompts) = match work.of_dataset(target.endpoint, &model)? {
         Some(requests) => (target.endpoint, requests, "a dataset"),
         None => {
             let endpoint = target.endpoint.unwrap_or(Endpoint::Completions);

@@ -185,7 +185,7 @@ impl Work {
     ///
     /// # Errors
     /// If the file can't be read, has no request, or has a line that is none: with its number.
-    pub fn from_dataset(&self, endpoint: Option<Endpoint>, model: &str) -> Result<Option<Vec<Prepared>>> {
+    pub fn of_dataset(&self, endpoint: Option<Endpoint>, model: &str) -> Result<Option<Vec<Prepared>>> {
         let Some(path) = &self.dataset else { return Ok(None) };
         let (bytes, name) = (read_input(path)?, path.display());
         let mut requests = Vec::new();
@@ -336,7 +336,7 @@ mod tests {
         let path = file.path().to_str().unwrap();
         std::fs::write(path, "\u{feff}{\"prompt\": \"a\"}\r\n\n{\"prompt\": \"b\"}\n").unwrap();
         let prompts = |flags: &[&str]| {
-            let requests = work(&[&["--dataset", path], flags].concat()).from_dataset(None, "m")?.unwrap();
+            let requests = work(&[&["--dataset", path], flags].concat()).of_dataset(None, "m")?.unwrap();
             Ok::<_, Error>(
                 requests.iter().map(|r| body(r)["prompt"].as_str().unwrap().to_owned()).collect::<String>(),
             )

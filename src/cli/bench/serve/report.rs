@@ -2,7 +2,7 @@
 //! connects to the moment at which it has read the bytes.
 
 use super::{
-    super::report::{Computer, Spread, lines, spreads},
+    super::report::{Computer, Spread, spreads},
     client::{Answer, Kind, Outcome},
     load::{Load, Run},
     prompts::{Endpoint, Work},
@@ -271,4 +271,8 @@ fn failures(outcomes: &[Outcome]) -> Vec<Failed> {
         failed.requests += 1;
     }
     kinds.into_values().collect()
+}
+/// Lines of a name and what belongs to it.
+fn lines(lines: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    lines.into_iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
 }

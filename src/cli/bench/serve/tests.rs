@@ -149,9 +149,8 @@ async fn a_full_server_is_asked_again_only_if_that_is_wanted() {
     let answers = vec![busy.clone(), busy.clone(), stream(GOOD, 99)];
     let (patient, seen) = outcomes(1, true, answers.clone()).await;
     assert!(patient[0].result.is_ok() && patient[0].retries == 2);
-    let seen = seen.lock().unwrap();
-    assert_eq!((seen.connections, seen.requests.len()), (1, 3));
-    drop(seen);
+    let count = |seen: &Seen| (seen.connections, seen.requests.len());
+    assert_eq!(count(&seen.lock().unwrap()), (1, 3));
     let (outcomes, _) = outcomes(3, false, answers).await;
     let first = outcomes[0].result.as_ref().unwrap_err();
     assert_eq!(
