@@ -109,6 +109,12 @@ impl ApiError {
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
     }
 
+    /// 415: a body that is compressed: it may be a thousand times as large as it looks.
+    pub fn content_encoding() -> ApiError {
+        let message = "compressed bodies can't be read: send it without `Content-Encoding`";
+        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
+    }
+
     /// 503: there is too much to do now; a second later there may be less.
     pub fn overloaded(message: impl Into<String>) -> ApiError {
         let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);

@@ -65,9 +65,8 @@ impl TokenizerManager {
         }
         if let Some(salt) = &input.fields.cache_salt {
             let bad = |c: char| c.is_control() || "@/\\".contains(c);
-            if salt.len() > 128 || salt.contains(bad) {
-                let message =
-                    "cache_salt: give at most 128 characters, without @, /, \\ and control characters";
+            if salt.is_empty() || salt.len() > 128 || salt.contains(bad) {
+                let message = "cache_salt: give 1 to 128 characters, without @, /, \\ and control characters";
                 return Err(ApiError::invalid("cache_salt", message));
             }
         }
@@ -85,11 +84,7 @@ impl TokenizerManager {
         let most = context.saturating_mul(self.longest_token).saturating_mul(4);
         match prompt {
             PromptInput::Ids(ids) if ids.len() > context => Err(too_long(ids.len(), context)),
-            PromptInput::Text(text) if text.len() > most => Err(far_too_long(text.len(), context)),
-            PromptInput::Chat(messages) => {
-                let bytes = messages.iter().map(bytes_of).sum::<usize>();
-                if bytes > most { Err(far_too_long(bytes, context)) } else { Ok(()) }
-            }
+            prompt if prompt.bytes() > most => Err(far_too_long(prompt.bytes(), context)),
             _ => Ok(()),
         }
     }
@@ -214,6 +209,17 @@ impl TokenizerManager {
         let asked = if unlimited { usize::MAX } else { request.params.max_tokens };
         request.params.max_tokens = asked.min(room);
         Ok(())
+    }
+}
+
+impl PromptInput {
+    /// Bytes of its texts.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            PromptInput::Text(text) => text.len(),
+            PromptInput::Ids(_) => 0,
+            PromptInput::Chat(messages) => messages.iter().map(bytes_of).sum(),
+        }
     }
 }
 

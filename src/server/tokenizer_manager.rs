@@ -6,8 +6,8 @@ use super::{
     detokenizer::{OutputText, TextRules},
     error::ApiError,
     io_struct::{
-        AbortReq, Address, FlushCacheReqOutput, GenerateReqInput, GroupId, InternalState, Piece, SampleEnd,
-        SchedulerInput, TokenizedGenerateReqInput, TokenizedSample,
+        AbortReq, Address, FlushCacheReqOutput, GenerateReqInput, GroupId, InternalState, Piece, PromptInput,
+        SampleEnd, SchedulerInput, TokenizedGenerateReqInput, TokenizedSample,
     },
     outbox::{MAX_WAITING_BYTES, Outbox, Overflow},
     prepare::{Prepared, PreparedPrompt},
@@ -27,6 +27,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, oneshot};
+
+/// Bytes of a text that takes some milliseconds to be tokenized.
+const LONG: usize = 64 << 10;
 
 /// What a request may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,8 @@ pub struct TokenizerManager {
     pub(super) longest_token: usize,
     to_scheduler: Sender<SchedulerInput>,
     tokenizing: Semaphore,
+    /// For long texts, one at a time.
+    tokenizing_long: Semaphore,
     next_group: AtomicU64,
     /// Requests whose answers are not complete.
     open: Arc<AtomicUsize>,
@@ -79,6 +84,7 @@ impl TokenizerManager {
             longest_token,
             to_scheduler,
             tokenizing: Semaphore::new(threads),
+            tokenizing_long: Semaphore::new(1),
             next_group: AtomicU64::new(0),
             open: Arc::default(),
         }
@@ -117,7 +123,8 @@ impl TokenizerManager {
         self.check_serving()?;
         self.check_size(&input)?;
         let rid = input.rid.clone();
-        let prepared = self.blocking(move |manager| manager.prepare(input)).await??;
+        let bytes = input.prompts.iter().map(PromptInput::bytes).sum();
+        let prepared = self.blocking(bytes, move |manager| manager.prepare(input)).await??;
         let samples = prepared.prompts.len() * prepared.n;
         let RequestLimits { max_queued, max_running, .. } = self.limits;
         if !self.status.enter_channel(samples, max_queued + max_running) {
@@ -135,16 +142,19 @@ impl TokenizerManager {
     }
     // ANCHOR_END: generate
 
-    /// Runs something long on a thread where it holds up nobody. A panic there is an error of this request alone.
+    /// Runs something long on a thread where it holds up nobody: long texts (`bytes`) wait for each other, and short ones don't wait for
+    /// them. A panic there is an error of this request alone.
     ///
     /// # Errors
     /// 500 for a panic.
     pub async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
+        bytes: usize,
         work: impl FnOnce(&TokenizerManager) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let failed = || ApiError::server_error("the request made the server panic; this is a bug");
-        let _permit = self.tokenizing.acquire().await.map_err(|_| failed())?;
+        let lane = if bytes > LONG { &self.tokenizing_long } else { &self.tokenizing };
+        let _permit = lane.acquire().await.map_err(|_| failed())?;
         let manager = self.clone();
         tokio::task::spawn_blocking(move || work(&manager)).await.map_err(|_| failed())
     }

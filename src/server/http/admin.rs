@@ -56,12 +56,12 @@ pub async fn abort_request(
     JsonBody(body): JsonBody,
 ) -> Result<Json<Aborted>, ApiError> {
     let manager = app.manager()?;
-    let mut members = Members::parse(&body)?;
-    let all = members.take("abort_all")?.unwrap_or(false);
-    let rid = match (members.take::<String>("rid")?, all) {
-        (rid, false) => Some(rid.unwrap_or_default()),
-        (_, true) => None,
+    let read = |mut members: Members| {
+        let all = members.take("abort_all")?.unwrap_or(false);
+        let rid = members.take::<String>("rid")?;
+        Ok(if all { None } else { Some(rid.unwrap_or_default()) })
     };
+    let rid = app.bodies.parse(body, read).await?;
     Ok(Json(Aborted { aborted: manager.abort(rid).await? }))
 }
 

@@ -8,9 +8,13 @@ use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{closing::Closing, error::ApiError};
+use crate::request::Members;
 
 /// A body up to this size needs nobody's leave.
 const SMALL: usize = 64 << 10;
+/// Objects, lists and strings of a body, at most. Each of them takes memory and time of its own, up to a kilobyte for its two bytes; numbers,
+/// such as token ids, are cheap and bounded by the body's size.
+const MAX_PARTS: usize = 1 << 18;
 /// Larger bodies take memory in steps of this many bytes.
 const STEP: usize = 64 << 10;
 
@@ -21,6 +25,8 @@ pub struct BodyLimits {
     deadline: Duration,
     /// Steps that large bodies have left.
     memory: Arc<Semaphore>,
+    /// One large body is parsed at a time.
+    parsing: Arc<Semaphore>,
 }
 
 /// A body that was read. It holds its share of the memory until it is dropped.
@@ -47,6 +53,7 @@ impl BodyLimits {
             max_bytes,
             deadline,
             memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
+            parsing: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -70,6 +77,9 @@ impl BodyLimits {
         if !is_json(kind.as_bytes()) {
             return Err(ApiError::media_type());
         }
+        if head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+            return Err(ApiError::content_encoding());
+        }
         // The hint's lower bound is Content-Length where there is one.
         let promised = body.size_hint().lower();
         if promised > self.max_bytes as u64 {
@@ -85,6 +95,34 @@ impl BodyLimits {
             }
             () = closed(closing) => Err(ApiError::unavailable("the server is about to end")),
         }
+    }
+
+    /// Parses a body, and makes a request of its members with `read`.
+    ///
+    /// Thirty megabytes take a second or more. The threads that answer clients are few, so a large body is parsed on another thread, and
+    /// one at a time: meanwhile small requests, and `/health`, are answered as ever.
+    ///
+    /// # Errors
+    ///
+    /// 400 for a body that isn't JSON or has too many parts, and the errors of `read`. 500 for a panic.
+    pub async fn parse<T: Send + 'static>(
+        &self,
+        body: Received,
+        read: impl FnOnce(Members) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let large = body.len() > SMALL;
+        let parse = move || {
+            check_parts(&body)?;
+            read(Members::parse(&body)?)
+        };
+        if !large {
+            return parse();
+        }
+        let failed = || ApiError::server_error("the request made the server panic; this is a bug");
+        let turn = self.parsing.clone().acquire_owned().await.map_err(|_| failed())?;
+        // A client that leaves drops this future but not the thread's work, so the turn goes along.
+        let work = move || (parse(), turn).0;
+        tokio::task::spawn_blocking(work).await.map_err(|_| failed())?
     }
 
     /// Appends frame after frame. The promise is only a promise: memory for more than a step comes with the bytes.
@@ -121,6 +159,29 @@ impl BodyLimits {
         }
         Ok(())
     }
+}
+
+/// Refuses a body with more than [`MAX_PARTS`] parts, which it counts without parsing.
+fn check_parts(body: &[u8]) -> Result<(), ApiError> {
+    let (mut parts, mut in_string, mut escaped) = (0, false, false);
+    for &byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => {
+                in_string = !in_string;
+                parts += usize::from(in_string);
+            }
+            b'{' | b'[' if !in_string => parts += 1,
+            _ => {}
+        }
+    }
+    if parts > MAX_PARTS {
+        let message =
+            format!("the body has {parts} objects, lists and strings; at most {MAX_PARTS} are read");
+        return Err(ApiError::invalid(None, message));
+    }
+    Ok(())
 }
 
 /// `application/json`, whatever its case and parameters.
@@ -215,6 +276,28 @@ mod tests {
         let reading = tokio::spawn(async move { limits(10).read(half).await });
         closer.close();
         assert_eq!(reading.await.unwrap().unwrap_err().status, 503);
+    }
+
+    #[tokio::test]
+    async fn a_body_of_too_many_parts_is_refused_before_it_is_parsed() {
+        let limits = limits(1 << 20);
+        let parse = async |text: String| {
+            let body = Received { bytes: text.into_bytes(), _memory: None };
+            limits.parse(body, |mut members| Ok(members.take::<Vec<serde_json::Value>>("a")?)).await
+        };
+        let list = |part: &str, n: usize| format!("{{\"a\":[{}0]}}", format!("{part},").repeat(n));
+        for part in ["[]", "\"\""] {
+            let error = parse(list(part, MAX_PARTS)).await.unwrap_err();
+            assert!(error.status == 400 && error.message.contains("262144"), "{part}: {}", error.message);
+            assert_eq!(parse(list(part, 100_000)).await.unwrap().unwrap().len(), 100_001);
+        }
+        let quoted = format!("{{\"a\":[\"{}\"]}}", "[{\\\"".repeat(MAX_PARTS / 4));
+        assert_eq!(parse(quoted).await.unwrap().unwrap().len(), 1, "what stands in a string is no part");
+        let panics = Received { bytes: list("1", SMALL).into_bytes(), _memory: None };
+        let error =
+            limits.parse(panics, |_| -> Result<(), ApiError> { panic!("as the test wants it") }).await;
+        assert_eq!(error.unwrap_err().status, 500);
+        assert_eq!(limits.parsing.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -30,6 +30,8 @@ use utoipa::ToSchema;
 
 /// Tokens of an output that asks for no length, as in SGLang.
 const DEFAULT_MAX_NEW_TOKENS: usize = 128;
+/// Token ids that are made a text at once.
+const MAX_DETOKENIZE: usize = 1 << 18;
 /// The fields of `sampling_params` that have OpenAI's names.
 const SAMPLING: [&str; 11] = [
     "n",
@@ -98,18 +100,10 @@ pub async fn generate(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let manager = app.manager()?;
-    let mut members = Members::parse(&body)?;
-    let rid = members.take::<String>("rid")?.unwrap_or_else(|| app.rid(&headers));
-    let stream = members.take("stream")?.unwrap_or(false);
-    let return_logprob = members.take("return_logprob")?.unwrap_or(false);
-    let prompt = match (members.take::<String>("text")?, members.take::<Vec<u32>>("input_ids")?) {
-        (Some(text), None) => PromptInput::Text(text),
-        (None, Some(ids)) => PromptInput::Ids(ids),
-        _ => return Err(ApiError::invalid("text", "text: give exactly one of `text` and `input_ids`")),
-    };
-    let (fields, options) =
-        sampling(members.take::<Members>("sampling_params")?.unwrap_or_default(), return_logprob)?;
-    let input = GenerateReqInput { rid, prompts: vec![prompt], fields, options, tenant };
+    let rid = app.rid(&headers);
+    let NativeRequest { mut input, stream, return_logprob } =
+        app.bodies.parse(body, |members| NativeRequest::read(members, rid)).await?;
+    input.tenant = tenant;
     let mut generation = manager.generate(input).await?;
     let (prepared, rid) = (&generation.prepared, &generation.rid);
     let empty = Generated::new(rid, prepared.prompts[0].request.prompt.len(), return_logprob);
@@ -130,6 +124,33 @@ pub async fn generate(
     match several {
         true => Ok(Json(answers).into_response()),
         false => Ok(Json(answers.remove(0)).into_response()),
+    }
+}
+
+/// What a client of `/generate` asks for.
+struct NativeRequest {
+    input: GenerateReqInput,
+    stream: bool,
+    return_logprob: bool,
+}
+
+impl NativeRequest {
+    /// The request of a body's members.
+    fn read(mut members: Members, rid: String) -> Result<NativeRequest, ApiError> {
+        let rid = members.take::<String>("rid")?.unwrap_or(rid);
+        let stream = members.take("stream")?.unwrap_or(false);
+        let return_logprob = members.take("return_logprob")?.unwrap_or(false);
+        let cache_salt = members.take("cache_salt")?;
+        let prompt = match (members.take::<String>("text")?, members.take::<Vec<u32>>("input_ids")?) {
+            (Some(text), None) => PromptInput::Text(text),
+            (None, Some(ids)) => PromptInput::Ids(ids),
+            _ => return Err(ApiError::invalid("text", "text: give exactly one of `text` and `input_ids`")),
+        };
+        let (fields, options) =
+            sampling(members.take::<Members>("sampling_params")?.unwrap_or_default(), return_logprob)?;
+        let fields = Fields { cache_salt, ..fields };
+        let input = GenerateReqInput { rid, prompts: vec![prompt], fields, options, tenant: None };
+        Ok(NativeRequest { input, stream, return_logprob })
     }
 }
 
@@ -217,7 +238,16 @@ pub struct Tokens {
 )]
 pub async fn tokenize(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Json<Tokens>, ApiError> {
     let manager = app.manager()?;
-    let mut members = Members::parse(&body)?;
+    let (prompt, fields, options, strings) = app.bodies.parse(body, text_or_chat).await?;
+    let bytes = prompt.bytes();
+    let tokens = manager.blocking(bytes, move |manager| manager.encode(prompt, &fields, &options)).await??;
+    let name = |id: &u32| Some(manager.tokenizer().ok()?.piece(*id).unwrap_or_default());
+    let token_strs = if strings { tokens.iter().map(name).collect() } else { None };
+    Ok(Json(Tokens { count: tokens.len(), max_model_len: manager.limits.max_model_len, tokens, token_strs }))
+}
+
+/// What `/tokenize` is asked for, and whether the tokens' texts are wanted too.
+fn text_or_chat(mut members: Members) -> Result<(PromptInput, Fields, RequestOptions, bool), ApiError> {
     let strings = members.take("return_token_strs")?.unwrap_or(false);
     // vLLM's fields, and llama.cpp's.
     let add_special_tokens = match members.take("add_special_tokens")? {
@@ -241,10 +271,7 @@ pub async fn tokenize(State(app): State<App>, JsonBody(body): JsonBody) -> Resul
         }
     };
     let options = RequestOptions { add_special_tokens, ..RequestOptions::default() };
-    let tokens = manager.blocking(move |manager| manager.encode(prompt, &fields, &options)).await??;
-    let name = |id: &u32| Some(manager.tokenizer().ok()?.piece(*id).unwrap_or_default());
-    let token_strs = if strings { tokens.iter().map(name).collect() } else { None };
-    Ok(Json(Tokens { count: tokens.len(), max_model_len: manager.limits.max_model_len, tokens, token_strs }))
+    Ok((prompt, fields, options, strings))
 }
 
 /// Token ids to make a text of.
@@ -266,9 +293,12 @@ pub struct Text {
 )]
 pub async fn detokenize(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Json<Text>, ApiError> {
     let manager = app.manager()?;
-    let tokens = Members::parse(&body)?.take::<Vec<u32>>("tokens")?;
+    let tokens = app.bodies.parse(body, |mut members| Ok(members.take::<Vec<u32>>("tokens")?)).await?;
     let tokens =
         tokens.ok_or_else(|| ApiError::invalid("tokens", "tokens: a list of token ids is expected"))?;
+    if tokens.len() > MAX_DETOKENIZE {
+        return Err(ApiError::invalid("tokens", format!("tokens: give at most {MAX_DETOKENIZE}")));
+    }
     let vocab = manager.checkpoint.config.vocab_size;
     if let Some(at) = tokens.iter().position(|&id| id as usize >= vocab) {
         return Err(ApiError::invalid(
@@ -277,6 +307,7 @@ pub async fn detokenize(State(app): State<App>, JsonBody(body): JsonBody) -> Res
         ));
     }
     let prompt =
-        manager.blocking(move |manager| manager.tokenizer().map(|t| t.decode(&tokens, false))).await??;
+        manager.blocking(tokens.len(), move |manager| manager.tokenizer().map(|t| t.decode(&tokens, false)));
+    let prompt = prompt.await??;
     Ok(Json(Text { prompt }))
 }

@@ -127,12 +127,10 @@ pub async fn chat_completions(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let manager = app.manager()?;
-    let mut members = Members::parse(&body)?;
-    let splits = members.take("separate_reasoning")?.unwrap_or(true);
-    let effort = members.take::<String>("reasoning_effort")?;
-    let mut request = TextRequest::read(members, &app.names, app.rid(&headers))?;
+    let (shared, rid) = (app.clone(), app.rid(&headers));
+    let read = move |members| read(members, &shared.names, rid);
+    let (mut request, splits) = app.bodies.parse(body, read).await?;
     request.input.tenant = tenant;
-    prepare(&mut request.input, effort)?;
     let wants_logprobs = matches!(request.input.fields.logprobs, Some(Logprobs::Switch(true)));
     let object = if request.stream { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new("chatcmpl", object, &request, &manager);
@@ -153,6 +151,15 @@ pub async fn chat_completions(
     let ids = || generation.prepared.prompts[0].request.prompt.to_vec();
     let prompt_token_ids = format.token_ids.then(ids);
     Ok(Json(ChatCompletion { head, choices, usage, prompt_token_ids }).into_response())
+}
+
+/// The request of a body's members, and whether its answer's reasoning is given apart.
+fn read(mut members: Members, names: &[String], rid: String) -> Result<(TextRequest, bool), ApiError> {
+    let splits = members.take("separate_reasoning")?.unwrap_or(true);
+    let effort = members.take::<String>("reasoning_effort")?;
+    let mut request = TextRequest::read(members, names, rid)?;
+    prepare(&mut request.input, effort)?;
+    Ok((request, splits))
 }
 
 /// Checks what only chats have.

@@ -110,19 +110,10 @@ pub async fn completions(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let manager = app.manager()?;
-    let mut members = Members::parse(&body)?;
-    let prompts =
-        members.take::<Prompts>("prompt")?.ok_or_else(|| ApiError::invalid("prompt", "prompt: give one"))?;
-    let mut request = TextRequest::read(members, &app.names, app.rid(&headers))?;
-    let fields = &mut request.input.fields;
-    if let Some(Logprobs::Switch(_)) = fields.logprobs {
-        return Err(ApiError::invalid("logprobs", "logprobs: a whole number, 0 or more, is expected"));
-    }
-    (fields.messages, fields.top_logprobs) = (None, None);
-    fields.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
-    let (echo, wants_logprobs) = (fields.echo, fields.logprobs.is_some());
-    request.input.prompts = prompts.into_inputs();
+    let (shared, rid) = (app.clone(), app.rid(&headers));
+    let mut request = app.bodies.parse(body, move |members| read(members, &shared.names, rid)).await?;
     request.input.tenant = tenant;
+    let (echo, wants_logprobs) = (request.input.fields.echo, request.input.fields.logprobs.is_some());
     let head = Head::new("cmpl", "text_completion", &request, &manager);
     let names = TokenNames { manager: manager.clone(), as_ids: request.tokens_as_ids };
     let format = Format { wants_logprobs, echo, names, token_ids: request.return_token_ids };
@@ -139,6 +130,21 @@ pub async fn completions(
     let choices =
         choices.map(|(index, choice)| format.choice(index, choice, generation.prepared.of(index))).collect();
     Ok(Json(Completion { head, choices, usage }).into_response())
+}
+
+/// The request of a body's members.
+fn read(mut members: Members, names: &[String], rid: String) -> Result<TextRequest, ApiError> {
+    let prompts =
+        members.take::<Prompts>("prompt")?.ok_or_else(|| ApiError::invalid("prompt", "prompt: give one"))?;
+    let mut request = TextRequest::read(members, names, rid)?;
+    let fields = &mut request.input.fields;
+    if let Some(Logprobs::Switch(_)) = fields.logprobs {
+        return Err(ApiError::invalid("logprobs", "logprobs: a whole number, 0 or more, is expected"));
+    }
+    (fields.messages, fields.top_logprobs) = (None, None);
+    fields.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+    request.input.prompts = prompts.into_inputs();
+    Ok(request)
 }
 
 /// What choices have in them.

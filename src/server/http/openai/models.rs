@@ -4,7 +4,7 @@ use super::super::{App, openapi::BodyErrors};
 use crate::server::error::ApiError;
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -44,9 +44,13 @@ pub async fn models(State(app): State<App>) -> Json<ModelList> {
     get, path = "/v1/models/{id}", tag = "OpenAI", params(("id" = String, Path, description = "A name, which may have slashes")),
     responses((status = 200, body = Model), BodyErrors)
 )]
-pub async fn retrieve_model(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
-    match app.names.contains(&id) {
-        true => Ok(Json(model(&app, &id))),
-        false => Err(ApiError::model_not_found()),
+pub async fn retrieve_model(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, ApiError> {
+    // A path that isn't UTF-8 names no model either.
+    match id {
+        Ok(Path(id)) if app.names.contains(&id) => Ok(Json(model(&app, &id))),
+        _ => Err(ApiError::model_not_found()),
     }
 }

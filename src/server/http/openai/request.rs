@@ -35,8 +35,8 @@ const FIELDS: [&str; 19] = [
     "ignore_eos",
     "cache_salt",
 ];
-/// Fields that constrain the output, in the spellings of OpenAI, vLLM and SGLang.
-const CONSTRAINTS: [&str; 9] = [
+/// Fields that constrain the output, in the spellings of OpenAI, vLLM, SGLang and llama.cpp.
+const CONSTRAINTS: [&str; 12] = [
     "structured_outputs",
     "guided_json",
     "guided_regex",
@@ -46,6 +46,9 @@ const CONSTRAINTS: [&str; 9] = [
     "regex",
     "ebnf",
     "structural_tag",
+    "grammar",
+    "allowed_token_ids",
+    "bad_words",
 ];
 /// Stop strings, log-probabilities and biases that a request may have.
 const MAX_BIASES: usize = 1024;
@@ -189,7 +192,8 @@ pub fn refuse(members: &mut Members) -> Result<(), ApiError> {
         );
     }
     for field in CONSTRAINTS {
-        if members.take::<Value>(field)?.is_some() {
+        let empty = |value: &Value| *value == "" || value.as_array().is_some_and(Vec::is_empty);
+        if members.take::<Value>(field)?.is_some_and(|value| !empty(&value)) {
             return not_served(field, "the output can't be constrained by this server");
         }
     }
@@ -203,6 +207,9 @@ pub fn refuse(members: &mut Members) -> Result<(), ApiError> {
         if choice.is_some_and(|choice| choice != "none" && choice != "auto") {
             return not_served(field, "this server calls no tools; leave it out");
         }
+    }
+    if members.take::<Value>("chat_template")?.is_some() {
+        return not_served("chat_template", "the template comes with the model; leave it out");
     }
     if members.take::<Vec<String>>("modalities")?.is_some_and(|kinds| kinds.iter().any(|kind| kind != "text"))
     {
