@@ -7,7 +7,8 @@ The server gets prompts as token ids and answers `echo`, `logprobs` and `max_tok
 below: endings to choose from (log-likelihood of an ending), and whole texts (rolling log-likelihood). lm-eval asks both models, the server's and transformers'
 own (`hf`, float64, on the CPU), for the same requests.
 
-LAST_RUN
+Last run on 30 November 2026 with lm-eval 0.4.13 and transformers 5.23.0: 25 log-likelihoods each of models/demo and SmolLM2-135M; the largest differences are
+9.7e-05 and 3.5e-05. (In float32, lm-eval's `hf` itself is off by 4e-3 on the long text; transformers called directly is not.)
 """
 
 import json
@@ -20,12 +21,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PA
 
 import lm_eval
 import torch
-from lm_eval.models.api_models import JsonChatStr
 from lm_eval.tasks import TaskManager
 from recording import ROOT
 from serving import serving
-
-assert JsonChatStr  # an import that fails without the extra [api]
 
 WITHIN = 1e-3
 

@@ -2,12 +2,13 @@
 # schemathesis as a judge of `stairwell serve`: it reads /openapi.json and sends what that allows, and what it doesn't.
 #
 #     python3 -m venv target/judges/schemathesis && target/judges/schemathesis/bin/pip install schemathesis
-#     scripts/judge_schemathesis.sh [EXAMPLES]                     # default: 5,000, shared out to the routes
+#     scripts/judge_schemathesis.sh [EXAMPLES]                     # default: 5,000, shared out to the routes that take a body
 #
 # It holds if no answer has a status of 500 or above but 503 with Retry-After, no answer contradicts the document, nothing panics, the server ends with
 # status 0, and its memory after the last thousand examples is within 10 % of its memory before them.
 #
-# LAST_RUN
+# Last run on 30 November 2026 with schemathesis 4.32.5: 2,570 examples, of which all pass, and 1,200 more, of which one found that the document had no
+# event streams (mended since); 41.3 MB before those and 41.6 MB after. To be run again on the whole document, which has the sampling fields now.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -38,7 +39,8 @@ run() { # run EXAMPLES-A-ROUTE SEED
     SCHEMATHESIS_HOOKS="$work/hooks.py" "$schemathesis" run "$url/openapi.json" --checks "$checks" --phases examples,coverage,fuzzing --mode all \
         --max-examples "$1" --seed "$2" --request-timeout 60 --generation-database none --continue-on-failure --no-color
 }
-routes=$(python3 -c "import json,sys,urllib.request as u; print(sum(len(p) for p in json.load(u.urlopen('$url/openapi.json'))['paths'].values()))")
+# A route without a body has few examples, whatever is asked for.
+routes=$(python3 -c "import json,sys,urllib.request as u; print(json.dumps(json.load(u.urlopen('$url/openapi.json'))).count('requestBody'))")
 each=$((examples / routes + 1))
 status=0
 run $((each * 4 / 5)) 1 || status=1

@@ -11,7 +11,7 @@ Nothing of llama.cpp's is in this repository. The folder is copied, and the copy
 change with its reason. Their model (stories260K) is not here either: the demo model takes its place, made to never end by itself, since the tests count
 tokens.
 
-LAST_RUN
+Last run on 30 November 2026 with the tests of llama-cpp-python 0.3.36's source archive (its vendor/llama.cpp): 52 passed, 0 failed, 538 skipped.
 """
 
 import json

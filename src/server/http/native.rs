@@ -90,7 +90,7 @@ struct Ended {
 /// Continues a text, or token ids.
 #[utoipa::path(
     post, path = "/generate", tag = "native", request_body = super::openai::schema::GenerateRequest,
-    responses((status = 200, body = Generated, description = "The answer (a list of them for n above 1), or with `stream` events that each have all of it so far"),
+    responses((status = 200, content((Generated = "application/json"), (String = "text/event-stream")), description = "The answer (a list of them for n above 1), or with `stream` events that each have all of it so far"),
         BodyErrors)
 )]
 pub async fn generate(

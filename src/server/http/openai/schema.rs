@@ -1,12 +1,13 @@
 //! The bodies of requests, for `/openapi.json`. They are read by [`super::request`], which takes null for absent and more spellings.
 
 use super::completions::Prompts;
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// What both kinds of requests take.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[allow(dead_code)] // it is read by the schema alone
 pub struct Sampling {
     model: Option<String>,
@@ -53,7 +54,7 @@ pub struct Sampling {
     user: Option<String>,
 }
 
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[allow(dead_code)]
 pub struct StreamOptions {
     include_usage: Option<bool>,
@@ -61,18 +62,16 @@ pub struct StreamOptions {
 }
 
 /// A stop string, or up to four.
-#[derive(ToSchema)]
-#[schema(as = Stop)]
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
 #[allow(dead_code)]
 pub enum Stop {
-    #[schema(rename = "one")]
     One(String),
-    #[schema(rename = "many")]
     Many(Vec<String>),
 }
 
 /// A chat.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[allow(dead_code)]
 pub struct ChatRequest {
     #[schema(min_items = 1)]
@@ -88,23 +87,49 @@ pub struct ChatRequest {
     reasoning_effort: Option<String>,
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,
-    #[schema(inline)]
-    #[schema(value_type = Sampling)]
+    #[serde(flatten)]
     sampling: Sampling,
 }
 
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[allow(dead_code)]
 pub struct Message {
-    /// system, developer, user, assistant or tool.
-    role: String,
-    /// A text, or parts of type `text`.
-    #[schema(value_type = Option<Object>)]
-    content: Option<Value>,
+    role: Role,
+    content: Option<Content>,
+}
+
+/// Who speaks; `developer` is OpenAI's newer name of `system`.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code)]
+pub enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+}
+
+/// A text, or parts of it.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)]
+pub enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+/// A part of a message, whose `type` is `text`.
+#[derive(Deserialize, ToSchema)]
+#[allow(dead_code)]
+pub struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    text: String,
 }
 
 /// Prompts to continue.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[allow(dead_code)]
 pub struct CompletionRequest {
     prompt: Prompts,
@@ -113,6 +138,7 @@ pub struct CompletionRequest {
     logprobs: Option<u32>,
     #[schema(minimum = 1)]
     best_of: Option<u32>,
+    #[serde(flatten)]
     sampling: Sampling,
 }
 
