@@ -7,18 +7,19 @@
 # It holds if no answer has a status of 500 or above but 503 with Retry-After, no answer contradicts the document, nothing panics, the server ends with
 # status 0, and its memory after the last thousand examples is within 10 % of its memory before them.
 #
-# Last run on 30 November 2026 with schemathesis 4.32.5: 2,570 examples, of which all pass, and 1,200 more, of which one found that the document had no
-# event streams (mended since); 41.3 MB before those and 41.6 MB after. To be run again on the whole document, which has the sampling fields now.
+# Last run on 30 November 2026 with schemathesis 4.32.5: 5,779 examples and 2,279 more, no status of 500 or above, no panic, 33.0 MB before the last
+# of them and 34.6 MB after. Three found that the document called an event a string and an entry of a list an object, which is mended since.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
-program=${STAIRWELL:-$target/release/stairwell}
-schemathesis=$target/judges/schemathesis/bin/schemathesis
+program=$(realpath "${STAIRWELL:-$target/release/stairwell}")
+schemathesis=$(realpath "$target/judges/schemathesis")/bin/schemathesis
 examples=${1:-5000}
 export no_proxy=127.0.0.1
 
 work=$(mktemp -d)
 trap 'kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
+cd "$work" # where schemathesis keeps what it has tried
 "$program" serve --port 0 --max-model-len 128 >"$work/url" 2>"$work/log" &
 server=$!
 for _ in $(seq 600); do [ -s "$work/url" ] && break || sleep 0.1; done

@@ -71,7 +71,7 @@ struct MetaInfo {
     weight_version: u64,
     /// A log-probability, a token id and null (SGLang has the token's text there on demand), for each token of the output.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<Vec<serde_json::Value>>>)]
     output_token_logprobs: Option<Vec<(f64, u32, Option<String>)>>,
 }
 
@@ -90,7 +90,7 @@ struct Ended {
 /// Continues a text, or token ids.
 #[utoipa::path(
     post, path = "/generate", tag = "native", request_body = super::openai::schema::GenerateRequest,
-    responses((status = 200, content((Generated = "application/json"), (String = "text/event-stream")), description = "The answer (a list of them for n above 1), or with `stream` events that each have all of it so far"),
+    responses((status = 200, content((Generated = "application/json"), (super::sse::Event = "text/event-stream")), description = "The answer (a list of them for n above 1), or with `stream` events that each have all of it so far"),
         BodyErrors)
 )]
 pub async fn generate(

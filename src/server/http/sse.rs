@@ -17,6 +17,15 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An event, as the OpenAPI document describes it.
+#[derive(ToSchema)]
+#[allow(dead_code)] // read by the document alone
+pub struct Event {
+    /// One line of JSON, or `[DONE]`.
+    data: String,
+}
 
 /// Ends a stream, after its last event.
 pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");

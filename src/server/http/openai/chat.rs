@@ -117,7 +117,7 @@ struct Delta {
 /// Answers a chat.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "OpenAI", request_body = super::schema::ChatRequest,
-    responses((status = 200, content((ChatCompletion = "application/json"), (String = "text/event-stream")), description = "The answer, or with `stream` its chunks as server-sent events"),
+    responses((status = 200, content((ChatCompletion = "application/json"), (crate::server::http::sse::Event = "text/event-stream")), description = "The answer, or with `stream` its chunks as server-sent events"),
         BodyErrors)
 )]
 pub async fn chat_completions(

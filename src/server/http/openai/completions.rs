@@ -100,7 +100,7 @@ impl Prompts {
 /// Continues prompts.
 #[utoipa::path(
     post, path = "/v1/completions", tag = "OpenAI", request_body = super::schema::CompletionRequest,
-    responses((status = 200, content((Completion = "application/json"), (String = "text/event-stream")), description = "The answer, or with `stream` its chunks as server-sent events"),
+    responses((status = 200, content((Completion = "application/json"), (crate::server::http::sse::Event = "text/event-stream")), description = "The answer, or with `stream` its chunks as server-sent events"),
         BodyErrors)
 )]
 pub async fn completions(
