@@ -59,10 +59,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 32 << 20, value_parser = count())]
     max_body_bytes: usize,
     /// How long a request may take, in seconds, with its time in the queue [default: no limit]
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    #[arg(long, value_name = "S", value_parser = some_seconds)]
     request_timeout: Option<Duration>,
     /// How long a client may take nothing of its answer, in seconds
-    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "60", value_parser = some_seconds)]
     slow_reader_timeout: Duration,
     /// How long requests may go on after SIGTERM, in seconds
     #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
@@ -76,6 +76,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds: &f64| *seconds >= 0.0);
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     duration.ok_or_else(|| format!("'{text}' is no number of seconds; give 0 or more"))
+}
+
+/// Seconds in which something can be done.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    let duration = seconds(text)?;
+    if duration.is_zero() {
+        Err(format!("'{text}' is no time at all; give more than 0"))
+    } else {
+        Ok(duration)
+    }
 }
 
 impl Args {

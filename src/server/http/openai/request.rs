@@ -50,7 +50,7 @@ const CONSTRAINTS: [&str; 12] = [
     "allowed_token_ids",
     "bad_words",
 ];
-/// Stop strings, log-probabilities and biases that a request may have.
+/// Biases, or tokens that end an output, that a request may have; and the most probable tokens that are reported in a place.
 const MAX_BIASES: usize = 1024;
 const MAX_TOP_LOGPROBS: usize = 20;
 
