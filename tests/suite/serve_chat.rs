@@ -297,10 +297,15 @@ fn in_a_terminal_ctrl_c_ends_the_answer_and_lines_are_remembered() {
     }
     let (dir, path) = file();
     let program = env!("CARGO_BIN_EXE_stairwell");
-    let chat = format!("'{program}' chat --temperature 0 --ignore-eos --max-tokens 1900");
+    // A shell that stayed would report its own interrupt as the status.
+    let chat = format!("exec '{program}' chat --temperature 0 --ignore-eos --max-tokens 1900");
     let mut command = Command::new("script");
     command.args(["--quiet", "--return", "--command", &chat, "/dev/null"]);
-    command.env("XDG_STATE_HOME", dir.path()).env("TERM", "xterm").env("NO_COLOR", "1");
+    command
+        .env("SHELL", "/bin/sh")
+        .env("XDG_STATE_HOME", dir.path())
+        .env("TERM", "xterm")
+        .env("NO_COLOR", "1");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut typed, mut seen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     // What the editor writes last when it waits for a line.
