@@ -55,7 +55,7 @@ fn stored(layer: usize) -> HostTensor {
 fn loaded(cpu: &Cpu, tensor: &HostTensor) -> CpuWeight {
     let slice = Slice { tensor: tensor.clone(), rows: 0..OUTPUTS, cols: 0..INPUTS, transposed: false };
     let mut weight = cpu.weight(&[PartShape { outputs: OUTPUTS, inputs: INPUTS }]).expect("a weight");
-    cpu.load(&mut weight, 0, &slice).expect("a weight");
+    cpu.load(&mut weight, 0, &slice.into()).expect("a weight");
     weight
 }
 

@@ -49,7 +49,7 @@ fn weight(cpu: &Cpu, outputs: usize, inputs: usize) -> CpuWeight {
 fn loaded(cpu: &Cpu, tensor: HostTensor, outputs: usize, inputs: usize) -> CpuWeight {
     let slice = Slice { tensor, rows: 0..outputs, cols: 0..inputs, transposed: false };
     let mut weight = cpu.weight(&[PartShape { outputs, inputs }]).expect("a weight");
-    cpu.load(&mut weight, 0, &slice).expect("a load");
+    cpu.load(&mut weight, 0, &slice.into()).expect("a load");
     weight
 }
 

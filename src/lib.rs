@@ -33,12 +33,17 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod demo;
+mod dtype;
 pub mod error;
 pub mod files;
 pub mod generate;
 mod json;
 pub mod machine;
 pub mod model;
+pub mod packed;
+#[cfg(not(feature = "quantized"))]
+#[path = "no_quant.rs"]
+mod quant;
 pub mod request;
 pub mod runner;
 pub mod sampling;
@@ -65,6 +70,10 @@ pub mod trace;
 // Step 7: one model on several ranks: tensor parallelism, pipeline parallelism; threads and MPI.
 #[cfg(feature = "step7")]
 pub mod parallel;
+
+// Step 9: weights of 8 bits and less.
+#[cfg(feature = "quantized")]
+pub mod quant;
 
 // Step 8: OpenAI's API over the engine.
 #[cfg(feature = "serve")]

@@ -9,26 +9,7 @@ use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapMut};
 use std::{fmt, ops::Range, sync::Arc};
 
-/// The dtypes that safetensors knows, by the format's own crate. Weights are used as stored when [`is_weight`](Stored::is_weight) says so.
-pub use safetensors::Dtype as DType;
-
-/// What a dtype means for weights.
-pub trait Stored: Copy {
-    /// Bytes of one element of a weight dtype (2 or 4).
-    fn bytes(self) -> usize;
-    /// Whether a weight of this dtype can be multiplied as it is stored.
-    fn is_weight(self) -> bool;
-}
-
-impl Stored for DType {
-    fn bytes(self) -> usize {
-        self.bitsize().div_ceil(8)
-    }
-
-    fn is_weight(self) -> bool {
-        matches!(self, DType::F32 | DType::BF16 | DType::F16)
-    }
-}
+pub use crate::dtype::DType;
 
 /// Whatever keeps bytes alive: a memory map, a vector, the binary's own data.
 pub type Owner = Arc<dyn Keep>;
@@ -100,7 +81,7 @@ pub struct HostTensor {
     pub dtype: DType,
     /// Extents, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
-    /// The elements, `shape.product() · dtype.bitsize() / 8` bytes.
+    /// The elements, [`DType::bytes_of`] their number.
     pub data: Bytes,
 }
 
@@ -114,7 +95,7 @@ impl HostTensor {
 
     /// A tensor over bytes that it takes.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Vec<u8>) -> HostTensor {
-        assert_eq!(shape.iter().product::<usize>() * dtype.bitsize(), bytes.len() * 8, "{dtype} {shape:?}");
+        assert_eq!(dtype.bytes_of(shape.iter().product()), Some(bytes.len()), "{dtype} {shape:?}");
         let range = 0..bytes.len();
         HostTensor { dtype, shape: shape.to_vec(), data: Bytes::new(Arc::new(bytes), range) }
     }
@@ -146,6 +127,12 @@ impl HostTensor {
         let mut out = vec![0.0; self.len()];
         convert_to_f32(self.dtype, &self.data, &mut out);
         out
+    }
+}
+
+impl PartialEq for HostTensor {
+    fn eq(&self, other: &HostTensor) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape && *self.data == *other.data
     }
 }
 

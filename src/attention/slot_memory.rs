@@ -2,7 +2,7 @@
 
 use super::options::{KvBudget, KvDtype, KvOptions};
 use crate::error::{Error, Result};
-use crate::{model::AttentionShape, tensor::Stored, words::field};
+use crate::{model::AttentionShape, words::field};
 
 /// The part of the free memory that is offered to K and V; the rest is for activations and for others.
 pub(super) const SHARE: f64 = 0.9;

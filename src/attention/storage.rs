@@ -1,7 +1,7 @@
 //! How vectors of K and V are stored: f32, bf16, f16, or fp8 with a scale each.
 
 use super::{cpu::vectors::Kept, options::KvDtype};
-use crate::{error::Error, tensor::Stored, words};
+use crate::{error::Error, words};
 use bytemuck::{Zeroable, allocation::try_zeroed_vec, cast_slice, cast_slice_mut};
 use float8::F8E4M3;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};

@@ -13,20 +13,38 @@ pub mod cuda;
 pub mod simd;
 
 use crate::sampling::{Draw, SamplingError};
-use crate::{config::Activation, error::Result, tensor::HostTensor};
+use crate::{config::Activation, error::Result};
+use crate::{packed::Matrix, tensor::HostTensor};
 use std::ops::Range;
 
-/// A part of one checkpoint tensor: the rows and columns that this process holds. Always a view, never a copy.
+/// A part of one parameter: the rows and columns that this process holds. Always a view, never a copy.
 #[derive(Clone, Debug)]
-pub struct Slice {
-    /// The whole tensor, one- or two-dimensional.
-    pub tensor: HostTensor,
+pub struct Slice<T = HostTensor> {
+    /// The whole parameter, one- or two-dimensional.
+    pub tensor: T,
     /// Rows of the tensor as it is stored.
     pub rows: Range<usize>,
     /// Columns of the tensor as it is stored.
     pub cols: Range<usize>,
     /// Stored as [in, out] (GPT-2's Conv1D) instead of [out, in].
     pub transposed: bool,
+}
+
+impl From<Slice> for Slice<Matrix> {
+    fn from(slice: Slice) -> Slice<Matrix> {
+        let Slice { tensor, rows, cols, transposed } = slice;
+        Slice { tensor: tensor.into(), rows, cols, transposed }
+    }
+}
+
+impl Slice<Matrix> {
+    /// The slice of a packed matrix, which always lies [out, in].
+    pub fn packed(self) -> Slice<Matrix> {
+        match self.transposed {
+            true => Slice { rows: self.cols, cols: self.rows, transposed: false, ..self },
+            false => self,
+        }
+    }
 }
 
 /// The size of one part of a weight: outputs and inputs, however it is stored.
@@ -75,7 +93,7 @@ pub trait Backend: Sized + Send + 'static {
     /// A weight of stacked parts, not loaded yet. Stacking is along the outputs.
     fn weight(&self, parts: &[PartShape]) -> Result<Self::Weight>;
     /// Loads one part, or replaces it.
-    fn load(&self, weight: &mut Self::Weight, part: usize, slice: &Slice) -> Result<()>;
+    fn load(&self, weight: &mut Self::Weight, part: usize, slice: &Slice<Matrix>) -> Result<()>;
     /// A buffer for up to `capacity` ids.
     fn ids(&self, capacity: usize) -> Result<Self::Ids>;
     /// Fills a buffer of ids.

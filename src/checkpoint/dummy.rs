@@ -5,7 +5,7 @@
 
 use super::{CheckpointError, Result};
 use crate::backend::cpu::free_memory;
-use crate::tensor::{Bytes, DType, HostTensor, Stored};
+use crate::tensor::{Bytes, DType, HostTensor};
 use memmap2::MmapMut;
 use rayon::prelude::*;
 use std::io::{Error, ErrorKind};

@@ -16,7 +16,6 @@
 use super::{CheckpointError, Result};
 use crate::tensor::DType;
 use safetensors::SafeTensors;
-use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
@@ -60,7 +59,9 @@ impl Header {
         let mut header = Header::default();
         for (name, info) in read.tensors() {
             let (shape, range) = (info.shape.clone(), in_file(info.data_offsets));
-            header.tensors.insert(name, TensorInfo { dtype: info.dtype, shape, range });
+            let dtype =
+                info.dtype.to_string().parse().map_err(|_| bad(format!("unknown dtype {}", info.dtype)))?;
+            header.tensors.insert(name, TensorInfo { dtype, shape, range });
         }
         header.metadata.extend(read.metadata().clone().into_iter().flatten());
         Ok(header)
@@ -144,10 +145,9 @@ fn json_part<'a>(file: &'a [u8], path: &Path) -> Result<&'a [u8]> {
 /// The bytes of the file that an entry claims, or what is wrong with it.
 fn range_in_file(entry: &Value, data_start: usize) -> Result<Range<usize>, String> {
     let dtype_value = entry.get("dtype").ok_or("it has no dtype")?;
-    let dtype = Some(dtype_value).filter(|value| value.is_string()).and_then(|v| DType::deserialize(v).ok());
-    // The format's documentation has no FNUZ variants, which the crate knows too.
-    let dtype = dtype.filter(|dtype| !matches!(dtype, DType::F8_E4M3FNUZ | DType::F8_E5M2FNUZ));
-    let dtype = dtype.ok_or_else(|| format!("unknown dtype {dtype_value}"))?;
+    let dtype = dtype_value.as_str().and_then(|name| name.parse::<DType>().ok());
+    let dtype =
+        dtype.filter(|dtype| !dtype.is_block()).ok_or_else(|| format!("unknown dtype {dtype_value}"))?;
     let shape = unsigned_list(entry, "shape")?;
     let offsets = unsigned_list(entry, "data_offsets")?;
     let [begin, end] = offsets[..] else {
@@ -156,7 +156,7 @@ fn range_in_file(entry: &Value, data_start: usize) -> Result<Range<usize>, Strin
     if begin > end {
         return Err(format!("data_offsets [{begin}, {end}] are reversed"));
     }
-    let bits = shape.iter().try_fold(dtype.bitsize(), |n, &extent| n.checked_mul(extent));
+    let bits = shape.iter().try_fold(dtype.block().1, |n, &extent| n.checked_mul(extent));
     let bits = bits.ok_or_else(|| format!("shape {shape:?} overflows"))?;
     if bits % 8 != 0 || bits / 8 != end - begin {
         let bytes = end - begin;

@@ -30,7 +30,8 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, HostTensor)]) -> Resul
 
 fn to_bytes(tensors: &[(String, HostTensor)]) -> Result<Vec<u8>, SafeTensorError> {
     let views = tensors.iter().map(|(name, HostTensor { dtype, shape, data })| {
-        Ok((name, TensorView::new(*dtype, shape.clone(), data)?))
+        let dtype = dtype.in_safetensors().expect("a type of safetensors");
+        Ok((name, TensorView::new(dtype, shape.clone(), data)?))
     });
     let views = views.collect::<Result<Vec<_>, SafeTensorError>>()?;
     serialize(views, Some(HashMap::from([("format".into(), "pt".into())])))

@@ -5,7 +5,7 @@ use super::{model_args::LoadArgs, numbers::count};
 use serde::{Serialize, Serializer};
 use stairwell::checkpoint::{Checksums, StateDict, checksums, natural_order};
 use stairwell::runner::{LoadFormat, read_config};
-use stairwell::{config::ModelConfig, error::Result, model::module_tree, tensor::Stored};
+use stairwell::{config::ModelConfig, error::Result, model::module_tree};
 
 /// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only
 #[derive(clap::Args)]

@@ -3,7 +3,6 @@
 use super::model_args::LoadArgs;
 use super::terminal::{human_bytes, peak_memory, print};
 use stairwell::checkpoint::{Directory, StateDict};
-use stairwell::tensor::HostTensor;
 use stairwell::{attention::KvOptions, error::Result, model::LoadEvent, runner::LoadFormat};
 use std::{fmt::Write, time::Instant};
 
@@ -31,8 +30,8 @@ pub fn run(args: Args) -> Result<()> {
         trace_files(&mut lines, &directory, state_dict);
     }
     let events = |event: LoadEvent| {
-        if let LoadEvent::Loaded { tensor, .. } = &event {
-            bytes += tensor.data.len() as u64;
+        if let LoadEvent::Loaded { matrix, .. } = &event {
+            bytes += matrix.bytes();
         }
         if let Some(state_dict) = &state_dict {
             trace_event(&mut lines, state_dict, &event);
@@ -68,8 +67,8 @@ fn trace_event(lines: &mut String, state_dict: &StateDict, event: &LoadEvent) {
         Some(format!("{}[{}..{}]", state_dict.shards()[entry.shard].file, range.start, range.end))
     };
     let _ = match event {
-        LoadEvent::Loaded { name, parameter, tensor, stacked } => {
-            let HostTensor { dtype, shape, .. } = tensor;
+        LoadEvent::Loaded { name, parameter, matrix, stacked } => {
+            let (label, shape) = (matrix.label(), matrix.shape());
             let renamed = if name == parameter { String::new() } else { format!(" → {parameter}") };
             let position = stacked.iter().position(|s| s.name == *parameter).unwrap_or(0) + 1;
             let stacked = match stacked.iter().any(|s| s.name != *parameter) {
@@ -77,7 +76,7 @@ fn trace_event(lines: &mut String, state_dict: &StateDict, event: &LoadEvent) {
                 false => String::new(),
             };
             let place = place(name).unwrap_or_default();
-            writeln!(lines, "tensor   {name}{renamed}: {dtype} {shape:?} = {place}{stacked}")
+            writeln!(lines, "tensor   {name}{renamed}: {label} {shape:?} = {place}{stacked}")
         }
         LoadEvent::Skipped { name } => writeln!(lines, "skipped  {name}"),
         LoadEvent::Tied { name, parameter } => writeln!(lines, "tied     {name} is {parameter}"),

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use stairwell::checkpoint::{Header, TensorInfo};
 use stairwell::error::{Error, Result};
 use stairwell::files;
-use stairwell::tensor::{Bytes, DType, HostTensor, Owner, Stored};
+use stairwell::tensor::{Bytes, DType, HostTensor, Owner};
 use std::path::{Path, PathBuf};
 use std::{collections::BTreeMap, io, process::ExitCode, sync::Arc};
 

@@ -97,6 +97,7 @@ pub(super) fn read(fields: Fields) -> Result<ModelConfig> {
     let pad_token_id = fields.size("pad_token_id").ok().flatten().filter(|_| !gpt2);
     Ok(ModelConfig {
         architecture,
+        quantization: None,
         vocab_size: fields.extent("vocab_size")?,
         hidden_size,
         intermediate_size: match gpt2 {

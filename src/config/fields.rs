@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// A JSON object of a config file. A `null` counts as absent unless a method says otherwise.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     object: &'a Map<String, Value>,
     path: &'a Path,
     /// What precedes a field's name in messages: "" or "rope_parameters."

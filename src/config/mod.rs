@@ -15,8 +15,9 @@ pub use family::Architecture;
 pub use names::{FamilyNames, LM_HEAD, Place};
 pub use rope::{RopeParameters, RopeScaling, Yarn};
 
-use crate::{json, tensor::DType};
-use fields::Fields;
+pub(crate) use fields::Fields;
+
+use crate::{json, quant::Quantization, tensor::DType};
 use std::path::{Path, PathBuf};
 
 /// Results of this room.
@@ -84,6 +85,8 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// RMSNorm on each head of q and k (Qwen3).
     pub qk_norm: bool,
+    /// How weights are packed, if they are.
+    pub quantization: Option<Quantization>,
     /// The dtype that the checkpoint says its weights have.
     pub dtype: Option<DType>,
     /// The class of the tokenizer, which tokenizer_config.json may override.
@@ -105,13 +108,8 @@ impl ModelConfig {
         let bad = |reason: String| ConfigError::Json { path: path.into(), reason };
         let object = json::object(json).map_err(bad)?;
         let fields = Fields::new(&object, path);
-        if let Some(q) = fields.object("quantization_config", "quantization_config.")? {
-            let method = q.text("quant_method")?.unwrap_or("unknown");
-            let reason =
-                format!("quantized weights ({method}) are not supported yet; use the unquantized checkpoint");
-            return Err(fields.error("quantization_config", reason));
-        }
-        let config = family::read(fields)?;
+        let quantization = Quantization::of(fields)?;
+        let config = ModelConfig { quantization, ..family::read(fields)? };
         config.check(fields)?;
         Ok(config)
     }

@@ -217,6 +217,6 @@ fn rotary_embedding<B: Backend>(at: &Builder<B>, max_length: usize) -> Result<Ro
     let source = Source { name: String::new(), shape: vec![n], rows: 0..n, cols: 0..1, transposed: false };
     let mut inv_freq = Param::new(backend, vec![source])?.weight;
     let tensor = HostTensor::from_f32(&[n], &frequencies.inv_freq);
-    backend.load(&mut inv_freq, 0, &Slice { tensor, rows: 0..n, cols: 0..1, transposed: false })?;
+    backend.load(&mut inv_freq, 0, &Slice { tensor, rows: 0..n, cols: 0..1, transposed: false }.into())?;
     Ok(Rope { inv_freq, head_dim: config.head_dim, scaling: frequencies.attention_scaling })
 }

@@ -10,8 +10,11 @@ use crate::checkpoint::{
 };
 use crate::config::{Architecture, LM_HEAD, ModelConfig};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, HostTensor, Stored};
-use std::{collections::BTreeMap, path::PathBuf};
+use crate::packed::Matrix;
+use crate::quant::{self, Quantization};
+use crate::tensor::{DType, HostTensor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// Whether every parameter must come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub enum LoadEvent<'a> {
     Loaded {
         name: &'a str,
         parameter: &'a str,
-        tensor: &'a HostTensor,
+        matrix: &'a Matrix,
         /// The parameters that are one matrix with it, itself included (q, k and v).
         stacked: &'a [Source],
     },
@@ -39,16 +42,12 @@ pub enum LoadEvent<'a> {
     Tied { name: &'a str, parameter: &'a str },
 }
 
-impl PartialEq for HostTensor {
-    fn eq(&self, other: &HostTensor) -> bool {
-        self.dtype == other.dtype && self.shape == other.shape && *self.data == *other.data
-    }
-}
-
 /// How to load: everything but the tensors.
 pub struct Loading<'a> {
     /// The model's class, for rules and messages.
     pub architecture: Architecture,
+    /// What config.json says of packed weights.
+    pub quantization: Option<&'a Quantization>,
     pub rules: &'a LoadRules,
     pub completeness: Completeness,
     /// The file that a tensor came from, for messages.
@@ -60,7 +59,8 @@ pub struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    fn refuse(&self, tensor: &str, reason: String) -> Error {
+    /// The error that a tensor is wrong.
+    pub fn refuse(&self, tensor: &str, reason: String) -> Error {
         CheckpointError::Tensor { path: (self.file_of)(tensor), tensor: tensor.into(), reason }.into()
     }
 }
@@ -77,8 +77,8 @@ pub fn load_weights<B: Backend>(
     loading: Loading,
 ) -> Result<()> {
     let mut arrived = Arrived::at(model)?;
-    for (name, tensor) in tensors {
-        arrived.take(name, tensor, &loading)?;
+    for (name, matrix) in quant::assemble(tensors, &loading)? {
+        arrived.take(name, matrix, &loading)?;
     }
     arrived.settle_tied(&loading)?;
     arrived.check(&loading)?;
@@ -112,8 +112,8 @@ impl<B: Backend> dyn Model<B> {
                 *sizes.entry(source.name.clone()).or_default() += (source.elements() * dtype.bytes()) as u64;
                 // A view of a part would keep the whole tensor.
                 let whole = source.is_whole(&param.sources);
-                let slice = slice(source, tensor);
-                backend.load(&mut param.weight, part, &if whole { slice } else { packed(slice) })?;
+                let slice = if whole { slice(source, tensor) } else { copied(slice(source, tensor)) };
+                backend.load(&mut param.weight, part, &slice.into())?;
             }
             Ok(())
         })?;
@@ -126,12 +126,14 @@ impl<B: Backend> dyn Model<B> {
 pub(super) struct Arrived {
     /// Every parameter's name and shape in the checkpoint.
     pub(super) sources: BTreeMap<String, Vec<usize>>,
+    /// Those that are stored [in, out], unless they are packed.
+    transposed: BTreeSet<String>,
     pub(super) tied: Option<TiedNames>,
     /// What is another stage's is left to it.
     stage: Stage,
-    pub(super) tensors: BTreeMap<String, (String, HostTensor)>,
+    pub(super) matrices: BTreeMap<String, (String, Matrix)>,
     /// lm_head.weight of a tied model.
-    pub(super) tied_head: Option<(String, HostTensor)>,
+    pub(super) tied_head: Option<(String, Matrix)>,
     skipped: Vec<String>,
     unexpected: Vec<String>,
 }
@@ -139,13 +141,14 @@ pub(super) struct Arrived {
 impl Arrived {
     /// Nothing yet.
     pub(super) fn at<B: Backend>(model: &mut dyn Model<B>) -> Result<Arrived> {
-        let mut sources = BTreeMap::new();
+        let (mut sources, mut transposed) = (BTreeMap::new(), BTreeSet::new());
         model.visit(&mut |param| {
             sources.extend(param.sources.iter().map(|s| (s.name.clone(), s.shape.clone())));
+            transposed.extend(param.sources.iter().filter(|s| s.transposed).map(|s| s.name.clone()));
             Ok(())
         })?;
         let (stage, tied) = (model.attention_shape().stage(), model.tied());
-        Ok(Arrived { sources, tied, stage, ..Arrived::default() })
+        Ok(Arrived { sources, transposed, tied, stage, ..Arrived::default() })
     }
 
     /// Whether this stage needs a tensor of this name.
@@ -153,7 +156,7 @@ impl Arrived {
         self.stage.holds(name, self.tied.is_some())
     }
 
-    pub(super) fn take(&mut self, name: String, tensor: HostTensor, loading: &Loading) -> Result<()> {
+    pub(super) fn take(&mut self, name: String, matrix: Matrix, loading: &Loading) -> Result<()> {
         let (sources, tied) = (&self.sources, self.tied);
         let is_parameter = |n: &str| sources.contains_key(n) || tied.is_some_and(|t| t.head == n);
         let names = loading.architecture.names();
@@ -167,14 +170,15 @@ impl Arrived {
             Resolution::Parameter(parameter) => {
                 // A tied head has the embedding's shape.
                 let of = tied.filter(|t| t.head == parameter).map_or(parameter.as_str(), |t| t.embedding);
-                check_tensor(&name, &tensor, &sources[of], loading)?;
+                let transposed = self.transposed.contains(of);
+                check_matrix(&name, &matrix, &sources[of], transposed, loading)?;
                 if !self.holds(&parameter) {
                     return Ok(()); // another stage's
                 }
                 if of != parameter {
-                    self.tied_head = Some((name, tensor));
+                    self.tied_head = Some((name, matrix));
                 } else if let Some((other, _)) =
-                    self.tensors.insert(parameter.clone(), (name.clone(), tensor))
+                    self.matrices.insert(parameter.clone(), (name.clone(), matrix))
                 {
                     let reason = format!("'{other}' and '{name}' are both the parameter '{parameter}'");
                     return Err(loading.refuse(&name, reason));
@@ -189,9 +193,9 @@ impl Arrived {
         let (Some(TiedNames { embedding, .. }), Some((name, head))) = (self.tied, &self.tied_head) else {
             return Ok(());
         };
-        match self.tensors.get(embedding) {
-            None => drop(self.tensors.insert(embedding.into(), self.tied_head.take().expect("it is there"))),
-            Some((_, tensor)) if tensor == head => {}
+        match self.matrices.get(embedding) {
+            None => drop(self.matrices.insert(embedding.into(), self.tied_head.take().expect("it is there"))),
+            Some((_, matrix)) if matrix == head => {}
             Some((other, _)) => {
                 let reason =
                     format!("the model ties it with '{other}' into one tensor, and the two that came differ");
@@ -203,7 +207,7 @@ impl Arrived {
 
     pub(super) fn check(&self, loading: &Loading) -> Result<()> {
         let (sources, lacks) =
-            (&self.sources, |name: &str| self.holds(name) && !self.tensors.contains_key(name));
+            (&self.sources, |name: &str| self.holds(name) && !self.matrices.contains_key(name));
         let missing: Vec<String> = match loading.completeness {
             Completeness::Some => Vec::new(),
             Completeness::All => sources.keys().filter(|name| lacks(name)).cloned().collect(),
@@ -226,14 +230,19 @@ impl Arrived {
     ) -> Result<()> {
         model.visit(&mut |param| {
             for (part, source) in param.sources.iter().enumerate() {
-                let Some((name, tensor)) = self.tensors.get(&source.name) else { continue };
-                let slice = slice(source, tensor.clone());
-                let slice = if source.is_copied(&param.sources) { packed(slice) } else { slice };
+                let Some((name, matrix)) = self.matrices.get(&source.name) else { continue };
+                let slice = match matrix {
+                    Matrix::Dense(tensor) if source.is_copied(&param.sources) => {
+                        copied(slice(source, tensor.clone())).into()
+                    }
+                    Matrix::Dense(tensor) => slice(source, tensor.clone()).into(),
+                    Matrix::Packed(_) => slice(source, matrix.clone()).packed(),
+                };
                 backend.load(&mut param.weight, part, &slice)?;
                 // GPT-2's c_attn is one tensor and three parts.
                 if part == 0 || param.sources[part - 1].name != source.name {
                     let (parameter, stacked) = (&source.name, &param.sources);
-                    events(LoadEvent::Loaded { name, parameter, tensor, stacked });
+                    events(LoadEvent::Loaded { name, parameter, matrix, stacked });
                 }
             }
             Ok(())
@@ -246,30 +255,36 @@ impl Arrived {
     }
 }
 
-fn check_tensor(
+fn check_matrix(
     name: &str,
-    tensor: &HostTensor,
+    matrix: &Matrix,
     expected: &[usize],
+    transposed: bool,
     loading: &Loading,
 ) -> Result<(), CheckpointError> {
     let file = || (loading.file_of)(name).display().to_string();
-    if tensor.shape != expected {
-        let (expected, actual) = (expected.to_vec(), tensor.shape.clone());
+    let (mut expected, actual) = (expected.to_vec(), matrix.shape());
+    if transposed && matches!(matrix, Matrix::Packed(_)) {
+        expected.reverse();
+    }
+    if actual != expected {
         return Err(CheckpointError::Shape { file: file(), name: name.into(), expected, actual });
     }
-    if !tensor.dtype.is_weight() {
-        return Err(CheckpointError::WeightDType { file: file(), name: name.into(), actual: tensor.dtype });
+    match matrix {
+        Matrix::Dense(HostTensor { dtype: actual, .. }) if !actual.is_weight() => {
+            Err(CheckpointError::WeightDType { file: file(), name: name.into(), actual: *actual })
+        }
+        Matrix::Dense(_) | Matrix::Packed(_) => Ok(()),
     }
-    Ok(())
 }
 
-fn slice(source: &Source, tensor: HostTensor) -> Slice {
+fn slice<T>(source: &Source, tensor: T) -> Slice<T> {
     Slice { tensor, rows: source.rows.clone(), cols: source.cols.clone(), transposed: source.transposed }
 }
 
-// ANCHOR: packed
+// ANCHOR: copied
 /// A slice whose rows are parts of the tensor's, copied into memory of its own: read in place, every page of the file would have a piece of each rank's.
-fn packed(slice: Slice) -> Slice {
+fn copied(slice: Slice) -> Slice {
     let (size, (_, stride)) = (slice.tensor.dtype.bytes(), slice.tensor.matrix_shape());
     let held = |row: usize| (row * stride + slice.cols.start) * size..(row * stride + slice.cols.end) * size;
     let (rows, cols) = (slice.rows.len(), slice.cols.len());
@@ -280,7 +295,7 @@ fn packed(slice: Slice) -> Slice {
     let tensor = HostTensor::from_bytes(slice.tensor.dtype, &shape, bytes);
     Slice { tensor, rows: 0..rows, cols: 0..cols, transposed: slice.transposed }
 }
-// ANCHOR_END: packed
+// ANCHOR_END: copied
 
 /// Whether a checkpoint that config.json calls tied holds both tensors with different values. transformers 5 then uses each as
 /// it is stored (`tie_weights` in `modeling_utils.py`), and so does stairwell.

@@ -2,8 +2,8 @@
 
 use super::{Completeness, Loading, Model, load::Arrived};
 use crate::checkpoint::{LoadRules, StateDict};
-use crate::tensor::{DType, Stored};
-use crate::{backend::Backend, config::ModelConfig, error::Result};
+use crate::tensor::DType;
+use crate::{backend::Backend, config::ModelConfig, error::Result, quant};
 use std::collections::BTreeMap;
 
 /// Bytes of a model's weights, by what becomes of them.
@@ -27,8 +27,8 @@ impl WeightBytes {
         self.parameters.values().sum()
     }
 
-    fn add(&mut self, dtype: DType, bytes: u64) {
-        *self.parameters.entry(dtype.to_string()).or_default() += bytes;
+    fn add(&mut self, label: String, bytes: u64) {
+        *self.parameters.entry(label).or_default() += bytes;
     }
 }
 
@@ -49,28 +49,29 @@ pub fn weight_bytes<B: Backend>(
         let dtype = config.dtype.unwrap_or(DType::BF16);
         let elements: u64 =
             arrived.sources.values().map(|shape| shape.iter().product::<usize>() as u64).sum();
-        bytes.add(dtype, elements * dtype.bytes() as u64);
+        bytes.add(dtype.to_string(), elements * dtype.bytes() as u64);
         return Ok(bytes);
     };
     let loading = Loading {
         architecture: config.architecture,
+        quantization: config.quantization.as_ref(),
         rules,
         completeness: Completeness::All,
         file_of: &|name| state_dict.file_of(name),
         origin: state_dict.directory().root(),
         events: &mut |_| {},
     };
-    for (name, tensor) in state_dict.tensors() {
-        arrived.take(name, tensor, &loading)?;
+    for (name, matrix) in quant::assemble(state_dict.tensors(), &loading)? {
+        arrived.take(name, matrix, &loading)?;
     }
     if let (Some(tied), Some(head)) = (arrived.tied, arrived.tied_head.take()) {
-        match arrived.tensors.contains_key(tied.embedding) {
-            true => bytes.tied_copy = head.1.data.len() as u64,
-            false => drop(arrived.tensors.insert(tied.embedding.into(), head)),
+        match arrived.matrices.contains_key(tied.embedding) {
+            true => bytes.tied_copy = head.1.bytes(),
+            false => drop(arrived.matrices.insert(tied.embedding.into(), head)),
         }
     }
     arrived.check(&loading)?;
-    arrived.tensors.values().for_each(|(_, tensor)| bytes.add(tensor.dtype, tensor.data.len() as u64));
+    arrived.matrices.values().for_each(|(_, matrix)| bytes.add(matrix.label(), matrix.bytes()));
     bytes.skipped = state_dict.total_bytes() - bytes.held() - bytes.tied_copy;
     Ok(bytes)
 }

@@ -4,9 +4,9 @@ use super::ModelRunner;
 use crate::checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch};
 use crate::config::{ModelConfig, Place};
 use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
-use crate::tensor::{Bytes, DType, HostTensor, Stored};
+use crate::tensor::{Bytes, DType, HostTensor};
 use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
-use crate::{machine::Machine, model};
+use crate::{machine::Machine, model, packed::Matrix};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
 
@@ -157,11 +157,16 @@ struct Loaded {
 
 impl Loaded {
     /// A tensor of the checkpoint became a parameter, of which `parts` are held.
-    fn add(&mut self, parameter: &str, dtype: DType, parts: &[Source], in_place: bool) -> u64 {
-        let bytes = |source: &Source| (source.elements() * dtype.bytes()) as u64;
+    fn add(&mut self, parameter: &str, matrix: &Matrix, parts: &[Source], in_place: bool) -> u64 {
+        let all = matrix.shape().iter().product::<usize>().max(1) as u64;
+        let bytes = |source: &Source| matrix.bytes() * source.elements() as u64 / all;
         let held = || parts.iter().filter(|source| source.name == parameter);
         let size = held().map(bytes).sum();
-        self.copied += held().filter(|s| !in_place || s.is_copied(parts)).map(bytes).sum::<u64>();
+        let copied = |source: &&Source| match matrix {
+            Matrix::Dense(_) => source.is_copied(parts),
+            Matrix::Packed(packed) => !packed.in_place(),
+        };
+        self.copied += held().filter(|source| !in_place || copied(source)).map(bytes).sum::<u64>();
         self.sizes.insert(parameter.to_owned(), size);
         size
     }
@@ -193,9 +198,15 @@ fn load_state_dict<B: Backend>(
     let copied = options.progress.filter(|_| !in_place);
     let total = state_dict.total_bytes();
     let mut watch = |event: LoadEvent| {
-        if let LoadEvent::Loaded { parameter, tensor, stacked, .. } = &event {
-            let bytes = loaded.add(parameter, tensor.dtype, stacked, in_place);
-            in_file.extend(view(tensor, parameter, stacked));
+        if let LoadEvent::Loaded { parameter, matrix, stacked, .. } = &event {
+            let bytes = loaded.add(parameter, matrix, stacked, in_place);
+            match matrix {
+                Matrix::Dense(tensor) => in_file.extend(view(tensor, parameter, stacked)),
+                Matrix::Packed(packed) if packed.in_place() => {
+                    in_file.extend(packed.tensors().into_iter().map(|tensor| tensor.data.clone()));
+                }
+                Matrix::Packed(_) => {}
+            }
             if let Some(progress) = copied {
                 progress(bytes, total);
             }
@@ -206,6 +217,7 @@ fn load_state_dict<B: Backend>(
     };
     let loading = Loading {
         architecture: config.architecture,
+        quantization: config.quantization.as_ref(),
         rules: &options.rules,
         completeness: Completeness::All,
         file_of: &|name| state_dict.file_of(name),

@@ -125,6 +125,7 @@ impl<B: Backend> ModelRunner<B> {
     pub fn update_weights(&mut self, tensors: impl IntoIterator<Item = (String, HostTensor)>) -> Result<()> {
         let loading = Loading {
             architecture: self.config.architecture,
+            quantization: self.config.quantization.as_ref(),
             rules: &LoadRules::default(),
             completeness: Completeness::Some,
             file_of: &|_| PathBuf::from("update"),

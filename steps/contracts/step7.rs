@@ -119,7 +119,7 @@ fn hold(runner: &mut ModelRunner<Cpu>, slice: Slicer, rank: Rank) -> Result<()> 
                     format!("your part of {name} is {yours:?}, and rank {rank} computes with {ours:?}");
                 return Err(Error::Request(message));
             }
-            backend.load(&mut param.weight, part, &Slice { tensor, rows, cols, transposed: false })?;
+            backend.load(&mut param.weight, part, &Slice { tensor, rows, cols, transposed: false }.into())?;
         }
         Ok(())
     })

@@ -82,6 +82,7 @@ pub(super) fn runner_of(tensors: impl IntoIterator<Item = (String, HostTensor)>)
     let mut model = model::build(&backend, &config, config.context())?;
     let loading = Loading {
         architecture: config.architecture,
+        quantization: None,
         rules: &Default::default(),
         completeness: Completeness::All,
         file_of: &|_| demo.root(),

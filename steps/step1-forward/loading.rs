@@ -81,6 +81,7 @@ fn load(
     let mut model = model::build(&cpu, config, config.context())?;
     let loading = Loading {
         architecture: config.architecture,
+        quantization: None,
         rules,
         completeness: Completeness::All,
         file_of: &|_| "stream".into(),

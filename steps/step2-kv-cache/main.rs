@@ -15,7 +15,6 @@ use stairwell::{
     generate::{GenerateParams, generate},
     model::{Attention, AttentionShape},
     runner::{LoadOptions, ModelRunner},
-    tensor::Stored,
     tokenizer::Tokenizer,
 };
 use std::ops::ControlFlow;

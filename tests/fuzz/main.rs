@@ -56,7 +56,7 @@ fn header() {
         for info in header.tensors.values() {
             assert!(info.range.end <= bytes.len() && info.range.start <= info.range.end);
             let elements: usize = info.shape.iter().product();
-            assert_eq!(elements * info.dtype.bitsize(), info.range.len() * 8);
+            assert_eq!(info.dtype.bytes_of(elements), Some(info.range.len()));
         }
         true
     };

@@ -80,7 +80,7 @@ fn weight<B: Backend>(backend: &B, shapes: &[(usize, usize)], dtype: DType, tran
         let shape = if inputs == 1 { vec![outputs] } else { vec![rows, cols] };
         let tensor = stored(dtype, &shape, &numbers(rows * cols, 7 + at as u32));
         let slice = Slice { tensor, rows: 0..rows, cols: 0..cols, transposed: transposed && inputs > 1 };
-        backend.load(&mut weight, at, &slice).unwrap();
+        backend.load(&mut weight, at, &slice.into()).unwrap();
     }
     weight
 }

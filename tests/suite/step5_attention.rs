@@ -145,7 +145,7 @@ fn fused_with_rotation_it_is_the_same() {
             let n = frequencies.len();
             let mut inv_freq = cuda.weight(&[PartShape { outputs: n, inputs: 1 }]).unwrap();
             let tensor = HostTensor::from_f32(&[n], &frequencies);
-            cuda.load(&mut inv_freq, 0, &Slice { tensor, rows: 0..n, cols: 0..1, transposed: false })
+            cuda.load(&mut inv_freq, 0, &Slice { tensor, rows: 0..n, cols: 0..1, transposed: false }.into())
                 .unwrap();
             let rope = Rope { inv_freq, head_dim: case.head_dim, scaling: 0.9 };
             let mut attention: PagedCuda = case.attention(&cuda);

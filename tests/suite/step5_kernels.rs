@@ -37,7 +37,7 @@ fn weight(
     let (rows, cols) = if transposed { (inputs, outputs) } else { (outputs, inputs) };
     let shape = if inputs == 1 { vec![outputs] } else { vec![rows, cols] };
     let tensor = stored(dtype, &shape, values);
-    cuda.load(&mut weight, 0, &Slice { tensor, rows: 0..rows, cols: 0..cols, transposed }).unwrap();
+    cuda.load(&mut weight, 0, &Slice { tensor, rows: 0..rows, cols: 0..cols, transposed }.into()).unwrap();
     weight
 }
 

@@ -17,7 +17,7 @@ use stairwell::{
     },
     batch::Batch,
     model::{Attention, AttentionShape},
-    tensor::{DType, Stored},
+    tensor::DType,
 };
 
 impl KeepsKv for FlashCuda {

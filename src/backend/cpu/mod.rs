@@ -11,8 +11,9 @@ pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
-use crate::tensor::{DType, Stored, convert_to_f32};
-use crate::{config::Activation, error::Result};
+use crate::tensor::{DType, convert_to_f32};
+use crate::{config::Activation, error::Result, packed::Matrix};
+use linear::Part;
 use rayon::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,7 +123,7 @@ impl Cpu {
 
 /// A parameter: views of the checkpoint's tensors, or, for a vector, its values widened to f32.
 pub struct CpuWeight {
-    parts: Vec<(PartShape, Option<Slice>)>,
+    parts: Vec<(PartShape, Option<Part>)>,
     /// The parts of a vector (inputs = 1), one after the other.
     vector: Vec<f32>,
 }
@@ -148,19 +149,19 @@ impl CpuWeight {
         })
     }
 
-    /// Whether an instruction that multiplies bf16 can use them: bf16, rows of inputs side by side.
+    /// Whether an instruction that multiplies bf16 can use them.
     fn dots_bf16(&self) -> bool {
-        self.slices().all(|slice| slice.tensor.dtype == DType::BF16 && !slice.transposed)
+        self.parts().all(Part::dots_bf16)
     }
 
-    /// The views, in the order of the outputs.
+    /// The parts, in the order of the outputs.
     ///
     /// # Panics
-    /// If a part was never loaded.
-    pub fn slices(&self) -> impl Iterator<Item = &Slice> {
+    /// If one was never loaded.
+    fn parts(&self) -> impl Iterator<Item = &Part> {
         self.parts
             .iter()
-            .map(|(shape, slice)| slice.as_ref().unwrap_or_else(|| panic!("{shape:?} was never loaded")))
+            .map(|(shape, part)| part.as_ref().unwrap_or_else(|| panic!("{shape:?} was never loaded")))
     }
 }
 
@@ -173,22 +174,23 @@ impl Backend for Cpu {
         Ok(CpuWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: Vec::new() })
     }
 
-    fn load(&self, weight: &mut CpuWeight, part: usize, slice: &Slice) -> Result<()> {
+    fn load(&self, weight: &mut CpuWeight, part: usize, slice: &Slice<Matrix>) -> Result<()> {
         let (rows, cols) = (slice.rows.len(), slice.cols.len());
         let shape = if slice.transposed { (cols, rows) } else { (rows, cols) };
         let expected = weight.parts[part].0;
         assert_eq!(shape, (expected.outputs, expected.inputs), "{:?}", slice.tensor);
-        if expected.inputs == 1 {
+        if let (1, Matrix::Dense(tensor)) = (expected.inputs, &slice.tensor) {
             // Taken only now, so that a config.json with absurd sizes costs nothing before its tensors are checked.
             weight.vector.resize(weight.parts.iter().map(|(p, _)| p.outputs).sum(), f32::NAN);
             let start = weight.parts[..part].iter().map(|(p, _)| p.outputs).sum::<usize>();
-            let size = slice.tensor.dtype.bytes();
-            let bytes = &slice.tensor.data[slice.rows.start * size..slice.rows.end * size];
-            convert_to_f32(slice.tensor.dtype, bytes, &mut weight.vector[start..start + rows]);
+            let size = tensor.dtype.bytes();
+            let bytes = &tensor.data[slice.rows.start * size..slice.rows.end * size];
+            convert_to_f32(tensor.dtype, bytes, &mut weight.vector[start..start + rows]);
         }
-        let dots = self.isa.multiplies_bf16() && slice.tensor.dtype == DType::BF16 && !slice.transposed;
+        let loaded = Part::new(slice);
+        let dots = self.isa.multiplies_bf16() && loaded.dots_bf16();
         self.dots_bf16.fetch_or(dots && expected.inputs > 1, Ordering::Relaxed);
-        weight.parts[part].1 = Some(slice.clone());
+        weight.parts[part].1 = Some(loaded);
         Ok(())
     }
 
@@ -213,16 +215,12 @@ impl Backend for Cpu {
     }
 
     fn embed(&self, table: &CpuWeight, first_row: usize, ids: &Vec<u32>) -> Result<CpuTensor> {
-        let slice = table.slices().next().expect("an embedding has one part");
-        let (dtype, (_, hidden)) = (slice.tensor.dtype, slice.tensor.matrix_shape());
+        let part = table.parts().next().expect("an embedding has one part");
+        let PartShape { outputs: held, inputs: hidden } = part.shape();
         let mut y = self.take(ids.len(), hidden);
         for (row, &id) in ids.iter().enumerate() {
-            let stored = (id as usize).checked_sub(first_row).map(|i| i + slice.rows.start);
-            match stored.filter(|i| slice.rows.contains(i)) {
-                Some(i) => {
-                    let bytes = hidden * dtype.bytes();
-                    convert_to_f32(dtype, &slice.tensor.data[i * bytes..][..bytes], y.row_mut(row));
-                }
+            match (id as usize).checked_sub(first_row).filter(|i| *i < held) {
+                Some(i) => part.widen(i, y.row_mut(row)),
                 None => y.row_mut(row).fill(0.0),
             }
         }

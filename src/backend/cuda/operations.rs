@@ -5,7 +5,7 @@ use super::weight::Part;
 use super::{Cuda, CudaTensor, CudaWeight, Ids, ROW_THREADS, suffix};
 use crate::backend::{Backend, Drawn, Forward, PartShape, Rope, Shaped, Slice};
 use crate::error::{Error, Result};
-use crate::{config::Activation, sampling::Draw, tensor::DType};
+use crate::{config::Activation, packed::Matrix, sampling::Draw, tensor::DType};
 use std::sync::atomic::Ordering;
 
 /// The best version of RMSNorm for groups of n, and its threads: the limits are in kernels/norm.cu.
@@ -77,11 +77,14 @@ impl Backend for Cuda {
         Ok(CudaWeight::new(parts))
     }
 
-    fn load(&self, weight: &mut CudaWeight, part: usize, slice: &Slice) -> Result<()> {
+    fn load(&self, weight: &mut CudaWeight, part: usize, slice: &Slice<Matrix>) -> Result<()> {
         // The simulator's kernel widens what it reads; a library wants both operands in one dtype.
         let wanted = self.options.dtype.filter(|dtype| *dtype != DType::F32 || self.device.has_matmul());
         if weight.is_matrix() {
-            self.stored.get_or_init(|| slice.tensor.dtype);
+            self.stored.get_or_init(|| match &slice.tensor {
+                Matrix::Dense(tensor) => tensor.dtype,
+                Matrix::Packed(_) => DType::F32,
+            });
         }
         weight.load(&self.device, part, slice, wanted)
     }

@@ -3,7 +3,7 @@
 use super::device::{Address, Arg, Grid, Launch};
 use super::{Cuda, CudaTensor, suffix};
 use crate::error::Result;
-use crate::tensor::{DType, Stored};
+use crate::tensor::DType;
 
 /// A step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]

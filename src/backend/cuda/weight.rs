@@ -4,7 +4,9 @@ use super::device::{Address, Device};
 use super::memory::Buffer;
 use crate::backend::{PartShape, Slice};
 use crate::error::Result;
-use crate::tensor::{DType, Stored, convert_to_f32};
+use crate::packed::Matrix;
+use crate::tensor::{DType, HostTensor, convert_to_f32};
+use rayon::prelude::*;
 use std::{borrow::Cow, sync::Arc};
 
 /// A parameter: a buffer for each of its parts, or, for a vector, all parts widened to f32.
@@ -37,9 +39,10 @@ impl CudaWeight {
         &mut self,
         device: &Arc<dyn Device>,
         part: usize,
-        slice: &Slice,
+        slice: &Slice<Matrix>,
         dtype: Option<DType>,
     ) -> Result<()> {
+        let slice = &dense(slice);
         let (rows, cols) = (slice.rows.len(), slice.cols.len());
         let shape = if slice.transposed { (cols, rows) } else { (rows, cols) };
         let expected = self.parts[part].0;
@@ -92,6 +95,23 @@ impl CudaWeight {
     pub fn vector(&self) -> Address {
         self.vector.as_ref().expect("a vector that is loaded").address
     }
+}
+
+/// A slice of numbers. Those of a packed matrix are computed: f32.
+fn dense(slice: &Slice<Matrix>) -> Slice {
+    let Slice { tensor, rows, cols, transposed } = slice.clone();
+    let packed = match tensor {
+        Matrix::Dense(tensor) => return Slice { tensor, rows, cols, transposed },
+        Matrix::Packed(packed) => packed,
+    };
+    let (outputs, inputs) = (rows.len(), cols.len());
+    let mut numbers = vec![0.0; outputs * inputs];
+    numbers
+        .par_chunks_mut(inputs)
+        .zip(rows)
+        .for_each(|(numbers, row)| packed.row(row, cols.clone(), numbers));
+    let tensor = HostTensor::from_f32(&[outputs, inputs], &numbers);
+    Slice { tensor, rows: 0..outputs, cols: 0..inputs, transposed: false }
 }
 
 /// Numbers in another dtype, rounded to the nearest.

@@ -14,6 +14,9 @@ mod faster;
 #[cfg(all(feature = "step4", target_arch = "x86_64"))]
 #[path = "x86/mod.rs"]
 mod faster;
+// Step 9 multiplies packed weights fast.
+#[cfg_attr(not(feature = "quantized"), path = "packed_only.rs")]
+mod packed;
 mod plain;
 mod stored;
 mod tasks;
@@ -21,6 +24,7 @@ mod tasks;
 mod tests;
 mod transposed;
 
+pub(super) use stored::Part;
 pub(super) use tasks::Product;
 
 use super::{Cpu, CpuTensor, CpuWeight};
@@ -40,9 +44,8 @@ const ROWS: usize = 512;
 /// If a part was never loaded or does not fit x and y.
 pub(super) fn matmul<const N: usize>(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeight, y: &mut [CpuTensor; N]) {
     let inputs = x.cols();
-    for slice in weight.slices() {
-        let of_slice = if slice.transposed { slice.rows.len() } else { slice.cols.len() };
-        assert_eq!(of_slice, inputs, "inputs of {:?}", slice.tensor);
+    for part in weight.parts() {
+        assert_eq!(part.shape().inputs, inputs, "inputs");
     }
     let product = cpu.product(weight);
     for first in (0..x.rows()).step_by(ROWS) {
@@ -68,7 +71,7 @@ fn plain_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Col
     let (isa, inputs) = (cpu.isa(), x.len() / rows);
     for_each_task(weight, rows, inputs, y, TASK, |task| {
         let task = &task;
-        if task.slice.transposed {
+        if matches!(task.part, Part::Dense(slice) if slice.transposed) {
             dispatch!(isa, transposed_task(task: &Task<'_>, x: &[f32], inputs: usize));
         } else {
             dispatch!(isa, plain_task(task: &Task<'_>, x: &[f32], inputs: usize));

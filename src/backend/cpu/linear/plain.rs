@@ -3,9 +3,8 @@
 //! Four rows of W are widened to f32 at a time. They stay in the first cache while the rows of x pass by, so W is read from memory
 //! once for all rows of a pass. That is why a step with eight rows costs little more than a step with one.
 
-use super::{stored::Rows, tasks::Task};
+use super::tasks::Task;
 use crate::backend::simd::{F32, dots};
-use crate::tensor::convert_to_f32;
 use std::cell::RefCell;
 
 /// Rows of W that share a row of x.
@@ -19,12 +18,12 @@ thread_local! {
 /// The outputs of a task; x: [rows, inputs].
 #[inline(always)]
 pub fn plain_task<S: F32<L>, const L: usize>(simd: S, task: &Task, x: &[f32], inputs: usize) {
-    let (dtype, rows, mut wide) = (task.slice.tensor.dtype, Rows::new(task.slice), WIDE.take());
+    let mut wide = WIDE.take();
     wide.resize(GROUP * inputs, 0.0);
     for first in task.outputs.clone().step_by(GROUP) {
         for (n, wide) in wide.chunks_exact_mut(inputs).enumerate() {
             // Where fewer rows are left, the last one fills the places; its sums are not written.
-            convert_to_f32(dtype, rows.row((first + n).min(task.outputs.end - 1)), wide);
+            task.part.widen((first + n).min(task.outputs.end - 1), wide);
         }
         let w = [0, 1, 2, 3].map(|n| &wide[n * inputs..][..inputs]);
         let out = task.out.from(first - task.outputs.start);

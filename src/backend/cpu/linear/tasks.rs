@@ -1,6 +1,7 @@
 //! How a product is cut into tasks, and where they write.
 
 use super::super::{CpuTensor, CpuWeight};
+use super::stored::Part;
 use crate::backend::{Shaped, Slice};
 use rayon::prelude::*;
 use std::{marker::PhantomData, ops::Range};
@@ -21,17 +22,30 @@ pub enum Product {
     DotBf16,
 }
 
-/// Outputs of one slice that one thread computes.
+/// Outputs of one part that one thread computes.
 pub struct Task<'a> {
-    pub slice: &'a Slice,
-    /// Which of the slice's outputs.
+    pub part: &'a Part,
+    /// Which of the part's outputs.
     pub outputs: Range<usize>,
     /// Where the first of them goes.
     pub out: Out<'a>,
 }
 
+impl<'a> Task<'a> {
+    /// Numbers as they lie in the file.
+    ///
+    /// # Panics
+    /// If the part is packed: such parts have products of their own.
+    pub fn slice(&self) -> &'a Slice {
+        match self.part {
+            Part::Dense(slice) => slice,
+            Part::Packed(_) => panic!("a packed part"),
+        }
+    }
+}
+
 /// Runs `body` on every task of `size` outputs of a product with `rows` rows of x, on all cores if it is large. Tensors of y have the outputs
-/// of whole slices.
+/// of whole parts.
 pub fn for_each_task(
     weight: &CpuWeight,
     rows: usize,
@@ -40,25 +54,25 @@ pub fn for_each_task(
     size: usize,
     body: impl Fn(Task) + Sync,
 ) {
-    let outputs = |slice: &Slice| if slice.transposed { slice.cols.len() } else { slice.rows.len() };
-    let count: usize = weight.slices().map(|slice| outputs(slice).div_ceil(size)).sum();
+    let outputs = |part: &Part| part.shape().outputs;
+    let count: usize = weight.parts().map(|part| outputs(part).div_ceil(size)).sum();
     let run = |mut number: usize| {
         let (mut y, mut column) = (y.iter(), 0);
         let mut current = y.next().expect("a tensor to write to");
-        for slice in weight.slices() {
+        for part in weight.parts() {
             if column == current.cols {
                 (current, column) = (y.next().expect("columns for all outputs"), 0);
             }
-            let tasks = outputs(slice).div_ceil(size);
+            let tasks = outputs(part).div_ceil(size);
             if number < tasks {
                 let first = number * size;
-                let outputs = first..outputs(slice).min(first + size);
+                let outputs = first..outputs(part).min(first + size);
                 let out =
                     Out { y: current, column: column + first, count: outputs.len(), thread: PhantomData };
-                return body(Task { slice, outputs, out });
+                return body(Task { part, outputs, out });
             }
             number -= tasks;
-            column += outputs(slice);
+            column += outputs(part);
         }
     };
     if rows * inputs * weight.outputs() < SMALL {

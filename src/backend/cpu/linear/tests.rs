@@ -36,7 +36,7 @@ fn loaded(cpu: &Cpu, dtype: DType, transposed: bool, outputs: usize, ws: &[f32])
     let shape = if transposed { [inputs, outputs] } else { [outputs, inputs] };
     let slice = Slice { tensor: stored(dtype, &shape, &w), rows: 0..shape[0], cols: 0..shape[1], transposed };
     let mut weight = cpu.weight(&[PartShape { outputs, inputs }]).unwrap();
-    cpu.load(&mut weight, 0, &slice).unwrap();
+    cpu.load(&mut weight, 0, &slice.into()).unwrap();
     weight
 }
 
@@ -128,7 +128,7 @@ fn outputs_are_written_apart() {
         for (part, outputs) in parts.into_iter().enumerate() {
             let tensor = stored(dtype, &[outputs, inputs], &values(outputs * inputs, 8 + part as u32));
             let slice = Slice { tensor, rows: 0..outputs, cols: 0..inputs, transposed };
-            cpu.load(&mut weight, part, &slice).unwrap();
+            cpu.load(&mut weight, part, &slice.into()).unwrap();
         }
         let x = cpu.upload(&xs, rows, inputs).unwrap();
         let whole = cpu.matmul(&x, &weight).unwrap();

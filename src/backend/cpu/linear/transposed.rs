@@ -2,7 +2,7 @@
 
 use super::tasks::Task;
 use crate::backend::simd::F32;
-use crate::tensor::{Stored, convert_to_f32};
+use crate::tensor::convert_to_f32;
 use std::cell::RefCell;
 
 thread_local! {
@@ -14,7 +14,7 @@ thread_local! {
 #[inline(always)]
 pub fn transposed_task<S: F32<L>, const L: usize>(simd: S, task: &Task, x: &[f32], inputs: usize) {
     let mut scratch = SCRATCH.take();
-    let (slice, width) = (task.slice, task.outputs.len());
+    let (slice, width) = (task.slice(), task.outputs.len());
     let (dtype, (_, stride)) = (slice.tensor.dtype, slice.tensor.matrix_shape());
     scratch.clear();
     scratch.resize((x.len() / inputs + 1) * width, 0.0);

@@ -4,7 +4,7 @@ use super::{Family, Kernel, KernelShape, Memory};
 use crate::backend::cuda::device::{Address, Arg, Grid, Launch};
 use crate::backend::cuda::{AttentionVersion, PagedPlaces, PagedShape, PagedWork, suffix};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Stored};
+use crate::tensor::DType;
 use strum::VariantNames;
 
 pub(super) const KV_DTYPES: &[&str] = &["bf16", "f16", "f32", "fp8"];

@@ -29,7 +29,7 @@ pub fn task<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R:
     panels: &Panels<T::Number>,
 ) {
     // No closures on the way to the micro-kernel: they would be compiled without the instruction set's features.
-    let rows = stored::Rows::new(task.slice);
+    let rows = stored::Rows::new(task.slice());
     if panels.rows <= FEW {
         for first in task.outputs.clone().step_by(IN_PLACE) {
             let (w, out) = weight_panel::<IN_PLACE>(task, &rows, first);

@@ -28,6 +28,7 @@ mod pack;
 mod weights;
 
 use super::super::{Cpu, CpuWeight, Isa};
+use super::stored::Part;
 use super::tasks::{Columns, Task, for_each_task};
 use super::{Product, transposed::transposed_task};
 use crate::backend::simd::{Avx2, Avx512, Avx512Bf16, dispatch};
@@ -45,7 +46,7 @@ pub fn faster_product(
     rows: usize,
     y: &[Columns],
 ) -> bool {
-    if cpu.isa() == Isa::Portable {
+    if cpu.isa() == Isa::Portable || weight.parts().any(|part| matches!(part, Part::Packed(_))) {
         return false;
     }
     let amx = (cpu.isa() == Isa::Amx).then(Amx::new).flatten();
@@ -70,7 +71,7 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Colum
     for_each_task(weight, rows, inputs, y, outputs_of_task(rows, inputs), |task| {
         let task = &task;
         match (wide, narrow) {
-            _ if task.slice.transposed => {
+            _ if task.slice().transposed => {
                 dispatch!(isa, transposed_task(task: &Task<'_>, x: &[f32], inputs: usize));
             }
             // SAFETY: the token proves that the CPU has these features.
@@ -109,7 +110,7 @@ fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(
 ) where
     T: Reads<F32, L> + Reads<Bf16, L> + Reads<F16, L> + crate::backend::simd::F32<L>,
 {
-    match task.slice.tensor.dtype {
+    match task.slice().tensor.dtype {
         DType::F32 => macro_kernel::task::<T, F32, L, N, R, K>(simd, task, panels),
         DType::BF16 => macro_kernel::task::<T, Bf16, L, N, R, K>(simd, task, panels),
         DType::F16 => macro_kernel::task::<T, F16, L, N, R, K>(simd, task, panels),

@@ -84,7 +84,7 @@ fn weight_panels(task: &Task) -> impl Iterator<Item = Range<usize>> + Clone + us
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn few_rows(amx: Amx, task: &Task, panels: &Panels, scratch: &mut Scratch) {
     let tiles = &Tiles::with_columns(amx, panels.columns);
-    let (w, steps) = (&Rows::new(task.slice), panels.steps);
+    let (w, steps) = (&Rows::new(task.slice()), panels.steps);
     let Scratch { lines, sums } = scratch;
     sums.resize(sums.len().max(FEW), Sums::NONE);
     for outputs in weight_panels(task) {
@@ -110,7 +110,7 @@ fn few_rows(amx: Amx, task: &Task, panels: &Panels, scratch: &mut Scratch) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn many_rows(amx: Amx, task: &Task, panels: &Panels, scratch: &mut Scratch) {
     let tiles = &Tiles::with_columns(amx, panels.columns);
-    let w = &Rows::new(task.slice);
+    let w = &Rows::new(task.slice());
     let Scratch { lines, sums } = scratch;
     let count = panels.count();
     lines.resize(lines.len().max(BLOCK * PANEL), Line::ZERO);
