@@ -1,5 +1,6 @@
 //! Below step 9 packed weights are refused.
 
+use crate::checkpoint::Directory;
 use crate::config::{ConfigError, Fields};
 use crate::model::Loading;
 use crate::packed::Matrix;
@@ -17,6 +18,16 @@ impl Quantization {
         let reason = format!("quantized weights ({method}) need a build with --features step9");
         Err(fields.error("quantization_config", reason))
     }
+
+    /// A file beside config.json would say it.
+    pub fn beside(_: &Directory) -> Result<Option<Quantization>> {
+        Ok(None)
+    }
+}
+
+/// Scales of K and V come with packed weights.
+pub fn is_kv_scale(_: &str) -> bool {
+    false
 }
 
 /// The parameters that tensors are: each is one.

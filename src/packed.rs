@@ -24,6 +24,12 @@ pub trait Packed: Send + Sync + fmt::Debug {
     fn tensors(&self) -> Vec<&HostTensor>;
     /// The numbers of one output, `inputs.len()` of them, without rounding beyond that of f32.
     fn row(&self, output: usize, inputs: Range<usize>, numbers: &mut [f32]);
+    /// Some outputs and inputs as rows that the CPU multiplies; `None` if only [`row`](Packed::row) knows the numbers. (Step 9.)
+    #[cfg(feature = "quantized")]
+    fn rows(&self, _outputs: Range<usize>, _inputs: Range<usize>) -> Option<crate::quant::PackedRows> {
+        None
+    }
+
     /// Whether a CPU multiplies its tensors where they lie. Otherwise a load makes other rows of the same size of them.
     fn in_place(&self) -> bool;
 

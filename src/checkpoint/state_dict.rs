@@ -49,8 +49,9 @@ impl StateDict {
     /// # Errors
     /// As [`open`](StateDict::open), for the shards that are opened.
     pub fn open_some(directory: &Directory, wanted: impl Fn(&str) -> bool) -> Result<StateDict> {
-        if let Some(owner) = directory.map(SINGLE)? {
-            let shard = open_shard(directory, SINGLE, owner)?;
+        let single = single_file(directory)?;
+        if let Some(owner) = directory.map(&single)? {
+            let shard = open_shard(directory, &single, owner)?;
             let names = shard.header.tensors.keys().filter(|name| wanted(name));
             let names = names.map(|name| (name.clone(), 0)).collect();
             return Ok(StateDict { directory: directory.clone(), shards: vec![shard], names });
@@ -122,6 +123,20 @@ impl StateDict {
     pub fn total_bytes(&self) -> u64 {
         self.names().filter_map(|n| self.entry(n)).map(|e| e.info.range.len() as u64).sum()
     }
+}
+
+/// `model.safetensors`, or what it is called if it is the only one of its kind: AutoGPTQ writes `gptq_model-4bit-128g.safetensors`.
+fn single_file(directory: &Directory) -> Result<String> {
+    if directory.has(SINGLE) || directory.has(INDEX) {
+        return Ok(SINGLE.into());
+    }
+    let model = |file: &String| {
+        let other = ["consolidated", "adapter"].iter().any(|kind| file.starts_with(kind));
+        file.ends_with(".safetensors") && !other
+    };
+    let mut files = directory.list()?;
+    files.retain(model);
+    Ok(if files.len() == 1 { files.remove(0) } else { SINGLE.into() })
 }
 
 fn open_shard(directory: &Directory, file: &str, owner: Owner) -> Result<Shard> {

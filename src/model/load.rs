@@ -160,12 +160,16 @@ impl Arrived {
         let (sources, tied) = (&self.sources, self.tied);
         let is_parameter = |n: &str| sources.contains_key(n) || tied.is_some_and(|t| t.head == n);
         let names = loading.architecture.names();
-        let resolution = match names.skipped.iter().any(|end| name.ends_with(end)) {
+        let skipped = names.skipped.iter().any(|end| name.ends_with(end)) || quant::is_kv_scale(&name);
+        let resolution = match skipped {
             true => Resolution::Skipped,
             false => loading.rules.resolve(&name, names.prefix, is_parameter),
         };
         match resolution {
             Resolution::Skipped => self.skipped.push(name),
+            Resolution::Unexpected(_) if loading.quantization.is_some() && is_zero_bias(&name, &matrix) => {
+                self.skipped.push(name);
+            }
             Resolution::Unexpected(_) => self.unexpected.push(name),
             Resolution::Parameter(parameter) => {
                 // A tied head has the embedding's shape.
@@ -276,6 +280,12 @@ fn check_matrix(
         }
         Matrix::Dense(_) | Matrix::Packed(_) => Ok(()),
     }
+}
+
+/// A bias that adds nothing: tools that pack weights write one for every matrix, also of models that have none.
+fn is_zero_bias(name: &str, matrix: &Matrix) -> bool {
+    let Matrix::Dense(tensor) = matrix else { return false };
+    name.ends_with(".bias") && tensor.dtype.is_weight() && tensor.to_f32().iter().all(|number| *number == 0.0)
 }
 
 fn slice<T>(source: &Source, tensor: T) -> Slice<T> {

@@ -4,31 +4,23 @@
 //! tensors of a checkpoint ─ assemble ─▶ (parameter, Matrix) ─ load_weights ─▶ the model
 //!   q_proj.qweight, .qzeros, .scales          q_proj.weight
 //! ```
-//! A [`Packed`](crate::packed::Packed) matrix has one file for each layout.
+//! A layout is a [`Format`]: codes, scales and how they become numbers; each has a file. The CPU multiplies [`PackedRows`], which a load
+//! makes of it.
 
-use crate::config::{ConfigError, Fields};
-use crate::model::Loading;
-use crate::packed::Matrix;
-use crate::{error::Result, tensor::HostTensor};
+mod assemble;
+mod awq;
+mod bitsandbytes;
+mod compressed_tensors;
+mod config;
+mod fields;
+mod format;
+mod gptq;
+mod rows;
+mod scaled;
+mod squeezellm;
 
-/// How weights are packed.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Quantization {}
-
-impl Quantization {
-    /// Reads `quantization_config`.
-    pub(crate) fn of(fields: Fields) -> Result<Option<Quantization>, ConfigError> {
-        let Some(q) = fields.object("quantization_config", "quantization_config.")? else { return Ok(None) };
-        let method = q.text("quant_method")?.unwrap_or("unknown");
-        let reason = format!("quantized weights ({method}) are not supported yet");
-        Err(fields.error("quantization_config", reason))
-    }
-}
-
-/// The parameters that tensors are.
-pub(crate) fn assemble(
-    tensors: impl IntoIterator<Item = (String, HostTensor)>,
-    _: &Loading,
-) -> Result<Vec<(String, Matrix)>> {
-    Ok(tensors.into_iter().map(|(name, tensor)| (name, tensor.into())).collect())
-}
+pub(crate) use assemble::{assemble, is_kv_scale};
+pub use awq::AwqVersion;
+pub use config::{GptqConfig, Quantization, Scheme};
+pub use format::{Format, Numbers};
+pub use rows::{BLOCK, CHUNK, NO_INPUT, PackedRows};

@@ -6,7 +6,7 @@ use crate::config::{ModelConfig, Place};
 use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
 use crate::tensor::{Bytes, DType, HostTensor};
 use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
-use crate::{machine::Machine, model, packed::Matrix};
+use crate::{machine::Machine, model, packed::Matrix, quant::Quantization};
 use clap::ValueEnum;
 use std::collections::BTreeMap;
 
@@ -47,7 +47,11 @@ pub struct LoadOptions<'a> {
 pub fn read_config(directory: &Directory) -> Result<ModelConfig> {
     let json = directory.read("config.json")?;
     let json = json.ok_or_else(|| CheckpointError::NoConfig { dir: directory.root() })?;
-    Ok(ModelConfig::parse(&json, &directory.path("config.json"))?)
+    let mut config = ModelConfig::parse(&json, &directory.path("config.json"))?;
+    if config.quantization.is_none() {
+        config.quantization = Quantization::beside(directory)?;
+    }
+    Ok(config)
 }
 
 impl ModelRunner<Cpu> {

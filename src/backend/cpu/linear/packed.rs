@@ -1,26 +1,39 @@
-//! Below step 9 no packed matrix is ever loaded.
+//! Packed weights.
 
-use crate::{backend::PartShape, packed::Packed};
+use crate::backend::PartShape;
+use crate::{packed::Packed, quant::PackedRows};
 use std::{ops::Range, sync::Arc};
 
-/// A packed part, whose numbers are computed one row at a time.
-pub struct PackedPart {
-    packed: Arc<dyn Packed>,
-    outputs: Range<usize>,
-    inputs: Range<usize>,
+/// A packed part: rows of codes, or a matrix whose numbers are computed one row at a time.
+pub enum PackedPart {
+    Rows(PackedRows),
+    Matrix { packed: Arc<dyn Packed>, outputs: Range<usize>, inputs: Range<usize> },
 }
 
 impl PackedPart {
     pub fn new(packed: Arc<dyn Packed>, outputs: Range<usize>, inputs: Range<usize>) -> PackedPart {
-        PackedPart { packed, outputs, inputs }
+        match packed.rows(outputs.clone(), inputs.clone()) {
+            Some(rows) => PackedPart::Rows(rows),
+            None => PackedPart::Matrix { packed, outputs, inputs },
+        }
     }
 
     pub fn shape(&self) -> PartShape {
-        PartShape { outputs: self.outputs.len(), inputs: self.inputs.len() }
+        match self {
+            PackedPart::Rows(rows) => PartShape { outputs: rows.outputs, inputs: rows.inputs },
+            PackedPart::Matrix { outputs, inputs, .. } => {
+                PartShape { outputs: outputs.len(), inputs: inputs.len() }
+            }
+        }
     }
 
     /// The numbers of one output.
     pub fn widen(&self, output: usize, numbers: &mut [f32]) {
-        self.packed.row(self.outputs.start + output, self.inputs.clone(), numbers);
+        match self {
+            PackedPart::Rows(rows) => rows.row(output, numbers),
+            PackedPart::Matrix { packed, outputs, inputs } => {
+                packed.row(outputs.start + output, inputs.clone(), numbers);
+            }
+        }
     }
 }
