@@ -1,7 +1,7 @@
 //! Below step 9 packed weights are refused.
 
 use crate::checkpoint::Directory;
-use crate::config::{ConfigError, Fields};
+use crate::config::{ConfigError, Fields, ModelConfig};
 use crate::model::Loading;
 use crate::packed::Matrix;
 use crate::{error::Result, tensor::HostTensor};
@@ -23,6 +23,11 @@ impl Quantization {
     pub fn beside(_: &Directory) -> Result<Option<Quantization>> {
         Ok(None)
     }
+}
+
+/// Random codes of a packed parameter.
+pub fn dummy_tensors(_: &ModelConfig, _: &str, _: [usize; 2]) -> Result<Option<Vec<(String, HostTensor)>>> {
+    Ok(None)
 }
 
 /// Scales of K and V come with packed weights.

@@ -87,11 +87,22 @@ pub fn load_weights<B: Backend>(
 // ANCHOR_END: load_weights
 
 impl<B: Backend> dyn Model<B> {
-    /// Loads random weights of dtype `dtype` into every parameter (`--load-format dummy`); returns the bytes of each.
+    /// Loads random weights into every parameter (`--load-format dummy`), packed as config.json says, or else of its dtype; returns the
+    /// bytes of each.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn load_dummy(&mut self, backend: &B, dtype: DType) -> Result<BTreeMap<String, u64>> {
+    pub fn load_dummy(&mut self, backend: &B, config: &ModelConfig) -> Result<BTreeMap<String, u64>> {
+        let dtype = config.dtype.unwrap_or(DType::BF16);
+        let loading = Loading {
+            architecture: config.architecture,
+            quantization: config.quantization.as_ref(),
+            rules: &LoadRules::default(),
+            completeness: Completeness::All,
+            file_of: &|_| PathBuf::from("dummy"),
+            origin: PathBuf::from("dummy"),
+            events: &mut |_| {},
+        };
         let mut sizes = BTreeMap::new();
         let (stage, tied) = (self.attention_shape().stage(), self.tied().is_some());
         let mut held = 0;
@@ -106,6 +117,16 @@ impl<B: Backend> dyn Model<B> {
         self.visit(&mut |param| {
             for (part, source) in param.sources.iter().enumerate() {
                 if !stage.holds(&source.name, tied) {
+                    continue;
+                }
+                if let [rows, cols] = source.shape[..]
+                    && let shape = if source.transposed { [cols, rows] } else { [rows, cols] }
+                    && let Some(tensors) = quant::dummy_tensors(config, &source.name, shape)?
+                {
+                    let (_, matrix) = quant::assemble(tensors, &loading)?.pop().expect("one parameter");
+                    let size = matrix.bytes() * source.elements() as u64 / (rows * cols) as u64;
+                    *sizes.entry(source.name.clone()).or_default() += size;
+                    backend.load(&mut param.weight, part, &slice(source, matrix).packed())?;
                     continue;
                 }
                 let tensor = dummy_tensor(&source.name, dtype, &source.shape)?;

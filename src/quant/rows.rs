@@ -38,7 +38,7 @@ pub struct PackedRows {
     /// Rows of codes, `stride` bytes from one to the next.
     pub codes: Bytes,
     pub stride: usize,
-    /// The group of each block of columns.
+    /// The group of each block of columns, for whole chunks.
     pub group_of: Vec<u32>,
     /// Groups that the columns touch.
     pub groups: usize,
@@ -55,7 +55,9 @@ pub struct PackedRows {
 impl PackedRows {
     /// Rewrites some outputs and inputs of a matrix.
     pub fn new(format: &impl Format, outputs: Range<usize>, inputs: Range<usize>) -> PackedRows {
-        let order = Order::of(format, inputs.clone());
+        let mut order = Order::of(format, inputs.clone());
+        let last = order.group_of.last().copied().unwrap_or(0);
+        order.group_of.resize(order.columns.div_ceil(CHUNK) * (CHUNK / BLOCK), last);
         let numbers = format.numbers();
         let (columns, groups) = (order.columns, order.groups.len());
         let (codes, stride) = match format.bytes().filter(|_| order.gather.is_none()) {
@@ -161,8 +163,7 @@ impl PackedRows {
             numbers.iter_mut().for_each(|number| *number = table[*number as usize]);
         }
         for (block, numbers) in numbers.chunks_exact_mut(BLOCK).enumerate() {
-            let Some(&group) = self.group_of.get(chunk * (CHUNK / BLOCK) + block) else { continue };
-            let at = output * self.groups + group as usize;
+            let at = output * self.groups + self.group_of[chunk * (CHUNK / BLOCK) + block] as usize;
             let scale = self.scales[at];
             match self.offsets.get(at) {
                 Some(offset) => {

@@ -4,7 +4,7 @@ use super::ModelRunner;
 use crate::checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch};
 use crate::config::{ModelConfig, Place};
 use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
-use crate::tensor::{Bytes, DType, HostTensor};
+use crate::tensor::{Bytes, HostTensor};
 use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
 use crate::{machine::Machine, model, packed::Matrix, quant::Quantization};
 use clap::ValueEnum;
@@ -113,7 +113,7 @@ impl<B: Backend> ModelRunner<B> {
         let (model, loaded) = match options.format {
             LoadFormat::Dummy => {
                 let mut model = build(&config)?;
-                let sizes = model.load_dummy(&backend, config.dtype.unwrap_or(DType::BF16))?;
+                let sizes = model.load_dummy(&backend, &config)?;
                 let copied = sizes.values().sum();
                 (model, Loaded { sizes, copied })
             }

@@ -71,7 +71,7 @@ fn plain_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Col
     let (isa, inputs) = (cpu.isa(), x.len() / rows);
     for_each_task(weight, rows, inputs, y, TASK, |task| {
         let task = &task;
-        if matches!(task.part, Part::Dense(slice) if slice.transposed) {
+        if task.is_transposed() {
             dispatch!(isa, transposed_task(task: &Task<'_>, x: &[f32], inputs: usize));
         } else {
             dispatch!(isa, plain_task(task: &Task<'_>, x: &[f32], inputs: usize));

@@ -32,6 +32,11 @@ pub struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
+    /// Whether W is stored [in, out].
+    pub fn is_transposed(&self) -> bool {
+        matches!(self.part, Part::Dense(slice) if slice.transposed)
+    }
+
     /// Numbers as they lie in the file.
     ///
     /// # Panics
@@ -125,6 +130,12 @@ impl Out<'_> {
         assert!(row < self.y.rows && self.column + self.count <= self.y.cols);
         // SAFETY: inside the tensor by the line above.
         unsafe { self.y.start.add(row * self.y.cols + self.column) }
+    }
+
+    /// What was written into a row's first column.
+    pub fn read(&self, row: usize) -> f32 {
+        // SAFETY: `row` checks the place; the task has its columns to itself.
+        unsafe { self.row(row).read() }
     }
 
     /// Writes the first `count` of these into a row.

@@ -6,10 +6,9 @@ use super::micro_kernel::{IN_PLACE, PackedBlock, Waiting};
 use super::pack::{HEIGHT, Panels};
 use super::weights::{Element, Reads};
 use super::{in_place, micro_kernel};
-use std::cell::RefCell;
+use crate::backend::simd::Simd;
+use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
-/// Rows of x up to which W is used in place.
-const FEW: usize = 16;
 /// Panels of x that pass by all panels of W of a task before the next ones do: they stay in the second cache, and so do the task's weights.
 const PANELS: usize = 32;
 /// Bytes of x that a second cache holds beside weights. Where a turn has more, all panels of W of a task take it block by block.
@@ -17,27 +16,106 @@ const CACHED: usize = 3 << 18;
 
 /// Outputs of one task. Sums of many rows with many inputs wait in the second cache, so there they are half as many.
 pub fn outputs_of_task(rows: usize, inputs: usize) -> usize {
-    if rows > FEW && inputs > 1024 { TASK / 2 } else { TASK }
+    if rows > 16 && inputs > 1024 { TASK / 2 } else { TASK }
+}
+
+/// W of a task.
+pub trait Operand<T: Simd<W>, const W: usize> {
+    /// Rows of x up to which W is used in place.
+    const FEW: usize;
+    /// Registers of an output.
+    fn registers(&self) -> usize;
+    /// All panels of x against four outputs from number `first` on, in place, N at a time.
+    fn in_place<const N: usize>(&self, simd: T, panels: &Panels<T::Number>, first: usize, out: &Out);
+    /// Some panels of x against a block of k of R outputs from number `first` on, N at a time. `waiting`: the micro-tiles' sums between two
+    /// blocks.
+    #[allow(clippy::too_many_arguments)]
+    fn block<const N: usize, const R: usize, const K: usize>(
+        &self,
+        simd: T,
+        panels: &Panels<T::Number>,
+        some: Range<usize>,
+        first: usize,
+        block: Range<usize>,
+        packed: &mut PackedBlock<T::Number, W, R, K>,
+        waiting: &mut Waiting<T::Sums, N>,
+        out: &Out,
+    );
+}
+
+/// Weights as they are stored.
+pub struct Stored<'a, E> {
+    rows: stored::Rows<'a>,
+    /// The last output of the task.
+    last: usize,
+    dtype: PhantomData<E>,
+}
+
+impl<'a, E> Stored<'a, E> {
+    pub fn new(task: &Task<'a>) -> Stored<'a, E> {
+        let rows = stored::Rows::new(task.slice());
+        Stored { rows, last: task.outputs.end - 1, dtype: PhantomData }
+    }
+
+    /// R rows of W from number `first` on. Where fewer are left, the last one fills the places.
+    #[inline(always)]
+    fn panel<const R: usize>(&self, first: usize) -> [&'a [u8]; R] {
+        let mut w = [self.rows.row(first); R];
+        for (n, w) in w.iter_mut().enumerate().skip(1) {
+            *w = self.rows.row((first + n).min(self.last));
+        }
+        w
+    }
+}
+
+impl<T: Reads<E, W>, E: Element, const W: usize> Operand<T, W> for Stored<'_, E> {
+    const FEW: usize = 16;
+
+    #[inline(always)]
+    fn registers(&self) -> usize {
+        self.rows.len.div_ceil(size_of::<[E::Bytes; W]>())
+    }
+
+    #[inline(always)]
+    fn in_place<const N: usize>(&self, simd: T, panels: &Panels<T::Number>, first: usize, out: &Out) {
+        let w = self.panel::<IN_PLACE>(first);
+        let next = w[0].as_ptr().wrapping_add(in_place::AHEAD * IN_PLACE * self.rows.stride);
+        in_place::in_place::<T, E, W, N>(simd, panels, w, next, out);
+    }
+
+    #[inline(always)]
+    fn block<const N: usize, const R: usize, const K: usize>(
+        &self,
+        simd: T,
+        panels: &Panels<T::Number>,
+        some: Range<usize>,
+        first: usize,
+        block: Range<usize>,
+        packed: &mut PackedBlock<T::Number, W, R, K>,
+        waiting: &mut Waiting<T::Sums, N>,
+        out: &Out,
+    ) {
+        let w = self.panel::<R>(first);
+        micro_kernel::block::<T, E, W, N, R, K>(simd, panels, some, w, block, packed, waiting, out);
+    }
 }
 
 /// The outputs of a task, N rows of W at a time. A packed panel of W has R rows, and a block of it K registers of each: as many as fill a half
 /// or a third of a first cache, so that a block of x fits beside them and is loaded once for all R / N micro-tiles.
 #[inline(always)]
-pub fn task<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize, const K: usize>(
+pub fn task<T: Simd<W>, O: Operand<T, W>, const W: usize, const N: usize, const R: usize, const K: usize>(
     simd: T,
     task: &Task,
+    w: &O,
     panels: &Panels<T::Number>,
 ) {
     // No closures on the way to the micro-kernel: they would be compiled without the instruction set's features.
-    let rows = stored::Rows::new(task.slice());
-    if panels.rows <= FEW {
+    if panels.rows <= O::FEW {
         for first in task.outputs.clone().step_by(IN_PLACE) {
-            let (w, out) = weight_panel::<IN_PLACE>(task, &rows, first);
-            let next = w[0].as_ptr().wrapping_add(in_place::AHEAD * IN_PLACE * rows.stride);
-            in_place::in_place::<T, E, W, N>(simd, panels, w, next, &out);
+            w.in_place::<N>(simd, panels, first, &task.out.from(first - task.outputs.start));
         }
     } else {
-        let registers = rows.len.div_ceil(size_of::<[E::Bytes; W]>());
+        let registers = w.registers();
         let bytes_of_x = HEIGHT * PANELS.min(panels.count()) * registers * W * size_of::<T::Number>();
         let panels_of_w = if bytes_of_x > CACHED { task.outputs.len().div_ceil(R) } else { 1 };
         let mut memory = ROOM.take();
@@ -50,11 +128,9 @@ pub fn task<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R:
                 for start in (0..registers).step_by(K) {
                     let block = start..registers.min(start + K);
                     for (i, first) in (outputs..task.outputs.end).step_by(R).enumerate().take(panels_of_w) {
-                        let (w, out) = weight_panel::<R>(task, &rows, first);
                         let (sums, some, block) = (&mut sums[i], some.clone(), block.clone());
-                        micro_kernel::block::<T, E, W, N, R, K>(
-                            simd, panels, some, w, block, packed, sums, &out,
-                        );
+                        let out = &task.out.from(first - task.outputs.start);
+                        w.block::<N, R, K>(simd, panels, some, first, block, packed, sums, out);
                     }
                 }
             }
@@ -81,18 +157,4 @@ unsafe fn room<P, S>(memory: &mut Vec<f32>, panels: usize) -> (&mut P, &mut [S])
     let (packed, sums) = memory.split_at_mut(packed);
     // SAFETY: by the caller.
     unsafe { (&mut packed.align_to_mut::<P>().1[0], &mut sums.align_to_mut::<S>().1[..panels]) }
-}
-
-/// R rows of W from number `first`, and where their sums go. Where fewer are left, the last one fills the places.
-#[inline(always)]
-fn weight_panel<'a, const R: usize>(
-    task: &Task<'a>,
-    rows: &stored::Rows<'a>,
-    first: usize,
-) -> ([&'a [u8]; R], Out<'a>) {
-    let mut w = [rows.row(first); R];
-    for (n, w) in w.iter_mut().enumerate().skip(1) {
-        *w = rows.row((first + n).min(task.outputs.end - 1));
-    }
-    (w, task.out.from(first - task.outputs.start))
 }

@@ -26,7 +26,7 @@ pub(super) fn load<T: Simd<W>, const W: usize, const N: usize>(
 
 /// A packed block of a panel of W: K registers of each of R rows, none of them across two lines of a cache.
 #[repr(align(64))]
-pub struct PackedBlock<X, const W: usize, const R: usize, const K: usize>([[[X; W]; R]; K]);
+pub struct PackedBlock<X, const W: usize, const R: usize, const K: usize>(pub [[[X; W]; R]; K]);
 
 /// Sums of a panel's micro-tiles, [4 rows of x][N of W] each, between two blocks.
 pub type Waiting<X, const N: usize> = [[[X; N]; HEIGHT]; WAITING];
@@ -49,6 +49,7 @@ pub fn block<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R
     let last = block.end == w[0].len().div_ceil(size_of::<[E::Bytes; W]>());
     if !as_stored {
         pack::<T, E, W, R, K>(simd, w, block.clone(), &mut packed.0);
+        return packed_block(simd, panels, some, block, last, packed, waiting, out);
     }
     for panel in some.clone() {
         let height = panels.height(panel);
@@ -56,14 +57,34 @@ pub fn block<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R
             let sums = &mut waiting[((panel - some.start) * (R / N) + part) % WAITING];
             let at = At { panel, block: block.clone(), last };
             let out = out.from(part * N);
-            if as_stored {
-                let row = |n: usize| &E::numbers(w[part * N + n]).as_chunks::<W>().0[block.clone()];
-                let weights = Weights::Stored(std::array::from_fn(row));
-                of_rows!(height, pass::<T, E, W, N, R>(simd, panels, weights, at, sums, &out));
-            } else {
-                let weights = Weights::Packed(&packed.0, part * N);
-                of_rows!(height, pass::<T, E, W, N, R>(simd, panels, weights, at, sums, &out));
-            }
+            let row = |n: usize| &E::numbers(w[part * N + n]).as_chunks::<W>().0[block.clone()];
+            let weights = Stored::<E, W, N>(std::array::from_fn(row));
+            of_rows!(height, pass::<T, _, W, N>(simd, panels, &weights, at, sums, &out));
+        }
+    }
+}
+
+/// The same, where the block of W is packed: [k / W][R][W]. `last`: it is the last one of k.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub fn packed_block<T: Simd<W>, const W: usize, const N: usize, const R: usize, const K: usize>(
+    simd: T,
+    panels: &Panels<T::Number>,
+    some: Range<usize>,
+    block: Range<usize>,
+    last: bool,
+    packed: &PackedBlock<T::Number, W, R, K>,
+    waiting: &mut Waiting<T::Sums, N>,
+    out: &Out,
+) {
+    for panel in some.clone() {
+        let height = panels.height(panel);
+        for part in 0..R / N {
+            let sums = &mut waiting[((panel - some.start) * (R / N) + part) % WAITING];
+            let at = At { panel, block: block.clone(), last };
+            let weights = Packed(&packed.0, part * N);
+            let out = out.from(part * N);
+            of_rows!(height, pass::<T, _, W, N>(simd, panels, &weights, at, sums, &out));
         }
     }
 }
@@ -88,28 +109,35 @@ fn pack<T: Reads<E, W>, E: Element, const W: usize, const R: usize, const K: usi
     }
 }
 
-/// N rows of a block of W: those of a packed panel from one row on, or where they are stored.
-enum Weights<'a, X, Y, const W: usize, const N: usize, const R: usize> {
-    Packed(&'a [[[X; W]; R]], usize),
-    Stored([&'a [[Y; W]]; N]),
+/// N rows of a block of W.
+trait Weights<T: Simd<W>, const W: usize, const N: usize> {
+    /// Register number i of each of these rows.
+    fn registers(&self, simd: T, i: usize) -> [T::Register; N];
 }
 
-/// Register number i of each of these rows.
-#[inline(always)]
-fn registers<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize>(
-    simd: T,
-    weights: &Weights<T::Number, E::Bytes, W, N, R>,
-    i: usize,
-) -> [T::Register; N] {
-    match weights {
-        Weights::Packed(block, row) => load(simd, block[i][*row..].first_chunk().expect("N rows")),
-        Weights::Stored(rows) => {
-            let mut registers = [simd.read(&rows[0][i]); N];
-            for n in 1..N {
-                registers[n] = simd.read(&rows[n][i]);
-            }
-            registers
+/// Those of a packed panel from one row on.
+struct Packed<'a, X, const W: usize, const R: usize>(&'a [[[X; W]; R]], usize);
+
+/// Rows where they are stored.
+struct Stored<'a, E: Element, const W: usize, const N: usize>([&'a [[E::Bytes; W]]; N]);
+
+impl<T: Simd<W>, const W: usize, const N: usize, const R: usize> Weights<T, W, N>
+    for Packed<'_, T::Number, W, R>
+{
+    #[inline(always)]
+    fn registers(&self, simd: T, i: usize) -> [T::Register; N] {
+        load(simd, self.0[i][self.1..].first_chunk().expect("N rows"))
+    }
+}
+
+impl<T: Reads<E, W>, E: Element, const W: usize, const N: usize> Weights<T, W, N> for Stored<'_, E, W, N> {
+    #[inline(always)]
+    fn registers(&self, simd: T, i: usize) -> [T::Register; N] {
+        let mut registers = [simd.read(&self.0[0][i]); N];
+        for n in 1..N {
+            registers[n] = simd.read(&self.0[n][i]);
         }
+        registers
     }
 }
 
@@ -126,10 +154,10 @@ struct At {
 /// The sums of a micro-tile are M · N registers. M and N are constants, so the loops over them are unrolled and no sum goes to memory.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
-fn pass<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usize, const M: usize>(
+fn pass<T: Simd<W>, X: Weights<T, W, N>, const W: usize, const N: usize, const M: usize>(
     simd: T,
     panels: &Panels<T::Number>,
-    weights: Weights<T::Number, E::Bytes, W, N, R>,
+    weights: &X,
     at: At,
     waiting: &mut [[T::Sums; N]; HEIGHT],
     out: &Out,
@@ -137,7 +165,7 @@ fn pass<T: Reads<E, W>, E: Element, const W: usize, const N: usize, const R: usi
     let waiting = waiting.first_chunk_mut::<M>().expect("M ≤ 4");
     let mut sums = if at.block.start == 0 { [[simd.zero(); N]; M] } else { *waiting };
     for (i, x) in panels.panel::<W, M>(at.panel)[at.block].iter().enumerate() {
-        let w = registers(simd, &weights, i);
+        let w = weights.registers(simd, i);
         for m in 0..M {
             add_row(simd, &mut sums[m], simd.load(&x[m]), &w);
         }

@@ -25,16 +25,19 @@ mod in_place;
 mod macro_kernel;
 mod micro_kernel;
 mod pack;
+#[cfg_attr(not(feature = "quantized"), path = "no_packed.rs")]
+mod packed;
 mod weights;
 
 use super::super::{Cpu, CpuWeight, Isa};
 use super::stored::Part;
 use super::tasks::{Columns, Task, for_each_task};
-use super::{Product, transposed::transposed_task};
+use super::{Product, plain::plain_task, transposed::transposed_task};
 use crate::backend::simd::{Avx2, Avx512, Avx512Bf16, dispatch};
 use crate::{backend::simd::amx::Amx, tensor::DType};
-use macro_kernel::outputs_of_task;
+use macro_kernel::{Stored, outputs_of_task};
 use pack::{Panels, pack_bf16, pack_f32};
+use packed::{Gathered, Widens};
 use weights::{Bf16, F16, F32, Reads};
 
 /// y = x Wᵀ, if there is a faster way than dot products. Returns whether y was computed.
@@ -46,7 +49,7 @@ pub fn faster_product(
     rows: usize,
     y: &[Columns],
 ) -> bool {
-    if cpu.isa() == Isa::Portable || weight.parts().any(|part| matches!(part, Part::Packed(_))) {
+    if cpu.isa() == Isa::Portable {
         return false;
     }
     let amx = (cpu.isa() == Isa::Amx).then(Amx::new).flatten();
@@ -64,15 +67,17 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Colum
     let (wide, narrow) = ((isa.lanes() == 16).then(Avx512::new).flatten(), Avx2::new());
     let width = inputs.next_multiple_of(isa.lanes());
     let mut numbers = cpu.take(rows, width);
-    pack::fill(x, inputs, numbers.data_mut(), |x, panel| {
-        dispatch!(isa, pack_f32(x: &[f32], inputs: usize, panel: &mut [f32]));
-    });
+    fill_f32(isa, x, inputs, numbers.data_mut());
     let panels = &Panels::new(numbers.data(), rows, width);
+    let gathered = Gathered::new(cpu, x, inputs, weight);
     for_each_task(weight, rows, inputs, y, outputs_of_task(rows, inputs), |task| {
-        let task = &task;
+        let (task, panels) = (&task, &gathered.panels(task.part).unwrap_or(*panels));
         match (wide, narrow) {
-            _ if task.slice().transposed => {
+            _ if task.is_transposed() => {
                 dispatch!(isa, transposed_task(task: &Task<'_>, x: &[f32], inputs: usize));
+            }
+            _ if !packed::has_product(task.part) => {
+                dispatch!(isa, plain_task(task: &Task<'_>, x: &[f32], inputs: usize));
             }
             // SAFETY: the token proves that the CPU has these features.
             (Some(simd), _) => unsafe { avx512_task(simd, task, panels) },
@@ -83,37 +88,47 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Colum
     });
 }
 
+/// Packs rows of x for products of f32.
+fn fill_f32(isa: Isa, x: &[f32], inputs: usize, numbers: &mut [f32]) {
+    pack::fill(x, inputs, numbers, |x, panel| {
+        dispatch!(isa, pack_f32(x: &[f32], inputs: usize, panel: &mut [f32]));
+    });
+}
+
 /// A task by AVX2 and FMA. 16 registers hold 4 × 2 sums and what is multiplied.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn avx2_task(simd: Avx2, task: &Task<'_>, panels: &Panels<'_, f32>) {
-    f32_task::<Avx2, 8, 2, 4, 128>(simd, task, panels);
+    f32_task::<Avx2, 8, 8, 2, 4, 128>(simd, task, panels);
 }
 
 /// A task by AVX-512. 32 registers hold 4 × 4 sums and what is multiplied.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 fn avx512_task(simd: Avx512, task: &Task<'_>, panels: &Panels<'_, f32>) {
-    f32_task::<Avx512, 16, 4, 8, 32>(simd, task, panels);
+    f32_task::<Avx512, 16, 4, 4, 8, 32>(simd, task, panels);
 }
 
 /// A task whose weights are bf16, stored [out, in].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
 fn bf16_task(simd: Avx512Bf16, task: &Task<'_>, panels: &Panels<'_, u16>) {
-    macro_kernel::task::<Avx512Bf16, Bf16, 32, 4, 8, 32>(simd, task, panels);
+    macro_kernel::task::<_, _, 32, 4, 8, 32>(simd, task, &Stored::<Bf16>::new(task), panels);
 }
 
 /// One task by multiplications of f32, N rows of W at a time.
 #[inline(always)]
-fn f32_task<T, const L: usize, const N: usize, const R: usize, const K: usize>(
+fn f32_task<T, const L: usize, const C: usize, const N: usize, const R: usize, const K: usize>(
     simd: T,
     task: &Task<'_>,
     panels: &Panels<'_, f32>,
 ) where
-    T: Reads<F32, L> + Reads<Bf16, L> + Reads<F16, L> + crate::backend::simd::F32<L>,
+    T: Reads<F32, L> + Reads<Bf16, L> + Reads<F16, L> + Widens<L, C>,
 {
+    if let Part::Packed(part) = task.part {
+        return packed::task::<T, L, C, N, R, K>(simd, task, part, panels);
+    }
     match task.slice().tensor.dtype {
-        DType::F32 => macro_kernel::task::<T, F32, L, N, R, K>(simd, task, panels),
-        DType::BF16 => macro_kernel::task::<T, Bf16, L, N, R, K>(simd, task, panels),
-        DType::F16 => macro_kernel::task::<T, F16, L, N, R, K>(simd, task, panels),
+        DType::F32 => macro_kernel::task::<_, _, L, N, R, K>(simd, task, &Stored::<F32>::new(task), panels),
+        DType::BF16 => macro_kernel::task::<_, _, L, N, R, K>(simd, task, &Stored::<Bf16>::new(task), panels),
+        DType::F16 => macro_kernel::task::<_, _, L, N, R, K>(simd, task, &Stored::<F16>::new(task), panels),
         other => panic!("{other} is no weight dtype"),
     }
 }

@@ -8,6 +8,7 @@ pub const HEIGHT: usize = 4;
 
 /// All panels of some rows of x: [rows / 4][k / W][4][W], where the last panel has the rows that are left. Where k does not
 /// fill a register of W numbers, zeros do.
+#[derive(Clone, Copy)]
 pub struct Panels<'a, T> {
     numbers: &'a [T],
     /// Rows of x.
@@ -39,6 +40,15 @@ impl<'a, T> Panels<'a, T> {
     pub fn panel<const W: usize, const M: usize>(&self, panel: usize) -> &'a [[[T; W]; M]] {
         let numbers = &self.numbers[panel * HEIGHT * self.width..][..M * self.width];
         numbers.as_chunks::<W>().0.as_chunks::<M>().0
+    }
+}
+
+impl Panels<'_, f32> {
+    /// One number of a row, where registers have W.
+    pub fn number<const W: usize>(&self, row: usize, column: usize) -> f32 {
+        let (panel, m) = (row / HEIGHT, row % HEIGHT);
+        let start = panel * HEIGHT * self.width + (column / W * self.height(panel) + m) * W;
+        self.numbers[start + column % W]
     }
 }
 
