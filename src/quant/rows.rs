@@ -42,9 +42,9 @@ pub struct PackedRows {
     pub group_of: Vec<u32>,
     /// Groups that the columns touch.
     pub groups: usize,
-    /// [outputs, groups].
+    /// [outputs, groups]; those of fp8 are 2^120 times as large.
     pub scales: Vec<f32>,
-    /// [outputs, groups]; empty if all are 0.
+    /// [outputs, groups], for the affine kinds.
     pub offsets: Vec<f32>,
     /// [outputs, 16] for [`Numbers::Table`].
     pub tables: Vec<f32>,
@@ -73,11 +73,14 @@ impl PackedRows {
             let of_output = |output: usize| order.groups.iter().map(move |&group| value(output, group));
             outputs.clone().into_par_iter().flat_map_iter(of_output).collect()
         };
-        let scales = per_group(&|output, group| format.scale(output, group));
-        let mut offsets = per_group(&|output, group| format.offset(output, group));
-        if offsets.iter().all(|offset| *offset == 0.0) {
-            offsets = Vec::new();
+        let mut scales = per_group(&|output, group| format.scale(output, group));
+        if numbers == Numbers::Fp8 {
+            prepare_fp8(&codes, stride, columns, &order.group_of, groups, &mut scales);
         }
+        let offsets = match numbers {
+            Numbers::Affine4 | Numbers::Affine8 => per_group(&|output, group| format.offset(output, group)),
+            _ => Vec::new(),
+        };
         let tables = match numbers {
             Numbers::Table => outputs.clone().flat_map(|output| format.table(output)).collect(),
             _ => Vec::new(),
@@ -153,7 +156,9 @@ impl PackedRows {
                 let codes = &self.codes[start..start + held];
                 match self.numbers {
                     Numbers::Int8 => codes.iter().zip(&mut numbers).for_each(|(c, n)| *n = *c as i8 as f32),
-                    Numbers::Fp8 => codes.iter().zip(&mut numbers).for_each(|(c, n)| *n = e4m3(*c)),
+                    Numbers::Fp8 => {
+                        codes.iter().zip(&mut numbers).for_each(|(c, n)| *n = e4m3(*c) * FP8_CODES)
+                    }
                     _ => codes.iter().zip(&mut numbers).for_each(|(c, n)| *n = *c as f32),
                 }
             }
@@ -174,6 +179,29 @@ impl PackedRows {
         }
         numbers
     }
+}
+
+/// Kernels put an e4m3 float's bits at the places of an f32's, which is that much smaller; scales make up for it.
+const FP8_CODES: f32 = f32::from_bits((127 - 120) << 23);
+
+/// Scales of fp8 rows: times 2^120, and NaN for the groups in which a code is NaN. One NaN makes the whole product NaN, so that is the same.
+fn prepare_fp8(
+    codes: &[u8],
+    stride: usize,
+    columns: usize,
+    group_of: &[u32],
+    groups: usize,
+    scales: &mut [f32],
+) {
+    scales.par_chunks_mut(groups).enumerate().for_each(|(output, scales)| {
+        scales.iter_mut().for_each(|scale| *scale /= FP8_CODES);
+        let row = &codes[output * stride..][..columns];
+        for (block, codes) in row.chunks(BLOCK).enumerate() {
+            if codes.iter().any(|code| code & 0x7f == 0x7f) {
+                scales[group_of[block] as usize] = f32::NAN;
+            }
+        }
+    });
 }
 
 /// In which order the inputs of a slice become columns.

@@ -98,13 +98,13 @@ fn fill_f32(isa: Isa, x: &[f32], inputs: usize, numbers: &mut [f32]) {
 /// A task by AVX2 and FMA. 16 registers hold 4 × 2 sums and what is multiplied.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn avx2_task(simd: Avx2, task: &Task<'_>, panels: &Panels<'_, f32>) {
-    f32_task::<Avx2, 8, 8, 2, 4, 128>(simd, task, panels);
+    f32_task::<Avx2, 8, 4, 2, 4, 128>(simd, task, panels);
 }
 
 /// A task by AVX-512. 32 registers hold 4 × 4 sums and what is multiplied.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 fn avx512_task(simd: Avx512, task: &Task<'_>, panels: &Panels<'_, f32>) {
-    f32_task::<Avx512, 16, 4, 4, 8, 32>(simd, task, panels);
+    f32_task::<Avx512, 16, 2, 4, 8, 32>(simd, task, panels);
 }
 
 /// A task whose weights are bf16, stored [out, in].

@@ -14,85 +14,84 @@ use super::super::{packed::PackedPart, stored::Part, tasks::Out, tasks::Task};
 use super::macro_kernel::{self, Operand};
 use super::micro_kernel::{self, IN_PLACE, PackedBlock, Waiting, load};
 use super::{fill_f32, pack::Panels};
-use crate::backend::simd::{F32, add_row, filled_up, of_rows};
-use crate::quant::{CHUNK, NO_INPUT, Numbers, PackedRows};
+use crate::backend::simd::{F32, LINE, add_row, filled_up, of_rows, prefetch};
+use crate::quant::{BLOCK, CHUNK, NO_INPUT, Numbers, PackedRows};
 use std::{marker::PhantomData, ops::Range, ptr};
 
-/// What one output's codes are, with what makes numbers of them.
+/// What codes are, before they are scaled.
 trait Kind: Copy {
-    /// Registers of a chunk before scaling.
-    fn codes<T: Widens<L, C>, const L: usize, const C: usize>(
+    /// Bytes of a chunk.
+    const BYTES: usize;
+    /// Whether an offset is added after scaling.
+    const OFFSETS: bool = false;
+    /// Registers of a block, which is the first or second half of a chunk, from the chunk's bytes and the output's table.
+    fn widen<T: Widens<L, C>, const L: usize, const C: usize>(
         simd: T,
-        rows: &PackedRows,
-        output: usize,
-        chunk: usize,
+        codes: &[u8],
+        second: bool,
+        table: &[f32],
     ) -> [T::Register; C];
 }
 
+/// Codes of 4 bits are numbers.
 #[derive(Clone, Copy)]
 struct Nibbles;
+/// Codes of 4 bits choose from the output's table.
 #[derive(Clone, Copy)]
 struct Looked;
-#[derive(Clone, Copy)]
-struct Unsigned;
-#[derive(Clone, Copy)]
-struct Signed;
-#[derive(Clone, Copy)]
-struct E4m3;
-
-/// The words of a chunk of codes of 4 bits.
-#[inline(always)]
-fn words(rows: &PackedRows, output: usize, chunk: usize) -> &[u8; CHUNK / 2] {
-    rows.codes[output * rows.stride + chunk * (CHUNK / 2)..].first_chunk().expect("whole chunks")
-}
-
-/// A chunk of bytes. Those past the last column are 0.
-#[inline(always)]
-fn bytes(rows: &PackedRows, output: usize, chunk: usize) -> [u8; CHUNK] {
-    let codes = &rows.codes[output * rows.stride + chunk * CHUNK..];
-    match rows.columns - chunk * CHUNK {
-        CHUNK.. => *codes.first_chunk().expect("a whole chunk"),
-        held => filled_up(&codes[..held], 0),
-    }
-}
 
 impl Kind for Nibbles {
+    const BYTES: usize = CHUNK / 2;
+    const OFFSETS: bool = true;
+
     #[inline(always)]
-    fn codes<T: Widens<L, C>, const L: usize, const C: usize>(
+    fn widen<T: Widens<L, C>, const L: usize, const C: usize>(
         simd: T,
-        rows: &PackedRows,
-        output: usize,
-        chunk: usize,
+        codes: &[u8],
+        second: bool,
+        _: &[f32],
     ) -> [T::Register; C] {
-        simd.nibbles(words(rows, output, chunk))
+        simd.nibbles(codes.first_chunk().expect("whole chunks"), second)
     }
 }
 
 impl Kind for Looked {
+    const BYTES: usize = CHUNK / 2;
+
     #[inline(always)]
-    fn codes<T: Widens<L, C>, const L: usize, const C: usize>(
+    fn widen<T: Widens<L, C>, const L: usize, const C: usize>(
         simd: T,
-        rows: &PackedRows,
-        output: usize,
-        chunk: usize,
+        codes: &[u8],
+        second: bool,
+        table: &[f32],
     ) -> [T::Register; C] {
-        let table = rows.tables[16 * output..].first_chunk().expect("a table for each output");
-        simd.looked_up(words(rows, output, chunk), table)
+        simd.looked_up(
+            codes.first_chunk().expect("whole chunks"),
+            second,
+            table.first_chunk().expect("16 numbers"),
+        )
     }
 }
 
-macro_rules! of_bytes {
-    ($kind:ident, $method:ident) => {
+/// Kinds of which a code is a byte.
+macro_rules! bytes {
+    ($($kind:ident by $method:ident, $offsets:literal;)*) => {$(
+        #[derive(Clone, Copy)]
+        struct $kind;
+
         impl Kind for $kind {
+            const BYTES: usize = CHUNK;
+            const OFFSETS: bool = $offsets;
+
             #[inline(always)]
-            fn codes<T: Widens<L, C>, const L: usize, const C: usize>(
+            fn widen<T: Widens<L, C>, const L: usize, const C: usize>(
                 simd: T,
-                rows: &PackedRows,
-                output: usize,
-                chunk: usize,
+                codes: &[u8],
+                second: bool,
+                _: &[f32],
             ) -> [T::Register; C] {
-                let bytes = bytes(rows, output, chunk);
-                let (registers, _) = bytes.as_chunks::<L>();
+                let start = if second { BLOCK } else { 0 };
+                let (registers, _) = codes[start..start + BLOCK].as_chunks::<L>();
                 let mut widened = [simd.zero(); C];
                 for i in 0..C {
                     widened[i] = simd.$method(&registers[i]);
@@ -100,11 +99,13 @@ macro_rules! of_bytes {
                 widened
             }
         }
-    };
+    )*};
 }
-of_bytes!(Unsigned, unsigned);
-of_bytes!(Signed, signed);
-of_bytes!(E4m3, e4m3);
+bytes! {
+    Unsigned by unsigned, true;
+    Signed by signed, false;
+    E4m3 by e4m3, false;
+}
 
 /// Whether a part has a product here.
 pub fn has_product(part: &Part) -> bool {
@@ -184,7 +185,7 @@ fn run<
     rows: &PackedRows,
     panels: &Panels<f32>,
 ) {
-    let w = Codes::<Q, C> { rows, last: task.outputs.end - 1, kind: PhantomData };
+    let w = Codes::<Q, C>::new(rows, task.outputs.end - 1);
     macro_kernel::task::<T, _, L, N, R, K>(simd, task, &w, panels);
     if let Some(sparse) = &rows.sparse {
         for (n, output) in task.outputs.clone().enumerate() {
@@ -205,41 +206,98 @@ fn add_sparse<T: F32<L>, const L: usize>(simd: T, numbers: &[(u32, f32)], panels
     }
 }
 
-/// Rows of codes of a task. C registers are a chunk.
+/// Rows of codes of a task: those of [`PackedRows`] as slices, so that inner loops ask nobody where they are. C registers are a block.
 struct Codes<'a, Q, const C: usize> {
-    rows: &'a PackedRows,
+    codes: &'a [u8],
+    stride: usize,
+    columns: usize,
+    group_of: &'a [u32],
+    groups: usize,
+    scales: &'a [f32],
+    offsets: &'a [f32],
+    tables: &'a [f32],
     /// The last output of the task.
     last: usize,
     kind: PhantomData<Q>,
 }
 
-impl<Q: Kind, const C: usize> Codes<'_, Q, C> {
-    /// A chunk of an output, as numbers.
+impl<'a, Q: Kind, const C: usize> Codes<'a, Q, C> {
+    fn new(rows: &'a PackedRows, last: usize) -> Codes<'a, Q, C> {
+        let PackedRows { codes, stride, columns, group_of, groups, scales, offsets, tables, .. } = rows;
+        let (stride, columns, groups) = (*stride, *columns, *groups);
+        Codes { codes, stride, columns, group_of, groups, scales, offsets, tables, last, kind: PhantomData }
+    }
+
+    /// One output.
     #[inline(always)]
-    fn chunk<T: Widens<L, C>, const L: usize>(
+    fn output(&self, output: usize) -> Output<'a> {
+        let output = output.min(self.last);
+        // Columns of 4 bits fill whole chunks; those of a byte end with the last one.
+        let bytes = if Q::BYTES == CHUNK { self.columns } else { self.stride };
+        let scales = output * self.groups..(output + 1) * self.groups;
+        Output {
+            codes: &self.codes[output * self.stride..][..bytes],
+            scales: &self.scales[scales.clone()],
+            offsets: if Q::OFFSETS { &self.offsets[scales] } else { &[] },
+            table: if self.tables.is_empty() { &[] } else { &self.tables[16 * output..][..16] },
+        }
+    }
+
+    /// A block of an output, as numbers.
+    #[inline(always)]
+    fn block<T: Widens<L, C>, const L: usize>(
         &self,
         simd: T,
-        output: usize,
-        chunk: usize,
+        output: &Output,
+        block: usize,
     ) -> [T::Register; C] {
-        let rows = self.rows;
-        let mut numbers = Q::codes(simd, rows, output, chunk);
-        for block in 0..2 {
-            let at = output * rows.groups + rows.group_of[2 * chunk + block] as usize;
-            let scale = simd.all(rows.scales[at]);
-            if rows.offsets.is_empty() {
-                for i in block * C / 2..(block + 1) * C / 2 {
-                    numbers[i] = simd.multiply(numbers[i], scale);
-                }
-            } else {
-                let offset = simd.all(rows.offsets[at]);
-                for i in block * C / 2..(block + 1) * C / 2 {
-                    numbers[i] = simd.multiply_add(offset, numbers[i], scale);
-                }
+        let codes = &output.codes[block / 2 * Q::BYTES..];
+        self.scaled(simd, Q::widen(simd, codes, block % 2 == 1, output.table), output, block)
+    }
+
+    /// The last block of an output, if it is not whole. Columns past the last one have any numbers.
+    #[inline(always)]
+    fn last_block<T: Widens<L, C>, const L: usize>(
+        &self,
+        simd: T,
+        output: &Output,
+        block: usize,
+    ) -> [T::Register; C] {
+        let held = &output.codes[block / 2 * Q::BYTES..];
+        let whole: [u8; CHUNK] = filled_up(&held[..held.len().min(Q::BYTES)], 0);
+        self.scaled(simd, Q::widen(simd, &whole, block % 2 == 1, output.table), output, block)
+    }
+
+    #[inline(always)]
+    fn scaled<T: Widens<L, C>, const L: usize>(
+        &self,
+        simd: T,
+        mut numbers: [T::Register; C],
+        output: &Output,
+        block: usize,
+    ) -> [T::Register; C] {
+        let group = self.group_of[block] as usize;
+        let scale = simd.all(output.scales[group]);
+        if Q::OFFSETS {
+            let offset = simd.all(output.offsets[group]);
+            for i in 0..C {
+                numbers[i] = simd.multiply_add(offset, numbers[i], scale);
+            }
+        } else {
+            for i in 0..C {
+                numbers[i] = simd.multiply(numbers[i], scale);
             }
         }
         numbers
     }
+}
+
+/// The codes of one output, with what makes numbers of them.
+struct Output<'a> {
+    codes: &'a [u8],
+    scales: &'a [f32],
+    offsets: &'a [f32],
+    table: &'a [f32],
 }
 
 impl<T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Operand<T, L> for Codes<'_, Q, C> {
@@ -248,7 +306,7 @@ impl<T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Operand<T, L> for
 
     #[inline(always)]
     fn registers(&self) -> usize {
-        self.rows.columns.div_ceil(L)
+        self.columns.div_ceil(L)
     }
 
     #[inline(always)]
@@ -269,9 +327,13 @@ impl<T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Operand<T, L> for
         out: &Out,
     ) {
         for n in 0..R {
-            let output = (first + n).min(self.last);
+            let output = self.output(first + n);
             for start in (0..block.len()).step_by(C) {
-                let numbers = self.chunk::<T, L>(simd, output, (block.start + start) / C);
+                let of_32 = (block.start + start) / C;
+                let numbers = match (of_32 + 1) * BLOCK <= self.columns {
+                    true => self.block::<T, L>(simd, &output, of_32),
+                    false => self.last_block::<T, L>(simd, &output, of_32),
+                };
                 for i in 0..C.min(block.len() - start) {
                     simd.store(numbers[i], &mut packed.0[start + i][n]);
                 }
@@ -281,6 +343,9 @@ impl<T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Operand<T, L> for
         micro_kernel::packed_block(simd, panels, some, block, last, packed, waiting, out);
     }
 }
+
+/// How many fours of outputs ahead codes are asked for.
+const AHEAD: usize = 4;
 
 /// M rows of x against four outputs. The chains of additions of the four are independent, so one waits while the others go on.
 #[inline(always)]
@@ -293,21 +358,30 @@ fn few_rows<T: Widens<L, C>, Q: Kind, const L: usize, const C: usize, const M: u
     out: &Out,
 ) {
     let x = panels.panel::<L, M>(0);
-    let mut sums = [[simd.zero(); M]; IN_PLACE];
-    for (chunk, x) in x.chunks(C).enumerate() {
+    let (x, rest) = x.split_at(w.columns / BLOCK * C);
+    let x = x.as_chunks::<C>().0;
+    let next = w.codes.as_ptr().wrapping_add((first + AHEAD * IN_PLACE) * w.stride);
+    let outputs = [w.output(first), w.output(first + 1), w.output(first + 2), w.output(first + 3)];
+    let [mut a, mut b, mut c, mut d] = [[simd.zero(); M]; IN_PLACE];
+    // Not a loop over the four: their sums stay in registers only if each has a name.
+    for (block, x) in x.iter().enumerate() {
+        let bytes = block * Q::BYTES / 2;
+        if bytes.is_multiple_of(LINE) {
+            for n in 0..IN_PLACE {
+                prefetch(next.wrapping_add(n * w.stride + bytes), 0..1);
+            }
+        }
+        a = add_block(simd, w.block(simd, &outputs[0], block), x, a);
+        b = add_block(simd, w.block(simd, &outputs[1], block), x, b);
+        c = add_block(simd, w.block(simd, &outputs[2], block), x, c);
+        d = add_block(simd, w.block(simd, &outputs[3], block), x, d);
+    }
+    let mut sums = [a, b, c, d];
+    if !rest.is_empty() {
         for n in 0..IN_PLACE {
-            let numbers = w.chunk::<T, L>(simd, (first + n).min(w.last), chunk);
-            match x.first_chunk::<C>() {
-                Some(x) => {
-                    for i in 0..C {
-                        add_row(simd, &mut sums[n], numbers[i], &load(simd, &x[i]));
-                    }
-                }
-                None => {
-                    for i in 0..x.len() {
-                        add_row(simd, &mut sums[n], numbers[i], &load(simd, &x[i]));
-                    }
-                }
+            let numbers = w.last_block(simd, &outputs[n], x.len());
+            for i in 0..rest.len() {
+                add_row(simd, &mut sums[n], numbers[i], &load(simd, &rest[i]));
             }
         }
     }
@@ -318,4 +392,18 @@ fn few_rows<T: Widens<L, C>, Q: Kind, const L: usize, const C: usize, const M: u
         }
         out.write(m, simd.finish(of_row));
     }
+}
+
+/// Adds the products of a block to an output's sums.
+#[inline(always)]
+fn add_block<T: Widens<L, C>, const L: usize, const C: usize, const M: usize>(
+    simd: T,
+    numbers: [T::Register; C],
+    x: &[[[f32; L]; M]; C],
+    mut sums: [T::Sums; M],
+) -> [T::Sums; M] {
+    for i in 0..C {
+        add_row(simd, &mut sums, numbers[i], &load(simd, &x[i]));
+    }
+    sums
 }
