@@ -54,6 +54,8 @@ mod numbers;
 mod paged_args;
 #[cfg(feature = "step4")]
 mod plan;
+#[cfg(feature = "quantized")]
+mod quantize;
 mod render_chat;
 #[cfg(feature = "serve")]
 mod serve;
@@ -132,6 +134,8 @@ enum Command {
     Blocks(blocks::Args),
     #[cfg(feature = "step5")]
     Kernels(kernels::Args),
+    #[cfg(feature = "quantized")]
+    Quantize(quantize::Args),
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
     #[cfg(feature = "serve")]
@@ -157,10 +161,11 @@ impl Command {
 }
 
 /// Commands that later steps bring.
-const LATER: [(&str, &[&str]); 4] = [
+const LATER: [(&str, &[&str]); 5] = [
     ("step3", &["batch", "bench", "timeline"]),
     ("step4", &["plan", "blocks"]),
     ("step5", &["kernels"]),
+    ("step9", &["quantize"]),
     ("serve", &["serve", "chat"]),
 ];
 
@@ -226,6 +231,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Blocks(args) => blocks::run(args)?,
         #[cfg(feature = "step5")]
         Command::Kernels(args) => kernels::run(args)?,
+        #[cfg(feature = "quantized")]
+        Command::Quantize(args) => quantize::run(args)?,
         #[cfg(feature = "serve")]
         Command::Serve(args) => return Ok(serve::run(*args)?),
         #[cfg(feature = "serve")]

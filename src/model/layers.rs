@@ -84,6 +84,7 @@ pub struct Linear<B: Backend, const N: usize = 1> {
 impl<B: Backend, const N: usize> Linear<B, N> {
     /// The outputs, [rows, cols[i]] each.
     pub(super) fn forward_split(&self, pass: &mut Pass<B>, x: &B::Tensor) -> Result<[B::Tensor; N]> {
+        pass.see_input(&self.names, x);
         let outputs = if self.reduce.is_none() && self.bias.is_none() && self.names.len() == N {
             pass.backend.matmul_split(x, &self.weight.weight, self.cols)?
         } else {

@@ -101,11 +101,21 @@ impl<B: Backend> Pass<'_, B> {
             observer.output(self.backend, name, output);
         }
     }
+
+    /// Shows what modules multiply to the observer, if there is one.
+    fn see_input(&mut self, names: &[String], input: &B::Tensor) {
+        if let Some(observer) = &mut self.observer {
+            observer.input(self.backend, names, input);
+        }
+    }
 }
 
 /// Sees the output of every module under its Hugging Face name: [tokens, width].
 pub trait Observer<B: Backend> {
     fn output(&mut self, backend: &B, name: &str, output: &B::Tensor);
+
+    /// Sees what linear modules of these names multiply: [tokens, inputs].
+    fn input(&mut self, _backend: &B, _names: &[String], _input: &B::Tensor) {}
 }
 
 /// An unloaded model of the family that `config` names; load it with [`load_weights`].

@@ -16,6 +16,7 @@ mod dummy;
 mod fields;
 mod format;
 mod gptq;
+pub mod quantize;
 mod rows;
 mod scaled;
 mod squeezellm;

@@ -99,3 +99,7 @@ mod step7;
 mod serve;
 #[cfg(feature = "serve")]
 mod serve_chat;
+
+// Step 9.
+#[cfg(feature = "quantized")]
+mod step9;
