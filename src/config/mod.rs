@@ -8,6 +8,8 @@ mod family;
 mod fields;
 pub mod generation;
 mod known;
+#[cfg(feature = "quantized")]
+mod mistral;
 mod names;
 mod rope;
 
@@ -18,6 +20,7 @@ pub use rope::{RopeParameters, RopeScaling, Yarn};
 pub(crate) use fields::Fields;
 
 use crate::{json, quant::Quantization, tensor::DType};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Results of this room.
@@ -99,15 +102,21 @@ pub struct ModelConfig {
     pub dropout: [f32; 3],
 }
 
+/// The object in a file.
+fn object(json: &[u8], path: &Path) -> Result<Map<String, Value>> {
+    json::object(json).map_err(|reason| ConfigError::Json { path: path.into(), reason })
+}
+
 impl ModelConfig {
     /// Parses config.json; `path` is for messages.
     ///
     /// # Errors
     /// [`ConfigError`], naming the file and the field.
     pub fn parse(json: &[u8], path: &Path) -> Result<ModelConfig> {
-        let bad = |reason: String| ConfigError::Json { path: path.into(), reason };
-        let object = json::object(json).map_err(bad)?;
-        let fields = Fields::new(&object, path);
+        ModelConfig::read(Fields::new(&object(json, path)?, path))
+    }
+
+    fn read(fields: Fields) -> Result<ModelConfig> {
         let quantization = Quantization::of(fields)?;
         let config = ModelConfig { quantization, ..family::read(fields)? };
         config.check(fields)?;
