@@ -33,6 +33,8 @@ pub use header::{Header, TensorInfo};
 pub use index::Index;
 pub use load_format::LoadFormat;
 pub use locate::locate;
+#[cfg(feature = "quantized")]
+pub use pickle::shards as torch_shards;
 pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 pub use prefetch::prefetch;
 #[cfg(feature = "quantized")]

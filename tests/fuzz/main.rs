@@ -19,6 +19,8 @@ mod rig;
 #[cfg(feature = "serve")]
 mod server;
 mod template;
+#[cfg(feature = "quantized")]
+mod torch;
 
 use common::fixture;
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -38,11 +40,11 @@ use stairwell::{
 use std::{fs, path::Path};
 
 /// 256 kB hold error messages and up to 4,096 layers of config.json.
-const PARSER: Budget = Budget { cases: 4_000, base: 256 << 10 };
+const PARSER: Budget = Budget { cases: 4_000, base: 256 << 10, factor: MEMORY_FACTOR };
 /// 2 MB hold what a tokenizer keeps of texts that it has split, and error messages.
-const REQUEST: Budget = Budget { cases: 4_000, base: 2 << 20 };
+const REQUEST: Budget = Budget { cases: 4_000, base: 2 << 20, factor: MEMORY_FACTOR };
 /// 2 MB hold a tokenizer's regular expressions and a chat template's engine. Making them takes a while, hence fewer cases.
-const TOKENIZER: Budget = Budget { cases: 200, base: 2 << 20 };
+const TOKENIZER: Budget = Budget { cases: 200, base: 2 << 20, factor: MEMORY_FACTOR };
 
 /// A file of every fixture that has it.
 fn files(name: &str) -> Vec<Vec<u8>> {

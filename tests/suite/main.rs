@@ -99,3 +99,11 @@ mod step7;
 mod serve;
 #[cfg(feature = "serve")]
 mod serve_chat;
+
+// Step 9.
+#[cfg(feature = "quantized")]
+mod mistral_layout;
+#[cfg(feature = "quantized")]
+mod torch_files;
+#[cfg(feature = "quantized")]
+mod torch_writer;

@@ -68,12 +68,16 @@ impl FileFormat for Torch {
         owner: Owner,
         wanted: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<Vec<Shard>> {
-        open((file, &directory.path(file)), &owner, wanted)
+        shards((file, &directory.path(file)), &owner, wanted)
     }
 }
 
-/// The tensors of a file by name; those that must be copied, only if they are wanted.
-pub(super) fn open((file, path): (&str, &Path), owner: &Owner, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Shard>> {
+/// The tensors of a file of PyTorch, given its name and its path for messages: views of its bytes, and in a second shard those that must be
+/// copied, if they are wanted.
+///
+/// # Errors
+/// [`CheckpointError::Torch`] and [`CheckpointError::Tensor`], for files that are damaged, or ask for anything but tensors.
+pub fn shards((file, path): (&str, &Path), owner: &Owner, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Shard>> {
     let bytes: &[u8] = (**owner).as_ref();
     refuse_lfs_pointer(bytes, path)?;
     let bad = |reason: String| CheckpointError::Torch { path: path.into(), reason };
