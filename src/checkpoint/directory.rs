@@ -100,7 +100,8 @@ impl Directory {
         let shards = shards.iter().flat_map(Index::shards);
         // A checkpoint of PyTorch's may have any name.
         let files = self.list().unwrap_or_default();
-        let torch = files.iter().map(String::as_str).filter(|file| file.ends_with(".pt") || file.ends_with(".pth"));
+        let torch =
+            files.iter().map(String::as_str).filter(|file| file.ends_with(".pt") || file.ends_with(".pth"));
         let templates = fs::read_dir(self.path("additional_chat_templates")).into_iter().flatten().flatten();
         let named = FILES.split(' ').chain(INDEXES).chain(shards).chain(torch).map(|file| self.path(file));
         named.chain(templates.map(|entry| entry.path())).collect()

@@ -37,6 +37,16 @@ impl LoadFormat {
         self != LoadFormat::Dummy
     }
 
+    /// The files that may hold the model's shapes; the first one that is there counts.
+    pub fn configs(self) -> &'static [&'static str] {
+        match self {
+            #[cfg(feature = "quantized")]
+            LoadFormat::Mistral => &["params.json", "config.json"],
+            _ if cfg!(feature = "quantized") => &["config.json", "params.json"],
+            _ => &["config.json"],
+        }
+    }
+
     /// The formats that are looked for, one after the other.
     pub(super) fn order(self) -> &'static [LoadFormat] {
         match self {

@@ -57,14 +57,16 @@ impl Consolidated {
         let size = |field: &str| params.get(field).and_then(Value::as_u64).filter(|&n| n > 0);
         let head_dim = size("head_dim").or_else(|| Some(size("dim")? / size("n_heads")?));
         let head_dim = head_dim.filter(|dim| dim % 2 == 0 && *dim > 0);
-        let head_dim = head_dim.ok_or_else(|| bad("neither 'head_dim' nor 'dim' and 'n_heads' give an even head size".into()))?;
+        let head_dim = head_dim
+            .ok_or_else(|| bad("neither 'head_dim' nor 'dim' and 'n_heads' give an even head size".into()))?;
         Ok(Some(Consolidated { head_dim: head_dim as usize }))
     }
 
     /// Whether the rows of a tensor are in RoPE's order: weights, biases and scales of wq and wk that have a number for each row.
     fn is_rotated(&self, name: &str, info: &TensorInfo) -> bool {
         let of_query_or_key = [".q_proj.", ".k_proj."].iter().any(|part| name.contains(part));
-        of_query_or_key && info.shape.first().is_some_and(|&rows| rows > 1 && rows.is_multiple_of(self.head_dim))
+        of_query_or_key
+            && info.shape.first().is_some_and(|&rows| rows > 1 && rows.is_multiple_of(self.head_dim))
     }
 }
 
@@ -117,7 +119,8 @@ impl Consolidated {
         if total == 0 {
             return Ok(None);
         }
-        let (bytes, mut memory, mut header, mut at) = ((*shard.owner).as_ref(), memory(total)?, Header::default(), 0);
+        let (bytes, mut memory, mut header, mut at) =
+            ((*shard.owner).as_ref(), memory(total)?, Header::default(), 0);
         for (name, info) in tensors {
             let range = at..at + info.range.len();
             at = range.end;

@@ -33,9 +33,9 @@ pub use header::{Header, TensorInfo};
 pub use index::Index;
 pub use load_format::LoadFormat;
 pub use locate::locate;
+pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 #[cfg(feature = "quantized")]
 pub use pickle::shards as torch_shards;
-pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 pub use prefetch::prefetch;
 #[cfg(feature = "quantized")]
 use state_dict::FileFormat;

@@ -237,7 +237,9 @@ fn open_files(
 
 /// Every name, with the shard that holds it.
 fn names(shards: &[Shard]) -> impl Iterator<Item = (String, usize)> {
-    let of = |(i, shard): (usize, &Shard)| shard.header.tensors.keys().map(move |name| (name.clone(), i)).collect::<Vec<_>>();
+    let of = |(i, shard): (usize, &Shard)| {
+        shard.header.tensors.keys().map(move |name| (name.clone(), i)).collect::<Vec<_>>()
+    };
     shards.iter().enumerate().flat_map(of)
 }
 

@@ -2,7 +2,7 @@
 
 use super::model_args::LoadArgs;
 use super::terminal::{human_bytes, peak_memory, print};
-use stairwell::checkpoint::{Directory, StateDict};
+use stairwell::checkpoint::{Directory, LoadFormat, StateDict};
 use stairwell::{attention::KvOptions, error::Result, model::LoadEvent};
 use std::{fmt::Write, time::Instant};
 
@@ -28,7 +28,7 @@ pub fn run(args: Args) -> Result<()> {
     let open = || StateDict::open_some(&directory, format, |_| true);
     let state_dict = (args.trace && format.has_files()).then(open).transpose()?;
     if let Some(state_dict) = &state_dict {
-        trace_files(&mut lines, &directory, state_dict);
+        trace_files(&mut lines, &directory, format, state_dict);
     }
     let events = |event: LoadEvent| {
         if let LoadEvent::Loaded { matrix, .. } = &event {
@@ -46,9 +46,9 @@ pub fn run(args: Args) -> Result<()> {
     print(&lines)
 }
 
-fn trace_files(lines: &mut String, directory: &Directory, state_dict: &StateDict) {
-    let config = ["config.json", "params.json"].into_iter().find(|file| directory.has(file));
-    let config = directory.path(config.unwrap_or("config.json"));
+fn trace_files(lines: &mut String, directory: &Directory, format: LoadFormat, state_dict: &StateDict) {
+    let config = format.configs().iter().find(|file| directory.has(file)).unwrap_or(&"config.json");
+    let config = directory.path(config);
     let _ = writeln!(lines, "config   {}: the model's shapes", config.display());
     if let Some(index) = state_dict.index() {
         let (tensors, shards) = (state_dict.names().count(), state_dict.shards().len());

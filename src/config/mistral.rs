@@ -3,7 +3,7 @@
 //! Each field becomes the field of Hugging Face that means the same, as vLLM maps them (`transformers_utils/configs/mistral.py`), and the
 //! rest is read as config.json is. What has no such field would change the arithmetic, and is refused.
 
-use super::{Fields, ModelConfig, Result};
+use super::{Fields, Result};
 use serde_json::{Map, Value, json};
 
 /// What a dense decoder with plain RoPE does not have.
@@ -13,20 +13,8 @@ const REFUSED: [&str; 8] =
 /// The longest sequence where the file has no length, as in vLLM.
 const DEFAULT_LENGTH: usize = 128_000;
 
-impl ModelConfig {
-    /// Parses params.json; `path` is for messages.
-    ///
-    /// # Errors
-    /// [`ConfigError`](super::ConfigError), naming the file and the field.
-    pub fn parse_params(json: &[u8], path: &std::path::Path) -> Result<ModelConfig> {
-        let object = super::object(json, path)?;
-        let config = config_json(Fields::new(&object, path))?;
-        ModelConfig::read(Fields::new(&config, path))
-    }
-}
-
 /// The config.json that says the same.
-fn config_json(params: Fields) -> Result<Map<String, Value>> {
+pub(super) fn config_json(params: Fields) -> Result<Map<String, Value>> {
     for field in REFUSED {
         if params.raw(field).is_some_and(|value| !value.is_null()) {
             let reason = "models with it are not supported in Mistral's layout; if there is a version with config.json, use that";
@@ -37,7 +25,11 @@ fn config_json(params: Fields) -> Result<Map<String, Value>> {
     let head_dim = match params.size("head_dim")? {
         Some(dim) => dim,
         None if dim % heads == 0 => dim / heads,
-        None => return Err(params.error("head_dim", format!("it is missing, and n_heads does not divide dim = {dim}"))),
+        None => {
+            return Err(
+                params.error("head_dim", format!("it is missing, and n_heads does not divide dim = {dim}"))
+            );
+        }
     };
     let length = match params.size("max_seq_len")? {
         Some(length) => Some(length),
@@ -73,7 +65,10 @@ fn rope_theta(params: Fields) -> Result<f64> {
     match (params.float("rope_theta")?, params.size("sliding_window")?) {
         (Some(theta), _) => Ok(theta),
         (None, Some(_)) => Ok(10_000.0),
-        (None, None) => Err(params.error("rope_theta", "it is missing; add the base that the model was trained with (mostly 1000000.0)")),
+        (None, None) => Err(params.error(
+            "rope_theta",
+            "it is missing; add the base that the model was trained with (mostly 1000000.0)",
+        )),
     }
 }
 
@@ -91,6 +86,7 @@ fn quantization(params: Fields) -> Result<Option<Value>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ModelConfig;
     use super::*;
     use std::path::Path;
 
@@ -102,7 +98,7 @@ mod tests {
         params.extend(more.as_object().unwrap().clone());
         params.retain(|_, value| !value.is_null());
         let params = serde_json::to_vec(params).unwrap();
-        ModelConfig::parse_params(&params, Path::new("dir/params.json")).map_err(|e| e.to_string())
+        ModelConfig::parse(&params, Path::new("dir/params.json")).map_err(|e| e.to_string())
     }
 
     #[test]

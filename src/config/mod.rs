@@ -20,7 +20,6 @@ pub use rope::{RopeParameters, RopeScaling, Yarn};
 pub(crate) use fields::Fields;
 
 use crate::{json, quant::Quantization, tensor::DType};
-use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Results of this room.
@@ -102,18 +101,20 @@ pub struct ModelConfig {
     pub dropout: [f32; 3],
 }
 
-/// The object in a file.
-fn object(json: &[u8], path: &Path) -> Result<Map<String, Value>> {
-    json::object(json).map_err(|reason| ConfigError::Json { path: path.into(), reason })
-}
-
 impl ModelConfig {
-    /// Parses config.json; `path` is for messages.
+    /// Parses config.json, or, if that is the file's name, Mistral's params.json (step 9). `path` is for messages.
     ///
     /// # Errors
     /// [`ConfigError`], naming the file and the field.
     pub fn parse(json: &[u8], path: &Path) -> Result<ModelConfig> {
-        ModelConfig::read(Fields::new(&object(json, path)?, path))
+        let bad = |reason: String| ConfigError::Json { path: path.into(), reason };
+        let object = json::object(json).map_err(bad)?;
+        let fields = Fields::new(&object, path);
+        #[cfg(feature = "quantized")]
+        if path.ends_with("params.json") {
+            return ModelConfig::read(Fields::new(&mistral::config_json(fields)?, path));
+        }
+        ModelConfig::read(fields)
     }
 
     fn read(fields: Fields) -> Result<ModelConfig> {

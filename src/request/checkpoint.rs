@@ -32,7 +32,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`open`](Checkpoint::open).
-    pub fn open_with(directory: Directory, format: LoadFormat, from: Option<StepsFrom>) -> Result<Checkpoint> {
+    pub fn open_with(
+        directory: Directory,
+        format: LoadFormat,
+        from: Option<StepsFrom>,
+    ) -> Result<Checkpoint> {
         let config = read_config_for(&directory, format)?;
         let file = "generation_config.json";
         let parse = |json: Vec<u8>| GenerationConfig::parse(&json, &directory.path(file));

@@ -8,7 +8,6 @@ use crate::tensor::{Bytes, HostTensor};
 use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
 use crate::{machine::Machine, model, packed::Matrix, quant::Quantization};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// How to load a model.
 #[derive(Default)]
@@ -41,16 +40,9 @@ pub fn read_config(directory: &Directory) -> Result<ModelConfig> {
 /// # Errors
 /// As [`read_config`].
 pub fn read_config_for(directory: &Directory, format: LoadFormat) -> Result<ModelConfig> {
-    let config = ("config.json", ModelConfig::parse as fn(&[u8], &Path) -> _);
-    let mut order = vec![config];
-    #[cfg(feature = "quantized")]
-    {
-        let at = if format == LoadFormat::Mistral { 0 } else { 1 };
-        order.insert(at, ("params.json", ModelConfig::parse_params));
-    }
-    for (file, parse) in order {
+    for file in format.configs() {
         if let Some(json) = directory.read(file)? {
-            let mut config = parse(&json, &directory.path(file))?;
+            let mut config = ModelConfig::parse(&json, &directory.path(file))?;
             if config.quantization.is_none() {
                 config.quantization = Quantization::beside(directory)?;
             }
@@ -112,7 +104,8 @@ impl<B: Backend> ModelRunner<B> {
         attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
         let mut kv = options.kv.clone();
-        let mut config = options.config.clone().map_or_else(|| read_config_for(directory, options.format), Ok)?;
+        let mut config =
+            options.config.clone().map_or_else(|| read_config_for(directory, options.format), Ok)?;
         let part = part.unwrap_or_else(|| Part::whole(&config));
         let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
         let build = |config: &ModelConfig| model::build_part(&backend, config, max_length, &part);

@@ -9,7 +9,8 @@ use super::{StepsFrom, TokenizerError};
 use crate::{checkpoint::Directory, json};
 
 /// Files that mistral-common reads: tiktoken's vocabulary, or SentencePiece's.
-const OF_MISTRAL: [&str; 4] = ["tekken.json", "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1"];
+const OF_MISTRAL: [&str; 4] =
+    ["tekken.json", "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1"];
 
 /// The contents of the tokenizer's files, from disk or embedded in a program.
 #[derive(Debug, Clone, Default)]

@@ -29,7 +29,15 @@ fn parse(bytes: &[u8]) -> bool {
 }
 
 fn view(legacy: bool) -> View<'static> {
-    View { key: "0", class: "FloatStorage", numbers: 16, offset: 0, size: vec![4, 4], stride: vec![4, 1], legacy }
+    View {
+        key: "0",
+        class: "FloatStorage",
+        numbers: 16,
+        offset: 0,
+        size: vec![4, 4],
+        stride: vec![4, 1],
+        legacy,
+    }
 }
 
 /// A dict with a tensor, a transposed one, and a number.
@@ -44,11 +52,20 @@ fn storage() -> Vec<u8> {
 
 #[test]
 fn archive() {
-    let valid = vec![torch_zip(pickle(false), &[("0", storage())]), legacy(pickle(true), &[("0", 16, storage())])];
+    let valid =
+        vec![torch_zip(pickle(false), &[("0", storage())]), legacy(pickle(true), &[("0", 16, storage())])];
     // The archive is whole, and the pickle in it has changes.
     let changed = mutated(vec![pickle(false)]).prop_map(|pickle| torch_zip(pickle, &[("0", storage())]));
     // Names and contents of files at random.
-    let name = select(vec!["m/data.pkl", "m/data/0", "m/data/1", "m/byteorder", "n/data.pkl", "data.pkl", "m/constants.pkl"]);
+    let name = select(vec![
+        "m/data.pkl",
+        "m/data/0",
+        "m/data/1",
+        "m/byteorder",
+        "n/data.pkl",
+        "data.pkl",
+        "m/constants.pkl",
+    ]);
     let content = prop_oneof![4 => Just(pickle(false)), 2 => Just(storage()), 1 => vec(any::<u8>(), 0..80)];
     let any = vec((name, content), 0..5).prop_map(|files| zip(&files));
     fuzz("torch_archive", TORCH, parse, valid, prop_oneof![changed, any]);
@@ -58,9 +75,32 @@ fn archive() {
 #[test]
 fn pickle_of_opcodes() {
     let opcodes: Vec<Vec<u8>> = [
-        &b"}"[..], b"]", b")", b"(", b"t", b"u", b"e", b"s", b"a", b"R", b"Q", b"b", b".", b"N", b"\x85", b"\x86", b"\x87", b"K\x04", b"q\0", b"h\0",
-        b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n",
-        b"X\xff\xff\xff\xff", b"r\xff\xff\xff\xff",
+        &b"}"[..],
+        b"]",
+        b")",
+        b"(",
+        b"t",
+        b"u",
+        b"e",
+        b"s",
+        b"a",
+        b"R",
+        b"Q",
+        b"b",
+        b".",
+        b"N",
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"K\x04",
+        b"q\0",
+        b"h\0",
+        b"ccollections\nOrderedDict\n",
+        b"ctorch\nFloatStorage\n",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"cos\nsystem\n",
+        b"X\xff\xff\xff\xff",
+        b"r\xff\xff\xff\xff",
     ]
     .map(<[u8]>::to_vec)
     .into();
@@ -75,7 +115,8 @@ fn pickle_of_opcodes() {
     let good = Just([text("a"), view(false).pickle()].concat());
     let piece = prop_oneof![4 => select(opcodes), 2 => tensor, 3 => good];
     let pickle = (any::<bool>(), vec(piece, 0..20)).prop_map(|(whole, pieces)| {
-        let (begin, end) = if whole { (&b"\x80\x02}("[..], &b"u."[..]) } else { (&b"\x80\x02"[..], &b"."[..]) };
+        let (begin, end) =
+            if whole { (&b"\x80\x02}("[..], &b"u."[..]) } else { (&b"\x80\x02"[..], &b"."[..]) };
         torch_zip([begin, &pieces.concat(), end].concat(), &[("0", storage())])
     });
     let valid = vec![torch_zip(pickle_of_one(), &[("0", storage())])];
@@ -91,10 +132,14 @@ fn pickle_of_one() -> Vec<u8> {
 fn legacy_file() {
     let valid = vec![legacy(pickle(true), &[("0", 16, storage())])];
     let object = mutated(vec![pickle(true)]);
-    let storages = vec((select(vec!["0", "1"]), select(vec![0i64, 16, 17, -1, i64::MAX]), vec(any::<u8>(), 0..70)), 0..3);
-    let changed = (object, prop_oneof![Just(None), storages.prop_map(Some)]).prop_map(|(object, storages)| {
-        let storages = storages.unwrap_or_else(|| vec![("0", 16, storage())]);
-        legacy(object, &storages)
-    });
+    let storages = vec(
+        (select(vec!["0", "1"]), select(vec![0i64, 16, 17, -1, i64::MAX]), vec(any::<u8>(), 0..70)),
+        0..3,
+    );
+    let changed =
+        (object, prop_oneof![Just(None), storages.prop_map(Some)]).prop_map(|(object, storages)| {
+            let storages = storages.unwrap_or_else(|| vec![("0", 16, storage())]);
+            legacy(object, &storages)
+        });
     fuzz("torch_legacy", TORCH, parse, valid, changed);
 }

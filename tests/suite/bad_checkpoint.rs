@@ -175,7 +175,9 @@ fn only_pickled_weights() {
     checkpoint.write("pytorch_model.bin", "PK");
     match cfg!(feature = "quantized") {
         true => refused(&checkpoint, &["pytorch_model.bin", "neither as a zip archive nor"]),
-        false => refused(&checkpoint, &["pytorch_model.bin", "--features step9", "python -c", "save_pretrained"]),
+        false => {
+            refused(&checkpoint, &["pytorch_model.bin", "--features step9", "python -c", "save_pretrained"])
+        }
     }
     // Beside safetensors a pickle is left alone.
     let checkpoint = Checkpoint::copy("qwen2");

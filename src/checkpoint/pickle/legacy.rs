@@ -62,13 +62,20 @@ fn is_little_endian(objects: &Objects, system: Value) -> bool {
 }
 
 /// Walks over the storages that begin at byte `at`.
-fn storages<'a>(objects: &mut Objects<'a>, keys: usize, file: &[u8], mut at: usize) -> Result<Storages<'a>, String> {
+fn storages<'a>(
+    objects: &mut Objects<'a>,
+    keys: usize,
+    file: &[u8],
+    mut at: usize,
+) -> Result<Storages<'a>, String> {
     let count = objects.sequences[keys].len();
     objects.count::<(&str, Range<usize>)>(count)?;
     objects.count::<(&str, usize)>(objects.storages.len())?;
-    let mut sizes: Vec<(&str, usize)> = objects.storages.iter().map(|storage| {
-        (objects.text(storage.key), storage.dtype.map_or(1, |dtype| dtype.bytes()))
-    }).collect();
+    let mut sizes: Vec<(&str, usize)> = objects
+        .storages
+        .iter()
+        .map(|storage| (objects.text(storage.key), storage.dtype.map_or(1, |dtype| dtype.bytes())))
+        .collect();
     sizes.sort_unstable();
     sizes.dedup();
     let mut found = Vec::with_capacity(count);

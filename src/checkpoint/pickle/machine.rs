@@ -130,7 +130,8 @@ impl<'a> Objects<'a> {
             (3, _) => return Err("a tensor without a type".into()),
             _ => None,
         };
-        let &[Value::Storage(storage), Value::Int(offset), Value::Tuple(size), Value::Tuple(stride), ..] = arguments
+        let &[Value::Storage(storage), Value::Int(offset), Value::Tuple(size), Value::Tuple(stride), ..] =
+            arguments
         else {
             return Err("arguments of _rebuild_tensor that describe no tensor".into());
         };
@@ -148,8 +149,13 @@ impl<'a> Objects<'a> {
             [Value::Text(kind), ref rest @ ..] => (self.text(kind), rest),
             _ => return bad(),
         };
-        let [Value::Global(Global::Storage(dtype)), Value::Text(key), Value::Text(_), Value::Int(numbers), ref view @ ..] =
-            *rest
+        let [
+            Value::Global(Global::Storage(dtype)),
+            Value::Text(key),
+            Value::Text(_),
+            Value::Int(numbers),
+            ref view @ ..,
+        ] = *rest
         else {
             return bad();
         };
@@ -268,11 +274,17 @@ impl<'a, 'o> Machine<'a, 'o> {
             b'b' => self.build()?,
             b'.' => {
                 let value = self.pop()?;
-                return if self.stack.is_empty() { Ok(Some(value)) } else { Err("more than one object".into()) };
+                return if self.stack.is_empty() {
+                    Ok(Some(value))
+                } else {
+                    Err("more than one object".into())
+                };
             }
             other => {
                 let name = opcode_name(other).map_or(String::new(), |name| format!(" {name}"));
-                return Err(format!("the opcode{name} 0x{other:02x}, which no state dict needs; it was not followed"));
+                return Err(format!(
+                    "the opcode{name} 0x{other:02x}, which no state dict needs; it was not followed"
+                ));
             }
         }
         Ok(None)
@@ -286,7 +298,9 @@ impl<'a, 'o> Machine<'a, 'o> {
 
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], String> {
         let rest = &self.objects.file[self.at..self.end];
-        let bytes = rest.get(..length).ok_or_else(|| format!("{} bytes left where {length} should be", rest.len()))?;
+        let bytes = rest
+            .get(..length)
+            .ok_or_else(|| format!("{} bytes left where {length} should be", rest.len()))?;
         self.at += length;
         Ok(bytes)
     }
@@ -352,7 +366,9 @@ impl<'a, 'o> Machine<'a, 'o> {
     }
 
     fn append(&mut self, values: &[Value]) -> Result<(), String> {
-        let Some(Value::List(list)) = self.stack.last() else { return Err("an APPEND to what is no list".into()) };
+        let Some(Value::List(list)) = self.stack.last() else {
+            return Err("an APPEND to what is no list".into());
+        };
         self.objects.count::<Value>(values.len())?;
         self.objects.sequences[*list].extend(values);
         Ok(())
@@ -360,8 +376,12 @@ impl<'a, 'o> Machine<'a, 'o> {
 
     /// Keys and values alternate.
     fn set_items(&mut self, items: &[Value]) -> Result<(), String> {
-        let Some(Value::Dict(dict)) = self.stack.last() else { return Err("a SETITEM in what is no dict".into()) };
-        let (pairs, []) = items.as_chunks::<2>() else { return Err("a SETITEMS with a key that has no value".into()) };
+        let Some(Value::Dict(dict)) = self.stack.last() else {
+            return Err("a SETITEM in what is no dict".into());
+        };
+        let (pairs, []) = items.as_chunks::<2>() else {
+            return Err("a SETITEMS with a key that has no value".into());
+        };
         self.objects.count::<(Value, Value)>(pairs.len())?;
         self.objects.dicts[*dict].extend(pairs.iter().map(|[key, value]| (*key, *value)));
         Ok(())
@@ -395,14 +415,19 @@ impl<'a, 'o> Machine<'a, 'o> {
     fn global(&mut self) -> Result<(), String> {
         let [module, name] = [self.line()?, self.line()?];
         let global = Global::called(module, name).ok_or_else(|| {
-            format!("the global '{}.{}', which no state dict needs; it was not looked up", shown(module), shown(name))
+            format!(
+                "the global '{}.{}', which no state dict needs; it was not looked up",
+                shown(module),
+                shown(name)
+            )
         })?;
         self.push(Value::Global(global))
     }
 
     fn line(&mut self) -> Result<&'a str, String> {
         let rest = &self.objects.file[self.at..self.end];
-        let length = rest.iter().take(MAX_NAME).position(|byte| *byte == b'\n').ok_or("a name without an end")?;
+        let length =
+            rest.iter().take(MAX_NAME).position(|byte| *byte == b'\n').ok_or("a name without an end")?;
         let line = str::from_utf8(self.bytes(length)?).map_err(|_| "a name that is not UTF-8")?;
         self.at += 1;
         Ok(line)

@@ -36,7 +36,8 @@ impl Torch {
         if directory.has(SINGLE) || directory.has(INDEX) {
             return Ok(Torch { single: SINGLE.into() });
         }
-        let mut files: Vec<String> = directory.list()?.into_iter().filter(|file| may_be_weights(file)).collect();
+        let mut files: Vec<String> =
+            directory.list()?.into_iter().filter(|file| may_be_weights(file)).collect();
         match files.len() {
             0 => Ok(Torch { single: SINGLE.into() }),
             1 => Ok(Torch { single: files.remove(0) }),
@@ -77,7 +78,11 @@ impl FileFormat for Torch {
 ///
 /// # Errors
 /// [`CheckpointError::Torch`] and [`CheckpointError::Tensor`], for files that are damaged, or ask for anything but tensors.
-pub fn shards((file, path): (&str, &Path), owner: &Owner, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Shard>> {
+pub fn shards(
+    (file, path): (&str, &Path),
+    owner: &Owner,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Vec<Shard>> {
     let bytes: &[u8] = (**owner).as_ref();
     refuse_lfs_pointer(bytes, path)?;
     let bad = |reason: String| CheckpointError::Torch { path: path.into(), reason };
@@ -103,7 +108,10 @@ pub fn shards((file, path): (&str, &Path), owner: &Owner, wanted: &dyn Fn(&str) 
 /// Refuses archives that hold a program, or numbers in another order of bytes.
 fn check_archive(archive: &Archive, file: &[u8]) -> Result<(), String> {
     if archive.get("constants.pkl").is_some() {
-        return Err("this is a TorchScript archive, which holds a program; save the model's state dict instead".into());
+        return Err(
+            "this is a TorchScript archive, which holds a program; save the model's state dict instead"
+                .into(),
+        );
     }
     match archive.get("byteorder").map(|range| &file[range]) {
         None | Some(b"little") => Ok(()),
@@ -127,7 +135,8 @@ fn stored(archive: &Archive, objects: &Objects, tensor: &Tensor) -> Result<Range
 /// Whether a storage has the bytes that the pickle says.
 fn check_size(storage: &Storage, held: u128) -> Result<(), String> {
     let size = storage.dtype.map_or(1, |dtype| dtype.bytes()) as u128;
-    let said = u128::try_from(storage.numbers).map_err(|_| format!("its storage has {} numbers", storage.numbers))?;
+    let said = u128::try_from(storage.numbers)
+        .map_err(|_| format!("its storage has {} numbers", storage.numbers))?;
     if said * size == held {
         return Ok(());
     }

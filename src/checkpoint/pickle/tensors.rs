@@ -17,7 +17,10 @@ use std::{ops::Range, path::Path, sync::Arc};
 ///
 /// # Errors
 /// For an object that holds no tensors: its keys are named, because a checkpoint of a training run has the state dict below one of them.
-pub(super) fn state_dict<'a>(objects: &mut Objects<'a>, top: Value) -> Result<Vec<(&'a str, Tensor)>, String> {
+pub(super) fn state_dict<'a>(
+    objects: &mut Objects<'a>,
+    top: Value,
+) -> Result<Vec<(&'a str, Tensor)>, String> {
     let Value::Dict(dict) = top else { return Err("its pickle holds no dict of tensors".into()) };
     objects.count::<(&str, Tensor)>(objects.dicts[dict].len())?;
     let entries = objects.dicts[dict].iter();
@@ -72,8 +75,15 @@ impl Layout {
         if numbers.is_none_or(|numbers| numbers > most) {
             return Err(format!("its size {shape:?} is more than the {held} numbers of its storage"));
         }
-        let steps = shape.iter().zip(&stride).map(|(&extent, &stride)| (extent as u128).saturating_sub(1) * stride as u128);
-        let end = if empty { Some(offset) } else { steps.fold(offset.checked_add(1), |end, step| end?.checked_add(step)) };
+        let steps = shape
+            .iter()
+            .zip(&stride)
+            .map(|(&extent, &stride)| (extent as u128).saturating_sub(1) * stride as u128);
+        let end = if empty {
+            Some(offset)
+        } else {
+            steps.fold(offset.checked_add(1), |end, step| end?.checked_add(step))
+        };
         if end.is_none_or(|end| end > held) {
             return Err(format!(
                 "offset {offset}, size {shape:?} and stride {stride:?} lead out of its storage, which has {held} numbers"
@@ -101,7 +111,9 @@ impl Layout {
     /// Copies the numbers into `out`, the last extent fastest.
     fn copy(&self, file: &[u8], out: &mut [u8]) {
         let size = self.dtype.bytes();
-        let (Some((&row, outer)), Some((&step, strides))) = (self.shape.split_last(), self.stride.split_last()) else {
+        let (Some((&row, outer)), Some((&step, strides))) =
+            (self.shape.split_last(), self.stride.split_last())
+        else {
             return; // a scalar is contiguous
         };
         let mut index = vec![0; outer.len()];
@@ -138,11 +150,14 @@ pub(super) fn shards(
         let bad = |reason: String| CheckpointError::Tensor { path: path.into(), tensor: shown(name), reason };
         objects.count::<[u8; 128]>(1).and_then(|()| objects.count::<u8>(name.len())).map_err(bad)?;
         objects.count::<usize>(2 * objects.sequences[tensor.size].len()).map_err(bad)?;
-        let layout = storage(objects, &tensor).and_then(|range| Layout::of(objects, &tensor, range)).map_err(bad)?;
+        let layout =
+            storage(objects, &tensor).and_then(|range| Layout::of(objects, &tensor, range)).map_err(bad)?;
         let range = layout.start..layout.start + layout.bytes();
         header.tensors.remove(name); // the last one of a name counts, as in Python
         if layout.is_contiguous() {
-            header.tensors.insert(name.into(), TensorInfo { dtype: layout.dtype, shape: layout.shape, range });
+            header
+                .tensors
+                .insert(name.into(), TensorInfo { dtype: layout.dtype, shape: layout.shape, range });
         } else if wanted(name) {
             to_copy.push((name, layout));
         }
@@ -159,7 +174,8 @@ fn copies(file: &str, path: &Path, bytes: &[u8], tensors: Vec<(&str, Layout)>) -
     }
     let total = tensors.iter().fold(0usize, |total, (_, layout)| total.saturating_add(layout.bytes()));
     if total > bytes.len() {
-        let reason = format!("its transposed and sliced tensors would take {total} bytes, more than the file has");
+        let reason =
+            format!("its transposed and sliced tensors would take {total} bytes, more than the file has");
         return Err(CheckpointError::Torch { path: path.into(), reason });
     }
     let mut memory = memory(total)?;

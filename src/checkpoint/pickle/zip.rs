@@ -91,7 +91,8 @@ impl Directory {
     /// From the last record of the file. `torch.save` writes no comment behind it.
     fn find(file: &[u8]) -> Result<Directory, String> {
         let cut = || "the end of its zip archive is not there; the file was cut off".to_owned();
-        let end = file.len().checked_sub(END_SIZE).filter(|&end| file[end..].starts_with(END)).ok_or_else(cut)?;
+        let end =
+            file.len().checked_sub(END_SIZE).filter(|&end| file[end..].starts_with(END)).ok_or_else(cut)?;
         let field = |at, bytes| number(file, end + at, bytes);
         let (mut entries, mut size, mut start) = (field(10, 2)?, field(12, 4)?, field(16, 4)?);
         let mut limit = end;
@@ -108,7 +109,10 @@ impl Directory {
             limit = record;
         }
         let stop = start.checked_add(size).filter(|&stop| stop <= limit as u64).ok_or_else(|| {
-            format!("its zip directory should be {size} bytes at byte {start}, and the file has {}", file.len())
+            format!(
+                "its zip directory should be {size} bytes at byte {start}, and the file has {}",
+                file.len()
+            )
         })?;
         Ok(Directory { range: start as usize..stop as usize, entries: entries as usize })
     }
@@ -118,7 +122,8 @@ impl<'a> Entry<'a> {
     /// The entry at byte `at` of the central directory, and where the next one begins.
     fn read(file: &'a [u8], at: usize, directory: &Range<usize>) -> Result<(Entry<'a>, usize), String> {
         let bad = || format!("its zip directory is damaged at byte {at}");
-        let record = file.get(at..directory.end).filter(|record| record.starts_with(CENTRAL)).ok_or_else(bad)?;
+        let record =
+            file.get(at..directory.end).filter(|record| record.starts_with(CENTRAL)).ok_or_else(bad)?;
         let field = |at, bytes| number(record, at, bytes);
         let (flags, method) = (field(8, 2)?, field(10, 2)?);
         let lengths = [field(28, 2)?, field(30, 2)?, field(32, 2)?].map(|length| length as usize);
@@ -137,7 +142,10 @@ impl<'a> Entry<'a> {
                 (0, other) => format!("compressed by method {other}"),
                 _ => "encrypted".to_owned(),
             };
-            return Err(format!("'{}' in its zip archive is {how}, and torch.save stores files as they are", shown(name)));
+            return Err(format!(
+                "'{}' in its zip archive is {how}, and torch.save stores files as they are",
+                shown(name)
+            ));
         }
         let data = local(file, name, start, size, directory.start)?;
         Ok((Entry { name, start: start as usize, data }, at + next))
@@ -168,7 +176,8 @@ fn local(file: &[u8], name: &str, start: u64, size: u64, limit: usize) -> Result
     let start = usize::try_from(start).map_err(|_| missing())?;
     let header = file.get(start..).filter(|header| header.starts_with(LOCAL)).ok_or_else(missing)?;
     let lengths = [number(header, 26, 2)?, number(header, 28, 2)?].map(|length| length as usize);
-    if header.get(LOCAL_SIZE..LOCAL_SIZE + lengths[0]) != Some(name.as_bytes()) || number(header, 8, 2)? != 0 {
+    if header.get(LOCAL_SIZE..LOCAL_SIZE + lengths[0]) != Some(name.as_bytes()) || number(header, 8, 2)? != 0
+    {
         return Err(bad("its own header and the directory disagree"));
     }
     let begin = start + LOCAL_SIZE + lengths[0] + lengths[1];
@@ -192,11 +201,15 @@ fn check_overlaps(entries: &mut [Entry]) -> Result<(), String> {
 fn folder<'a>(entries: &[Entry<'a>]) -> Result<&'a str, String> {
     let of = |entry: &Entry<'a>| entry.name.split_once('/').map(|(folder, _)| folder);
     let first = entries.first().ok_or("its zip archive is empty")?;
-    let folder = of(first).ok_or_else(|| format!("'{}' in its zip archive is in no folder", shown(first.name)))?;
+    let folder =
+        of(first).ok_or_else(|| format!("'{}' in its zip archive is in no folder", shown(first.name)))?;
     match entries.iter().find(|entry| of(entry) != Some(folder)) {
         Some(other) => {
             let other = shown(other.name);
-            Err(format!("its zip archive has '{other}' beside the folder '{}'; there must be one folder", shown(folder)))
+            Err(format!(
+                "its zip archive has '{other}' beside the folder '{}'; there must be one folder",
+                shown(folder)
+            ))
         }
         None => Ok(folder),
     }
