@@ -57,7 +57,9 @@ pub enum CheckpointError {
     #[error("{dir}: the load format {format} reads {files}, and the directory has no such file")]
     NoFilesOf { dir: PathBuf, format: String, files: &'static str },
     /// PyTorch's files with names that do not say which holds the weights.
-    #[error("{dir}: any of {files} may hold the weights; call the one that does pytorch_model.bin")]
+    #[error(
+        "{dir}: any of {files} may hold the weights; call the one that does pytorch_model.bin, or add the index of shards, pytorch_model.bin.index.json"
+    )]
     ManyTorchFiles { dir: PathBuf, files: String },
     /// A file of PyTorch that is damaged or hostile, or holds something else than a state dict.
     #[error("{path}: {reason}. Nothing in this file was executed")]

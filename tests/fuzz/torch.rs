@@ -131,15 +131,16 @@ fn pickle_of_one() -> Vec<u8> {
 #[test]
 fn legacy_file() {
     let valid = vec![legacy(pickle(true), &[("0", 16, storage())])];
-    let object = mutated(vec![pickle(true)]);
+    let object = prop_oneof![1 => Just(pickle(true)), 3 => mutated(vec![pickle(true)])];
     let storages = vec(
         (select(vec!["0", "1"]), select(vec![0i64, 16, 17, -1, i64::MAX]), vec(any::<u8>(), 0..70)),
         0..3,
     );
-    let changed =
-        (object, prop_oneof![Just(None), storages.prop_map(Some)]).prop_map(|(object, storages)| {
+    let changed = (object, prop_oneof![3 => Just(None), 1 => storages.prop_map(Some)]).prop_map(
+        |(object, storages)| {
             let storages = storages.unwrap_or_else(|| vec![("0", 16, storage())]);
             legacy(object, &storages)
-        });
+        },
+    );
     fuzz("torch_legacy", TORCH, parse, valid, changed);
 }

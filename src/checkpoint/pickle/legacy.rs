@@ -9,7 +9,8 @@
 //! `_legacy_save` in `torch/serialization.py`.
 
 use super::check_size;
-use super::machine::{Machine, Objects, Tensor, Value};
+use super::machine::Machine;
+use super::objects::{Objects, Tensor, Value};
 use super::zip::shown;
 use std::ops::Range;
 

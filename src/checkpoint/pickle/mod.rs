@@ -9,12 +9,15 @@
 
 mod legacy;
 mod machine;
+mod names;
+mod objects;
 mod tensors;
 mod zip;
 
 use super::{CheckpointError, Directory, FileFormat, Result, Shard, directory::refuse_lfs_pointer};
 use crate::tensor::Owner;
-use machine::{Machine, Objects, Storage, Tensor};
+use machine::Machine;
+use objects::{Objects, Storage, Tensor};
 use std::{ops::Range, path::Path};
 use zip::{Archive, shown};
 

@@ -7,7 +7,7 @@
 //! A tensor is a part of a storage: number (i, j, …) is at offset + i · stride₀ + j · stride₁ + … If the numbers follow each other, the tensor
 //! is a view of the mapped file. Otherwise they are copied in their order. Storages may be shared, and then tensors are views of the same bytes.
 
-use super::machine::{Objects, Tensor, Value};
+use super::objects::{Objects, Tensor, Value};
 use super::zip::shown;
 use crate::checkpoint::{CheckpointError, Header, Result, Shard, TensorInfo, dummy::memory};
 use crate::tensor::{DType, Owner};
