@@ -12,8 +12,13 @@ use std::{fs, io};
 const MAX_SMALL: u64 = 256 << 20;
 
 /// Files that may be part of any checkpoint.
-const FILES: &str = "config.json generation_config.json model.safetensors model.safetensors.index.json tokenizer.json \
-    tokenizer_config.json tokenizer.model special_tokens_map.json added_tokens.json vocab.json merges.txt chat_template.jinja";
+const FILES: &str = "config.json generation_config.json model.safetensors tokenizer.json \
+    tokenizer_config.json tokenizer.model special_tokens_map.json added_tokens.json vocab.json merges.txt chat_template.jinja \
+    pytorch_model.bin params.json consolidated.safetensors tekken.json";
+
+/// Files that name shards.
+const INDEXES: [&str; 3] =
+    ["model.safetensors.index.json", "pytorch_model.bin.index.json", "consolidated.safetensors.index.json"];
 
 /// A place to read a checkpoint's files from.
 #[derive(Clone, Debug)]
@@ -90,12 +95,16 @@ impl Directory {
         if self.embedded().is_some() {
             return Vec::new();
         }
-        let index = self.read("model.safetensors.index.json").ok().flatten();
-        let index = index.and_then(|bytes| Index::parse(&bytes, &self.root()).ok()).unwrap_or_default();
-        let templates = "additional_chat_templates";
-        let more = fs::read_dir(self.path(templates)).into_iter().flatten().flatten();
-        let named = FILES.split(' ').chain(index.shards()).map(|file| self.path(file));
-        named.chain(more.map(|entry| entry.path())).collect()
+        let index = |file| Index::parse(&self.read(file).ok()??, &self.root()).ok();
+        let shards: Vec<Index> = INDEXES.into_iter().filter_map(index).collect();
+        let shards = shards.iter().flat_map(Index::shards);
+        // A checkpoint of PyTorch's may have any name.
+        let files = self.list().unwrap_or_default();
+        let torch =
+            files.iter().map(String::as_str).filter(|file| file.ends_with(".pt") || file.ends_with(".pth"));
+        let templates = fs::read_dir(self.path("additional_chat_templates")).into_iter().flatten().flatten();
+        let named = FILES.split(' ').chain(INDEXES).chain(shards).chain(torch).map(|file| self.path(file));
+        named.chain(templates.map(|entry| entry.path())).collect()
     }
 
     /// A small file's bytes, or `None` if it is not there.

@@ -46,12 +46,24 @@ pub enum CheckpointError {
     /// Neither `model.safetensors` nor an index.
     #[error("{dir}: there is neither model.safetensors nor model.safetensors.index.json")]
     NoWeights { dir: PathBuf },
-    /// Only pickled weights, which can run code when they are opened.
+    /// Only pickled weights, which this build does not read.
     #[error(
-        "{dir}: the weights are only there as {file}, a pickle that stairwell does not open. Convert them: python -c \
+        "{dir}: the weights are only there as {file}, a pickle. Build stairwell with --features step9, which reads its tensors and runs \
+         nothing; or convert it: python -c \
          \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{dir}').save_pretrained('{dir}')\""
     )]
     OnlyPickle { dir: PathBuf, file: String },
+    /// A load format that the directory has no files of.
+    #[error("{dir}: the load format {format} reads {files}, and the directory has no such file")]
+    NoFilesOf { dir: PathBuf, format: String, files: &'static str },
+    /// PyTorch's files with names that do not say which holds the weights.
+    #[error(
+        "{dir}: any of {files} may hold the weights; call the one that does pytorch_model.bin, or add the index of shards, pytorch_model.bin.index.json"
+    )]
+    ManyTorchFiles { dir: PathBuf, files: String },
+    /// A file of PyTorch that is damaged or hostile, or holds something else than a state dict.
+    #[error("{path}: {reason}. Nothing in this file was executed")]
+    Torch { path: PathBuf, reason: String },
     /// `git clone` without git-lfs leaves small text files in place of large ones.
     #[error("{path}: this is a Git LFS pointer, not the file itself. Fetch the files with: git lfs pull")]
     LfsPointer { path: PathBuf },

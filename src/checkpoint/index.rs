@@ -43,6 +43,12 @@ impl Index {
         Ok(index)
     }
 
+    /// The same with other names of tensors, without those that have none.
+    pub fn renamed(self, name: impl Fn(&str) -> Option<String>) -> Index {
+        let renamed = self.weight_map.into_iter().filter_map(|(tensor, shard)| Some((name(&tensor)?, shard)));
+        Index { weight_map: renamed.collect() }
+    }
+
     /// The shards' file names, each once, sorted.
     pub fn shards(&self) -> Vec<&str> {
         let shards: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();

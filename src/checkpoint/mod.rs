@@ -13,8 +13,13 @@ mod dummy;
 mod error;
 mod header;
 mod index;
+mod load_format;
 mod locate;
+#[cfg(feature = "quantized")]
+mod mistral;
 mod names;
+#[cfg(feature = "quantized")]
+mod pickle;
 mod prefetch;
 mod state_dict;
 mod write;
@@ -26,8 +31,13 @@ pub use error::CheckpointError;
 use error::Result;
 pub use header::{Header, TensorInfo};
 pub use index::Index;
+pub use load_format::LoadFormat;
 pub use locate::locate;
 pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
+#[cfg(feature = "quantized")]
+pub use pickle::shards as torch_shards;
 pub use prefetch::prefetch;
+#[cfg(feature = "quantized")]
+use state_dict::FileFormat;
 pub use state_dict::{Entry, Shard, StateDict};
 pub use write::write_safetensors;

@@ -96,7 +96,7 @@ pub fn run(args: Args) -> Result<()> {
 
 fn run_on<B: Machine>(args: Args, machine: B) -> Result<()> {
     let Some(lead) = lead(&args.parallel, machine, &args.load)? else { return Ok(()) };
-    let checkpoint = args.load.model.checkpoint()?;
+    let checkpoint = args.load.checkpoint()?;
     let request = read_request(&args, &checkpoint)?;
     let prompt = &request.prompt;
     let start = Instant::now();

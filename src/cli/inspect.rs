@@ -4,7 +4,7 @@ use super::terminal::{Progress, human_bytes, json_line, print, table};
 use super::{model_args::LoadArgs, numbers::count};
 use serde::{Serialize, Serializer};
 use stairwell::checkpoint::{Checksums, StateDict, checksums, natural_order};
-use stairwell::runner::{LoadFormat, read_config};
+use stairwell::runner::read_config_for;
 use stairwell::{config::ModelConfig, error::Result, model::module_tree};
 
 /// Show a checkpoint's module tree, its tensors, and the memory that a run needs; reads headers only
@@ -30,9 +30,10 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let directory = args.load.directory()?;
-    let config = read_config(&directory)?;
-    let has_weights = args.load.load_format == LoadFormat::Safetensors;
-    let state_dict = has_weights.then(|| StateDict::open(&directory)).transpose()?;
+    let format = args.load.load_format;
+    let config = read_config_for(&directory, format)?;
+    let open = || StateDict::open_some(&directory, format, |_| true);
+    let state_dict = format.has_files().then(open).transpose()?;
     let length = args.max_model_len.unwrap_or(config.context().min(4096));
     let memory = Memory::new(&config, state_dict.as_ref().map(StateDict::total_bytes), length);
     let sums = match &state_dict {

@@ -2,8 +2,8 @@
 
 use super::model_args::LoadArgs;
 use super::terminal::{human_bytes, peak_memory, print};
-use stairwell::checkpoint::{Directory, StateDict};
-use stairwell::{attention::KvOptions, error::Result, model::LoadEvent, runner::LoadFormat};
+use stairwell::checkpoint::{Directory, LoadFormat, StateDict};
+use stairwell::{attention::KvOptions, error::Result, model::LoadEvent};
 use std::{fmt::Write, time::Instant};
 
 /// Load a model and say how long it took; --trace prints each step on the way
@@ -24,10 +24,11 @@ pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let mut lines = String::new();
     let mut bytes = 0;
-    let traced = args.trace && args.load.load_format == LoadFormat::Safetensors;
-    let state_dict = traced.then(|| StateDict::open(&directory)).transpose()?;
+    let format = args.load.load_format;
+    let open = || StateDict::open_some(&directory, format, |_| true);
+    let state_dict = (args.trace && format.has_files()).then(open).transpose()?;
     if let Some(state_dict) = &state_dict {
-        trace_files(&mut lines, &directory, state_dict);
+        trace_files(&mut lines, &directory, format, state_dict);
     }
     let events = |event: LoadEvent| {
         if let LoadEvent::Loaded { matrix, .. } = &event {
@@ -45,18 +46,19 @@ pub fn run(args: Args) -> Result<()> {
     print(&lines)
 }
 
-fn trace_files(lines: &mut String, directory: &Directory, state_dict: &StateDict) {
-    let config = directory.path("config.json");
+fn trace_files(lines: &mut String, directory: &Directory, format: LoadFormat, state_dict: &StateDict) {
+    let config = format.configs().iter().find(|file| directory.has(file)).unwrap_or(&"config.json");
+    let config = directory.path(config);
     let _ = writeln!(lines, "config   {}: the model's shapes", config.display());
-    let index = "model.safetensors.index.json";
-    if state_dict.shards().iter().all(|s| s.file != "model.safetensors") {
+    if let Some(index) = state_dict.index() {
         let (tensors, shards) = (state_dict.names().count(), state_dict.shards().len());
         let _ = writeln!(lines, "index    {index}: {tensors} tensors in {shards} shards");
     }
     for shard in state_dict.shards() {
         let (size, tensors) = ((*shard.owner).as_ref().len() as u64, shard.header.tensors.len());
         let (file, size) = (&shard.file, human_bytes(size));
-        let _ = writeln!(lines, "shard    {file}: {size} mapped, header read, {tensors} tensors");
+        let how = if shard.copied { "copied in another order" } else { "mapped, header read" };
+        let _ = writeln!(lines, "shard    {file}: {size} {how}, {tensors} tensors");
     }
 }
 
@@ -64,6 +66,9 @@ fn trace_event(lines: &mut String, state_dict: &StateDict, event: &LoadEvent) {
     let place = |name: &str| {
         let entry = state_dict.entry(name)?;
         let range = &entry.info.range;
+        if state_dict.is_copied(name) {
+            return Some(format!("{}, copied", state_dict.shards()[entry.shard].file));
+        }
         Some(format!("{}[{}..{}]", state_dict.shards()[entry.shard].file, range.start, range.end))
     };
     let _ = match event {

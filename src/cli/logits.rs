@@ -62,7 +62,7 @@ impl PassArgs {
         prompt: &[u32],
         modules: bool,
     ) -> Result<Vec<(String, HostTensor)>> {
-        let config = self.load.model.checkpoint()?.config;
+        let config = self.load.checkpoint()?.config;
         check_prompt(&config, prompt)?;
         let kv = self.kv.options(&config, Some(prompt.len()))?;
         let mut runner = self.load.load(machine, Some(config), Some(prompt.len()), kv, |_| ())?;

@@ -36,7 +36,7 @@ pub struct ModelArgs {
 pub struct LoadArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Where weights come from; dummy makes random ones from config.json
+    /// Where weights come from. auto takes what is there, safetensors first; dummy makes random ones from config.json
     #[arg(long, value_enum, default_value_t)]
     pub load_format: LoadFormat,
     /// Read the weights into memory instead of mapping their files. If another process shortens a file that is mapped, the system ends
@@ -80,14 +80,6 @@ impl ModelArgs {
         }
     }
 
-    /// The directory, with config.json, generation_config.json and the tokenizer, read once.
-    pub fn checkpoint(&self) -> Result<Checkpoint> {
-        let checkpoint = Checkpoint::open_with(self.directory()?, self.tokenizer_from)?;
-        let note = checkpoint.tokenizer().ok().and_then(Tokenizer::note);
-        note.iter().for_each(|note| eprintln!("note: {note}"));
-        Ok(checkpoint)
-    }
-
     /// The directory's tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::new(self.tokenizer_files()?)?;
@@ -114,6 +106,15 @@ impl LoadArgs {
     pub fn directory(&self) -> Result<Directory> {
         let directory = self.model.directory()?;
         Ok(if self.no_mmap { directory.unmapped() } else { directory })
+    }
+
+    /// The directory, with config.json, generation_config.json and the tokenizer, read once.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        let ModelArgs { tokenizer_from, .. } = self.model;
+        let checkpoint = Checkpoint::open_with(self.model.directory()?, self.load_format, tokenizer_from)?;
+        let note = checkpoint.tokenizer().ok().and_then(Tokenizer::note);
+        note.iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(checkpoint)
     }
 
     /// The files that the model is read from.

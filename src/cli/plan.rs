@@ -7,7 +7,7 @@ use stairwell::attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan};
 use stairwell::checkpoint::{CheckpointError, StateDict};
 use stairwell::error::{Error, Result};
 use stairwell::model::{AttentionShape, WeightBytes, weight_bytes};
-use stairwell::runner::{LoadFormat, read_config};
+use stairwell::runner::read_config_for;
 use stairwell::{backend::cpu::Cpu, engine::Limits, model};
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
@@ -73,14 +73,15 @@ const HEADS: [&str; 6] =
 impl Report {
     fn new(args: &Args) -> Result<Report> {
         let directory = args.load.directory()?;
-        let config = read_config(&directory)?;
+        let format = args.load.load_format;
+        let config = read_config_for(&directory, format)?;
         let (context, asked) = (config.context(), args.max_len);
         if let Some(asked) = asked.filter(|n| *n > context) {
             let message = format!("--max-len {asked}: the model's context is {context}; give at most that");
             return Err(Error::Usage(message));
         }
-        let open = || StateDict::open(&directory).map_err(without_weights);
-        let state_dict = (args.load.load_format == LoadFormat::Safetensors).then(open).transpose()?;
+        let open = || StateDict::open_some(&directory, format, |_| true).map_err(without_weights);
+        let state_dict = format.has_files().then(open).transpose()?;
         // The empty model: it knows its parameters, and has none yet.
         let mut model = model::build(&Cpu::default(), &config, context)?;
         let weights = weight_bytes(&mut *model, &config, state_dict.as_ref(), &args.load.rules())?;

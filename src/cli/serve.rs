@@ -157,7 +157,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn run_with(args: Args, lead: LoadWorker) -> Result<()> {
     let server = Server::bind(args.options())?;
-    let checkpoint = args.engine.load.model.checkpoint()?;
+    let checkpoint = args.engine.load.checkpoint()?;
     let longest = checkpoint.config.context();
     let mut engine = args.engine.engine(lead, &checkpoint.config, longest, Box::new(Continuous))?;
     args.engine.note(&mut engine, longest)?;

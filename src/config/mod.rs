@@ -8,6 +8,8 @@ mod family;
 mod fields;
 pub mod generation;
 mod known;
+#[cfg(feature = "quantized")]
+mod mistral;
 mod names;
 mod rope;
 
@@ -100,7 +102,7 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Parses config.json; `path` is for messages.
+    /// Parses config.json, or, if that is the file's name, Mistral's params.json (step 9). `path` is for messages.
     ///
     /// # Errors
     /// [`ConfigError`], naming the file and the field.
@@ -108,6 +110,14 @@ impl ModelConfig {
         let bad = |reason: String| ConfigError::Json { path: path.into(), reason };
         let object = json::object(json).map_err(bad)?;
         let fields = Fields::new(&object, path);
+        #[cfg(feature = "quantized")]
+        if path.ends_with("params.json") {
+            return ModelConfig::read(Fields::new(&mistral::config_json(fields)?, path));
+        }
+        ModelConfig::read(fields)
+    }
+
+    fn read(fields: Fields) -> Result<ModelConfig> {
         let quantization = Quantization::of(fields)?;
         let config = ModelConfig { quantization, ..family::read(fields)? };
         config.check(fields)?;

@@ -9,7 +9,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, MakeMachine, threads_asked};
 use crate::model::{Attention, Collective, KvMemory, Model, Part};
-use crate::runner::{LoadFormat, LoadOptions, ModelRunner, read_config};
+use crate::runner::{LoadFormat, LoadOptions, ModelRunner, read_config_for};
 use std::{array, sync::Arc, thread, time::Duration};
 
 /// How long a rank waits for another one that is alive, unless something else is asked for.
@@ -51,7 +51,7 @@ impl Setup {
 
     /// The same, with config.json read, and the cut checked against it.
     fn with_config(&self) -> Result<(Setup, ModelConfig)> {
-        let config = self.config.clone().map_or_else(|| read_config(&self.directory), Ok)?;
+        let config = self.config.clone().map_or_else(|| read_config_for(&self.directory, self.format), Ok)?;
         self.topology.check(&config)?;
         Ok((Setup { config: Some(config.clone()), ..self.clone() }, config))
     }

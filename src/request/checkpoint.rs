@@ -1,10 +1,10 @@
 //! What requests need of a checkpoint, read once: config.json, generation_config.json and the tokenizer.
 
 use crate::{
-    checkpoint::Directory,
+    checkpoint::{Directory, LoadFormat},
     config::{ModelConfig, generation::GenerationConfig},
     error::{Error, Result},
-    runner::read_config,
+    runner::read_config_for,
     tokenizer::{StepsFrom, Tokenizer, TokenizerError, TokenizerFiles},
 };
 use std::sync::OnceLock;
@@ -25,15 +25,19 @@ impl Checkpoint {
     /// # Errors
     /// If one of the first two is bad, or config.json is absent.
     pub fn open(directory: Directory) -> Result<Checkpoint> {
-        Checkpoint::open_with(directory, None)
+        Checkpoint::open_with(directory, LoadFormat::Auto, None)
     }
 
-    /// The same, with a choice whose steps the tokenizer takes.
+    /// The same for weights of a format, with a choice whose steps the tokenizer takes.
     ///
     /// # Errors
     /// As [`open`](Checkpoint::open).
-    pub fn open_with(directory: Directory, from: Option<StepsFrom>) -> Result<Checkpoint> {
-        let config = read_config(&directory)?;
+    pub fn open_with(
+        directory: Directory,
+        format: LoadFormat,
+        from: Option<StepsFrom>,
+    ) -> Result<Checkpoint> {
+        let config = read_config_for(&directory, format)?;
         let file = "generation_config.json";
         let parse = |json: Vec<u8>| GenerationConfig::parse(&json, &directory.path(file));
         let generation = directory.read(file)?.map(parse).transpose()?;

@@ -1,26 +1,13 @@
 //! From a checkpoint directory to a model that is ready.
 
 use super::ModelRunner;
-use crate::checkpoint::{CheckpointError, Directory, LoadRules, StateDict, prefetch};
+use crate::checkpoint::{CheckpointError, Directory, LoadFormat, LoadRules, StateDict, prefetch};
 use crate::config::{ModelConfig, Place};
 use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
 use crate::tensor::{Bytes, HostTensor};
 use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
 use crate::{machine::Machine, model, packed::Matrix, quant::Quantization};
-use clap::ValueEnum;
 use std::collections::BTreeMap;
-
-/// Where the weights come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LoadFormat {
-    /// safetensors files.
-    #[default]
-    #[value(help = None)]
-    Safetensors,
-    /// Random values of the right shapes; needs config.json only.
-    #[value(help = None)]
-    Dummy,
-}
 
 /// How to load a model.
 #[derive(Default)]
@@ -40,18 +27,29 @@ pub struct LoadOptions<'a> {
     pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
 }
 
-/// Reads and parses a directory's config.json.
+/// Reads and parses a directory's config.json, or what stands for it where that is absent.
 ///
 /// # Errors
 /// If it is absent or bad.
 pub fn read_config(directory: &Directory) -> Result<ModelConfig> {
-    let json = directory.read("config.json")?;
-    let json = json.ok_or_else(|| CheckpointError::NoConfig { dir: directory.root() })?;
-    let mut config = ModelConfig::parse(&json, &directory.path("config.json"))?;
-    if config.quantization.is_none() {
-        config.quantization = Quantization::beside(directory)?;
+    read_config_for(directory, LoadFormat::Auto)
+}
+
+/// The same for weights of a format: Mistral's own layout has params.json.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_config_for(directory: &Directory, format: LoadFormat) -> Result<ModelConfig> {
+    for file in format.configs() {
+        if let Some(json) = directory.read(file)? {
+            let mut config = ModelConfig::parse(&json, &directory.path(file))?;
+            if config.quantization.is_none() {
+                config.quantization = Quantization::beside(directory)?;
+            }
+            return Ok(config);
+        }
     }
-    Ok(config)
+    Err(CheckpointError::NoConfig { dir: directory.root() }.into())
 }
 
 impl ModelRunner<Cpu> {
@@ -106,7 +104,8 @@ impl<B: Backend> ModelRunner<B> {
         attention: impl FnOnce(&B, &dyn Model<B>, &KvOptions) -> Result<Box<dyn Attention<B>>>,
     ) -> Result<ModelRunner<B>> {
         let mut kv = options.kv.clone();
-        let mut config = options.config.clone().map_or_else(|| read_config(directory), Ok)?;
+        let mut config =
+            options.config.clone().map_or_else(|| read_config_for(directory, options.format), Ok)?;
         let part = part.unwrap_or_else(|| Part::whole(&config));
         let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
         let build = |config: &ModelConfig| model::build_part(&backend, config, max_length, &part);
@@ -117,9 +116,10 @@ impl<B: Backend> ModelRunner<B> {
                 let copied = sizes.values().sum();
                 (model, Loaded { sizes, copied })
             }
-            LoadFormat::Safetensors => {
+            format => {
                 let tied = config.tie_word_embeddings;
-                let state_dict = StateDict::open_some(directory, |name| part.stage.holds(name, tied))?;
+                let held = |name: &str| part.stage.holds(name, tied);
+                let state_dict = StateDict::open_some(directory, format, held)?;
                 config.tie_word_embeddings &= !model::unties(&config, &state_dict);
                 let mut model = build(&config)?;
                 let loaded = load_state_dict(&backend, &mut *model, &config, &state_dict, options)?;
@@ -202,8 +202,8 @@ fn load_state_dict<B: Backend>(
     let copied = options.progress.filter(|_| !in_place);
     let total = state_dict.total_bytes();
     let mut watch = |event: LoadEvent| {
-        if let LoadEvent::Loaded { parameter, matrix, stacked, .. } = &event {
-            let bytes = loaded.add(parameter, matrix, stacked, in_place);
+        if let LoadEvent::Loaded { name, parameter, matrix, stacked } = &event {
+            let bytes = loaded.add(parameter, matrix, stacked, in_place && !state_dict.is_copied(name));
             match matrix {
                 Matrix::Dense(tensor) => in_file.extend(view(tensor, parameter, stacked)),
                 Matrix::Packed(packed) if packed.in_place() => {

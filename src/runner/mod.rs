@@ -4,7 +4,8 @@ mod load;
 mod prompt;
 mod report;
 
-pub use load::{LoadFormat, LoadOptions, Weights, read_config};
+pub use crate::checkpoint::LoadFormat;
+pub use load::{LoadOptions, Weights, read_config, read_config_for};
 pub use prompt::{Prompt, check_prompt, check_room};
 pub use report::RunnerReport;
 

@@ -27,6 +27,14 @@ pub enum TokenizerError {
     )]
     OnlySentencePiece { origin: PathBuf },
 
+    /// Only a tokenizer of Mistral's own is there, which stairwell does not read.
+    #[error(
+        "'{}' has only Mistral's own tokenizer {file}, which is not read; add the tokenizer.json of the model's Hugging Face version, or pass \
+         token ids",
+        origin.display()
+    )]
+    OnlyMistralTokenizer { origin: PathBuf, file: &'static str },
+
     /// The checkpoint names a class of transformers that builds its own steps, and that is not followed here.
     #[error(
         "'{}' names the tokenizer class {class}, which transformers builds in a way of its own that is not supported; to take the steps of \

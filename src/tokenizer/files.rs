@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 use super::{StepsFrom, TokenizerError};
 use crate::{checkpoint::Directory, json};
 
+/// Files that mistral-common reads: tiktoken's vocabulary, or SentencePiece's.
+const OF_MISTRAL: [&str; 4] =
+    ["tekken.json", "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1"];
+
 /// The contents of the tokenizer's files, from disk or embedded in a program.
 #[derive(Debug, Clone, Default)]
 pub struct TokenizerFiles {
@@ -29,6 +33,8 @@ pub struct TokenizerFiles {
     pub additional_chat_templates: BTreeMap<String, Vec<u8>>,
     /// Whether SentencePiece's `tokenizer.model` is there (it is not read).
     pub has_tokenizer_model: bool,
+    /// The name of Mistral's own tokenizer file, if one is there (it is not read).
+    pub mistral_tokenizer: Option<&'static str>,
     /// `model_type` of `config.json`. It decides how transformers reads some tokenizers: the same files
     /// split "a\<s\>b" differently for `llama` and `mistral`.
     pub model_type: Option<String>,
@@ -78,6 +84,7 @@ impl TokenizerFiles {
             chat_template: directory.read("chat_template.jinja")?,
             additional_chat_templates: additional_chat_templates(directory)?,
             has_tokenizer_model: directory.has("tokenizer.model"),
+            mistral_tokenizer: OF_MISTRAL.into_iter().find(|file| directory.has(file)),
             model_type,
             tokenizer_class,
             from: None,

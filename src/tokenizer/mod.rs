@@ -88,7 +88,13 @@ impl Tokenizer {
             _ if files.has_tokenizer_model => {
                 return Err(TokenizerError::OnlySentencePiece { origin: files.origin });
             }
-            _ => return Err(TokenizerError::NoTokenizerJson { origin: files.origin }),
+            _ => {
+                let origin = files.origin;
+                return Err(match files.mistral_tokenizer {
+                    Some(file) => TokenizerError::OnlyMistralTokenizer { origin, file },
+                    None => TokenizerError::NoTokenizerJson { origin },
+                });
+            }
         };
         let (special, added_tokens) = (SpecialTokens::of(&config, class), files.added_tokens()?);
         let around =

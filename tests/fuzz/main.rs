@@ -2,8 +2,9 @@
 //! more than 2 seconds.
 //!
 //! Without more words 61,200 inputs, the same in every run: 4,000 of each of three kinds for five parsers, and 200 of each for a
-//! tokenizer's two files and a chat template. The kinds: random bytes; valid files with a few bytes changed, cut, doubled or replaced by
-//! numbers that are hard to hold; and inputs with the structure and the words that the parser knows, and values that it does not expect.
+//! tokenizer's two files and a chat template; with feature `quantized` 36,000 more, of PyTorch's files. The kinds: random bytes; valid
+//! files with a few bytes changed, cut, doubled or replaced by numbers that are hard to hold; and inputs with the structure and the words
+//! that the parser knows, and values that it does not expect.
 //! Memory is counted by this binary's own allocator.
 //!
 //! ```console
@@ -19,6 +20,8 @@ mod rig;
 #[cfg(feature = "serve")]
 mod server;
 mod template;
+#[cfg(feature = "quantized")]
+mod torch;
 
 use common::fixture;
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -38,11 +41,11 @@ use stairwell::{
 use std::{fs, path::Path};
 
 /// 256 kB hold error messages and up to 4,096 layers of config.json.
-const PARSER: Budget = Budget { cases: 4_000, base: 256 << 10 };
+const PARSER: Budget = Budget { cases: 4_000, base: 256 << 10, factor: MEMORY_FACTOR };
 /// 2 MB hold what a tokenizer keeps of texts that it has split, and error messages.
-const REQUEST: Budget = Budget { cases: 4_000, base: 2 << 20 };
+const REQUEST: Budget = Budget { cases: 4_000, base: 2 << 20, factor: MEMORY_FACTOR };
 /// 2 MB hold a tokenizer's regular expressions and a chat template's engine. Making them takes a while, hence fewer cases.
-const TOKENIZER: Budget = Budget { cases: 200, base: 2 << 20 };
+const TOKENIZER: Budget = Budget { cases: 200, base: 2 << 20, factor: MEMORY_FACTOR };
 
 /// A file of every fixture that has it.
 fn files(name: &str) -> Vec<Vec<u8>> {

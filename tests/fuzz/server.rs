@@ -1,6 +1,6 @@
 //! Bodies of requests to a server, from the router to the engine's door, which is closed: whatever is right with a body ends in 503.
 
-use crate::rig::{Budget, any_json, fuzz, replaced};
+use crate::rig::{Budget, MEMORY_FACTOR, any_json, fuzz, replaced};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -31,7 +31,7 @@ use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 
 /// 8 MB hold the buffers of a body, what a tokenizer keeps of texts that it has split, and a template's engine.
-const BODY: Budget = Budget { cases: 2_000, base: 8 << 20 };
+const BODY: Budget = Budget { cases: 2_000, base: 8 << 20, factor: MEMORY_FACTOR };
 
 /// Routes before an engine that is gone.
 fn routes() -> Router {

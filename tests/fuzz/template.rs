@@ -1,6 +1,6 @@
 //! Chat templates: programs that come with a model, and run.
 
-use crate::rig::{Budget, fuzz};
+use crate::rig::{Budget, MEMORY_FACTOR, fuzz};
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 use stairwell::{
@@ -9,7 +9,7 @@ use stairwell::{
 };
 
 /// A template may loop, up to its fuel; what it writes has a cap.
-const TEMPLATE: Budget = Budget { cases: 200, base: 64 << 20 };
+const TEMPLATE: Budget = Budget { cases: 200, base: 64 << 20, factor: MEMORY_FACTOR };
 
 #[test]
 fn template() {

@@ -102,4 +102,10 @@ mod serve_chat;
 
 // Step 9.
 #[cfg(feature = "quantized")]
+mod mistral_layout;
+#[cfg(feature = "quantized")]
 mod step9;
+#[cfg(feature = "quantized")]
+mod torch_files;
+#[cfg(feature = "quantized")]
+mod torch_writer;

@@ -222,7 +222,13 @@ fn a_shard_of_another_stage_is_not_opened() {
     let copy = crate::common::Checkpoint::copy("qwen2-deep");
     let stage = stairwell::model::Stage { layers: 0..1, of: 5 };
     let directory = Directory::Disk(copy.path().into());
-    let open = || stairwell::checkpoint::StateDict::open_some(&directory, |name| stage.holds(name, true));
+    let open = || {
+        stairwell::checkpoint::StateDict::open_some(
+            &directory,
+            stairwell::checkpoint::LoadFormat::Auto,
+            |name| stage.holds(name, true),
+        )
+    };
     let shards = open().unwrap().shards().len();
     assert!(shards < 5, "{shards} shards");
     let read: Vec<String> = open().unwrap().shards().iter().map(|shard| shard.file.clone()).collect();

@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn run_with(args: Args, lead: LoadWorker) -> Result<ExitCode> {
-    let checkpoint = args.engine.load.model.checkpoint()?;
+    let checkpoint = args.engine.load.checkpoint()?;
     let (requests, bad) = read_requests(&args.input, &checkpoint)?;
     let mut update = args.open_update()?;
     let (results, done) = Results::open(&args.output, args.resume)?;

@@ -162,7 +162,7 @@ impl Common {
         let out = self.out.as_deref().map(|path| ("--out", path));
         let outputs: Vec<_> = out.into_iter().chain(self.engine.trace()).collect();
         check_outputs(&outputs, &self.engine.load.inputs()?)?;
-        let config = self.engine.load.model.checkpoint()?.config;
+        let config = self.engine.load.checkpoint()?.config;
         let Drawing { temperature, .. } = self.drawing;
         SamplingParams { temperature, ..SamplingParams::default() }.validate(config.vocab_size)?;
         Ok(Some((lead, config)))

@@ -54,7 +54,7 @@ impl Computer {
 pub struct ModelSizes {
     name: String,
     class: String,
-    load_format: &'static str,
+    load_format: String,
     weight_bytes_per_step: u64,
     layers: usize,
     hidden: usize,
@@ -67,7 +67,7 @@ impl ModelSizes {
         ModelSizes {
             name: name.into(),
             class: config.architecture.class_name().into(),
-            load_format: if format == LoadFormat::Dummy { "dummy" } else { "safetensors" },
+            load_format: format.to_string(),
             weight_bytes_per_step: runner.weights.per_step,
             layers: config.num_hidden_layers,
             hidden: config.hidden_size,

@@ -110,7 +110,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn run_with(args: Args, fields: Fields, lead: LoadWorker) -> Result<ExitCode> {
     let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let checkpoint = args.engine.load.model.checkpoint()?;
+    let checkpoint = args.engine.load.checkpoint()?;
     try_first_message(&checkpoint, &fields, args.system.as_deref())?;
     let longest = checkpoint.config.context();
     let mut engine = args.engine.engine(lead, &checkpoint.config, longest, Box::new(Continuous))?;
