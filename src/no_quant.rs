@@ -19,6 +19,11 @@ impl Quantization {
         Err(fields.error("quantization_config", reason))
     }
 
+    /// Its name.
+    pub fn method(&self) -> &'static str {
+        match *self {}
+    }
+
     /// A file beside config.json would say it.
     pub fn beside(_: &Directory) -> Result<Option<Quantization>> {
         Ok(None)

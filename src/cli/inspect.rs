@@ -32,6 +32,7 @@ pub fn run(args: Args) -> Result<()> {
     let directory = args.load.directory()?;
     let format = args.load.load_format;
     let config = read_config_for(&directory, format)?;
+    args.load.check_quantization(&config)?;
     let open = || StateDict::open_some(&directory, format, |_| true);
     let state_dict = format.has_files().then(open).transpose()?;
     let length = args.max_model_len.unwrap_or(config.context().min(4096));

@@ -6,7 +6,7 @@ use stairwell::{
     attention::KvOptions,
     backend::cpu::{self, Cpu},
     checkpoint::{Directory, LoadRules, locate},
-    config::ModelConfig,
+    config::{ModelConfig, Quantization},
     demo,
     error::{Error, Result},
     machine::{DeviceKind, Machine},
@@ -46,6 +46,9 @@ pub struct LoadArgs {
     /// Leave out tensors whose names contain one of these
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub skip_substr: Vec<String>,
+    /// What the checkpoint's packed weights must be, such as gptq or fp8: only a check, since the checkpoint says how to read them
+    #[arg(long, value_name = "METHOD")]
+    pub quantization: Option<String>,
     /// What linear layers multiply; weights stay as stored on the CPU [auto: on a GPU the dtype of the weights, on a CPU bf16 for weights
     /// of bf16 where an instruction multiplies them, else f32]
     #[arg(long, value_enum, default_value_t = Arithmetic::Auto)]
@@ -112,9 +115,24 @@ impl LoadArgs {
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         let ModelArgs { tokenizer_from, .. } = self.model;
         let checkpoint = Checkpoint::open_with(self.model.directory()?, self.load_format, tokenizer_from)?;
+        self.check_quantization(&checkpoint.config)?;
         let note = checkpoint.tokenizer().ok().and_then(Tokenizer::note);
         note.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(checkpoint)
+    }
+
+    /// Compares `--quantization` with what the checkpoint says.
+    pub fn check_quantization(&self, config: &ModelConfig) -> Result<()> {
+        let found = config.quantization.as_ref().map(Quantization::method);
+        match &self.quantization {
+            Some(asked) if found != Some(asked) => {
+                let found = found.unwrap_or("not packed");
+                Err(Error::Usage(format!(
+                    "--quantization {asked}: the weights of this checkpoint are {found}"
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The files that the model is read from.

@@ -75,6 +75,7 @@ impl Report {
         let directory = args.load.directory()?;
         let format = args.load.load_format;
         let config = read_config_for(&directory, format)?;
+        args.load.check_quantization(&config)?;
         let (context, asked) = (config.context(), args.max_len);
         if let Some(asked) = asked.filter(|n| *n > context) {
             let message = format!("--max-len {asked}: the model's context is {context}; give at most that");

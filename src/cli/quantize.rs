@@ -105,7 +105,8 @@ pub fn run(args: Args) -> Result<()> {
         Some(file) => calibrate(&args, &directory, &config, file)?,
         None => BTreeMap::new(),
     };
-    let (tensors, lines, bytes) = pack(&recipe, &config, &state_dict, &hessians)?;
+    let (tensors, lines) = pack(&recipe, &config, &state_dict, &hessians)?;
+    let bytes = tensors.iter().map(|(_, tensor)| tensor.data.len() as u64).sum();
     write(&args.out, &directory, &recipe, &tensors)?;
     drop(tensors);
     let runner = ModelRunner::load(&Directory::Disk(args.out.clone()), LoadOptions::default())?;
@@ -171,13 +172,16 @@ impl Observer<Cpu> for Inputs {
     }
 }
 
-/// All tensors of the packed checkpoint, a line for each packed matrix, and their bytes.
+/// Tensors by name.
+type Tensors = Vec<(String, HostTensor)>;
+
+/// All tensors of the packed checkpoint, and a line for each packed matrix.
 fn pack(
     recipe: &Recipe,
     config: &ModelConfig,
     state_dict: &StateDict,
     hessians: &BTreeMap<String, Hessian>,
-) -> Result<(Vec<(String, HostTensor)>, String, u64)> {
+) -> Result<(Tensors, String)> {
     let (mut tensors, mut lines, progress) = (Vec::new(), String::new(), Progress::new("packing"));
     for (name, tensor) in state_dict.tensors() {
         progress.add(tensor.data.len() as u64, state_dict.total_bytes());
@@ -202,8 +206,7 @@ fn pack(
         tensors.extend(packed.tensors);
         tensor.data.release();
     }
-    let bytes = tensors.iter().map(|(_, tensor)| tensor.data.len() as u64).sum();
-    Ok((tensors, lines, bytes))
+    Ok((tensors, lines))
 }
 
 /// Writes the directory: the weights last, so that a directory that is not whole does not load.

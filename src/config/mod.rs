@@ -17,9 +17,10 @@ pub use family::Architecture;
 pub use names::{FamilyNames, LM_HEAD, Place};
 pub use rope::{RopeParameters, RopeScaling, Yarn};
 
+pub use crate::quant::Quantization;
 pub(crate) use fields::Fields;
 
-use crate::{json, quant::Quantization, tensor::DType};
+use crate::{json, tensor::DType};
 use std::path::{Path, PathBuf};
 
 /// Results of this room.
@@ -232,7 +233,7 @@ mod tests {
             ("LlamaForCausalLM", r#"{"hidden_act":"relu"}"#, "hidden_act"),
             ("LlamaForCausalLM", r#"{"rope_scaling":{"rope_type":"longrope","factor":2}}"#, "longrope"),
             ("LlamaForCausalLM", r#"{"rope_scaling":{"rope_type":"linear"}}"#, "rope_scaling.factor"),
-            ("LlamaForCausalLM", r#"{"quantization_config":{"quant_method":"gptq","bits":4}}"#, "gptq"),
+            ("LlamaForCausalLM", r#"{"quantization_config":{"quant_method":"mxfp4","bits":4}}"#, "mxfp4"),
             ("LlamaForCausalLM", r#"{"num_key_value_heads":4}"#, "num_attention_heads = 6"),
             ("LlamaForCausalLM", r#"{"head_dim":null,"hidden_size":50}"#, "hidden_size"),
             ("LlamaForCausalLM", r#"{"head_dim":7}"#, "odd"),

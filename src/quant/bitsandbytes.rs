@@ -73,7 +73,7 @@ impl Format for FourBit {
         for (output, codes) in outputs.zip(codes.chunks_exact_mut(inputs.len())) {
             for (code, input) in codes.iter_mut().zip(inputs.clone()) {
                 let at = output * self.shape[1] + input;
-                *code = self.weight.data[at / 2] >> (if at % 2 == 0 { 4 } else { 0 }) & 15;
+                *code = self.weight.data[at / 2] >> (if at.is_multiple_of(2) { 4 } else { 0 }) & 15;
             }
         }
     }

@@ -97,7 +97,10 @@ fn layers_that_the_model_does_not_have() {
 
 #[test]
 fn a_quantized_checkpoint() {
-    for method in ["gptq", "awq", "fp8"] {
+    // Step 9 reads some methods.
+    let methods =
+        if cfg!(feature = "quantized") { ["mxfp4", "torchao", "x"] } else { ["gptq", "awq", "fp8"] };
+    for method in methods {
         let checkpoint =
             with_config("qwen2", json!({"quantization_config": {"quant_method": method, "bits": 4}}));
         refused(&checkpoint, &["config.json", "quantization_config", method]);

@@ -47,52 +47,54 @@ fn single(tensor: &HostTensor, at: usize) -> f32 {
     f32::from_le_bytes(tensor.data[4 * at..4 * at + 4].try_into().unwrap())
 }
 
+/// The number of an output and an input.
+type Number<'a> = Box<dyn Fn(usize, usize) -> f32 + 'a>;
+
 /// The numbers of one packed module, [outputs, inputs].
 fn numbers(module: &str, tensors: &Tensors, q: &Value) -> HostTensor {
     let get = |part: &str| &tensors[&format!("{module}.{part}")];
     let group = q["group_size"].as_u64().unwrap_or(1) as usize;
-    let (shape, number): ([usize; 2], Box<dyn Fn(usize, usize) -> f32>) =
-        match q["quant_method"].as_str().unwrap() {
-            "gptq" => {
-                let (b, qweight, qzeros, scales) =
-                    (q["bits"].as_u64().unwrap() as usize, get("qweight"), get("qzeros"), get("scales"));
-                let n = qweight.shape[1];
-                let number = move |o: usize, k: usize| {
-                    let code = field(qweight, o, n, b, k) as f32;
-                    let zero = field(qzeros, k / group * qzeros.shape[1], 1, b, o) as f32 + 1.0;
-                    (code - zero) * half(scales, k / group * n + o)
-                };
-                ([n, qweight.shape[0] * 32 / b], Box::new(number))
-            }
-            "awq" => {
-                let (qweight, qzeros, scales) = (get("qweight"), get("qzeros"), get("scales"));
-                let place = |o: usize| o / 8 * 8 + [0, 4, 1, 5, 2, 6, 3, 7][o % 8];
-                let (words, n) = (qweight.shape[1], qweight.shape[1] * 8);
-                let number = move |o: usize, k: usize| {
-                    let code = field(qweight, k * words, 1, 4, place(o)) as f32;
-                    let zero = field(qzeros, k / group * words, 1, 4, place(o)) as f32;
-                    (code - zero) * half(scales, k / group * n + o)
-                };
-                ([n, qweight.shape[0]], Box::new(number))
-            }
-            "compressed-tensors" => {
-                let (codes, scales) = (get("weight_packed"), get("weight_scale"));
-                let inputs = 4 * codes.shape[1];
-                let number =
-                    move |o: usize, k: usize| (codes.data[o * inputs + k] as f32 - 128.0) * single(scales, o);
-                ([codes.shape[0], inputs], Box::new(number))
-            }
-            "fp8" => {
-                let (codes, scales) = (get("weight"), get("weight_scale_inv"));
-                let (inputs, blocks) = (codes.shape[1], scales.shape[1]);
-                let number = move |o: usize, k: usize| {
-                    let code = float8::F8E4M3::from_bits(codes.data[o * inputs + k]).to_f32();
-                    code * single(scales, o / 128 * blocks + k / 128)
-                };
-                ([codes.shape[0], inputs], Box::new(number))
-            }
-            other => panic!("{other}"),
-        };
+    let (shape, number): ([usize; 2], Number) = match q["quant_method"].as_str().unwrap() {
+        "gptq" => {
+            let (b, qweight, qzeros, scales) =
+                (q["bits"].as_u64().unwrap() as usize, get("qweight"), get("qzeros"), get("scales"));
+            let n = qweight.shape[1];
+            let number = move |o: usize, k: usize| {
+                let code = field(qweight, o, n, b, k) as f32;
+                let zero = field(qzeros, k / group * qzeros.shape[1], 1, b, o) as f32 + 1.0;
+                (code - zero) * half(scales, k / group * n + o)
+            };
+            ([n, qweight.shape[0] * 32 / b], Box::new(number))
+        }
+        "awq" => {
+            let (qweight, qzeros, scales) = (get("qweight"), get("qzeros"), get("scales"));
+            let place = |o: usize| o / 8 * 8 + [0, 4, 1, 5, 2, 6, 3, 7][o % 8];
+            let (words, n) = (qweight.shape[1], qweight.shape[1] * 8);
+            let number = move |o: usize, k: usize| {
+                let code = field(qweight, k * words, 1, 4, place(o)) as f32;
+                let zero = field(qzeros, k / group * words, 1, 4, place(o)) as f32;
+                (code - zero) * half(scales, k / group * n + o)
+            };
+            ([n, qweight.shape[0]], Box::new(number))
+        }
+        "compressed-tensors" => {
+            let (codes, scales) = (get("weight_packed"), get("weight_scale"));
+            let inputs = 4 * codes.shape[1];
+            let number =
+                move |o: usize, k: usize| (codes.data[o * inputs + k] as f32 - 128.0) * single(scales, o);
+            ([codes.shape[0], inputs], Box::new(number))
+        }
+        "fp8" => {
+            let (codes, scales) = (get("weight"), get("weight_scale_inv"));
+            let (inputs, blocks) = (codes.shape[1], scales.shape[1]);
+            let number = move |o: usize, k: usize| {
+                let code = float8::F8E4M3::from_bits(codes.data[o * inputs + k]).to_f32();
+                code * single(scales, o / 128 * blocks + k / 128)
+            };
+            ([codes.shape[0], inputs], Box::new(number))
+        }
+        other => panic!("{other}"),
+    };
     let [outputs, inputs] = shape;
     let all: Vec<f32> = (0..outputs * inputs).map(|at| number(at / inputs, at % inputs)).collect();
     HostTensor::from_f32(&shape, &all)
@@ -258,7 +260,7 @@ fn what_does_not_fit_is_named() {
         &["scales", "expected [12, 128]"],
     );
     let far = |t: &mut Tensors| {
-        let words = vec![9_u32.to_le_bytes(), (-1_i32).to_le_bytes()].repeat(192).concat();
+        let words = [9_u32.to_le_bytes(), (-1_i32).to_le_bytes()].repeat(192).concat();
         t.insert(name("g_idx"), HostTensor::from_bytes(DType::I32, &[384], words));
     };
     refused(&far, &["g_idx", "-1"]);

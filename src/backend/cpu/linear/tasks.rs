@@ -132,12 +132,6 @@ impl Out<'_> {
         unsafe { self.y.start.add(row * self.y.cols + self.column) }
     }
 
-    /// What was written into a row's first column.
-    pub fn read(&self, row: usize) -> f32 {
-        // SAFETY: `row` checks the place; the task has its columns to itself.
-        unsafe { self.row(row).read() }
-    }
-
     /// Writes the first `count` of these into a row.
     #[inline(always)]
     pub fn write<const N: usize>(&self, row: usize, values: [f32; N]) {

@@ -132,6 +132,7 @@ impl<T: Simd<W>, const W: usize, const N: usize, const R: usize> Weights<T, W, N
 
 impl<T: Reads<E, W>, E: Element, const W: usize, const N: usize> Weights<T, W, N> for Stored<'_, E, W, N> {
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // a plain loop keeps the instruction set's features
     fn registers(&self, simd: T, i: usize) -> [T::Register; N] {
         let mut registers = [simd.read(&self.0[0][i]); N];
         for n in 1..N {

@@ -5,6 +5,8 @@
 //! micro-kernel of dense weights takes it from there. Both add the products of an output in the same order, so a row's bits do not depend
 //! on how many rows there are.
 
+#![allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
+
 mod widen;
 
 pub use widen::Widens;
@@ -198,7 +200,8 @@ fn run<
 #[inline(always)]
 fn add_sparse<T: F32<L>, const L: usize>(simd: T, numbers: &[(u32, f32)], panels: &Panels<f32>, out: &Out) {
     for row in 0..panels.rows {
-        let mut sum = out.read(row);
+        // SAFETY: `row` checks the place; the task has its columns to itself, and has written them.
+        let mut sum = unsafe { out.row(row).read() };
         for &(column, number) in numbers {
             sum = simd.multiply_add_one(panels.number::<L>(row, column as usize), number, sum);
         }
@@ -349,7 +352,6 @@ const AHEAD: usize = 4;
 
 /// M rows of x against four outputs. The chains of additions of the four are independent, so one waits while the others go on.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // plain loops keep the instruction set's features
 fn few_rows<T: Widens<L, C>, Q: Kind, const L: usize, const C: usize, const M: usize>(
     simd: T,
     w: &Codes<Q, C>,
