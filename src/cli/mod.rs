@@ -35,6 +35,8 @@ mod bench;
 mod blocks;
 #[cfg(feature = "serve")]
 mod chat;
+#[cfg(feature = "quantized")]
+mod compare;
 #[cfg(feature = "step3")]
 mod engine_args;
 #[cfg(feature = "step3")]
@@ -136,6 +138,8 @@ enum Command {
     Kernels(kernels::Args),
     #[cfg(feature = "quantized")]
     Quantize(quantize::Args),
+    #[cfg(feature = "quantized")]
+    Compare(compare::Args),
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
     #[cfg(feature = "serve")]
@@ -165,7 +169,7 @@ const LATER: [(&str, &[&str]); 5] = [
     ("step3", &["batch", "bench", "timeline"]),
     ("step4", &["plan", "blocks"]),
     ("step5", &["kernels"]),
-    ("step9", &["quantize"]),
+    ("step9", &["quantize", "compare"]),
     ("serve", &["serve", "chat"]),
 ];
 
@@ -233,6 +237,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kernels(args) => kernels::run(args)?,
         #[cfg(feature = "quantized")]
         Command::Quantize(args) => quantize::run(args)?,
+        #[cfg(feature = "quantized")]
+        Command::Compare(args) => compare::run(args)?,
         #[cfg(feature = "serve")]
         Command::Serve(args) => return Ok(serve::run(*args)?),
         #[cfg(feature = "serve")]

@@ -335,3 +335,28 @@ fn dummy_weights_are_packed_too() {
         assert!(runner.weights.held - table < dense * 3 / 5, "{q}: {:?}", runner.weights);
     }
 }
+
+#[test]
+fn compare_orders_models_by_what_they_lost() {
+    let (int8, two) =
+        (packed(&["--method", "int8"]), packed(&["--method", "gptq", "--bits", "2", "--group-size", "128"]));
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+    let [int8, two] = [&int8, &two].map(|dir| dir.path().to_str().unwrap().to_owned());
+    let models = [demo, &int8, &two, "no-such-model"].join(",");
+    let plot = tempfile::tempdir().unwrap();
+    let plot = plot.path().join("quality.svg");
+    let flags =
+        ["compare", "--models", &models, "--tokens", "64", "--json", "--plot", plot.to_str().unwrap()];
+    let rows = run(&flags).json();
+    let number =
+        |row: usize, key: &str| rows[row][key].as_f64().unwrap_or_else(|| panic!("{key} of {rows:#}"));
+    assert!(number(0, "mean_kl") == 0.0 && number(0, "agreement") == 1.0);
+    assert!(number(1, "mean_kl") < 1e-3 && number(2, "mean_kl") > 20.0 * number(1, "mean_kl"), "{rows:#}");
+    assert!(number(2, "perplexity") > number(0, "perplexity"), "{rows:#}");
+    assert!(number(1, "weight_bytes") < 0.7 * number(0, "weight_bytes"), "{rows:#}");
+    assert!(rows[3]["error"].as_str().unwrap().contains("no-such-model"), "{rows:#}");
+    let svg = fs::read_to_string(plot).unwrap();
+    assert_eq!(svg.matches("<circle").count(), 3);
+    let text = run(&["compare", "--models", &[demo, &two].join(","), "--tokens", "16"]).good();
+    assert!(text.contains("perplexity") && text.lines().count() == 3, "{text}");
+}
