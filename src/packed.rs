@@ -2,6 +2,8 @@
 //!
 //! Below step 9 every parameter is [`Matrix::Dense`]. Step 9 adds the formats of `quant/`, each of which is a [`Packed`] matrix.
 
+#[cfg(feature = "quantized")]
+use crate::error::Result;
 use crate::tensor::HostTensor;
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -25,9 +27,16 @@ pub trait Packed: Send + Sync + fmt::Debug {
     /// The numbers of one output, `inputs.len()` of them, without rounding beyond that of f32.
     fn row(&self, output: usize, inputs: Range<usize>, numbers: &mut [f32]);
     /// Some outputs and inputs as rows that the CPU multiplies; `None` if only [`row`](Packed::row) knows the numbers. (Step 9.)
+    ///
+    /// # Errors
+    /// If there is no memory for them.
     #[cfg(feature = "quantized")]
-    fn rows(&self, _outputs: Range<usize>, _inputs: Range<usize>) -> Option<crate::quant::PackedRows> {
-        None
+    fn rows(
+        &self,
+        _outputs: Range<usize>,
+        _inputs: Range<usize>,
+    ) -> Result<Option<crate::quant::PackedRows>> {
+        Ok(None)
     }
 
     /// Whether a CPU multiplies its tensors where they lie. Otherwise a load makes other rows of the same size of them.

@@ -41,7 +41,7 @@ pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> Result<HostTen
 }
 
 /// At least n bytes, on large pages where the system has them: a matrix of many 4 kB pages is read a fifth slower.
-pub(super) fn memory(n: usize) -> Result<MmapMut> {
+pub(crate) fn memory(n: usize) -> Result<MmapMut> {
     let refused = |error| CheckpointError::NoMemory { bytes: n, error };
     if n as u64 > free_memory() {
         return Err(refused(Error::from(ErrorKind::OutOfMemory)));

@@ -82,6 +82,11 @@ impl Format for PackQuantized {
         float(&self.weight_scale, output * self.weight_scale.shape[1] + group)
     }
 
+    /// Words of four codes of 8 bits are bytes side by side.
+    fn bytes(&self) -> Option<&HostTensor> {
+        (self.bits == 8 && self.shape[1].is_multiple_of(4)).then_some(&self.weight_packed)
+    }
+
     fn offset(&self, output: usize, group: usize) -> f32 {
         let half = 1 << (self.bits - 1);
         let zero = match &self.weight_zero_point {

@@ -1,8 +1,7 @@
 //! What every layout says of itself: codes, and how a code becomes a number.
 
 use super::rows::PackedRows;
-use crate::packed::Packed;
-use crate::tensor::HostTensor;
+use crate::{error::Result, packed::Packed, tensor::HostTensor};
 use std::{fmt, ops::Range};
 
 /// How a code becomes a number.
@@ -120,13 +119,13 @@ impl<F: Format> Packed for Coded<F> {
         });
     }
 
-    fn rows(&self, outputs: Range<usize>, inputs: Range<usize>) -> Option<PackedRows> {
+    fn rows(&self, outputs: Range<usize>, inputs: Range<usize>) -> Result<Option<PackedRows>> {
         // Scales of fp8 are kept 2^120 times as large (see PackedRows): no f32 holds those of 256 and more then.
         let too_large = |output| (0..self.0.groups()).any(|group| self.0.scale(output, group).abs() >= 256.0);
         if self.0.numbers() == Numbers::Fp8 && outputs.clone().any(too_large) {
-            return None;
+            return Ok(None);
         }
-        Some(PackedRows::new(&self.0, outputs, inputs))
+        PackedRows::new(&self.0, outputs, inputs).map(Some)
     }
 }
 

@@ -13,7 +13,7 @@
 //! are not (GPTQ's act-order, a group that ranks share), `gather` says which input a column has, and x is gathered before it is multiplied.
 
 use super::format::{Format, Numbers, e4m3};
-use crate::tensor::Bytes;
+use crate::{checkpoint::large_pages, error::Result, tensor::Bytes};
 use rayon::prelude::*;
 use std::{ops::Range, sync::Arc};
 
@@ -54,7 +54,10 @@ pub struct PackedRows {
 
 impl PackedRows {
     /// Rewrites some outputs and inputs of a matrix.
-    pub fn new(format: &impl Format, outputs: Range<usize>, inputs: Range<usize>) -> PackedRows {
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn new(format: &impl Format, outputs: Range<usize>, inputs: Range<usize>) -> Result<PackedRows> {
         let mut order = Order::of(format, inputs.clone());
         let last = order.group_of.last().copied().unwrap_or(0);
         order.group_of.resize(order.columns.div_ceil(CHUNK) * (CHUNK / BLOCK), last);
@@ -67,7 +70,7 @@ impl PackedRows {
                     (outputs.start * stride + inputs.start, (outputs.end - 1) * stride + inputs.end);
                 (tensor.data.part(start..end), stride)
             }
-            None => rewritten(format, &outputs, &inputs, &order),
+            None => rewritten(format, &outputs, &inputs, &order)?,
         };
         let per_group = |value: &(dyn Fn(usize, usize) -> f32 + Sync)| -> Vec<f32> {
             let of_output = |output: usize| order.groups.iter().map(move |&group| value(output, group));
@@ -100,7 +103,7 @@ impl PackedRows {
         if format.bytes().is_none() || order.gather.is_some() {
             format.tensors().iter().for_each(|tensor| tensor.data.release());
         }
-        PackedRows {
+        Ok(PackedRows {
             numbers,
             outputs: outputs.len(),
             inputs: inputs.len(),
@@ -114,7 +117,7 @@ impl PackedRows {
             offsets,
             tables,
             sparse,
-        }
+        })
     }
 
     /// The numbers of one output, in the order of its inputs.
@@ -247,11 +250,13 @@ fn rewritten(
     outputs: &Range<usize>,
     inputs: &Range<usize>,
     order: &Order,
-) -> (Bytes, usize) {
+) -> Result<(Bytes, usize)> {
     let padded = order.columns.next_multiple_of(CHUNK);
     let bits = format.numbers().bits();
     let stride = padded * bits / 8;
-    let mut rows = vec![0; outputs.len() * stride];
+    let size = outputs.len() * stride;
+    let mut memory = large_pages(size)?;
+    let rows = &mut memory[..size];
     let tiles = rows.par_chunks_mut(TILE * stride).zip(outputs.clone().into_par_iter().step_by(TILE));
     tiles.for_each_init(Vec::new, |codes: &mut Vec<u8>, (rows, first)| {
         let count = rows.len() / stride;
@@ -273,8 +278,7 @@ fn rewritten(
             }
         }
     });
-    let all = 0..rows.len();
-    (Bytes::new(Arc::new(rows), all), stride)
+    Ok((Bytes::new(Arc::new(memory), 0..size), stride))
 }
 
 /// Packs codes of 4 bits, chunk by chunk.

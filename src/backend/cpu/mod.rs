@@ -187,7 +187,7 @@ impl Backend for Cpu {
             let bytes = &tensor.data[slice.rows.start * size..slice.rows.end * size];
             convert_to_f32(tensor.dtype, bytes, &mut weight.vector[start..start + rows]);
         }
-        let loaded = Part::new(slice);
+        let loaded = Part::new(slice)?;
         let dots = self.isa.multiplies_bf16() && loaded.dots_bf16();
         self.dots_bf16.fetch_or(dots && expected.inputs > 1, Ordering::Relaxed);
         weight.parts[part].1 = Some(loaded);

@@ -1,7 +1,7 @@
 //! Packed weights.
 
 use crate::backend::PartShape;
-use crate::{packed::Packed, quant::PackedRows};
+use crate::{error::Result, packed::Packed, quant::PackedRows};
 use std::{ops::Range, sync::Arc};
 
 /// A packed part: rows of codes, or a matrix whose numbers are computed one row at a time.
@@ -11,11 +11,11 @@ pub enum PackedPart {
 }
 
 impl PackedPart {
-    pub fn new(packed: Arc<dyn Packed>, outputs: Range<usize>, inputs: Range<usize>) -> PackedPart {
-        match packed.rows(outputs.clone(), inputs.clone()) {
+    pub fn new(packed: Arc<dyn Packed>, outputs: Range<usize>, inputs: Range<usize>) -> Result<PackedPart> {
+        Ok(match packed.rows(outputs.clone(), inputs.clone())? {
             Some(rows) => PackedPart::Rows(rows),
             None => PackedPart::Matrix { packed, outputs, inputs },
-        }
+        })
     }
 
     pub fn shape(&self) -> PartShape {

@@ -1,6 +1,6 @@
 //! Below step 9 no packed matrix is ever loaded.
 
-use crate::{backend::PartShape, packed::Packed};
+use crate::{backend::PartShape, error::Result, packed::Packed};
 use std::{ops::Range, sync::Arc};
 
 /// A packed part, whose numbers are computed one row at a time.
@@ -11,8 +11,8 @@ pub struct PackedPart {
 }
 
 impl PackedPart {
-    pub fn new(packed: Arc<dyn Packed>, outputs: Range<usize>, inputs: Range<usize>) -> PackedPart {
-        PackedPart { packed, outputs, inputs }
+    pub fn new(packed: Arc<dyn Packed>, outputs: Range<usize>, inputs: Range<usize>) -> Result<PackedPart> {
+        Ok(PackedPart { packed, outputs, inputs })
     }
 
     pub fn shape(&self) -> PartShape {

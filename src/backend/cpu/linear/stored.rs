@@ -2,8 +2,8 @@
 
 use super::packed::PackedPart;
 use crate::backend::{PartShape, Slice};
-use crate::packed::Matrix;
 use crate::tensor::{DType, convert_to_f32};
+use crate::{error::Result, packed::Matrix};
 
 /// One part of a weight.
 pub enum Part {
@@ -14,12 +14,14 @@ pub enum Part {
 }
 
 impl Part {
-    pub fn new(slice: &Slice<Matrix>) -> Part {
+    /// # Errors
+    /// If there is no memory for rows of codes.
+    pub fn new(slice: &Slice<Matrix>) -> Result<Part> {
         let Slice { tensor, rows, cols, transposed } = slice.clone();
-        match tensor {
+        Ok(match tensor {
             Matrix::Dense(tensor) => Part::Dense(Slice { tensor, rows, cols, transposed }),
-            Matrix::Packed(packed) => Part::Packed(PackedPart::new(packed, rows, cols)),
-        }
+            Matrix::Packed(packed) => Part::Packed(PackedPart::new(packed, rows, cols)?),
+        })
     }
 
     pub fn shape(&self) -> PartShape {
