@@ -2,10 +2,10 @@
 
     python3 scripts/break_serve.py [PART…]              # default: all parts; standard library only
 
-Parts: framing, fields, salts, signals, timeouts, ipv6, pool, connections, bodies, halfopen. Bounds on time are for an idle machine with two cores;
+Parts: framing, fields, salts, signals, timeouts, held, ipv6, pool, connections, bodies, halfopen. Bounds on time are for an idle machine with two cores;
 `PATIENCE=3` multiplies them.
 
-Last run on 30 November 2026, on two cores that compiled something else meanwhile: all parts but halfopen, which needs an idle machine. It found bodies
+Last run on 30 November 2026, on two cores that compiled something else meanwhile: all parts. It found bodies
 that kept everybody waiting for 16 s (a million small messages), salts that /generate ignored, and compressed bodies that were "not JSON".
 """
 
@@ -162,6 +162,40 @@ def timeouts(_):
         assert server.load() == [0, 0, 0]
 
 
+def held(report):
+    """Clients that read nothing: the engine sleeps, others have their seats, and the deadline ends the held requests."""
+
+    def silent(server):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(60 * PATIENCE)
+        sock.connect((server.host, server.port))
+        sock.sendall(post(LONG_ANSWER | {"n": 4, "max_tokens": 1900, "logprobs": 20}))
+        assert sock.recv(100)
+        return sock
+
+    def busy(server):
+        """Processors that it takes."""
+        before = server.cpu()
+        time.sleep(0.5)
+        return 2 * (server.cpu() - before)
+
+    timeout = 15 * PATIENCE
+    with serving("--max-num-seqs", 8, "--request-timeout", timeout) as server:
+        began, socks = time.monotonic(), [silent(server) for _ in range(2)]
+        while (load := busy(server)) > 0.05:
+            assert time.monotonic() - began < timeout, f"{load} processors are busy for nobody"
+        report(f"held after {time.monotonic() - began:.1f} s, with {load:.2f} processors busy")
+        assert server.load()[:2] == [8, 0]
+        assert status(ask(server, post(SMALL | {"n": 8}))) == 200, "others have their seats"
+        while server.load() != [0, 0, 0]:
+            assert time.monotonic() - began < timeout + 3 * PATIENCE, "the deadline of a held request"
+            time.sleep(0.1)
+        for sock in socks:
+            answer = rest(sock)
+            assert b"deadline" in answer and answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), answer[-300:]
+
+
 def ipv6(_):
     for host in ["::1", "[::1]"]:
         with serving("--host", host) as server:
@@ -281,7 +315,7 @@ def halfopen(report):
 
 
 def main():
-    parts = {part.__name__: part for part in (framing, fields, salts, signals, timeouts, ipv6, pool, connections, bodies, halfopen)}
+    parts = {part.__name__: part for part in (framing, fields, salts, signals, timeouts, held, ipv6, pool, connections, bodies, halfopen)}
     for name in sys.argv[1:] or parts:
         parts[name](lambda line: print(f"     {line}", flush=True))
         print(f"ok   {name}", flush=True)

@@ -71,6 +71,11 @@ class Server:
         number = lambda name: int(re.search(rf"{name}:\s+(\d+)", status)[1])
         return number("VmRSS") * 1024, number("Threads"), len(os.listdir(folder / "fd"))
 
+    def cpu(self):
+        """Seconds of all its threads so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self, timeout=40):
         """Its exit status after SIGTERM."""
         if self.process.poll() is None:

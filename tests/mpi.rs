@@ -42,13 +42,14 @@ fn main() {
         print!("{}", String::from_utf8_lossy(&ran.stdout));
     }
     type Test = (&'static str, fn());
-    let tests: [Test; 6] = [
+    let tests: [Test; 7] = [
         ("the_command_gives_the_same_text", the_command_gives_the_same_text),
         ("the_wrong_number_of_processes_is_said", the_wrong_number_of_processes_is_said),
         ("a_rank_that_cannot_load_is_named", a_rank_that_cannot_load_is_named),
         ("a_killed_rank_ends_the_run", a_killed_rank_ends_the_run),
         ("a_hung_rank_ends_the_run", a_hung_rank_ends_the_run),
         ("a_killed_rank_ends_the_server", a_killed_rank_ends_the_server),
+        ("a_hung_rank_ends_the_server", a_hung_rank_ends_the_server),
     ];
     for (name, test) in tests {
         test();
@@ -235,9 +236,18 @@ fn a_hung_rank_ends_the_run() {
     }
 }
 
-/// Clients in the middle of a stream hear of it, or find their connection closed.
 fn a_killed_rank_ends_the_server() {
-    for rank in [3, 0] {
+    the_server_ends("-KILL", [3, 0], Duration::from_secs(10));
+}
+
+/// It is waited for as long as `--comm-timeout` says.
+fn a_hung_rank_ends_the_server() {
+    the_server_ends("-STOP", [2, 0], Duration::from_secs(25));
+}
+
+/// Clients in the middle of a stream hear of what happened to a rank, or find their connection closed.
+fn the_server_ends(signal: &str, ranks: [usize; 2], within: Duration) {
+    for rank in ranks {
         let name = format!("name-{rank}-{}", std::process::id());
         let mut command = stairwell(&["serve", "--port", "0", "--served-model-name", &name]);
         let mut server = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -257,18 +267,19 @@ fn a_killed_rank_ends_the_server() {
             assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
             answer.extend(&buffer[..n]);
         }
-        kill("-KILL", rank, &name);
+        kill(signal, rank, &name);
         let start = Instant::now();
         client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         _ = client.read_to_end(&mut answer); // a reset is an end too
         let time = start.elapsed();
-        assert!(time < Duration::from_secs(10), "rank {rank}: the client waited for {time:?}");
+        assert!(time < within, "rank {rank}: the client waited for {time:?}");
         assert!(!server.wait().unwrap().success());
+        assert!(start.elapsed() < within, "rank {rank}: the server ended after {:?}", start.elapsed());
         let said = if answer.ends_with(b"data: [DONE]\n\n\r\n0\r\n\r\n") {
             "an error"
         } else {
             "a closed connection"
         };
-        println!("rank {rank} killed: the client had {said} after {time:.1?}");
+        println!("rank {rank}, {signal}: the client had {said} after {time:.1?}");
     }
 }

@@ -76,15 +76,16 @@ def one_request():
 def outbox():
     """steps/step8-serve/figures/outbox.svg"""
     figure = Figure(
-        "An outbox with a reader that keeps up, one that is slow, and one that reads nothing",
-        "A reader that keeps up finds one piece at a time. Where more than 64 pieces wait, a new piece is put to the last one of its sample. Where more than 8 MiB wait, or a write makes no progress for "
-        "60 seconds, the answer is given up and the request is aborted.",
-        height=238,
+        "An outbox with a reader that keeps up, one that is slow, one that is behind, and one that reads nothing",
+        "A reader that keeps up finds one piece at a time. Where more than 64 pieces wait, a new piece is put to the last one of its sample. Where more than 64 KiB wait, the engine computes no more until half "
+        "is read. Where a write makes no progress for 60 seconds, or more than 8 MiB wait, the answer is given up and the request is aborted.",
+        height=304,
     )
     rows = [
         ("keeps up", [("cat", 1)], "green", "each piece is an event as soon as it comes"),
         ("slow", [("a", 1), ("small", 1), ("village", 1), ("by a blue lake, there lived a girl", 5)], "orange", "over 64 pieces: new text joins the last piece"),
-        ("reads nothing", [("", 1)] * 3 + [("", 5)], "red", "over 8 MiB, or 60 s without progress: cut, and the request is aborted"),
+        ("behind", [("", 1)] * 3 + [("", 5)], "orange", "over 64 KiB: no more is computed until half is read"),
+        ("reads nothing", [("", 1)] * 3 + [("", 5)], "red", "60 s without progress, or over 8 MiB: cut, and the request is aborted"),
     ]
     for i, (name, pieces, role, words) in enumerate(rows):
         y = 26 + 66 * i
@@ -97,7 +98,7 @@ def outbox():
         figure.arrow((x + 4, y + 16), (x + 60, y + 16), role="muted", dashed=role == "red")
         figure.text(x + 70, y + 21, "socket", "small", "muted")
         figure.text(150, y + 50, words, "small", "muted")
-    figure.text(20, 230, "The kernel holds about 256 KiB for each socket besides.", "small", "muted")
+    figure.text(20, 296, "The kernel holds about 256 KiB for each socket besides.", "small", "muted")
     return figure
 
 

@@ -225,7 +225,8 @@ impl<W: Worker> Engine<W> {
 
     /// Whether another step has something to do or to tell.
     pub fn has_work(&self) -> bool {
-        !self.updates.is_empty() || (self.queues() != (0, 0) && !self.scheduler.stands_still())
+        let late = || self.scheduler.held.iter().any(|request| request.is_late(Instant::now()));
+        !self.updates.is_empty() || self.scheduler.can_run() || late()
     }
 
     /// What the next step would tell, for a caller that makes no more steps.
@@ -254,8 +255,7 @@ impl<W: Worker> Engine<W> {
     /// No chunk: there is no request, or none can go on.
     fn idle(&mut self) -> Result<Vec<Update>> {
         let (waiting, running) = self.queues();
-        let works = (waiting, running) != (0, 0) && !self.scheduler.stands_still();
-        if self.updates.is_empty() && works {
+        if self.updates.is_empty() && self.scheduler.can_run() {
             let policy = self.scheduler.policy.name();
             let message =
                 format!("{waiting} requests wait, {running} run, and policy '{policy}' lets nobody go on");
@@ -321,9 +321,9 @@ impl<W: Worker> Engine<W> {
         self.scheduler.limits
     }
 
-    /// Requests that wait and that run.
+    /// Requests that wait and that run, the held ones included.
     pub fn queues(&self) -> (usize, usize) {
-        (self.scheduler.waiting.len(), self.scheduler.running.len())
+        (self.scheduler.waiting.len(), self.scheduler.running.len() + self.scheduler.held.len())
     }
 
     /// How full the KV cache is.

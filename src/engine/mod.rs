@@ -8,13 +8,15 @@
 //! - `policy`: which requests compute how many tokens in a step, continuous or static batching;
 //! - `scheduler`: the two queues, and the batch of a step;
 //! - `no_preempt`: how the scheduler asks for room; from step 4 on `preempt` instead, where memory is shared and may run short;
-//! - `pause` (step 4): new weights while requests run;
+//! - `pause` (step 4): new weights while requests run; `hold` (step 4): requests whose readers are behind;
 //! - `limits`: bounds on the queue, deadlines, failed steps; `prompt_logprobs`: what the model thought of a prompt;
 //! - `worker`: what carries a batch out; `report`: what it is and has done;
 //! - `engine`: the loop; `stats`: what it has done. A [`Trace`](crate::trace::Trace) records what ran when.
 
 #[allow(clippy::module_inception)] // engine/engine.rs is where a reader looks for it
 mod engine;
+#[cfg(feature = "step4")]
+mod hold;
 mod limits;
 #[cfg(not(feature = "step4"))]
 mod no_preempt;

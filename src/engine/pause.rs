@@ -66,7 +66,7 @@ impl<W: Worker> Engine<W> {
     /// Stops admitting requests. When [`is_paused`](Engine::is_paused) says so, after some steps, nobody runs.
     pub fn pause(&mut self, mode: PauseMode) {
         match mode {
-            PauseMode::Drain => {}
+            PauseMode::Drain => self.scheduler.unhold_all(),
             PauseMode::Abort => self.scheduler.started().into_iter().for_each(|id| _ = self.abort(id)),
             PauseMode::Retract => self.scheduler.recompute_all(),
             PauseMode::InPlace => {}

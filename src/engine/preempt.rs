@@ -3,7 +3,7 @@
 //! A request takes over what is cached of its beginning, and publishes what it computes. When a running request needs a block and
 //! there is none, the request that was admitted last gives way: it goes back to the front of the queue.
 
-use super::{Chunk, Engine, Request, RequestId, Scheduler, SharesWith, Worker};
+use super::{Chunk, Engine, Request, RequestId, Scheduler, SharesWith, Worker, hold::give_way};
 use crate::{
     batch::Move,
     kv::{BlockCounts, Prefix},
@@ -27,13 +27,16 @@ impl Scheduler {
         self.running.len() == running
     }
 
-    /// Sends the running request that was admitted last back to the front of the queue. It has no chunk in this step yet: those before
-    /// it were served first.
+    /// Takes room from a request that does not run, if one has some. Otherwise it sends the running request that was admitted last back to
+    /// the front of the queue, which has no chunk in this step yet: those before it were served first.
     fn preempt_newest(&mut self) {
+        self.preemptions += 1;
+        if give_way(self.waiting.iter_mut().chain(&mut self.held), &mut *self.kv) {
+            return;
+        }
         let Some(mut request) = self.running.pop() else { return };
         let kept = self.kv.preempt(request.id);
         request.preempt(kept);
-        self.preemptions += 1;
         self.waiting.push_front(request);
     }
     // ANCHOR_END: preempt
@@ -42,25 +45,29 @@ impl Scheduler {
     pub(super) fn left_of_waiting(&self, request: &Request) -> usize {
         match request.computed {
             0 => request.left() - self.kv.cached(&request.prefix()),
-            _ => request.left(), // it was swapped out
+            _ => request.left(), // it was swapped out, or held
         }
     }
 
     // ANCHOR: make_room_for_next
     /// Gives the first waiting request what is cached of it, and room for its next tokens, if there is any; how many those are.
     pub(super) fn make_room_for_next(&mut self, share: usize) -> Option<usize> {
-        let request = self.waiting.front_mut()?;
-        let held = request.computed;
-        if held == 0 && self.kv.expects(&request.prefix()) {
+        let (request, others) = self.waiting.make_contiguous().split_first_mut()?;
+        let kept = request.computed;
+        if kept == 0 && self.kv.expects(&request.prefix()) {
             return None;
         }
-        if held == 0 {
+        if kept == 0 {
             request.adopt(self.kv.adopt(request.id, &request.prefix()));
         }
         let tokens = share.min(request.left());
         let end = request.computed + tokens;
-        if !self.kv.reserve(request.id, end) {
-            if held == 0 {
+        while !self.kv.reserve(request.id, end) {
+            if give_way(others.iter_mut().chain(&mut self.held), &mut *self.kv) {
+                self.preemptions += 1;
+                continue;
+            }
+            if kept == 0 {
                 self.kv.release(request.id);
                 request.adopt(0); // it waits on, and gives way to nobody: that is no preemption
             }
@@ -84,7 +91,7 @@ impl Scheduler {
     /// Requests that have been admitted and have not finished.
     pub(super) fn started(&self) -> Vec<RequestId> {
         let waiting = self.waiting.iter().filter(|r| r.started());
-        self.running.iter().chain(waiting).map(|r| r.id).collect()
+        self.running.iter().chain(&self.held).chain(waiting).map(|r| r.id).collect()
     }
 }
 
@@ -116,7 +123,7 @@ impl Request {
     }
 
     /// It stops running; the first `kept` tokens need not be computed again.
-    fn preempt(&mut self, kept: usize) {
+    pub(super) fn preempt(&mut self, kept: usize) {
         self.computed = kept;
         self.preemptions += 1;
     }

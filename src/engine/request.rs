@@ -174,6 +174,11 @@ impl Request {
         if self.left() == 1 && !self.output().is_empty() { Phase::Decode } else { Phase::Prefill }
     }
 
+    /// Whether its deadline has passed.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
     /// Whether it has run.
     pub fn started(&self) -> bool {
         self.times.admitted.is_some()

@@ -16,6 +16,8 @@ pub struct Scheduler {
     pub(super) waiting: VecDeque<Request>,
     /// In the order of admission.
     pub(super) running: Vec<Request>,
+    /// Those that have run and are given no tokens for now. (Step 4.)
+    pub(super) held: Vec<Request>,
     pub kv: Box<dyn Manager>,
     pub(super) policy: Box<dyn Policy>,
     pub(super) limits: Limits,
@@ -48,8 +50,8 @@ impl Chunk {
 impl Scheduler {
     /// With nobody in it.
     pub fn new(kv: Box<dyn Manager>, policy: Box<dyn Policy>, limits: Limits) -> Scheduler {
-        let (waiting, running) = (VecDeque::new(), Vec::new());
-        Scheduler { waiting, running, kv, policy, limits, preemptions: 0, pause: Pause::default() }
+        let (waiting, running, held) = (VecDeque::new(), Vec::new(), Vec::new());
+        Scheduler { waiting, running, held, kv, policy, limits, preemptions: 0, pause: Pause::default() }
     }
 
     // ANCHOR: schedule
@@ -95,7 +97,7 @@ impl Scheduler {
         while let Some(request) = self.running.pop() {
             self.waiting.push_front(request);
         }
-        for request in self.waiting.iter_mut().filter(|r| r.started()) {
+        for request in self.waiting.iter_mut().chain(&mut self.held).filter(|r| r.started()) {
             self.kv.release(request.id); // whatever the pass has written, and what it was to copy, is not to be trusted
             request.computed = 0;
         }
@@ -146,18 +148,30 @@ impl Scheduler {
         if let Some(at) = self.running.iter().position(|r| r.id == id) {
             return Some(self.running.remove(at));
         }
+        if let Some(at) = self.held.iter().position(|r| r.id == id) {
+            return Some(self.held.remove(at));
+        }
         let at = self.waiting.iter().position(|r| r.id == id)?;
         self.waiting.remove(at)
     }
 
+    /// Whether somebody runs, or may be admitted.
+    pub(super) fn can_run(&self) -> bool {
+        let nobody = self.running.is_empty() && self.waiting.is_empty();
+        !nobody && !self.stands_still()
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.running.iter().chain(&self.held).chain(&self.waiting)
+    }
+
     /// Requests whose deadline has passed.
     pub(super) fn late(&self, now: Instant) -> Vec<RequestId> {
-        let requests = self.running.iter().chain(&self.waiting);
-        requests.filter(|r| r.deadline.is_some_and(|deadline| deadline <= now)).map(|r| r.id).collect()
+        self.requests().filter(|r| r.is_late(now)).map(|r| r.id).collect()
     }
 
     /// All requests.
     pub(super) fn all(&self) -> Vec<RequestId> {
-        self.running.iter().chain(&self.waiting).map(|r| r.id).collect()
+        self.requests().map(|r| r.id).collect()
     }
 }

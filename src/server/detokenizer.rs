@@ -3,8 +3,9 @@
 //! It is a thread of its own, so that the engine computes the next step while the texts of this one are made.
 
 use super::{
-    io_struct::{AbortReq, Address, BatchTokenIdOutput, Piece, SampleEnd, SchedulerInput},
+    io_struct::{AbortReq, Address, BatchTokenIdOutput, PaceReq, Piece, SampleEnd, SchedulerInput},
     metrics::Metrics,
+    outbox::{Outbox, Pace},
 };
 use crate::{
     engine::{Finished, RequestId, Update},
@@ -130,6 +131,7 @@ impl OutputText {
         let end =
             SampleEnd { reason: FinishReason::Error.name(), error: Some(why.into()), ..SampleEnd::default() };
         self.address.outbox.push(Piece { index: self.address.index, end: Some(end), ..Piece::default() });
+        self.address.outbox.wake();
     }
 
     fn end(&mut self, finished: Finished) -> SampleEnd {
@@ -155,6 +157,7 @@ impl OutputText {
 /// Makes texts until the Scheduler is gone.
 pub fn run(steps: Receiver<BatchTokenIdOutput>, to_scheduler: Sender<SchedulerInput>, metrics: Arc<Metrics>) {
     let mut open: HashMap<RequestId, OutputText> = HashMap::new();
+    let mut woken: Vec<Arc<Outbox>> = Vec::new();
     for BatchTokenIdOutput { new, updates, aborted, dead } in steps {
         open.extend(new);
         for mut update in updates {
@@ -165,28 +168,36 @@ pub fn run(steps: Receiver<BatchTokenIdOutput>, to_scheduler: Sender<SchedulerIn
             }
             count(&metrics, text, &update);
             let is_last = update.finished.is_some();
-            if !deliver(text, update) {
+            let Some(pace) = deliver(text, update) else { continue };
+            let Address { outbox, group, .. } = text.address.clone();
+            woken.push(outbox.clone());
+            match pace {
+                Pace::KeepsUp => {}
+                Pace::Behind => _ = to_scheduler.send(SchedulerInput::Pace(PaceReq { group, outbox })),
                 // Its client can't be answered: the scheduler ends its samples, and the updates that say so find nobody.
-                _ = to_scheduler.send(SchedulerInput::Abort(AbortReq::Group(text.address.group)));
-                open.remove(&id);
-            } else if is_last {
+                Pace::GivenUp => _ = to_scheduler.send(SchedulerInput::Abort(AbortReq::Group(group))),
+            }
+            if is_last || pace == Pace::GivenUp {
                 open.remove(&id);
             }
         }
+        // Clients are woken once a step, after all texts of it: a task that is woken at each text would take a processor from the next.
+        woken.drain(..).for_each(|outbox| outbox.wake());
         if let Some(why) = dead {
             open.drain().for_each(|(_, text)| text.fail(&why));
         }
     }
 }
 
-/// Sends an update's text on its way; false if there is no use in going on. A panic ends this output and no other.
-fn deliver(text: &mut OutputText, update: Update) -> bool {
+/// Sends an update's text on its way; `None` if it has none, which only an update before the last may have. A panic ends this output and no
+/// other.
+fn deliver(text: &mut OutputText, update: Update) -> Option<Pace> {
     let made = catch_unwind(AssertUnwindSafe(|| text.take(update)));
     match made {
-        Ok(piece) => piece.is_none_or(|piece| text.address.outbox.push(piece)),
+        Ok(piece) => piece.map(|piece| text.address.outbox.push(piece)),
         Err(_) => {
             text.fail("the text of this output can't be made; this is a bug");
-            false
+            Some(Pace::GivenUp)
         }
     }
 }

@@ -102,6 +102,7 @@ pub struct TokenizedSample {
 pub enum SchedulerInput {
     Generate(Box<TokenizedGenerateReqInput>),
     Abort(AbortReq),
+    Pace(PaceReq),
     FlushCache(oneshot::Sender<FlushCacheReqOutput>),
     InternalState(oneshot::Sender<InternalState>),
     /// The end: nothing is asked for after it.
@@ -116,6 +117,13 @@ pub enum AbortReq {
     Rid(String, oneshot::Sender<usize>),
     /// All.
     All { why: &'static str, count: oneshot::Sender<usize> },
+}
+
+/// A client has fallen behind, or has caught up. Which of the two, the outbox says when the message is read: two messages from two threads
+/// may come in either order.
+pub struct PaceReq {
+    pub group: GroupId,
+    pub outbox: Arc<Outbox>,
 }
 
 /// Whether the prefix cache is empty now. It can't be emptied while requests run.

@@ -1,7 +1,8 @@
 //! What waits for a client: one request's texts between the detokenizer, which never waits, and a socket, which may.
 //!
 //! Nothing is written as JSON before it is read, so that a token that waits takes some tens of bytes and not the hundreds of an event.
-//! Where pieces gather, they are put together, and where more gathers than a bound of bytes, the reader is given up.
+//! Where pieces gather, they are put together. Above a bound of bytes the client is *behind*, and the engine holds its request until the
+//! client has read half of them. Other samples of the request may still run for a while; above a second bound, the reader is given up.
 
 use super::io_struct::{Piece, SampleEnd};
 use std::{
@@ -11,6 +12,8 @@ use std::{
 };
 use tokio::sync::Notify;
 
+/// Bytes that wait for a client that is behind.
+const BEHIND: usize = 64 << 10;
 /// Bytes that may wait for one request's client.
 pub const MAX_WAITING_BYTES: usize = 8 << 20;
 /// Pieces that wait one by one; from then on, each is put to the last one of its sample.
@@ -29,7 +32,19 @@ pub struct Outbox {
 struct Waiting {
     pieces: VecDeque<Piece>,
     bytes: usize,
+    behind: bool,
+    caught_up: bool,
     overflow: bool,
+}
+
+/// How a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    KeepsUp,
+    /// It has more waiting than it should: no more is to be computed until it has caught up.
+    Behind,
+    /// It had more waiting than it may.
+    GivenUp,
 }
 
 /// The client reads too slowly, and its answer was given up.
@@ -38,22 +53,28 @@ pub struct Overflow;
 
 impl Outbox {
     // ANCHOR: push
-    /// Adds a piece. False if the client has more waiting than it may: nothing more is kept for it.
-    pub fn push(&self, piece: Piece) -> bool {
+    /// Adds a piece, of which the client's task hears with the next [`wake`](Outbox::wake). For a client that was given up, nothing is kept.
+    pub fn push(&self, piece: Piece) -> Pace {
         let mut waiting = self.lock();
-        if waiting.overflow {
-            return false;
+        if !waiting.overflow {
+            waiting.add(piece);
         }
-        waiting.add(piece);
         if waiting.bytes > MAX_WAITING_BYTES {
             *waiting = Waiting { overflow: true, ..Waiting::default() };
         }
-        let kept = !waiting.overflow;
-        drop(waiting);
-        self.news.notify_one();
-        kept
+        waiting.behind |= waiting.bytes > BEHIND;
+        match *waiting {
+            Waiting { overflow: true, .. } => Pace::GivenUp,
+            Waiting { behind: true, .. } => Pace::Behind,
+            _ => Pace::KeepsUp,
+        }
     }
     // ANCHOR_END: push
+
+    /// Wakes the client's task: pieces were added.
+    pub fn wake(&self) {
+        self.news.notify_one();
+    }
 
     /// The next pieces, once there are some.
     ///
@@ -73,6 +94,16 @@ impl Outbox {
             }
             news.await;
         }
+    }
+
+    /// Whether the client should read before more is computed for it.
+    pub fn is_behind(&self) -> bool {
+        self.lock().behind
+    }
+
+    /// Whether the client has caught up since this was asked last.
+    pub fn caught_up(&self) -> bool {
+        mem::take(&mut self.lock().caught_up)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -107,6 +138,9 @@ impl Waiting {
             self.bytes -= piece.bytes();
             taken.push(piece);
         }
+        let catches_up = self.behind && self.bytes <= BEHIND / 2;
+        self.behind &= !catches_up;
+        self.caught_up |= catches_up;
         taken
     }
 }
@@ -153,7 +187,7 @@ mod tests {
     async fn pieces_are_put_together_where_they_gather() {
         let outbox = Outbox::default();
         for i in 0..1000 {
-            assert!(outbox.push(piece(i % 2, &format!("{i} "), 0)));
+            assert_ne!(outbox.push(piece(i % 2, &format!("{i} "), 0)), Pace::GivenUp);
         }
         let mut pieces = Vec::new();
         while pieces.iter().map(|piece: &Piece| piece.tokens.len()).sum::<usize>() < 1000 {
@@ -171,10 +205,24 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded() {
         let outbox = Outbox::default();
-        let kept = (0..100_000).take_while(|_| outbox.push(piece(0, "a", 20))).count();
+        let kept = (0..100_000).take_while(|_| outbox.push(piece(0, "a", 20)) != Pace::GivenUp).count();
         assert!(kept > 10_000 && kept < MAX_WAITING_BYTES / 160, "{kept}");
-        assert!(!outbox.push(piece(0, "a", 0)));
+        assert_eq!(outbox.push(piece(0, "a", 0)), Pace::GivenUp);
         assert_eq!(outbox.take().await.unwrap_err(), Overflow);
+    }
+
+    #[tokio::test]
+    async fn a_client_is_behind_until_it_has_read_half() {
+        let outbox = Outbox::default();
+        let kept_up = (0..10_000).take_while(|_| outbox.push(piece(0, "a", 0)) == Pace::KeepsUp).count();
+        assert!(kept_up > 100 && kept_up < 10_000, "{kept_up}");
+        assert!(outbox.is_behind() && !outbox.caught_up());
+        while outbox.is_behind() {
+            assert!(!outbox.caught_up() && outbox.lock().bytes > BEHIND / 2);
+            outbox.take().await.unwrap();
+        }
+        assert!(outbox.caught_up() && !outbox.caught_up(), "it is said once");
+        assert_eq!(outbox.push(piece(0, "a", 0)), Pace::KeepsUp);
     }
 
     #[tokio::test]
@@ -186,6 +234,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         outbox.push(piece(0, "a", 0));
+        outbox.wake();
         assert_eq!(reader.await.unwrap(), 1);
     }
 }

@@ -1,10 +1,11 @@
 //! The Scheduler: the engine's loop. It is the only one that touches K and V, and it never waits for a client.
 //!
-//! It takes what has arrived, makes a step, and hands the tokens on. With nothing to do it sleeps until something arrives.
+//! It takes what has arrived, makes a step, and hands the tokens on. With nothing to do it sleeps until something arrives. A request whose
+//! client is behind is held: it has nothing to do until the client has read.
 
 use super::{
     io_struct::{
-        AbortReq, BatchTokenIdOutput, FlushCacheReqOutput, GroupId, InternalState, SchedulerInput,
+        AbortReq, BatchTokenIdOutput, FlushCacheReqOutput, GroupId, InternalState, PaceReq, SchedulerInput,
         TokenizedGenerateReqInput, TokenizedSample,
     },
     status::Status,
@@ -19,8 +20,9 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError},
     },
+    time::Instant,
 };
 
 /// The engine, and who asked for what.
@@ -83,8 +85,11 @@ impl<W: Worker> Scheduler<W> {
     /// Takes all that has arrived; waits for it if there is nothing else to do. False at the end.
     fn take_messages(&mut self) -> bool {
         if !self.engine.has_work() {
-            let Ok(message) = self.from_manager.recv() else { return false };
-            if !self.take(message) {
+            let goes_on = match self.wait() {
+                Ok(message) => self.take(message),
+                Err(error) => error == RecvTimeoutError::Timeout,
+            };
+            if !goes_on {
                 return false;
             }
         }
@@ -100,10 +105,21 @@ impl<W: Worker> Scheduler<W> {
         }
     }
 
+    /// Waits for a message, or until a held request's time is over.
+    fn wait(&self) -> Result<SchedulerInput, RecvTimeoutError> {
+        match self.engine.next_deadline() {
+            Some(deadline) => {
+                self.from_manager.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            }
+            None => self.from_manager.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
     fn take(&mut self, message: SchedulerInput) -> bool {
         match message {
             SchedulerInput::Generate(request) => self.admit(*request),
             SchedulerInput::Abort(request) => self.abort(request),
+            SchedulerInput::Pace(request) => self.pace(&request),
             SchedulerInput::FlushCache(reply) => {
                 let success = self.engine.flush_cache();
                 _ = reply.send(FlushCacheReqOutput { success });
@@ -169,6 +185,15 @@ impl<W: Worker> Scheduler<W> {
         let open = groups.iter().filter_map(|group| self.groups.get(group)).flat_map(|group| &group.open);
         for id in open {
             self.engine.abort(*id);
+        }
+    }
+
+    /// Holds the samples of a client that is behind; lets them go on if it has caught up.
+    fn pace(&mut self, PaceReq { group, outbox }: &PaceReq) {
+        let Some(Group { open, .. }) = self.groups.get(group) else { return };
+        let behind = outbox.is_behind();
+        for id in open {
+            _ = if behind { self.engine.hold(*id) } else { self.engine.unhold(*id) };
         }
     }
 

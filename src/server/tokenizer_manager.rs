@@ -6,8 +6,8 @@ use super::{
     detokenizer::{OutputText, TextRules},
     error::ApiError,
     io_struct::{
-        AbortReq, Address, FlushCacheReqOutput, GenerateReqInput, GroupId, InternalState, Piece, PromptInput,
-        SampleEnd, SchedulerInput, TokenizedGenerateReqInput, TokenizedSample,
+        AbortReq, Address, FlushCacheReqOutput, GenerateReqInput, GroupId, InternalState, PaceReq, Piece,
+        PromptInput, SampleEnd, SchedulerInput, TokenizedGenerateReqInput, TokenizedSample,
     },
     outbox::{MAX_WAITING_BYTES, Outbox, Overflow},
     prepare::{Prepared, PreparedPrompt},
@@ -311,6 +311,10 @@ impl Generation {
             let most = MAX_WAITING_BYTES >> 20;
             ApiError::server_error(format!("the client reads too slowly: more than {most} MiB waited for it"))
         })?;
+        if self.outbox.caught_up() {
+            let (group, outbox) = (self.group, self.outbox.clone());
+            _ = self.to_scheduler.send(SchedulerInput::Pace(PaceReq { group, outbox }));
+        }
         let good =
             pieces.iter().take_while(|piece| piece.end.as_ref().is_none_or(SampleEnd::is_good)).count();
         // What came before an error is the client's.

@@ -350,3 +350,37 @@ async fn tenants_share_nothing_and_metrics_add_up() {
     assert_eq!(metrics.generation_tokens.get(), sum("completion_tokens"));
     assert_eq!(metrics.prefix_cache_hits.get(), all.iter().map(cached).sum::<u64>());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_held_and_loses_nothing() {
+    let served = Served::demo(Limits { max_num_seqs: 2, max_batched_tokens: 64 });
+    let fat = json!({"prompt": "Once upon a time", "max_tokens": 600, "temperature": 0, "logprobs": 20, "ignore_eos": true});
+    let small = json!({"prompt": "The dog", "max_tokens": 50, "temperature": 0, "ignore_eos": true});
+    let whole = served.json("/v1/completions", fat.clone()).await;
+    let sampled = async || served.manager.internal_state().await.unwrap().stats.output_tokens;
+    let settled = async || {
+        let (mut last, mut same) = (sampled().await, 0);
+        while same < 5 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = sampled().await;
+            (last, same) = (now, if now == last { same + 1 } else { 0 });
+        }
+        last
+    };
+    let mut stream = fat.clone();
+    stream["stream"] = true.into();
+    let before = sampled().await;
+    let (_, silent) = served.post("/v1/completions", &stream).await;
+    let (_, slow) = served.post("/v1/completions", &stream).await;
+    let held = settled().await;
+    assert!((100..1000).contains(&(held - before)), "{} tokens for clients that don't read", held - before);
+    assert_eq!(served.status.running.load(Relaxed), 2, "they hold K and V");
+    served.json("/v1/completions", small).await;
+    assert_eq!(settled().await, held + 50, "others have their seats, and nobody else computes");
+    drop(silent);
+    let read = events(&to_bytes(slow, 64 << 20).await.unwrap());
+    let text: String = read.iter().map(|event| event["choices"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(text, whole["choices"][0]["text"]);
+    assert!(sampled().await < held + 50 + 600, "what was computed for the client that left");
+    served.idle("slow readers");
+}

@@ -215,6 +215,78 @@ fn a_request_ends_at_its_deadline() {
     assert_eq!((ended[&on_time].reason, ended[&on_time].output.len()), (FinishReason::Length, 40));
 }
 
+/// A held request's tokens so far: those of `steps` steps.
+fn tokens_of(engine: &mut Engine<Recording>, id: RequestId, steps: usize) -> usize {
+    let updates = (0..steps).flat_map(|_| engine.step().unwrap());
+    updates.filter(|update| update.id == id && update.token.is_some()).count()
+}
+
+#[test]
+fn a_held_request_gets_no_tokens_and_goes_on_where_it_was() {
+    let (before, _) = before_and_after(&prompt(), 8);
+    let (mut engine, mut ended) = busy(two_at_a_time());
+    let [first, second, third] = [0, 1, 2].map(RequestId);
+    assert!(!engine.hold(third), "it waits, and has nothing that anybody could read");
+    let blocks = engine.blocks().held;
+    assert!(engine.hold(first) && !engine.hold(first));
+    assert_eq!((engine.queues(), engine.blocks().held), ((1, 2), blocks), "it keeps its K and V");
+    assert_eq!(tokens_of(&mut engine, first, 2), 0);
+    assert_eq!(engine.queues(), (0, 3), "the third has its seat");
+    assert!(engine.hold(second) && engine.hold(third) && !engine.has_work(), "all are held");
+    assert!(engine.step().unwrap().is_empty() && engine.queues() == (0, 3));
+    assert!(!engine.unhold(RequestId(9)) && engine.unhold(first) && engine.has_work());
+    assert_eq!(tokens_of(&mut engine, first, 1), 1);
+    assert!(engine.unhold(third) && engine.unhold(second));
+    keep(&mut ended, engine.run().unwrap());
+    assert!(ended.len() == 3 && ended.values().all(|f| f.output == before && f.preemptions == 0));
+    assert_eq!((engine.queues(), engine.blocks().held), ((0, 0), 0));
+}
+
+#[test]
+fn a_held_request_gives_its_memory_to_whoever_needs_it() {
+    for preemption in [Preemption::Recompute, Preemption::Swap] {
+        let options = ManagerOptions { preemption, prefix_cache: false };
+        let setup = Setup { tokens: 32, swap_blocks: 8, options, ..two_at_a_time() };
+        let mut engine = engine("qwen3", setup);
+        let slow = engine.add(prompt(), greedy_params(8)).unwrap();
+        assert_eq!(tokens_of(&mut engine, slow, 3), 3);
+        assert!(engine.hold(slow));
+        // 17 + 14 tokens fill the pool.
+        let other = engine.add(prompt(), greedy_params(14)).unwrap();
+        let mut ended = run(&mut engine);
+        assert_eq!((ended[&other].output.len(), engine.queues()), (14, (0, 1)));
+        assert!(engine.unhold(slow));
+        keep(&mut ended, engine.run().unwrap());
+        assert_eq!(ended[&slow].output, before_and_after(&prompt(), 8).0);
+        assert_eq!((ended[&slow].preemptions, ended[&other].preemptions), (1, 0), "{preemption:?}");
+    }
+}
+
+#[test]
+fn a_held_request_can_be_ended_and_new_weights_do_not_wait_for_its_reader() {
+    let (mut engine, mut ended) = busy(two_at_a_time());
+    assert!(engine.hold(RequestId(0)) && engine.abort(RequestId(0)) && engine.has_work());
+    assert!(engine.hold(RequestId(1)));
+    engine.pause(PauseMode::Drain);
+    assert!(!engine.hold(RequestId(1)), "the pause waits for it");
+    step_until_paused(&mut engine, &mut ended);
+    assert_eq!(ended[&RequestId(0)].reason, FinishReason::Abort);
+    assert_eq!((ended[&RequestId(1)].output.len(), engine.queues()), (8, (1, 0)));
+    engine.resume();
+
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let new = NewRequest { deadline: Some(deadline), ..request(&engine, &prompt(), 40) };
+    let late = engine.add_request(new).unwrap();
+    (0..3).for_each(|_| keep(&mut ended, finished(engine.step().unwrap())));
+    assert!(engine.hold(late));
+    keep(&mut ended, engine.run().unwrap());
+    assert!(!engine.has_work() && engine.next_deadline() == Some(deadline));
+    std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    keep(&mut ended, engine.run().unwrap());
+    assert_eq!(ended[&late].error.as_deref(), Some("its deadline has passed"));
+    assert_eq!((ended.len(), engine.queues(), engine.blocks().held), (4, (0, 0), 0));
+}
+
 /// transformers' log-probabilities of the prompt's tokens from the second on, from its logits.
 fn logprobs_of(reference: &Reference) -> Vec<f64> {
     let vocab = reference.logits.len() / reference.prompt.len();

@@ -60,6 +60,8 @@ struct Job {
     params: GenerateParams,
     arrival: usize,
     abort: Option<usize>,
+    /// The step in which its reader falls behind, and that in which it has caught up.
+    hold: Option<(usize, usize)>,
     salt: Option<Arc<str>>,
     /// Another sample of the job before.
     again: bool,
@@ -70,8 +72,9 @@ fn jobs() -> impl Strategy<Value = Vec<Job>> {
     let prompt = (0usize..4, 0usize..32, prop::collection::vec(0u32..90, 1..8));
     let rest = (1usize..24, 0usize..30, prop::option::weighted(0.1, 0usize..60), 0u64..4);
     let sharing = (prop::bool::weighted(0.2), prop::bool::weighted(0.25));
-    let job = (prompt, rest, sharing).prop_map(
-        |((family, common, own), (max_tokens, arrival, abort, seed), (salted, again))| {
+    let hold = prop::option::weighted(0.3, (0usize..50, 1usize..20));
+    let job = (prompt, rest, sharing, hold).prop_map(
+        |((family, common, own), (max_tokens, arrival, abort, seed), (salted, again), hold)| {
             let common = (0..common as u32).map(|i| (i * (family as u32 + 3) + 11) % 90);
             let sampling = SamplingParams {
                 temperature: if seed == 0 { 0.0 } else { 1.0 },
@@ -83,6 +86,7 @@ fn jobs() -> impl Strategy<Value = Vec<Job>> {
                 params: GenerateParams { max_tokens, sampling, eos_token_id: vec![7] },
                 arrival,
                 abort,
+                hold: hold.map(|(from, steps)| (from, (from + steps).min(60))),
                 salt: salted.then(|| "tenant".into()),
                 again,
             }
@@ -120,6 +124,10 @@ fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Re
             if let Some(id) = ids[at].filter(|_| job.abort == Some(step)) {
                 engine.abort(id);
             }
+            if let Some((id, (from, to))) = ids[at].zip(job.hold) {
+                _ = (from..to).contains(&step) && engine.hold(id);
+                _ = step == to && engine.unhold(id);
+            }
         }
         step += 1;
         assert!(step < 10_000, "it ends");
@@ -142,7 +150,8 @@ fn check(name: &str, jobs: &[Job], setup: Setup, fails: Vec<usize>) -> Engine<Re
             logits.entry(id).or_default().push(bits(row));
         }
         let usage = engine.kv_usage();
-        let most = setup.limits.max_num_seqs * (setup.block_size - 1);
+        let held = jobs.iter().filter(|job| job.hold.is_some()).count();
+        let most = (setup.limits.max_num_seqs + held) * (setup.block_size - 1);
         assert!(usage.reserved - usage.used <= most, "less than a block a sequence is unused: {usage:?}");
     }
     assert_eq!(engine.blocks().held, 0, "{setup:?}: every block is given back");
@@ -199,6 +208,7 @@ fn preemption_is_constant_in_both_ways_and_nothing_changes() {
         params: greedy_params(24),
         arrival: i as usize / 2,
         abort: None,
+        hold: None,
         salt: None,
         again: false,
     };

@@ -51,6 +51,28 @@ pub fn event_into(buffer: &mut Vec<u8>, data: &impl Serialize) {
 }
 // ANCHOR_END: event
 
+/// The members that all events of a stream begin with, as JSON: most of an event of one token, and written once.
+pub struct Opening(Vec<u8>);
+
+impl Opening {
+    /// `members` is an object with at least one member.
+    pub fn new(members: &impl Serialize) -> Opening {
+        let mut event = Vec::new();
+        event_into(&mut event, members);
+        event.truncate(event.len() - "}\n\n".len());
+        Opening(event)
+    }
+
+    /// One event at the end of a buffer: these members, and then those of `rest`, an object with at least one.
+    pub fn event_into(&self, buffer: &mut Vec<u8>, rest: &impl Serialize) {
+        buffer.extend_from_slice(&self.0);
+        let brace = buffer.len();
+        serde_json::to_writer(&mut *buffer, rest).expect("our types are JSON, and memory takes every write");
+        buffer[brace] = b',';
+        buffer.extend_from_slice(b"\n\n");
+    }
+}
+
 /// The headers of a stream: its type, no cache, and no buffering by nginx, which would hold tokens back.
 pub fn headers() -> [(HeaderName, HeaderValue); 3] {
     [
@@ -87,6 +109,21 @@ mod tests {
             let [data] = &read(&bytes)[..] else { panic!("{bytes:?}") };
             assert_eq!(serde_json::from_str::<Value>(data).unwrap()["text"], text);
         }
+    }
+
+    #[test]
+    fn an_event_begins_with_the_opening_of_its_stream() {
+        #[derive(Serialize)]
+        struct Members {
+            id: &'static str,
+            created: u64,
+        }
+        let opening = Opening::new(&Members { id: "a\"}", created: 1 });
+        let mut buffer = Vec::new();
+        opening.event_into(&mut buffer, &json!({"choices": []}));
+        opening.event_into(&mut buffer, &json!({"choices": [{}], "usage": null}));
+        let head = r#"{"id":"a\"}","created":1,"choices":"#;
+        assert_eq!(read(&buffer), [format!("{head}[]}}"), format!(r#"{head}[{{}}],"usage":null}}"#)]);
     }
 
     #[test]

@@ -17,14 +17,17 @@ use futures_util::stream;
 use serde::Serialize;
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep};
 use utoipa::ToSchema;
 
 /// A stream that has nothing to say says a comment, so that proxies keep it open.
 const PING_EVERY: Duration = Duration::from_secs(10);
+/// Memory for an event or two of one token.
+const EVENT_BYTES: usize = 512;
 /// A log-probability of minus infinity, which JSON lacks; OpenAI's floor.
 const FLOOR: f64 = -9999.0;
 
@@ -154,13 +157,18 @@ struct Streaming<E> {
     events: E,
     usage: Usage,
     over: bool,
+    /// When something was said last.
+    last: Instant,
+    /// Ends when it may be time for a ping. A timer of its own for each wait would be one for each token.
+    silence: Pin<Box<Sleep>>,
 }
 
 // ANCHOR: stream
 /// Streams the events as their tokens come. An error that comes now is an event, since the status has gone out.
 pub fn streamed<E: Events>(generation: Generation, events: E) -> Response {
     let usage = Usage::of(&generation);
-    let state = Streaming { generation, events, usage, over: false };
+    let silence = Box::pin(sleep(PING_EVERY));
+    let state = Box::new(Streaming { generation, events, usage, over: false, last: Instant::now(), silence });
     let stream = stream::unfold(state, |mut state| async move {
         let bytes = state.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), state))
@@ -174,8 +182,13 @@ impl<E: Events> Streaming<E> {
         if self.over {
             return None;
         }
-        let Ok(pieces) = timeout(PING_EVERY, self.generation.next()).await else { return Some(sse::PING) };
-        let mut out = Vec::new();
+        let pieces = tokio::select! {
+            biased;
+            pieces = self.generation.next() => pieces,
+            () = silent(&mut self.silence, &mut self.last) => return Some(sse::PING),
+        };
+        self.last = Instant::now();
+        let mut out = Vec::with_capacity(EVENT_BYTES);
         match pieces {
             Ok(Some(pieces)) => {
                 for piece in pieces {
@@ -193,6 +206,20 @@ impl<E: Events> Streaming<E> {
     }
 }
 // ANCHOR_END: stream
+
+/// Waits until nothing was said for so long that a ping is due.
+async fn silent(timer: &mut Pin<Box<Sleep>>, last: &mut Instant) {
+    loop {
+        timer.as_mut().await;
+        let now = Instant::now();
+        let due = *last + PING_EVERY <= now;
+        *last = if due { now } else { *last };
+        timer.as_mut().reset(*last + PING_EVERY);
+        if due {
+            return;
+        }
+    }
+}
 
 /// A log-probability as JSON can have it.
 pub fn finite(logprob: f32) -> f64 {

@@ -82,11 +82,9 @@ struct TopLogprob {
     bytes: Option<Vec<u8>>,
 }
 
-/// A piece of a stream.
+/// A piece of a stream, after the head.
 #[derive(Serialize, ToSchema)]
-struct ChatChunk<'a> {
-    #[serde(flatten)]
-    head: &'a Head,
+struct ChatChunk {
     choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
@@ -142,8 +140,12 @@ pub async fn chat_completions(
     let format = Format { wants_logprobs, names, token_ids: request.return_token_ids, splitter };
     if request.stream {
         let (include_usage, usage_in_all) = (request.include_usage, request.usage_in_all);
+        let opening = sse::Opening::new(&head);
         let samples = vec![(false, format.splitter.clone()); generation.prepared.n];
-        return Ok(streamed(generation, ChatEvents { head, format, samples, include_usage, usage_in_all }));
+        return Ok(streamed(
+            generation,
+            ChatEvents { opening, format, samples, include_usage, usage_in_all },
+        ));
     }
     let (choices, mut usage) = whole(&mut generation).await?;
     let choices = choices.into_iter().enumerate();
@@ -240,7 +242,7 @@ fn ids(tokens: &[Sampled]) -> Vec<u32> {
 
 /// The chunks of a stream: for each choice one with the role, those with text, and one with the reason of the end.
 struct ChatEvents {
-    head: Head,
+    opening: sse::Opening,
     format: Format,
     /// For each choice, whether its role was sent, and what splits its text.
     samples: Vec<(bool, Option<Splitter>)>,
@@ -251,7 +253,7 @@ struct ChatEvents {
 impl ChatEvents {
     fn chunk(&self, choice: Option<ChunkChoice>, usage: Option<&Usage>, out: &mut Vec<u8>) {
         let usage = usage.cloned();
-        sse::event_into(out, &ChatChunk { head: &self.head, choices: choice.into_iter().collect(), usage });
+        self.opening.event_into(out, &ChatChunk { choices: choice.into_iter().collect(), usage });
     }
 
     /// A piece's text, split.

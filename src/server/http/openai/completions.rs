@@ -63,11 +63,9 @@ struct CompletionLogprobs {
     text_offset: Vec<usize>,
 }
 
-/// A piece of a stream.
+/// A piece of a stream, after the head.
 #[derive(Serialize)]
-struct CompletionChunk<'a> {
-    #[serde(flatten)]
-    head: &'a Head,
+struct CompletionChunk {
     choices: Vec<CompletionChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
@@ -120,9 +118,9 @@ pub async fn completions(
     let mut generation = manager.generate(request.input).await?;
     if request.stream {
         let (include_usage, usage_in_all) = (request.include_usage, request.usage_in_all);
-        let prepared = generation.prepared.clone();
+        let (opening, prepared) = (sse::Opening::new(&head), generation.prepared.clone());
         let progress = vec![Progress::default(); prepared.prompts.len() * prepared.n];
-        let events = CompletionEvents { head, format, prepared, progress, include_usage, usage_in_all };
+        let events = CompletionEvents { opening, format, prepared, progress, include_usage, usage_in_all };
         return Ok(streamed(generation, events));
     }
     let (choices, usage) = whole(&mut generation).await?;
@@ -222,7 +220,7 @@ struct Progress {
 
 /// The chunks of a stream; the last one of each choice has the reason of its end.
 struct CompletionEvents {
-    head: Head,
+    opening: sse::Opening,
     format: Format,
     prepared: Prepared,
     progress: Vec<Progress>,
@@ -235,13 +233,13 @@ impl Events for CompletionEvents {
         let index = piece.index;
         let choice = self.format.piece(piece, self.prepared.of(index), &mut self.progress[index]);
         let usage = self.usage_in_all.then(|| usage.clone());
-        sse::event_into(out, &CompletionChunk { head: &self.head, choices: vec![choice], usage });
+        self.opening.event_into(out, &CompletionChunk { choices: vec![choice], usage });
     }
 
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {
         if self.include_usage {
             let usage = Some(usage.clone());
-            sse::event_into(out, &CompletionChunk { head: &self.head, choices: Vec::new(), usage });
+            self.opening.event_into(out, &CompletionChunk { choices: Vec::new(), usage });
         }
     }
 }
