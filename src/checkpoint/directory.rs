@@ -1,8 +1,9 @@
-//! Where a checkpoint's files are: a directory on disk, or the demo checkpoint inside the binary.
+//! Where a checkpoint's files are: a directory on disk, one GGUF file, or the demo checkpoint inside the binary.
 
-use super::{CheckpointError, Index, Result, dummy::memory};
+use super::{CheckpointError, Index, Result, dummy::memory, gguf};
 use crate::{files, tensor::Owner};
 use memmap2::Mmap;
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ const FILES: &str = "config.json generation_config.json model.safetensors tokeni
 const INDEXES: [&str; 3] =
     ["model.safetensors.index.json", "pytorch_model.bin.index.json", "consolidated.safetensors.index.json"];
 
+/// Files that are made of what a GGUF file says.
+const OF_GGUF: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+
 /// A place to read a checkpoint's files from.
 #[derive(Clone, Debug)]
 pub enum Directory {
@@ -27,6 +31,12 @@ pub enum Directory {
     Disk(PathBuf),
     /// A directory on disk; large files are read into memory, so that nobody can change them under a run.
     Unmapped(PathBuf),
+    /// A GGUF file on disk, which holds all that a directory's files say. Whatever file is asked for, messages name this one.
+    Gguf {
+        path: PathBuf,
+        /// Whether its weights are memory-mapped, or read into memory.
+        mapped: bool,
+    },
     /// Files compiled into the binary: their names and bytes.
     Embedded {
         /// What messages call it.
@@ -37,23 +47,50 @@ pub enum Directory {
 }
 
 impl Directory {
+    /// What is at a path: a directory of files, or a GGUF file. A directory whose only weights are one GGUF file is that file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotADirectory`] for another file, and [`CheckpointError::WhichGguf`] for a directory of nothing but several models.
+    pub fn at(path: PathBuf) -> Result<Directory> {
+        let gguf = |path| Ok(Directory::Gguf { path, mapped: true });
+        if !path.is_dir() {
+            return if is_gguf(&path) { gguf(path) } else { Err(CheckpointError::NotADirectory { path }) };
+        }
+        let names = Directory::Disk(path.clone()).list()?;
+        let has = |ends: &[&str]| names.iter().any(|name| ends.iter().any(|end| name.ends_with(end)));
+        let others = has(&[".safetensors", ".index.json", ".bin", ".pt", ".pth"]);
+        match &ggufs(&names)[..] {
+            [file] if !others => gguf(path.join(file)),
+            files @ [_, _, ..] if !others && !names.iter().any(|name| name == "config.json") => {
+                Err(CheckpointError::WhichGguf { dir: path, files: files.join(", ") })
+            }
+            _ => Ok(Directory::Disk(path)),
+        }
+    }
+
     /// The same directory, of which large files are read and not mapped.
     pub fn unmapped(self) -> Directory {
         match self {
             Directory::Disk(dir) => Directory::Unmapped(dir),
+            Directory::Gguf { path, .. } => Directory::Gguf { path, mapped: false },
             other => other,
         }
     }
 
     /// The path of a file here, for messages.
     pub fn path(&self, file: &str) -> PathBuf {
-        self.root().join(file)
+        match self {
+            Directory::Gguf { path, .. } => path.clone(),
+            _ => self.root().join(file),
+        }
     }
 
-    /// The directory itself, for messages.
+    /// The directory itself, or the GGUF file, for messages.
     pub fn root(&self) -> PathBuf {
         match self {
-            Directory::Disk(dir) | Directory::Unmapped(dir) => dir.clone(),
+            Directory::Disk(dir) | Directory::Unmapped(dir) | Directory::Gguf { path: dir, .. } => {
+                dir.clone()
+            }
             Directory::Embedded { name, .. } => PathBuf::from(name),
         }
     }
@@ -62,15 +99,26 @@ impl Directory {
     fn embedded(&self) -> Option<&'static [(&'static str, &'static [u8])]> {
         match self {
             Directory::Embedded { files, .. } => Some(files),
-            Directory::Disk(_) | Directory::Unmapped(_) => None,
+            Directory::Disk(_) | Directory::Unmapped(_) | Directory::Gguf { .. } => None,
         }
     }
 
-    /// Whether there is such a file.
+    /// The name of the GGUF file that this is; `None` for a directory.
+    pub fn gguf(&self) -> Option<String> {
+        match self {
+            Directory::Gguf { path, .. } => {
+                Some(path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether there is such a file. A GGUF file is the only one that is there.
     pub fn has(&self, file: &str) -> bool {
-        match self.embedded() {
-            Some(files) => find(files, file).is_some(),
-            None => self.path(file).is_file(),
+        match (self.embedded(), self.gguf()) {
+            (Some(files), _) => find(files, file).is_some(),
+            (None, Some(name)) => name == file,
+            (None, None) => self.path(file).is_file(),
         }
     }
 
@@ -81,6 +129,7 @@ impl Directory {
     pub fn list(&self) -> Result<Vec<String>> {
         let mut names: Vec<String> = match self.embedded() {
             Some(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
+            None if self.gguf().is_some() => self.gguf().into_iter().collect(),
             None => {
                 let entries = fs::read_dir(self.root()).map_err(CheckpointError::io(self.root()))?;
                 entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
@@ -94,6 +143,9 @@ impl Directory {
     pub fn files(&self) -> Vec<PathBuf> {
         if self.embedded().is_some() {
             return Vec::new();
+        }
+        if self.gguf().is_some() {
+            return vec![self.root()];
         }
         let index = |file| Index::parse(&self.read(file).ok()??, &self.root()).ok();
         let shards: Vec<Index> = INDEXES.into_iter().filter_map(index).collect();
@@ -117,9 +169,25 @@ impl Directory {
             return Ok(find(files, file).map(<[u8]>::to_vec));
         }
         let path = self.path(file);
+        if self.gguf().is_some() {
+            return self.read_from_gguf(file);
+        }
         let bytes = if_there(&path, files::read(&path, MAX_SMALL))?;
         bytes.iter().try_for_each(|bytes| refuse_lfs_pointer(bytes, &path))?;
         Ok(bytes)
+    }
+
+    /// A small file of the checkpoint that a GGUF file stands for. The file is mapped for it, whatever becomes of its weights, because only its
+    /// beginning is read.
+    fn read_from_gguf(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if !OF_GGUF.contains(&name) {
+            return Ok(None);
+        }
+        let path = self.root();
+        let mapped = Directory::Gguf { path: path.clone(), mapped: true };
+        let file = mapped.map(&self.gguf().unwrap_or_default())?;
+        let file = file.ok_or_else(|| CheckpointError::io(&path)(ErrorKind::NotFound.into()))?;
+        gguf::small_file((*file).as_ref(), &path, name)
     }
 
     /// A large file's bytes, mapped and not read, or `None` if it is not there.
@@ -130,12 +198,15 @@ impl Directory {
         if let Some(files) = self.embedded() {
             return Ok(find(files, file).map(|bytes| Arc::new(bytes) as Owner));
         }
+        if self.gguf().is_some_and(|name| name != file) {
+            return Ok(None);
+        }
         let path = self.path(file);
         let Some((mut file, length)) = if_there(&path, files::open(&path))? else { return Ok(None) };
         if length == 0 {
             return Ok(Some(Arc::new(Vec::new()))); // an empty file can't be mapped
         }
-        if matches!(self, Directory::Unmapped(_)) {
+        if matches!(self, Directory::Unmapped(_) | Directory::Gguf { mapped: false, .. }) {
             let mut bytes = memory(length as usize)?;
             file.read_exact(&mut bytes).map_err(CheckpointError::io(&path))?;
             return Ok(Some(Arc::new(bytes)));
@@ -145,6 +216,19 @@ impl Directory {
         let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(&path))?;
         Ok(Some(Arc::new(map)))
     }
+}
+
+/// The GGUF files among these.
+pub(super) fn ggufs(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).filter(|name| name.ends_with(".gguf")).collect()
+}
+
+/// Whether a file is GGUF, by its name or by what it begins with.
+fn is_gguf(path: &Path) -> bool {
+    let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+    let mut begin = [0; 4];
+    named
+        || File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok_and(|()| &begin == b"GGUF")
 }
 
 /// A file in the binary.

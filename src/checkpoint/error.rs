@@ -28,15 +28,23 @@ pub enum CheckpointError {
     NoSuchRevision { model: String, revision: String, cache: PathBuf, known: String },
     /// The model's name is that of a file.
     #[error(
-        "model {path}: this is a file; give the directory that holds config.json and the .safetensors files"
+        "model {path}: this is a file, and no GGUF file; give the directory that holds config.json and the .safetensors files"
     )]
     NotADirectory { path: PathBuf },
-    /// GGUF is another format.
+    /// A GGUF file, below the step that reads it.
     #[error(
-        "{path}: GGUF files are not read. Give the directory of the original Hugging Face checkpoint \
+        "{path}: GGUF files need a build with --features step9. Or give the directory of the original Hugging Face checkpoint \
          (config.json and .safetensors files)"
     )]
     Gguf { path: PathBuf },
+    /// A GGUF file that is damaged, hostile, or of a kind that is not read.
+    #[error("{path}: bad GGUF file: {reason}")]
+    BadGguf { path: PathBuf, reason: String },
+    /// A directory with GGUF files, of which each is a model.
+    #[error(
+        "{dir}: the weights there are GGUF files ({files}), and each is a model; give the path of one of them"
+    )]
+    WhichGguf { dir: PathBuf, files: String },
     /// No config.json in the directory.
     #[error(
         "{dir}: there is no config.json, so this is no Hugging Face checkpoint directory. Give the directory that holds \

@@ -1,4 +1,4 @@
-//! From what `--model` says to a directory: a path, or the id of a model in the local Hugging Face cache.
+//! From what `--model` says to a directory, or to a GGUF file: a path, or the id of a model in the local Hugging Face cache.
 //!
 //! The cache's layout, as huggingface_hub writes it (`constants.py`, `file_download.py`):
 //! `$HF_HUB_CACHE/models--ORG--NAME/refs/main` holds a commit id, `snapshots/<commit id>/` the files.
@@ -17,17 +17,8 @@ use std::{env, fs};
 /// [`CheckpointError`], naming the path or the id.
 pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory> {
     let path = Path::new(model);
-    if path.is_dir() {
-        return Ok(Directory::Disk(path.to_owned()));
-    }
-    if path.is_file() {
-        let gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-        let path = path.to_owned();
-        return Err(if gguf {
-            CheckpointError::Gguf { path }
-        } else {
-            CheckpointError::NotADirectory { path }
-        });
+    if path.is_dir() || path.is_file() {
+        return Directory::at(path.to_owned());
     }
     in_hub_cache(&hub_cache(|name| env::var_os(name)), model, revision)
 }
@@ -65,7 +56,7 @@ fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Dir
     let snapshots = folder.join("snapshots");
     let snapshot = snapshots.join(commit.trim());
     if snapshot.is_dir() && !commit.trim().is_empty() {
-        return Ok(Directory::Disk(snapshot));
+        return Directory::at(snapshot);
     }
     let known = [names_in(&folder.join("refs")), names_in(&snapshots)].concat().join(", ");
     let (model, revision) = (model.to_owned(), revision.to_owned());
@@ -128,12 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn files_are_refused_by_kind() {
+    fn a_file_that_is_no_model_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, want) in [("m.gguf", "GGUF"), ("model.safetensors", "give the directory")] {
-            let path = dir.path().join(name);
-            fs::write(&path, b"x").unwrap();
-            assert!(locate(path.to_str().unwrap(), None).unwrap_err().to_string().contains(want));
-        }
+        let path = dir.path().join("model.safetensors");
+        fs::write(&path, b"x").unwrap();
+        assert!(locate(path.to_str().unwrap(), None).unwrap_err().to_string().contains("give the directory"));
     }
 }

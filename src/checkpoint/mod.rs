@@ -11,6 +11,11 @@ mod checksum;
 mod directory;
 mod dummy;
 mod error;
+#[cfg(feature = "quantized")]
+mod gguf;
+#[cfg(not(feature = "quantized"))]
+#[path = "no_gguf.rs"]
+mod gguf;
 mod header;
 mod index;
 mod load_format;
@@ -31,6 +36,8 @@ pub(crate) use dummy::memory as large_pages;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;
 use error::Result;
+#[cfg(feature = "quantized")]
+pub use gguf::Gguf;
 pub use header::{Header, TensorInfo};
 pub use index::Index;
 pub use load_format::LoadFormat;

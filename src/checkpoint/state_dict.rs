@@ -1,6 +1,6 @@
 //! The state dict: every tensor of a checkpoint, and where it lies.
 
-use super::{CheckpointError, Directory, Header, Index, LoadFormat, Result, TensorInfo};
+use super::{CheckpointError, Directory, Header, Index, LoadFormat, Result, TensorInfo, directory, gguf};
 use crate::tensor::{Bytes, HostTensor, Owner};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -106,6 +106,32 @@ impl FileFormat for Safetensors {
     }
 }
 
+/// One GGUF file. None has an index.
+struct GgufFile {
+    name: String,
+}
+
+impl FileFormat for GgufFile {
+    fn single(&self) -> &str {
+        &self.name
+    }
+
+    fn index(&self) -> &str {
+        ""
+    }
+
+    fn open(
+        &self,
+        directory: &Directory,
+        file: &str,
+        owner: Owner,
+        _: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<Vec<Shard>> {
+        let header = gguf::header((*owner).as_ref(), &directory.path(file))?;
+        Ok(vec![Shard { file: file.into(), owner, header, copied: false }])
+    }
+}
+
 impl Shard {
     /// A mapped safetensors file.
     pub(super) fn safetensors(directory: &Directory, file: &str, owner: Owner) -> Result<Shard> {
@@ -116,7 +142,7 @@ impl Shard {
 
 impl StateDict {
     /// Opens the weights of a directory: `model.safetensors`, or the shards that `model.safetensors.index.json` names, or what else
-    /// [`LoadFormat::Auto`] finds. Other files are ignored.
+    /// [`LoadFormat::Auto`] finds; or those of a GGUF file. Other files are ignored.
     ///
     /// # Errors
     /// [`CheckpointError`], naming the file.
@@ -134,6 +160,13 @@ impl StateDict {
         format: LoadFormat,
         wanted: impl Fn(&str) -> bool + Sync,
     ) -> Result<StateDict> {
+        if let Some(name) = directory.gguf() {
+            let found = match format {
+                LoadFormat::Auto => open_files(directory, &GgufFile { name }, &wanted)?,
+                _ => None,
+            };
+            return found.map_or_else(|| Err(no_weights(directory, format)?), Ok);
+        }
         for kind in format.order() {
             if let Some(files) = kind.files(directory)?
                 && let Some(found) = open_files(directory, &*files, &wanted)?
@@ -263,15 +296,18 @@ fn no_weights(directory: &Directory, format: LoadFormat) -> Result<CheckpointErr
     if let Some(files) = format.needs() {
         return Ok(CheckpointError::NoFilesOf { dir, format: format.to_string(), files });
     }
+    if directory.gguf().is_some() {
+        let files = "other files than this GGUF file, which needs no --load-format";
+        return Ok(CheckpointError::NoFilesOf { dir, format: format.to_string(), files });
+    }
     let files = directory.list()?;
-    let ending = |e: &str| files.iter().find(|f| f.ends_with(e));
     let pickle = files.iter().find(|f| {
         (f.ends_with(".bin") || f.ends_with(".pt") || f.ends_with(".pth"))
             && (f.starts_with("pytorch_model") || f.starts_with("consolidated") || f.starts_with("model"))
     });
-    Ok(match (pickle.filter(|_| !cfg!(feature = "quantized")), ending(".gguf")) {
+    Ok(match (pickle.filter(|_| !cfg!(feature = "quantized")), &directory::ggufs(&files)[..]) {
         (Some(file), _) => CheckpointError::OnlyPickle { dir, file: file.clone() },
-        (None, Some(file)) => CheckpointError::Gguf { path: directory.path(file) },
-        (None, None) => CheckpointError::NoWeights { dir },
+        (None, []) => CheckpointError::NoWeights { dir },
+        (None, files) => CheckpointError::WhichGguf { dir, files: files.join(", ") },
     })
 }

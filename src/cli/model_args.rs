@@ -20,7 +20,7 @@ use std::path::PathBuf;
 /// Which model.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Checkpoint directory, or the id of a model in the local Hugging Face cache (ORG/NAME). Default: the built-in demo model
+    /// Checkpoint directory, GGUF file, or the id of a model in the local Hugging Face cache (ORG/NAME). Default: the built-in demo model
     #[arg(long, value_name = "DIR")]
     pub model: Option<String>,
     /// Branch, tag or commit of a cached model

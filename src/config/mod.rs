@@ -149,6 +149,12 @@ impl ModelConfig {
         if self.rope.is_some() && !self.head_dim.is_multiple_of(2) {
             return Err(fields.error("head_dim", format!("{} is odd, and RoPE rotates pairs", self.head_dim)));
         }
+        if let Some(RopeParameters { scaling: RopeScaling::Factors(factors), .. }) = &self.rope
+            && factors.len() != self.head_dim / 2
+        {
+            let reason = format!("{} factors for {} frequencies", factors.len(), self.head_dim / 2);
+            return Err(fields.error("rope_scaling.factors", reason));
+        }
         if self.head_dim > 1 << 16 {
             return Err(fields.error(
                 "head_dim",

@@ -6,6 +6,7 @@
 //! `modeling_rope_utils.py`.
 
 use super::{Result, fields::Fields};
+use serde_json::Value;
 
 /// Rotary position embedding: base and scaling.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +35,8 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_max_position_embeddings: usize,
     },
+    /// `factors`: each frequency is divided by a number of its own, [head_dim / 2]. GGUF files hold these instead of `llama3`'s parameters.
+    Factors(Vec<f32>),
 }
 
 /// Parameters of `yarn`, with transformers' names.
@@ -81,7 +84,9 @@ impl RopeParameters {
     pub fn context(&self, max_position_embeddings: usize) -> usize {
         let stretch = |length: usize, factor: f64| (length as f64 * factor) as usize;
         match &self.scaling {
-            RopeScaling::Default | RopeScaling::Llama3 { .. } => max_position_embeddings,
+            RopeScaling::Default | RopeScaling::Llama3 { .. } | RopeScaling::Factors(_) => {
+                max_position_embeddings
+            }
             RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
                 stretch(max_position_embeddings, *factor)
             }
@@ -132,12 +137,23 @@ impl RopeScaling {
                     truncate: rope.flag("truncate")?.unwrap_or(true),
                 })
             }
+            "factors" => RopeScaling::Factors(factors(rope)?),
             other => {
                 let known = "default, linear, dynamic, yarn, llama3";
                 return Err(rope.error("rope_type", format!("'{other}' is not supported (known: {known})")));
             }
         })
     }
+}
+
+/// Numbers that frequencies are divided by.
+fn factors(rope: Fields) -> Result<Vec<f32>> {
+    let list = rope.list("factors")?.ok_or_else(|| rope.error("factors", "it is missing"))?;
+    let number = |value: &Value| value.as_f64().map(|x| x as f32).filter(|x| x.is_finite() && *x > 0.0);
+    let factor = |value: &Value| {
+        number(value).ok_or_else(|| rope.error("factors", format!("{value} is no number above 0")))
+    };
+    list.iter().map(factor).collect()
 }
 
 /// A scaling number that must be there and positive.

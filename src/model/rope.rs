@@ -65,6 +65,9 @@ impl Frequencies {
                 let scale = |f: &f32| llama3(*f, factor, low, high, original);
                 unscaled(plain(rope.theta).iter().map(scale).collect())
             }
+            RopeScaling::Factors(factors) => {
+                unscaled(plain(rope.theta).iter().zip(factors).map(|(f, factor)| f / factor).collect())
+            }
         })
     }
 }

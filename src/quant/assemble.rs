@@ -6,6 +6,7 @@ use super::compressed_tensors::PackQuantized;
 use super::config::{GptqConfig, Quantization, Scheme};
 use super::fields::words;
 use super::format::{Coded, Format};
+use super::gguf;
 use super::gptq::Gptq;
 use super::scaled::Scaled;
 use super::squeezellm::SqueezeLlm;
@@ -71,7 +72,7 @@ pub(crate) fn assemble(
     loading: &Loading,
 ) -> Result<Vec<(String, Matrix)>> {
     let Some(quantization) = loading.quantization else {
-        return Ok(tensors.into_iter().map(|(name, tensor)| (name, tensor.into())).collect());
+        return Ok(tensors.into_iter().map(|(name, tensor)| (name, gguf::matrix(tensor))).collect());
     };
     let (mut parameters, mut modules) = (Vec::new(), BTreeMap::<String, Parts>::new());
     for (name, tensor) in tensors {
@@ -80,7 +81,7 @@ pub(crate) fn assemble(
             module && (*part != "weight" || !tensor.dtype.is_weight())
         });
         let Some(part) = part else {
-            parameters.push((name, tensor.into()));
+            parameters.push((name, gguf::matrix(tensor)));
             continue;
         };
         let module = name[..name.len() - part.len() - 1].to_owned();

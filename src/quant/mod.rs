@@ -15,6 +15,7 @@ mod config;
 mod dummy;
 mod fields;
 mod format;
+pub mod gguf;
 mod gptq;
 pub mod quantize;
 mod rows;

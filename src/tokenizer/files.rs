@@ -74,6 +74,8 @@ impl TokenizerFiles {
         model_type: Option<String>,
         tokenizer_class: Option<String>,
     ) -> Result<Self, TokenizerError> {
+        // A GGUF file has the steps themselves, and names no class that would build others.
+        let model_type = model_type.filter(|_| directory.gguf().is_none());
         Ok(Self {
             origin: directory.root(),
             tokenizer_json: directory.read("tokenizer.json")?,

@@ -2,9 +2,9 @@
 //! more than 2 seconds.
 //!
 //! Without more words 61,200 inputs, the same in every run: 4,000 of each of three kinds for five parsers, and 200 of each for a
-//! tokenizer's two files and a chat template; with feature `quantized` 36,000 more, of PyTorch's files. The kinds: random bytes; valid
-//! files with a few bytes changed, cut, doubled or replaced by numbers that are hard to hold; and inputs with the structure and the words
-//! that the parser knows, and values that it does not expect.
+//! tokenizer's two files and a chat template; with feature `quantized` 36,000 more of PyTorch's files, 102,000 of GGUF's headers, and 600 of
+//! what is in them. The kinds: random bytes; valid files with a few bytes changed, cut, doubled or replaced by numbers that are hard to
+//! hold; and inputs with the structure and the words that the parser knows, and values that it does not expect.
 //! Memory is counted by this binary's own allocator.
 //!
 //! ```console
@@ -16,6 +16,11 @@
 
 #[path = "../suite/common.rs"]
 mod common;
+#[cfg(feature = "quantized")]
+mod gguf;
+#[cfg(feature = "quantized")]
+#[path = "../suite/gguf_file.rs"]
+mod gguf_file;
 mod rig;
 #[cfg(feature = "serve")]
 mod server;

@@ -38,9 +38,9 @@ pub const MEMORY_FACTOR: usize = 160;
 /// The longest that a parser may take for an input.
 const MOST_TIME: Duration = Duration::from_secs(2);
 
-/// Parsers that are fuzzed (three of them with feature `serve`, three with `quantized`), each with three kinds of inputs: the environment's effort is divided
-/// among them.
-const RUNS: u32 = 14 * 3;
+/// Parsers that are fuzzed (three of them with feature `serve`, five with `quantized`), each with three kinds of inputs: the environment's
+/// effort is divided among them.
+const RUNS: u32 = 16 * 3;
 
 /// The system's allocator, with the bytes that the process holds and the most that it held.
 struct Counting;

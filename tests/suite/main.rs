@@ -102,6 +102,16 @@ mod serve_chat;
 
 // Step 9.
 #[cfg(feature = "quantized")]
+mod gguf;
+#[cfg(feature = "quantized")]
+mod gguf_convert;
+#[cfg(feature = "quantized")]
+mod gguf_file;
+#[cfg(all(feature = "step7", feature = "quantized"))]
+mod gguf_parallel;
+#[cfg(feature = "quantized")]
+mod gguf_tokenizer;
+#[cfg(feature = "quantized")]
 mod mistral_layout;
 #[cfg(feature = "quantized")]
 mod step9;
