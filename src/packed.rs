@@ -39,6 +39,12 @@ pub trait Packed: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// GGUF's blocks, which the CPU multiplies where they lie. (Step 9.)
+    #[cfg(feature = "quantized")]
+    fn blocks(&self) -> Option<&crate::quant::gguf::Blocks> {
+        None
+    }
+
     /// Whether a CPU multiplies its tensors where they lie. Otherwise a load makes other rows of the same size of them.
     fn in_place(&self) -> bool;
 

@@ -18,7 +18,7 @@ use std::{ops::Range, sync::Arc};
 pub const SUB_BLOCK: usize = 32;
 
 /// A matrix of a block type.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Blocks {
     /// [outputs, inputs], or with rows in pairs [heads, half, 2, inputs].
     tensor: HostTensor,
@@ -72,15 +72,31 @@ impl Blocks {
         self.tensor.dtype
     }
 
-    /// The blocks of one output, where they lie in the file.
-    pub fn row_blocks(&self, output: usize) -> &[u8] {
-        let row = match self.tensor.shape[..] {
-            [_, half, _, _] => stored_row(output, half),
-            _ => output,
+    /// The blocks of all outputs, where they lie in the file.
+    pub fn bytes(&self) -> BlockBytes<'_> {
+        let half = match self.tensor.shape[..] {
+            [_, half, _, _] => Some(half),
+            _ => None,
         };
-        let [outputs, _] = self.shape();
-        let bytes = self.tensor.data.len() / outputs;
-        &self.tensor.data[row * bytes..][..bytes]
+        BlockBytes { bytes: &self.tensor.data, len: self.tensor.data.len() / self.shape()[0], half }
+    }
+}
+
+/// The blocks of a matrix.
+#[derive(Clone, Copy)]
+pub struct BlockBytes<'a> {
+    pub bytes: &'a [u8],
+    /// Bytes of an output.
+    pub len: usize,
+    /// Half of a head's outputs, if rows are in pairs.
+    half: Option<usize>,
+}
+
+impl BlockBytes<'_> {
+    /// Where an output's blocks begin.
+    #[inline(always)]
+    pub fn start_of(&self, output: usize) -> usize {
+        self.len * self.half.map_or(output, |half| stored_row(output, half))
     }
 }
 
@@ -99,11 +115,17 @@ impl Packed for Blocks {
     }
 
     fn row(&self, output: usize, inputs: Range<usize>, numbers: &mut [f32]) {
-        widen_row(self.tensor.dtype, self.row_blocks(output), inputs, numbers);
+        let rows = self.bytes();
+        let row = &rows.bytes[rows.start_of(output)..][..rows.len];
+        widen_row(self.tensor.dtype, row, inputs, numbers);
     }
 
     fn in_place(&self) -> bool {
         true
+    }
+
+    fn blocks(&self) -> Option<&Blocks> {
+        Some(self)
     }
 }
 
