@@ -174,13 +174,13 @@ impl<'a, T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Rows<T, L, C>
     }
 
     #[inline(always)]
-    fn block(&self, simd: T, output: &Output, block: usize) -> [T::Register; C] {
+    fn block(&self, simd: T, output: &mut Output<'a>, block: usize) -> [T::Register; C] {
         let codes = &output.codes[block / 2 * Q::BYTES..];
         self.scaled(simd, Q::widen(simd, codes, block % 2 == 1, output.table), output, block)
     }
 
     #[inline(always)]
-    fn last_block(&self, simd: T, output: &Output, block: usize) -> [T::Register; C] {
+    fn last_block(&self, simd: T, output: &mut Output<'a>, block: usize) -> [T::Register; C] {
         let held = &output.codes[block / 2 * Q::BYTES..];
         let whole: [u8; CHUNK] = filled_up(&held[..held.len().min(Q::BYTES)], 0);
         self.scaled(simd, Q::widen(simd, &whole, block % 2 == 1, output.table), output, block)

@@ -8,28 +8,162 @@ use crate::{backend::simd::LINE, tensor::DType};
 use std::{marker::PhantomData, ops::Range};
 
 /// A type of blocks of BYTES bytes.
-trait Type<const BYTES: usize> {
-    /// 32 of a block's numbers.
-    fn sub_block(block: &[u8; BYTES], j: usize) -> [f32; SUB_BLOCK];
+pub trait Type<const BYTES: usize> {
+    /// Scales of a block that its sub-blocks share the work for.
+    type Scales: Copy + Default;
+
+    /// The scales of a block.
+    #[inline(always)]
+    fn scales<T: Widens<L, C>, const L: usize, const C: usize>(_: T, _: &[u8; BYTES]) -> Self::Scales {
+        Self::Scales::default()
+    }
+
+    /// Numbers 32 j to 32 j + 31 of a block.
+    fn sub_block<T: Widens<L, C>, const L: usize, const C: usize>(
+        simd: T,
+        block: &[u8; BYTES],
+        scales: &Self::Scales,
+        j: usize,
+    ) -> [T::Register; C];
 }
 
-/// Names a type, and runs the task with it.
-macro_rules! types {
-    ($dtype:expr, $run:ident, $($name:ident, $bytes:literal, $function:path;)*) => {
-        match $dtype {
-            $(DType::$name => {
-                struct This;
-                impl Type<$bytes> for This {
-                    #[inline(always)]
-                    fn sub_block(block: &[u8; $bytes], j: usize) -> [f32; SUB_BLOCK] {
-                        $function(block, j)
-                    }
+/// Types whose numbers the function of `quant/gguf/` computes.
+macro_rules! by_function {
+    ($($name:ident, $bytes:literal, $function:path;)*) => {$(
+        struct $name;
+
+        impl Type<$bytes> for $name {
+            type Scales = ();
+
+            #[inline(always)]
+            fn sub_block<T: Widens<L, C>, const L: usize, const C: usize>(
+                simd: T,
+                block: &[u8; $bytes],
+                _: &(),
+                j: usize,
+            ) -> [T::Register; C] {
+                let numbers = $function(block, j);
+                let (registers, _) = numbers.as_chunks::<L>();
+                let mut widened = [simd.load(&registers[0]); C];
+                for i in 1..C {
+                    widened[i] = simd.load(&registers[i]);
                 }
-                $run!(This, $bytes)
-            })*
-            other => unreachable!("{other} has no blocks"),
+                widened
+            }
         }
-    };
+    )*};
+}
+by_function! {
+    Q4_1, 20, small::q4_1;
+    Q5_0, 22, small::q5_0;
+    Q5_1, 24, small::q5_1;
+    Q8_0, 34, small::q8_0;
+    Iq4Nl, 18, small::iq4_nl;
+    Q2K, 84, super_blocks::q2_k;
+    Q3K, 110, super_blocks::q3_k;
+    Q5K, 176, super_blocks::q5_k;
+    Iq4Xs, 136, super_blocks::iq4_xs;
+}
+
+/// The types that most files have, by instructions of their own. Each number has the bits that the function of `quant/gguf/` gives it: the
+/// products below are exact in f32.
+struct Q4_0;
+struct Q4K;
+struct Q6K;
+
+/// code · scale + offset.
+#[inline(always)]
+fn scaled<T: Widens<L, C>, const L: usize, const C: usize>(
+    simd: T,
+    mut codes: [T::Register; C],
+    scale: f32,
+    offset: f32,
+) -> [T::Register; C] {
+    let (scale, offset) = (simd.all(scale), simd.all(offset));
+    for i in 0..C {
+        codes[i] = simd.multiply_add(offset, codes[i], scale);
+    }
+    codes
+}
+
+impl Type<18> for Q4_0 {
+    type Scales = ();
+
+    #[inline(always)]
+    fn sub_block<T: Widens<L, C>, const L: usize, const C: usize>(
+        simd: T,
+        block: &[u8; 18],
+        _: &(),
+        _: usize,
+    ) -> [T::Register; C] {
+        let d = simd.half([block[0], block[1]]);
+        scaled(simd, simd.low_then_high(block[2..].first_chunk().expect("16 bytes")), d, -8.0 * d)
+    }
+}
+
+impl Type<144> for Q4K {
+    /// d · scale and −dmin · min of each sub-block.
+    type Scales = [[f32; 8]; 2];
+
+    #[inline(always)]
+    fn scales<T: Widens<L, C>, const L: usize, const C: usize>(simd: T, block: &[u8; 144]) -> [[f32; 8]; 2] {
+        let (d, dmin) = (simd.half([block[0], block[1]]), simd.half([block[2], block[3]]));
+        // Four bytes at a time: the first four scales and mins are 6 bits of a byte; of the others, four bits are in the last four bytes, and two
+        // in what the first ones leave.
+        let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+        let (a, b, c) = (word(4), word(8), word(12));
+        let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
+        let scales = [a & six, c & four | a >> 2 & two];
+        let mins = [b & six, c >> 4 & four | b >> 2 & two];
+        let (mut of_scales, mut of_mins) = ([0.0; 8], [0.0; 8]);
+        for j in 0..8 {
+            of_scales[j] = d * (scales[j / 4] >> (8 * (j % 4)) & 0xff) as f32;
+            of_mins[j] = -(dmin * (mins[j / 4] >> (8 * (j % 4)) & 0xff) as f32);
+        }
+        [of_scales, of_mins]
+    }
+
+    #[inline(always)]
+    fn sub_block<T: Widens<L, C>, const L: usize, const C: usize>(
+        simd: T,
+        block: &[u8; 144],
+        [scales, mins]: &[[f32; 8]; 2],
+        j: usize,
+    ) -> [T::Register; C] {
+        let codes = block[16 + 32 * (j / 2)..].first_chunk().expect("32 bytes");
+        scaled(simd, simd.halves(codes, j % 2 == 1), scales[j], mins[j])
+    }
+}
+
+impl Type<210> for Q6K {
+    /// d · scale of 16 numbers each.
+    type Scales = [f32; 16];
+
+    #[inline(always)]
+    fn scales<T: Widens<L, C>, const L: usize, const C: usize>(simd: T, block: &[u8; 210]) -> [f32; 16] {
+        let (d, mut scales) = (simd.half([block[208], block[209]]), [0.0; 16]);
+        for k in 0..16 {
+            scales[k] = d * f32::from(block[192 + k] as i8);
+        }
+        scales
+    }
+
+    #[inline(always)]
+    fn sub_block<T: Widens<L, C>, const L: usize, const C: usize>(
+        simd: T,
+        block: &[u8; 210],
+        scales: &[f32; 16],
+        j: usize,
+    ) -> [T::Register; C] {
+        let (half, k) = (j / 4, j % 4);
+        let low = block[64 * half + 32 * (k % 2)..].first_chunk().expect("32 bytes");
+        let high = block[128 + 32 * half..].first_chunk().expect("32 bytes");
+        let mut numbers = simd.six_bits(low, k >= 2, high, k);
+        for i in 0..C {
+            numbers[i] = simd.multiply(numbers[i], simd.all(scales[2 * j + 2 * i / C]));
+        }
+        numbers
+    }
 }
 
 /// The outputs of a task. `first`: the matrix's output that is the part's first; `inputs`: those of the part, whole sub-blocks.
@@ -62,20 +196,20 @@ pub fn task<
             run::<T, _, L, C, N, R, K>(simd, task, w, panels)
         }};
     }
-    types! {
-        blocks.dtype(), run_type,
-        Q4_0, 18, small::q4_0;
-        Q4_1, 20, small::q4_1;
-        Q5_0, 22, small::q5_0;
-        Q5_1, 24, small::q5_1;
-        Q8_0, 34, small::q8_0;
-        IQ4_NL, 18, small::iq4_nl;
-        Q2_K, 84, super_blocks::q2_k;
-        Q3_K, 110, super_blocks::q3_k;
-        Q4_K, 144, super_blocks::q4_k;
-        Q5_K, 176, super_blocks::q5_k;
-        Q6_K, 210, super_blocks::q6_k;
-        IQ4_XS, 136, super_blocks::iq4_xs;
+    match blocks.dtype() {
+        DType::Q4_0 => run_type!(Q4_0, 18),
+        DType::Q4_1 => run_type!(Q4_1, 20),
+        DType::Q5_0 => run_type!(Q5_0, 22),
+        DType::Q5_1 => run_type!(Q5_1, 24),
+        DType::Q8_0 => run_type!(Q8_0, 34),
+        DType::IQ4_NL => run_type!(Iq4Nl, 18),
+        DType::Q2_K => run_type!(Q2K, 84),
+        DType::Q3_K => run_type!(Q3K, 110),
+        DType::Q4_K => run_type!(Q4K, 144),
+        DType::Q5_K => run_type!(Q5K, 176),
+        DType::Q6_K => run_type!(Q6K, 210),
+        DType::IQ4_XS => run_type!(Iq4Xs, 136),
+        other => unreachable!("{other} has no blocks"),
     }
 }
 
@@ -100,7 +234,8 @@ const fn per_block(bytes: usize) -> usize {
 impl<'a, T: Widens<L, C>, Q: Type<BYTES>, const L: usize, const C: usize, const BYTES: usize> Rows<T, L, C>
     for BlockRows<'a, Q, BYTES>
 {
-    type Output = &'a [[u8; BYTES]];
+    /// Its blocks, and the scales of one of them.
+    type Output = (&'a [[u8; BYTES]], Q::Scales, usize);
     const PER_LINE: usize = if LINE * per_block(BYTES) / BYTES < 2 { 1 } else { 2 };
 
     #[inline(always)]
@@ -109,9 +244,9 @@ impl<'a, T: Widens<L, C>, Q: Type<BYTES>, const L: usize, const C: usize, const 
     }
 
     #[inline(always)]
-    fn output(&self, output: usize) -> &'a [[u8; BYTES]] {
+    fn output(&self, output: usize) -> Self::Output {
         let start = self.rows.start_of(self.first + output.min(self.last));
-        self.rows.bytes[start..start + self.rows.len].as_chunks().0
+        (self.rows.bytes[start..start + self.rows.len].as_chunks().0, Q::Scales::default(), usize::MAX)
     }
 
     #[inline(always)]
@@ -126,19 +261,16 @@ impl<'a, T: Widens<L, C>, Q: Type<BYTES>, const L: usize, const C: usize, const 
     }
 
     #[inline(always)]
-    fn block(&self, simd: T, output: &Self::Output, block: usize) -> [T::Register; C] {
-        let block = self.start + block;
-        let numbers = Q::sub_block(&output[block / per_block(BYTES)], block % per_block(BYTES));
-        let (registers, _) = numbers.as_chunks::<L>();
-        let mut widened = [simd.load(&registers[0]); C];
-        for i in 1..C {
-            widened[i] = simd.load(&registers[i]);
+    fn block(&self, simd: T, (blocks, scales, held): &mut Self::Output, block: usize) -> [T::Register; C] {
+        let (at, j) = ((self.start + block) / per_block(BYTES), (self.start + block) % per_block(BYTES));
+        if *held != at {
+            (*scales, *held) = (Q::scales(simd, &blocks[at]), at);
         }
-        widened
+        Q::sub_block(simd, &blocks[at], scales, j)
     }
 
     #[inline(always)]
-    fn last_block(&self, _: T, _: &Self::Output, _: usize) -> [T::Register; C] {
+    fn last_block(&self, _: T, _: &mut Self::Output, _: usize) -> [T::Register; C] {
         unreachable!("rows are whole sub-blocks")
     }
 }

@@ -24,9 +24,9 @@ pub trait Rows<T: Widens<L, C>, const L: usize, const C: usize> {
     /// Bytes before a block.
     fn bytes_before(&self, block: usize) -> usize;
     /// The numbers of a block.
-    fn block(&self, simd: T, output: &Self::Output, block: usize) -> [T::Register; C];
+    fn block(&self, simd: T, output: &mut Self::Output, block: usize) -> [T::Register; C];
     /// The same for the last one, if it is not whole. Columns past the last one have any numbers.
-    fn last_block(&self, simd: T, output: &Self::Output, block: usize) -> [T::Register; C];
+    fn last_block(&self, simd: T, output: &mut Self::Output, block: usize) -> [T::Register; C];
 }
 
 /// Such rows as the macro-kernel takes them.
@@ -60,12 +60,12 @@ impl<T: Widens<L, C>, W: Rows<T, L, C>, const L: usize, const C: usize> Operand<
         out: &Out,
     ) {
         for n in 0..R {
-            let output = self.0.output(first + n);
+            let mut output = self.0.output(first + n);
             for start in (0..block.len()).step_by(C) {
                 let of_32 = (block.start + start) / C;
                 let numbers = match (of_32 + 1) * BLOCK <= self.0.columns() {
-                    true => self.0.block(simd, &output, of_32),
-                    false => self.0.last_block(simd, &output, of_32),
+                    true => self.0.block(simd, &mut output, of_32),
+                    false => self.0.last_block(simd, &mut output, of_32),
                 };
                 for i in 0..C.min(block.len() - start) {
                     simd.store(numbers[i], &mut packed.0[start + i][n]);
@@ -91,7 +91,7 @@ fn few_rows<T: Widens<L, C>, W: Rows<T, L, C>, const L: usize, const C: usize, c
 ) {
     let (x, rest) = panels.panel::<L, M>(0).split_at(w.columns() / BLOCK * C);
     let x = x.as_chunks::<C>().0;
-    let outputs = [w.output(first), w.output(first + 1), w.output(first + 2), w.output(first + 3)];
+    let mut outputs = [w.output(first), w.output(first + 1), w.output(first + 2), w.output(first + 3)];
     let ahead = first + AHEAD * IN_PLACE;
     let ahead = [w.address(ahead), w.address(ahead + 1), w.address(ahead + 2), w.address(ahead + 3)];
     let [mut a, mut b, mut c, mut d] = [[simd.zero(); M]; IN_PLACE];
@@ -102,15 +102,15 @@ fn few_rows<T: Widens<L, C>, W: Rows<T, L, C>, const L: usize, const C: usize, c
                 prefetch(ahead[n].wrapping_add(w.bytes_before(block)), 0..1);
             }
         }
-        a = add_block(simd, w.block(simd, &outputs[0], block), x, a);
-        b = add_block(simd, w.block(simd, &outputs[1], block), x, b);
-        c = add_block(simd, w.block(simd, &outputs[2], block), x, c);
-        d = add_block(simd, w.block(simd, &outputs[3], block), x, d);
+        a = add_block(simd, w.block(simd, &mut outputs[0], block), x, a);
+        b = add_block(simd, w.block(simd, &mut outputs[1], block), x, b);
+        c = add_block(simd, w.block(simd, &mut outputs[2], block), x, c);
+        d = add_block(simd, w.block(simd, &mut outputs[3], block), x, d);
     }
     let mut sums = [a, b, c, d];
     if !rest.is_empty() {
         for n in 0..IN_PLACE {
-            let numbers = w.last_block(simd, &outputs[n], x.len());
+            let numbers = w.last_block(simd, &mut outputs[n], x.len());
             for i in 0..rest.len() {
                 add_row(simd, &mut sums[n], numbers[i], &load(simd, &rest[i]));
             }

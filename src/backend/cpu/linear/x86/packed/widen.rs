@@ -19,6 +19,20 @@ pub trait Widens<const L: usize, const C: usize>: F32<L> {
     fn signed(self, bytes: &[u8; L]) -> Self::Register;
     /// e4m3 floats, · 2^−120: that much the biases of the exponents differ.
     fn e4m3(self, bytes: &[u8; L]) -> Self::Register;
+    /// 32 codes of 4 bits: the low halves of 16 bytes, then the high ones.
+    fn low_then_high(self, bytes: &[u8; 16]) -> [Self::Register; C];
+    /// The low or the high halves of 32 bytes.
+    fn halves(self, bytes: &[u8; 32], high: bool) -> [Self::Register; C];
+    /// code − 32 of 32 codes of 6 bits: four in the low or high halves of bytes, and two in a quarter of others.
+    fn six_bits(
+        self,
+        low: &[u8; 32],
+        high_half: bool,
+        high: &[u8; 32],
+        quarter: usize,
+    ) -> [Self::Register; C];
+    /// An f16.
+    fn half(self, bits: [u8; 2]) -> f32;
     /// The same number in every lane.
     fn all(self, number: f32) -> Self::Register;
     /// a · b.
@@ -91,6 +105,39 @@ impl Widens<8, 4> for Avx2 {
     }
 
     #[inline(always)]
+    fn low_then_high(self, bytes: &[u8; 16]) -> [__m256; 4] {
+        // SAFETY: as above; 16 bytes are read.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), _mm_set1_epi8(15));
+            floats_of_32(_mm256_set_m128i(high, low))
+        }
+    }
+
+    #[inline(always)]
+    fn halves(self, bytes: &[u8; 32], high: bool) -> [__m256; 4] {
+        // SAFETY: as above; 32 bytes are read.
+        unsafe {
+            let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());
+            let bytes = if high { _mm256_srli_epi16::<4>(bytes) } else { bytes };
+            floats_of_32(_mm256_and_si256(bytes, _mm256_set1_epi8(15)))
+        }
+    }
+
+    #[inline(always)]
+    fn six_bits(self, low: &[u8; 32], high_half: bool, high: &[u8; 32], quarter: usize) -> [__m256; 4] {
+        // SAFETY: the token proves that the CPU has AVX2.
+        unsafe { floats_of_32(six_bits(low, high_half, high, quarter)) }
+    }
+
+    #[inline(always)]
+    fn half(self, bits: [u8; 2]) -> f32 {
+        // SAFETY: with AVX2, the token proves F16C.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bits) as i32))) }
+    }
+
+    #[inline(always)]
     fn all(self, number: f32) -> __m256 {
         // SAFETY: the token proves it.
         unsafe { _mm256_set1_ps(number) }
@@ -141,6 +188,39 @@ impl Widens<16, 2> for Avx512 {
     }
 
     #[inline(always)]
+    fn low_then_high(self, bytes: &[u8; 16]) -> [__m512; 2] {
+        // SAFETY: as above; 16 bytes are read.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), _mm_set1_epi8(15));
+            [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(low)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(high))]
+        }
+    }
+
+    #[inline(always)]
+    fn halves(self, bytes: &[u8; 32], high: bool) -> [__m512; 2] {
+        // SAFETY: as above; 32 bytes are read.
+        unsafe {
+            let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());
+            let bytes = if high { _mm256_srli_epi16::<4>(bytes) } else { bytes };
+            wide_floats_of_32(_mm256_and_si256(bytes, _mm256_set1_epi8(15)))
+        }
+    }
+
+    #[inline(always)]
+    fn six_bits(self, low: &[u8; 32], high_half: bool, high: &[u8; 32], quarter: usize) -> [__m512; 2] {
+        // SAFETY: the token proves that the CPU has AVX-512, and so AVX2.
+        unsafe { wide_floats_of_32(six_bits(low, high_half, high, quarter)) }
+    }
+
+    #[inline(always)]
+    fn half(self, bits: [u8; 2]) -> f32 {
+        // SAFETY: a CPU with AVX-512 has F16C.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bits) as i32))) }
+    }
+
+    #[inline(always)]
     fn all(self, number: f32) -> __m512 {
         // SAFETY: the token proves it.
         unsafe { _mm512_set1_ps(number) }
@@ -164,5 +244,60 @@ fn codes_of_16(_: Avx512, words: &[u8; 32], second: bool) -> [__m512i; 2] {
             _mm512_srlv_epi32(words, _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
         };
         if second { [shift(16), shift(24)] } else { [shift(0), shift(8)] }
+    }
+}
+
+/// 32 bytes with a sign, as floats.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn floats_of_32(bytes: __m256i) -> [__m256; 4] {
+    // SAFETY: by the caller.
+    unsafe {
+        let (first, second) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+        let float = |eight: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+        [
+            float(first),
+            float(_mm_unpackhi_epi64(first, first)),
+            float(second),
+            float(_mm_unpackhi_epi64(second, second)),
+        ]
+    }
+}
+
+/// The same in registers of 16.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[inline(always)]
+unsafe fn wide_floats_of_32(bytes: __m256i) -> [__m512; 2] {
+    // SAFETY: by the caller.
+    unsafe {
+        let float = |sixteen: __m128i| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sixteen));
+        [float(_mm256_castsi256_si128(bytes)), float(_mm256_extracti128_si256::<1>(bytes))]
+    }
+}
+
+/// code − 32 of 32 codes of 6 bits, as bytes with a sign.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn six_bits(low: &[u8; 32], high_half: bool, high: &[u8; 32], quarter: usize) -> __m256i {
+    // SAFETY: by the caller; 32 bytes of each are read.
+    unsafe {
+        let (low, high) = (_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast()));
+        let low = if high_half { _mm256_srli_epi16::<4>(low) } else { low };
+        // Bits 2 q and 2 q + 1 come to bits 4 and 5; what else is shifted into a byte is masked away.
+        let high = match quarter {
+            0 => _mm256_slli_epi16::<4>(high),
+            1 => _mm256_slli_epi16::<2>(high),
+            2 => high,
+            _ => _mm256_srli_epi16::<2>(high),
+        };
+        let low = _mm256_and_si256(low, _mm256_set1_epi8(0x0f));
+        let high = _mm256_and_si256(high, _mm256_set1_epi8(0x30));
+        _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32))
     }
 }
