@@ -7,6 +7,7 @@
 //! A layout is a [`Format`]: codes, scales and how they become numbers; each has a file. The CPU multiplies [`PackedRows`], which a load
 //! makes of it.
 
+mod arena;
 mod assemble;
 mod awq;
 mod bitsandbytes;

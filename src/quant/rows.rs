@@ -12,8 +12,9 @@
 //! Columns are inputs, in the order of their groups: every block of 32 columns is of one group. Mostly the two orders are the same. Where they
 //! are not (GPTQ's act-order, a group that ranks share), `gather` says which input a column has, and x is gathered before it is multiplied.
 
+use super::arena::Piece;
 use super::format::{Format, Numbers, e4m3};
-use crate::{checkpoint::large_pages, error::Result, tensor::Bytes};
+use crate::{error::Result, tensor::Bytes};
 use rayon::prelude::*;
 use std::{ops::Range, sync::Arc};
 
@@ -255,8 +256,8 @@ fn rewritten(
     let bits = format.numbers().bits();
     let stride = padded * bits / 8;
     let size = outputs.len() * stride;
-    let mut memory = large_pages(size)?;
-    let rows = &mut memory[..size];
+    let mut memory = Piece::new(size)?;
+    let rows = &mut memory.bytes()[..size];
     let tiles = rows.par_chunks_mut(TILE * stride).zip(outputs.clone().into_par_iter().step_by(TILE));
     tiles.for_each_init(Vec::new, |codes: &mut Vec<u8>, (rows, first)| {
         let count = rows.len() / stride;
