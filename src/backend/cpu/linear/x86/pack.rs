@@ -43,6 +43,7 @@ impl<'a, T> Panels<'a, T> {
     }
 }
 
+#[cfg(feature = "quantized")]
 impl Panels<'_, f32> {
     /// One number of a row, where registers have W.
     pub fn number<const W: usize>(&self, row: usize, column: usize) -> f32 {
