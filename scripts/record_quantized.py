@@ -3,9 +3,10 @@
 
 usage: python3 scripts/record_quantized.py [--rounds 3]
 
-Speed is that of dummy weights, f32 activations, all cores: a decode step of one request, and a prompt of 512 tokens. The formats take turns, round by round, so that
-a machine that slows down slows all of them; a figure is the median over rounds. Memory is that of a file of int4 weights, which the script writes (0.5 GB, in a
-temporary directory): resident bytes after some tokens, less those of a run of the demo model. Takes some minutes and wants an idle machine. Standard library only."""
+Speed is that of random weights, f32 activations, all cores: a decode step of one request, and a prompt of 512 tokens. The formats take turns, round by round, so that
+a machine that slows down slows all of them; a figure is the median over rounds. GGUF files and a file of int4 weights are written into a temporary directory (2 GB);
+memory is that of the int4 file: resident bytes after some tokens, less those of a run of the demo model. Takes some minutes and wants an idle machine. Standard library
+only."""
 
 import argparse
 import json
@@ -34,8 +35,18 @@ FORMATS = {
     "int8": {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"group_0": {"targets": ["Linear"], "weights": INT8}}},
     "fp8 128x128": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
 }  # fmt: skip
+# Of GGUF files: the type of the layers, that of the table (which is lm_head too), and that of half of what llama.cpp's Q4_K_M gives more bits.
+GGUF = {"gguf q8_0": ("Q8_0", "Q8_0", None), "gguf q4_0": ("Q4_0", "Q6_K", None), "gguf q4_k_m": ("Q4_K", "Q6_K", "Q6_K")}
+# Their numbers in the format, numbers and bytes of a block, and a block with small scales and random codes.
+BLOCKS = {
+    "F32": (0, 1, 4, lambda: struct.pack("<f", 1.0)),
+    "Q4_0": (2, 32, 18, lambda: b"\x00\x08" + os.urandom(16)),
+    "Q8_0": (8, 32, 34, lambda: b"\x00\x08" + os.urandom(32)),
+    "Q4_K": (12, 256, 144, lambda: b"\x00\x04\x00\x04" + os.urandom(140)),
+    "Q6_K": (14, 256, 210, lambda: os.urandom(208) + b"\x00\x02"),
+}
 # What the project asks of the ratio to bf16 on a CPU with AVX2 whose memory gives less than 25 GB/s.
-ASKED = {"gptq int4 g128": 1.6, "awq int4 g128": 1.6, "int8": 1.4, "fp8 128x128": 1.2}
+ASKED = {"gptq int4 g128": 1.6, "awq int4 g128": 1.6, "int8": 1.4, "fp8 128x128": 1.2, "gguf q8_0": 1.4, "gguf q4_0": 2.0, "gguf q4_k_m": 2.0}
 
 
 def checkpoint(folder, quantization):
@@ -44,9 +55,55 @@ def checkpoint(folder, quantization):
     (folder / "config.json").write_text(json.dumps(SHAPES | ({"quantization_config": quantization} if quantization else {})))
 
 
+def text(string):
+    """A string of GGUF."""
+    return struct.pack("<Q", len(string.encode())) + string.encode()
+
+
+def matrices():
+    """The layers' matrices: Hugging Face's name, GGUF's, outputs, inputs."""
+    hidden, inner = SHAPES["hidden_size"], SHAPES["intermediate_size"]
+    q, kv = (SHAPES[heads] * SHAPES["head_dim"] for heads in ("num_attention_heads", "num_key_value_heads"))
+    yield from (("self_attn.q_proj", "attn_q", q, hidden), ("self_attn.k_proj", "attn_k", kv, hidden), ("self_attn.v_proj", "attn_v", kv, hidden))
+    yield from (("self_attn.o_proj", "attn_output", hidden, q), ("mlp.gate_proj", "ffn_gate", inner, hidden), ("mlp.up_proj", "ffn_up", inner, hidden))
+    yield ("mlp.down_proj", "ffn_down", hidden, inner)
+
+
+def write_gguf(path, linear, table, better):
+    """A GGUF file with the shapes above. Its tokenizer is a list of names, which nobody asks for."""
+    hidden, layers, vocabulary = SHAPES["hidden_size"], SHAPES["num_hidden_layers"], SHAPES["vocab_size"]
+    sizes = {"block_count": layers, "embedding_length": hidden, "feed_forward_length": SHAPES["intermediate_size"], "context_length": SHAPES["max_position_embeddings"],
+             "attention.head_count": SHAPES["num_attention_heads"], "attention.head_count_kv": SHAPES["num_key_value_heads"], "attention.key_length": SHAPES["head_dim"],
+             "attention.value_length": SHAPES["head_dim"]}  # fmt: skip
+    floats = {"attention.layer_norm_rms_epsilon": SHAPES["rms_norm_eps"], "rope.freq_base": SHAPES["rope_theta"]}
+    pairs = [text("general.architecture") + struct.pack("<I", 8) + text("qwen3")]
+    pairs += [text(f"qwen3.{key}") + struct.pack("<II", 4, size) for key, size in sizes.items()]
+    pairs += [text(f"qwen3.{key}") + struct.pack("<If", 6, number) for key, number in floats.items()]
+    pairs += [text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, vocabulary) + b"".join(text(f"t{i}") for i in range(vocabulary))]
+    tensors = [("token_embd", [hidden, vocabulary], table), ("output_norm", [hidden], "F32")]
+    for layer in range(layers):
+        at = f"blk.{layer}."
+        tensors += [(at + norm, [hidden], "F32") for norm in ("attn_norm", "ffn_norm")] + [(at + norm, [SHAPES["head_dim"]], "F32") for norm in ("attn_q_norm", "attn_k_norm")]
+        for _, name, outputs, inputs in matrices():
+            tensors.append((at + name, [inputs, outputs], better if better and layer % 2 == 0 and name in ("attn_v", "ffn_down") else linear))
+    head, data, offset = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)) + b"".join(pairs), [], 0
+    for name, extents, kind in tensors:
+        number, values, size, block = BLOCKS[kind]
+        count = extents[0] * (extents[1] if len(extents) > 1 else 1) // values
+        head += text(name + ".weight") + struct.pack(f"<I{len(extents)}QIQ", len(extents), *extents, number, offset)
+        data.append((block, count * size))
+        offset += (count * size + 31) // 32 * 32
+    with open(path, "wb") as file:
+        file.write(head + bytes(-len(head) % 32))
+        for block, size in data:
+            block = block()
+            file.write((block * (size // len(block)))[:size] + bytes(-size % 32))
+
+
 def latencies(model, prompt, tokens):
-    """The latencies of `bench latency`, dummy weights."""
-    flags = ["--load-format", "dummy", "--dtype", "f32", "--batch-size", "1", "--iterations", "3", "--json"]
+    """The latencies of `bench latency`; dummy weights, if there is only a config.json."""
+    dummy = [] if model.is_file() else ["--load-format", "dummy"]
+    flags = [*dummy, "--dtype", "f32", "--batch-size", "1", "--iterations", "3", "--json"]
     command = [BINARY, "bench", "latency", "--model", model, "--input-len", str(prompt), "--output-len", str(tokens), *flags]
     report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return report["latencies"], report["model"]["weight_bytes_per_step"]
@@ -55,15 +112,13 @@ def latencies(model, prompt, tokens):
 def write_int4(folder):
     """A file of GPTQ weights with the shapes above; returns the bytes of the packed tensors, and of the others."""
     checkpoint(folder, FORMATS["gptq int4 g128"])
-    hidden, inner, q, kv = SHAPES["hidden_size"], SHAPES["intermediate_size"], 2048, 1024
-    matrices = {"self_attn.q_proj": (q, hidden), "self_attn.k_proj": (kv, hidden), "self_attn.v_proj": (kv, hidden), "self_attn.o_proj": (hidden, q),
-                "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}  # fmt: skip
+    hidden = SHAPES["hidden_size"]
     tensors = [("model.embed_tokens.weight", "BF16", [SHAPES["vocab_size"], hidden]), ("model.norm.weight", "BF16", [hidden])]
     for layer in range(SHAPES["num_hidden_layers"]):
         at = f"model.layers.{layer}."
         tensors += [(f"{at}{norm}.weight", "BF16", [hidden]) for norm in ("input_layernorm", "post_attention_layernorm")]
         tensors += [(f"{at}self_attn.{norm}.weight", "BF16", [SHAPES["head_dim"]]) for norm in ("q_norm", "k_norm")]
-        for name, (n, k) in matrices.items():
+        for name, _, n, k in matrices():
             tensors += [(f"{at}{name}.qweight", "I32", [k // 8, n]), (f"{at}{name}.qzeros", "I32", [k // 128, n // 8]), (f"{at}{name}.scales", "F16", [k // 128, n])]
     header, offset, sizes = {}, 0, {"packed": 0, "dense": 0}
     for name, dtype, shape in tensors:
@@ -73,9 +128,9 @@ def write_int4(folder):
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
         sizes["dense" if dtype == "BF16" else "packed"] += size
-    text = json.dumps(header).encode()
+    head = json.dumps(header).encode()
     with open(folder / "model.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(struct.pack("<Q", len(head)) + head)
         for entry in header.values():
             begin, end = entry["data_offsets"]
             # Small numbers: 2^-10 as an f16 and 2^-7 as a bf16; any bits are codes.
@@ -104,17 +159,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    steps, prompts, read = ({name: [] for name in FORMATS} for _ in range(3))
+    steps, prompts, read = ({name: [] for name in [*FORMATS, *GGUF]} for _ in range(3))
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        for i, quantization in enumerate(FORMATS.values()):
-            checkpoint(folder / str(i), quantization)
+        models = {name: folder / str(i) for i, name in enumerate(FORMATS)} | {name: folder / f"{i}.gguf" for i, name in enumerate(GGUF)}
+        for name, quantization in FORMATS.items():
+            checkpoint(models[name], quantization)
+        for name, types in GGUF.items():
+            write_gguf(models[name], *types)
         for _ in range(rounds):
-            for i, name in enumerate(FORMATS):
-                latency, per_step = latencies(folder / str(i), 8, 32)
+            for name, model in models.items():
+                latency, read[name] = latencies(model, 8, 32)
                 steps[name].append(latency["tpot_seconds"]["p50"])
-                read[name] = per_step
-                prompts[name].append(latencies(folder / str(i), 512, 1)[0]["ttft_seconds"]["p50"])
+                prompts[name].append(latencies(model, 512, 1)[0]["ttft_seconds"]["p50"])
         sizes = write_int4(folder / "int4")
         held = resident("--model", folder / "int4") - resident()
     step = {name: statistics.median(all) for name, all in steps.items()}
@@ -127,7 +184,7 @@ def main():
             "prompt_of_512_seconds": significant(prompt[name]),
             "prefill_over_bf16": significant(prompt["bf16"] / prompt[name]),
         }
-        for name in FORMATS
+        for name in steps
     }
     # The table of tokens and the norms are bf16, and resident too as far as they are read.
     memory = {"packed_bytes": sizes["packed"], "dense_bytes": sizes["dense"], "resident_bytes": held, "resident_over_file": significant(held / sum(sizes.values()))}

@@ -39,6 +39,7 @@ pub mod files;
 pub mod generate;
 mod json;
 pub mod machine;
+mod memory;
 pub mod model;
 pub mod packed;
 #[cfg(not(feature = "quantized"))]

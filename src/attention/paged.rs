@@ -11,9 +11,10 @@ use super::options::{KvDtype, KvOptions};
 use super::pool_size::{Pool, plan_pool};
 use super::storage::no_memory;
 use super::{batch_placement::Placement, block_storage::LayerBlocks, sequences::attend_kept};
-use crate::backend::cpu::{Cpu, CpuTensor, free_memory};
+use crate::backend::cpu::{Cpu, CpuTensor};
 use crate::batch::{Batch, Move};
 use crate::error::Result;
+use crate::memory::free_memory;
 use crate::model::{Attention, AttentionShape, KvMemory};
 
 /// See the module's documentation. A sequence's table is the list of its blocks.

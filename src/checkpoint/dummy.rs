@@ -4,11 +4,10 @@
 //! the order of loading.
 
 use super::{CheckpointError, Result};
-use crate::backend::cpu::free_memory;
+use crate::memory::large_pages;
 use crate::tensor::{Bytes, DType, HostTensor};
 use memmap2::MmapMut;
 use rayon::prelude::*;
-use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 
 /// Elements of one chunk; each chunk has its own generator, so chunks can be made on all cores.
@@ -40,16 +39,9 @@ pub fn dummy_tensor(name: &str, dtype: DType, shape: &[usize]) -> Result<HostTen
     Ok(HostTensor { dtype, shape: shape.to_vec(), data: Bytes::new(Arc::new(bytes), 0..n) })
 }
 
-/// At least n bytes, on large pages where the system has them: a matrix of many 4 kB pages is read a fifth slower.
-pub(crate) fn memory(n: usize) -> Result<MmapMut> {
-    let refused = |error| CheckpointError::NoMemory { bytes: n, error };
-    if n as u64 > free_memory() {
-        return Err(refused(Error::from(ErrorKind::OutOfMemory)));
-    }
-    let bytes = MmapMut::map_anon(n.max(1)).map_err(refused)?;
-    #[cfg(target_os = "linux")]
-    let _ = bytes.advise(memmap2::Advice::HugePage); // a wish: refused where the kernel has none
-    Ok(bytes)
+/// At least n bytes, on large pages where the system has them.
+pub(super) fn memory(n: usize) -> Result<MmapMut> {
+    large_pages(n).map_err(|error| CheckpointError::NoMemory { bytes: n, error })
 }
 
 /// The next value in ±0.001 (xorshift64, Marsaglia 2003).

@@ -31,8 +31,6 @@ mod write;
 
 pub use checksum::{Checksums, checksums, hex};
 pub use directory::Directory;
-#[cfg(feature = "quantized")]
-pub(crate) use dummy::memory as large_pages;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;
 use error::Result;

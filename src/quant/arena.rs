@@ -3,8 +3,8 @@
 //!
 //! Memory that a matrix gives back is kept for the next one of its size: new weights take the place of old ones.
 
-use crate::checkpoint::large_pages;
-use crate::{error::Result, tensor::Keep};
+use crate::checkpoint::CheckpointError;
+use crate::{error::Result, memory::large_pages, tensor::Keep};
 use memmap2::MmapMut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{collections::BTreeMap, mem};
@@ -43,7 +43,8 @@ impl Piece {
         }
         if arena.rest.len() < size {
             // Where there is no memory for a large mapping, there may be for the piece.
-            let mapping = large_pages(size.max(MAPPING)).or_else(|_| large_pages(size))?;
+            let mapping = large_pages(size.max(MAPPING)).or_else(|_| large_pages(size));
+            let mapping = mapping.map_err(|error| CheckpointError::NoMemory { bytes: size, error })?;
             let mapping: &'static mut MmapMut = Box::leak(Box::new(mapping));
             arena.rest = mapping;
         }

@@ -2,12 +2,10 @@
 
 mod kernels;
 mod linear;
-mod memory;
 mod workspace;
 
 pub use super::simd::Isa;
 pub use kernels::{Kernels, Standard};
-pub(crate) use memory::free_memory;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};

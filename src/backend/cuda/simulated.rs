@@ -1,8 +1,8 @@
 //! A device on the CPU: kernels/simulator runs the kernels, one fiber for each CUDA thread.
 
 use super::device::{Address, Arg, Device, DeviceMemory, Graph, Grid, Launch};
-use crate::backend::cpu;
 use crate::error::{Error, Result};
+use crate::memory::free_memory;
 use parking_lot::Mutex;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -232,7 +232,7 @@ impl Device for Simulated {
 
     fn memory(&self) -> DeviceMemory {
         let used: u64 = self.allocations().iter().map(|(_, size)| size).sum();
-        let free = cpu::free_memory();
+        let free = free_memory();
         DeviceMemory { free, total: free.saturating_add(used) }
     }
 }
