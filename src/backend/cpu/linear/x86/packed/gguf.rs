@@ -54,7 +54,6 @@ macro_rules! by_function {
     )*};
 }
 by_function! {
-    Q4_1, 20, small::q4_1;
     Q5_0, 22, small::q5_0;
     Q5_1, 24, small::q5_1;
     Q8_0, 34, small::q8_0;
@@ -68,6 +67,7 @@ by_function! {
 /// The types that most files have, by instructions of their own. Each number has the bits that the function of `quant/gguf/` gives it: the
 /// products below are exact in f32.
 struct Q4_0;
+struct Q4_1;
 struct Q4K;
 struct Q6K;
 
@@ -98,6 +98,21 @@ impl Type<18> for Q4_0 {
     ) -> [T::Register; C] {
         let d = simd.half([block[0], block[1]]);
         scaled(simd, simd.low_then_high(block[2..].first_chunk().expect("16 bytes")), d, -8.0 * d)
+    }
+}
+
+impl Type<20> for Q4_1 {
+    type Scales = ();
+
+    #[inline(always)]
+    fn sub_block<T: Widens<L, C>, const L: usize, const C: usize>(
+        simd: T,
+        block: &[u8; 20],
+        _: &(),
+        _: usize,
+    ) -> [T::Register; C] {
+        let (d, m) = (simd.half([block[0], block[1]]), simd.half([block[2], block[3]]));
+        scaled(simd, simd.low_then_high(block[4..].first_chunk().expect("16 bytes")), d, m)
     }
 }
 
