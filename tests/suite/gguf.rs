@@ -360,7 +360,7 @@ fn goldens() {
 }
 
 /// Used by the tests of several ranks.
-#[cfg(feature = "step7")]
+#[allow(dead_code)] // which are not of every build
 pub fn dense_and_blocks(name: &str) -> (TempDir, String, String) {
     let (dir, path) = written(&converted(&fixture(name), in_blocks));
     let dense = dir.path().join("dense");

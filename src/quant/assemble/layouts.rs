@@ -1,201 +1,20 @@
-//! From tensors to parameters: a packed matrix is made of several tensors of one module.
+//! Each layout of the tensors of one module: which there must be, and what shapes they have.
 
-use super::awq::{Awq, AwqVersion};
-use super::bitsandbytes::{FourBit, Nested};
-use super::compressed_tensors::PackQuantized;
-use super::config::{GptqConfig, Quantization, Scheme};
-use super::fields::words;
-use super::format::{Coded, Format};
-use super::gguf;
-use super::gptq::Gptq;
-use super::scaled::Scaled;
-use super::squeezellm::SqueezeLlm;
+use super::Parts;
 use crate::error::Result;
-use crate::model::Loading;
-use crate::packed::{Matrix, Packed};
-use crate::tensor::{DType, HostTensor};
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-/// What the names of a packed matrix's tensors end with, after the module's.
-const PARTS: [&str; 31] = [
-    "qweight",
-    "qzeros",
-    "scales",
-    "g_idx",
-    "lookup_table",
-    "rows",
-    "cols",
-    "vals",
-    "full_rows",
-    "full_row_indices",
-    "startrows",
-    "weight_packed",
-    "weight_shape",
-    "weight_zero_point",
-    "weight_g_idx",
-    "weight_scale",
-    "weight_scale_inv",
-    "input_scale",
-    "input_zero_point",
-    "SCB",
-    "weight_format",
-    "weight.absmax",
-    "weight.quant_map",
-    "weight.nested_absmax",
-    "weight.nested_quant_map",
-    "weight.quant_state.bitsandbytes__nf4",
-    "weight.quant_state.bitsandbytes__fp4",
-    "weight.format",
-    "weight.SCB",
-    "weight_global_scale",
-    "weight",
-];
-
-/// Whether a tensor is a scale of K or V, which a cache of 8-bit floats may use.
-pub(crate) fn is_kv_scale(name: &str) -> bool {
-    const SCALES: [&str; 5] =
-        [".k_scale", ".v_scale", ".kv_scale", ".k_proj.output_scale", ".v_proj.output_scale"];
-    SCALES.iter().any(|scale| name.ends_with(scale))
-}
-
-/// The tensors of one module, by what their names end with.
-struct Parts<'a, 'b> {
-    module: String,
-    tensors: BTreeMap<&'static str, HostTensor>,
-    loading: &'a Loading<'b>,
-}
-
-/// The parameters that tensors are: dense ones as they come, packed ones under the name of their module's `weight`.
-pub(crate) fn assemble(
-    tensors: impl IntoIterator<Item = (String, HostTensor)>,
-    loading: &Loading,
-) -> Result<Vec<(String, Matrix)>> {
-    let Some(quantization) = loading.quantization else {
-        return Ok(tensors.into_iter().map(|(name, tensor)| (name, gguf::matrix(tensor))).collect());
-    };
-    let (mut parameters, mut modules) = (Vec::new(), BTreeMap::<String, Parts>::new());
-    for (name, tensor) in tensors {
-        let part = PARTS.into_iter().find(|part| {
-            let module = name.strip_suffix(part).is_some_and(|module| module.ends_with('.'));
-            module && (*part != "weight" || !tensor.dtype.is_weight())
-        });
-        let Some(part) = part else {
-            parameters.push((name, gguf::matrix(tensor)));
-            continue;
-        };
-        let module = name[..name.len() - part.len() - 1].to_owned();
-        let new = || Parts { module: module.clone(), tensors: BTreeMap::new(), loading };
-        modules.entry(module.clone()).or_insert_with(new).tensors.insert(part, tensor);
-    }
-    for (module, parts) in modules {
-        if let Some(packed) = parts.matrix(quantization)? {
-            parameters.push((module + ".weight", Matrix::Packed(packed)));
-        }
-    }
-    Ok(parameters)
-}
-
-fn coded<F: Format>(format: F) -> Option<Arc<dyn Packed>> {
-    Some(Arc::new(Coded(format)))
-}
+use crate::quant::awq::{Awq, AwqVersion};
+use crate::quant::bitsandbytes::{FourBit, Nested};
+use crate::quant::compressed_tensors::PackQuantized;
+use crate::quant::config::{GptqConfig, Scheme};
+use crate::quant::fields::words;
+use crate::quant::format::Format;
+use crate::quant::gptq::Gptq;
+use crate::quant::scaled::Scaled;
+use crate::quant::squeezellm::SqueezeLlm;
+use crate::tensor::DType;
 
 impl Parts<'_, '_> {
-    /// The matrix of these tensors; `None` if they are scales of activations alone.
-    fn matrix(mut self, quantization: &Quantization) -> Result<Option<Arc<dyn Packed>>> {
-        for scale in ["input_scale", "input_zero_point", "weight_format", "weight.format", "startrows"] {
-            self.tensors.remove(scale);
-        }
-        if self.tensors.is_empty() {
-            return Ok(None);
-        }
-        Ok(match quantization {
-            Quantization::Gptq(config) => coded(self.gptq(config)?),
-            Quantization::Awq { group_size, version } => coded(self.awq(*group_size, *version)?),
-            Quantization::SqueezeLlm { bits } => coded(self.squeezellm(*bits)?),
-            Quantization::Fp8 { block } => coded(self.scaled(DType::F8_E4M3, *block)?),
-            Quantization::CompressedTensors(schemes) => {
-                let scheme = schemes.iter().find(|scheme| scheme.is_of(&self.module));
-                let scheme = scheme.ok_or_else(|| {
-                    self.refuse("weight_scale", "quantization_config has no group for this module".into())
-                })?;
-                match self.tensors.contains_key("weight_packed") {
-                    true => coded(self.pack_quantized(scheme)?),
-                    false => {
-                        let dtype = self.tensors.get("weight").map_or(DType::I8, |weight| weight.dtype);
-                        coded(self.scaled(dtype, scheme.block)?)
-                    }
-                }
-            }
-            Quantization::BitsAndBytes if self.tensors.contains_key("weight.quant_map") => {
-                coded(self.four_bit()?)
-            }
-            Quantization::BitsAndBytes => coded(self.bnb_int8()?),
-        })
-    }
-
-    fn refuse(&self, part: &str, reason: String) -> crate::error::Error {
-        self.loading.refuse(&format!("{}.{part}", self.module), reason)
-    }
-
-    /// Takes a tensor that must be there, of one of some dtypes and so many dimensions.
-    fn take(&mut self, part: &'static str, dtypes: &[DType], dimensions: usize) -> Result<HostTensor> {
-        let taken = self.take_if_there(part, dtypes, dimensions)?;
-        taken.ok_or_else(|| {
-            let others: Vec<_> = self.tensors.keys().copied().collect();
-            self.refuse(
-                part,
-                format!("it is missing, and a packed matrix needs it beside {}", others.join(", ")),
-            )
-        })
-    }
-
-    fn take_if_there(
-        &mut self,
-        part: &'static str,
-        dtypes: &[DType],
-        dimensions: usize,
-    ) -> Result<Option<HostTensor>> {
-        let Some(tensor) = self.tensors.remove(part) else { return Ok(None) };
-        let (dtype, shape) = (tensor.dtype, &tensor.shape);
-        if !dtypes.contains(&dtype) {
-            let list = dtypes.iter().map(DType::to_string).collect::<Vec<_>>().join(", ");
-            return Err(self.refuse(part, format!("dtype {dtype}, expected {list}")));
-        }
-        if shape.len() != dimensions || shape.contains(&0) {
-            return Err(self.refuse(part, format!("shape {shape:?}, expected {dimensions} dimensions")));
-        }
-        Ok(Some(tensor))
-    }
-
-    /// Every tensor was used.
-    fn end(&self) -> Result<()> {
-        match self.tensors.keys().next() {
-            None => Ok(()),
-            Some(part) => Err(self.refuse(part, "this kind of packed matrix has no such tensor".into())),
-        }
-    }
-
-    fn expect(&self, part: &str, actual: &[usize], expected: &[usize]) -> Result<()> {
-        match actual == expected {
-            true => Ok(()),
-            false => Err(self.refuse(part, format!("shape {actual:?}, expected {expected:?}"))),
-        }
-    }
-
-    /// Indices below a bound.
-    fn check_indices(&self, part: &str, tensor: &HostTensor, bound: usize) -> Result<()> {
-        let wrong = words(tensor)
-            .iter()
-            .map(|word| i32::from_le_bytes(*word))
-            .find(|i| *i < 0 || *i as usize >= bound);
-        match wrong {
-            None => Ok(()),
-            Some(index) => Err(self.refuse(part, format!("it holds {index}, and there are {bound}"))),
-        }
-    }
-
-    fn gptq(mut self, config: &GptqConfig) -> Result<Gptq> {
+    pub(super) fn gptq(mut self, config: &GptqConfig) -> Result<Gptq> {
         let (bits, group_size) = config.of(&self.module);
         let qweight = self.take("qweight", &[DType::I32], 2)?;
         let qzeros = self.take("qzeros", &[DType::I32], 2)?;
@@ -222,7 +41,7 @@ impl Parts<'_, '_> {
         Ok(Gptq { bits, qweight, qzeros, scales, g_idx, group_size, zero_offset, act_order })
     }
 
-    fn awq(mut self, group_size: Option<usize>, version: AwqVersion) -> Result<Awq> {
+    pub(super) fn awq(mut self, group_size: Option<usize>, version: AwqVersion) -> Result<Awq> {
         let fast = version == AwqVersion::GemvFast;
         let qweight = self.take("qweight", &[if fast { DType::I16 } else { DType::I32 }], 2)?;
         let qzeros = self.take("qzeros", &[if fast { DType::F16 } else { DType::I32 }], 2)?;
@@ -263,7 +82,7 @@ impl Parts<'_, '_> {
         Ok(awq)
     }
 
-    fn squeezellm(mut self, bits: usize) -> Result<SqueezeLlm> {
+    pub(super) fn squeezellm(mut self, bits: usize) -> Result<SqueezeLlm> {
         const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
         let qweight = self.take("qweight", &[DType::I32], 2)?;
         let lookup_table = self.take("lookup_table", &FLOATS, 2)?;
@@ -296,7 +115,7 @@ impl Parts<'_, '_> {
     }
 
     /// Bytes with scales of any granularity.
-    fn scaled(mut self, dtype: DType, block: Option<[usize; 2]>) -> Result<Scaled> {
+    pub(super) fn scaled(mut self, dtype: DType, block: Option<[usize; 2]>) -> Result<Scaled> {
         if !matches!(dtype, DType::F8_E4M3 | DType::I8) {
             return Err(self.refuse("weight", format!("dtype {dtype}, expected F8_E4M3 or I8")));
         }
@@ -330,7 +149,7 @@ impl Parts<'_, '_> {
         Ok(Scaled { weight, scales, block, divisor: 1.0 })
     }
 
-    fn bnb_int8(mut self) -> Result<Scaled> {
+    pub(super) fn bnb_int8(mut self) -> Result<Scaled> {
         let weight = self.take("weight", &[DType::I8], 2)?;
         let part = if self.tensors.contains_key("SCB") { "SCB" } else { "weight.SCB" };
         let scales = self.take(part, &[DType::F32], 1)?;
@@ -340,7 +159,7 @@ impl Parts<'_, '_> {
         Ok(Scaled { weight, scales, block: [1, inputs], divisor: 127.0 })
     }
 
-    fn pack_quantized(mut self, scheme: &Scheme) -> Result<PackQuantized> {
+    pub(super) fn pack_quantized(mut self, scheme: &Scheme) -> Result<PackQuantized> {
         const FLOATS: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
         let bits = scheme.bits;
         let weight_packed = self.take("weight_packed", &[DType::I32], 2)?;
@@ -386,7 +205,7 @@ impl Parts<'_, '_> {
         })
     }
 
-    fn four_bit(mut self) -> Result<FourBit> {
+    pub(super) fn four_bit(mut self) -> Result<FourBit> {
         let weight = self.take("weight", &[DType::U8], 2)?;
         let quant_map = self.take("weight.quant_map", &[DType::F32], 1)?;
         let absmax = self.take("weight.absmax", &[DType::F32, DType::U8], 1)?;
