@@ -9,7 +9,7 @@ mod gptq;
 mod layouts;
 mod round;
 
-pub use gptq::Hessian;
+pub use gptq::{DAMP, Hessian};
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
@@ -61,7 +61,7 @@ impl Recipe {
         match method {
             Method::Gptq => json!({
                 "quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": false, "sym": symmetric, "lm_head": false,
-                "checkpoint_format": "gptq", "true_sequential": false, "damp_percent": gptq::DAMP,
+                "checkpoint_format": "gptq", "true_sequential": false, "damp_percent": DAMP,
             }),
             Method::AwqRtn => json!({
                 "quant_method": "awq", "bits": bits, "group_size": group_size, "zero_point": true, "version": "gemm",
