@@ -16,12 +16,12 @@ use std::fs;
 
 /// AWQ's layout, rounded to nearest.
 pub fn awq(group_size: usize) -> Recipe {
-    Recipe { method: Method::AwqRtn, bits: 4, group_size, symmetric: false }
+    Recipe { method: Method::AwqRtn, bits: 4, group_size, symmetric: false, nearest: true }
 }
 
 /// GPTQ's layout, rounded to nearest.
 pub fn gptq(bits: usize, group_size: usize) -> Recipe {
-    Recipe { method: Method::Gptq, bits, group_size, symmetric: false }
+    Recipe { method: Method::Gptq, bits, group_size, symmetric: false, nearest: true }
 }
 
 /// A matrix of the demo's layers, [outputs, inputs].

@@ -126,7 +126,7 @@ const GROUP: usize = 32;
 pub fn quantizes_the_demo(update: Update) {
     update(&mut [0.0; 2], &[1.0, 0.0], 0, 0.0); // what is not written yet says so before anything is loaded
     let (w, shape, hessian) = demo_matrix();
-    let recipe = Recipe { method: Method::Gptq, bits: 3, group_size: GROUP, symmetric: true };
+    let recipe = Recipe { method: Method::Gptq, bits: 3, group_size: GROUP, symmetric: true, nearest: false };
     let want = recipe.quantize("q_proj", &w, shape, Some(&hessian)).expect("the demo's sizes").error;
     let error = |rows: &dyn Fn(&[f64]) -> Vec<f64>| {
         let (mut lost, mut whole) = (0.0, 0.0);

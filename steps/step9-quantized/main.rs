@@ -112,7 +112,8 @@ fn bytes() -> Result<()> {
         tensor.data.len(),
         bits(tensor.data.len())
     );
-    let recipe = |method, bits, group_size| Recipe { method, bits, group_size, symmetric: true };
+    let recipe =
+        |method, bits, group_size| Recipe { method, bits, group_size, symmetric: true, nearest: false };
     let no_inputs: Option<&Hessian> = None;
     for (label, recipe) in [
         ("fp8, blocks of 128", recipe(Method::Fp8, 8, 128)),
