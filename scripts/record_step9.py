@@ -1,7 +1,7 @@
 """What chapter 9 says of quality: `python scripts/record_step9.py` writes benches/results/step9.json.
 
     cargo build --release --features step9       # first; `--features quantized` does as well
-    python scripts/record_step9.py               # a minute
+    python scripts/record_step9.py               # a minute or two
 
 It packs the demo model by every method of `stairwell quantize` and records, for each, the bytes of the layers' matrices, the error of each matrix's products on the inputs of
 the calibration text, how likely the model finds a text that it has not seen, and the story that it tells. Nothing here is a time, so the machine may be busy. Standard library only.
@@ -9,7 +9,6 @@ the calibration text, how likely the model finds a text that it has not seen, an
 
 import json
 import math
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -21,16 +20,19 @@ CHAPTER = ROOT / "steps" / "step9-quantized"
 CALIBRATION, UNSEEN = CHAPTER / "calibration.txt", CHAPTER / "unseen.txt"
 PROMPT, STORY = "Once upon a time", 40
 PROGRAM = TARGET / "release" / "stairwell"
-# Name, flags of `quantize`. "rounded" and "GPTQ" differ in the algorithm only: the text measures both.
-TEXT = ["--calibration", CALIBRATION]
-GPTQ = ["--method", "gptq", "--group-size", "32", "--asymmetric", *TEXT]
+END = "<|endoftext|>"
+# "rounded" and "GPTQ" differ in the algorithm only: the text measures both.
+GPTQ = ["--method", "gptq", "--asymmetric", "--calibration", CALIBRATION, "--calibration-tokens", "16384"]
+G32, G128 = [*GPTQ, "--group-size", "32"], [*GPTQ, "--group-size", "128"]
 METHODS = [
     ("fp8", ["--method", "fp8"]),
     ("int8", ["--method", "int8"]),
-    *[(f"{bits} bits, {how}", [*GPTQ, "--bits", str(bits), *flags]) for bits in (4, 3, 2) for how, flags in (("rounded", ["--round"]), ("GPTQ", []))],
-    ("4 bits, rounded, groups of 128", ["--method", "gptq", "--group-size", "128", "--asymmetric", *TEXT, "--round"]),
-    ("4 bits, GPTQ, groups of 128", ["--method", "gptq", "--group-size", "128", "--asymmetric", *TEXT]),
+    ("4 bits, rounded, groups of 128", [*G128, "--round"]),
+    ("4 bits, GPTQ, groups of 128", G128),
+    *[(f"{bits} bits, {how}", [*G32, "--bits", str(bits), *flags]) for bits in (4, 3, 2) for how, flags in (("rounded", ["--round"]), ("GPTQ", []))],
 ]
+# The calibration text in other ways: its first 2,048 tokens, and its stories run together without the token that ends a text.
+SHORT, TOGETHER = "3 bits, GPTQ, 2,048 tokens", "3 bits, GPTQ, stories run together"
 
 
 def run(*words):
@@ -56,7 +58,7 @@ def packed_bytes(directory):
 
 def perplexity(directory):
     """e to the mean surprise for each token of the unseen text, story by story."""
-    stories = UNSEEN.read_text(encoding="utf-8").split("\n\n")
+    stories = [story.strip() for story in UNSEEN.read_text(encoding="utf-8").split(END)]
     with tempfile.TemporaryDirectory() as temporary:
         requests = Path(temporary) / "requests.jsonl"
         line = {"max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
@@ -86,9 +88,14 @@ def main():
     matrices = 4 * 7  # of the demo's layers
     rows = [{"method": "bf16", "bytes": packed_bytes(demo), "perplexity": significant(first), "story": told, "same": len(told)}]
     errors = {}
-    for method, flags in METHODS:
+    short = [flag if flag != "16384" else "2048" for flag in G32]
+    for method, flags in [*METHODS, (SHORT, [*short, "--bits", "3"]), (TOGETHER, [*G32, "--bits", "3"])]:
         with tempfile.TemporaryDirectory() as temporary:
             out = Path(temporary) / "out"
+            if method == TOGETHER:
+                together = Path(temporary) / "calibration.txt"
+                together.write_text(CALIBRATION.read_text(encoding="utf-8").replace(END, "\n"), encoding="utf-8")
+                flags = [together if flag == CALIBRATION else flag for flag in flags]
             said = run("quantize", "--out", out, *flags)
             of = [line.split(": error ") for line in said.splitlines() if ": error " in line]
             assert len(of) == matrices, said
