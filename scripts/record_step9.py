@@ -86,7 +86,7 @@ def main():
     first, tokens = perplexity(demo)
     told = story(demo)
     matrices = 4 * 7  # of the demo's layers
-    rows = [{"method": "bf16", "bytes": packed_bytes(demo), "perplexity": significant(first), "story": told, "same": len(told)}]
+    rows = [{"method": "bf16", "bytes": packed_bytes(demo), "mean_error": None, "perplexity": significant(first), "story": told, "same": len(told)}]
     errors = {}
     short = [flag if flag != "16384" else "2048" for flag in G32]
     for method, flags in [*METHODS, (SHORT, [*short, "--bits", "3"]), (TOGETHER, [*G32, "--bits", "3"])]:
