@@ -16,7 +16,7 @@ STEPS = [
     ("packed", "weights"),
 ]
 
-LEFT, STEP, RISE, FIRST, FLOOR = 84, 83, 26, 66, 372
+LEFT, STEP, RISE, FIRST, FLOOR = 84, 83, 25, 66, 372
 
 
 def staircase():
