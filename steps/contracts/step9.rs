@@ -96,9 +96,10 @@ pub fn awq_tells_the_demo_story(pack: Pack, unpack: Unpack) {
         word_tensor(tensor, words(tensor).into_iter().map(|word| pack(reference_unpack(word))))
     });
     assert_eq!(ids(mine.runner()), want, "the demo story from words that your pack has made");
-    let read = mine.dense(|[outputs, inputs], part| {
+    let read = mine.dense(|module| {
+        let [outputs, inputs] = module.shape;
         let (qweight, qzeros, scales) =
-            (words(part("qweight")), words(part("qzeros")), floats(part("scales")));
+            (words(module.part("qweight")), words(module.part("qzeros")), floats(module.part("scales")));
         let field =
             |words: &[u32], row: usize, n: usize| unpack(words[row * outputs / 8 + n / 8])[n % 8] as f32;
         let number = |n: usize, k: usize| {
@@ -249,10 +250,11 @@ pub fn column(column: Column) {
 pub fn gptq_tells_the_demo_story(column: Column) {
     _ = column(&made_up(4, false, false), 0); // what is not written yet says so before anything is loaded
     let demo = Demo::new(gptq(4, 32));
-    let read = demo.dense(|[outputs, inputs], part| {
-        let g_idx = words(part("g_idx")).into_iter().map(|group| group as usize).collect();
-        let (qweight, qzeros) = (words(part("qweight")), words(part("qzeros")));
-        let scales = floats(part("scales"));
+    let read = demo.dense(|module| {
+        let [outputs, inputs] = module.shape;
+        let g_idx = words(module.part("g_idx")).into_iter().map(|group| group as usize).collect();
+        let (qweight, qzeros) = (words(module.part("qweight")), words(module.part("qzeros")));
+        let scales = floats(module.part("scales"));
         let matrix = GptqMatrix { bits: 4, inputs, outputs, qweight, qzeros, scales, g_idx, v2: false };
         (0..outputs).flat_map(|output| column(&matrix, output)).collect()
     });

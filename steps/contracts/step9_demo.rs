@@ -26,11 +26,18 @@ pub fn gptq(bits: usize, group_size: usize) -> Recipe {
 
 /// A matrix of the demo's layers, [outputs, inputs].
 #[derive(Clone)]
-struct Module {
+pub struct Module {
     name: String,
-    shape: [usize; 2],
+    pub shape: [usize; 2],
     /// The last part of each tensor's name, and the tensor.
     tensors: Vec<(String, HostTensor)>,
+}
+
+impl Module {
+    /// A tensor by the last part of its name.
+    pub fn part(&self, part: &str) -> &HostTensor {
+        &self.tensors.iter().find(|(name, _)| name == part).expect("a part of the layout").1
+    }
 }
 
 /// The demo model, packed.
@@ -84,14 +91,11 @@ impl Demo {
         ModelRunner::load(&Directory::Disk(dir.path().into()), LoadOptions::default())
     }
 
-    /// The engine with dense numbers, which `read` makes of the parts of each matrix: [outputs, inputs] and a part by its name to [outputs · inputs].
-    pub fn dense(
-        &self,
-        read: impl Fn([usize; 2], &dyn Fn(&str) -> &HostTensor) -> Vec<f32>,
-    ) -> Result<ModelRunner<Cpu>> {
-        let modules = self.modules.iter().map(|Module { name, shape, tensors }| {
-            let part = |part: &str| &tensors.iter().find(|(name, _)| name == part).expect("a part").1;
-            (format!("{name}.weight"), HostTensor::from_f32(shape, &read(*shape, &part)))
+    /// The engine with dense numbers, [outputs, inputs], which `read` makes of each matrix.
+    pub fn dense(&self, read: impl Fn(&Module) -> Vec<f32>) -> Result<ModelRunner<Cpu>> {
+        let modules = self.modules.iter().map(|module| {
+            let numbers = HostTensor::from_f32(&module.shape, &read(module));
+            (format!("{}.weight", module.name), numbers)
         });
         runner_of(modules.chain(self.others.iter().cloned()))
     }
