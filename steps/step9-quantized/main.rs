@@ -53,8 +53,9 @@ fn by_hand(w: &[f32], group_size: usize) {
         println!("   {name:7}{cells}");
     };
     row("weight", &|k| format!("{:.2}", w[k]));
-    row("code", &|k| codes[k].to_string());
-    row("number", &|k| format!("{:.3}", numbers[k]));
+    row("code", &|k| (codes[k] as u8).to_string());
+    // −0 is 0.
+    row("number", &|k| format!("{:.3}", numbers[k] + 0.0));
     row("error", &|k| format!("{:.3}", numbers[k] - w[k]));
 }
 
