@@ -8,7 +8,7 @@ model's parts are looked up in src/model/decoder.rs. What each picture shows is 
 import argparse
 import sys
 
-from figures import attention, cpu, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, recorded, scheduling, serving, sources, staircase
+from figures import attention, cpu, decoder, flash_attention, kernels, kv, loading, paged_attention, paging, parallel, quantized, recorded, scheduling, serving, sources, staircase
 
 CHAPTER_1 = "steps/step1-forward/figures"
 CHAPTER_2 = "steps/step2-kv-cache/figures"
@@ -18,6 +18,7 @@ CHAPTER_5 = "steps/step5-paged-attention/figures"
 CHAPTER_6 = "steps/step6-flash-attention/figures"
 CHAPTER_7 = "steps/step7-parallel/figures"
 CHAPTER_8 = "steps/step8-serve/figures"
+CHAPTER_9 = "steps/step9-quantized/figures"
 
 # Where each figure goes, and what draws it.
 FIGURES = {
@@ -72,6 +73,13 @@ FIGURES = {
     f"{CHAPTER_8}/one-request.svg": serving.one_request,
     f"{CHAPTER_8}/outbox.svg": serving.outbox,
     f"{CHAPTER_8}/lifecycle.svg": serving.lifecycle,
+    f"{CHAPTER_9}/grid.svg": quantized.grid,
+    f"{CHAPTER_9}/error-moves.svg": quantized.error_moves,
+    f"{CHAPTER_9}/layouts.svg": quantized.layouts,
+    f"{CHAPTER_9}/chunk.svg": quantized.chunk,
+    f"{CHAPTER_9}/fp8.svg": quantized.fp8,
+    f"{CHAPTER_9}/pickle.svg": quantized.pickle,
+    f"{CHAPTER_9}/quality.svg": quantized.quality,
 }
 
 

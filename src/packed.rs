@@ -16,6 +16,7 @@ pub enum Matrix {
     Packed(Arc<dyn Packed>),
 }
 
+// ANCHOR: packed
 /// A matrix [outputs, inputs] whose numbers are computed from codes.
 pub trait Packed: Send + Sync + fmt::Debug {
     /// Outputs and inputs.
@@ -53,6 +54,7 @@ pub trait Packed: Send + Sync + fmt::Debug {
         self.tensors().iter().map(|tensor| tensor.data.len() as u64).sum()
     }
 }
+// ANCHOR_END: packed
 
 impl From<HostTensor> for Matrix {
     fn from(tensor: HostTensor) -> Matrix {

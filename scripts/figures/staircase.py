@@ -1,8 +1,8 @@
-"""The eight steps, for README.md and BOOK.md."""
+"""The nine steps, for README.md and BOOK.md."""
 
 from .look import WIDTH, Figure
 
-BUILT = 8  # the highest step that is built; the others are drawn dashed
+BUILT = 9  # the highest step that is built; the others are drawn dashed
 
 STEPS = [
     ("one correct", "forward pass"),
@@ -13,9 +13,10 @@ STEPS = [
     ("flash", "prefill"),
     ("tensor", "parallel"),
     ("a server",),
+    ("packed", "weights"),
 ]
 
-LEFT, STEP, RISE, FIRST, FLOOR = 84, 93, 29, 68, 372
+LEFT, STEP, RISE, FIRST, FLOOR = 84, 83, 25, 66, 372
 
 
 def staircase():
@@ -24,11 +25,11 @@ def staircase():
     built = "Step 1 is built" if BUILT == 1 else f"Steps 1 to {BUILT} are built"
     figure = Figure(
         "The staircase of stairwell",
-        f"Eight steps rise from left to right: {listed}. Config and weights go in at the bottom, tokens come out at the top. "
+        f"Nine steps rise from left to right: {listed}. Config and weights go in at the bottom, tokens come out at the top. "
         f"{built}; steps that are not built yet are dashed.",
         height=404,
     )
-    figure.text(20, 34, "Eight steps, one command", "head")
+    figure.text(20, 34, "Nine steps, one command", "head")
     figure.text(20, 58, '`stairwell generate --prompt "Once upon a time"`', "code")
     figure.text(20, 80, "Each step is a cargo feature, a chapter, a set of tests, an exercise.", "small", "muted")
     for i, words in enumerate(STEPS):
@@ -58,7 +59,7 @@ def draw_step(figure, i, words):
         figure.line(*outline, dashed=True)
     figure.text(x + STEP / 2, y + 22, f"step{i + 1}", "code", "blue" if built else "muted", "middle", bold=True)
     role = "ink" if built else "muted"
-    figure.lines(x + STEP / 2, y + 41, words, 16, kind="small", role=role, anchor="middle", room=STEP - 4)
+    figure.lines(x + STEP / 2, y + 41, words, 16, kind="small", role=role, anchor="middle", room=STEP)
 
 
 def draw_door(figure):

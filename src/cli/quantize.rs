@@ -55,6 +55,9 @@ pub struct Args {
     /// Tokens of the text that are read at most
     #[arg(long, value_name = "N", default_value_t = 2048)]
     calibration_tokens: usize,
+    /// Round to the nearest code all the same: the text only measures the errors
+    #[arg(long, requires = "calibration")]
+    round: bool,
 }
 
 /// Tokens of a piece of the calibration text.
@@ -84,7 +87,8 @@ impl Args {
         if group_size == 0 {
             return refuse("--group-size 0: a group has one input at least".into());
         }
-        Ok(Recipe { method: self.method, bits, group_size, symmetric: !self.asymmetric })
+        let (symmetric, nearest) = (!self.asymmetric, self.round);
+        Ok(Recipe { method: self.method, bits, group_size, symmetric, nearest })
     }
 }
 

@@ -8,6 +8,7 @@ pub fn words(tensor: &HostTensor) -> &[[u8; 4]] {
     tensor.data.as_chunks().0
 }
 
+// ANCHOR: field
 /// Field number `at` of `bits` bits of the stream that `word(0)`, `word(1)`, … make.
 #[inline(always)]
 pub fn field(bits: usize, at: usize, word: impl Fn(usize) -> [u8; 4]) -> u8 {
@@ -16,6 +17,7 @@ pub fn field(bits: usize, at: usize, word: impl Fn(usize) -> [u8; 4]) -> u8 {
     let high = if shift + bits > 32 { u32::from_le_bytes(word(first + 1)) as u64 } else { 0 };
     ((low | high << 32) >> shift & ((1 << bits) - 1)) as u8
 }
+// ANCHOR_END: field
 
 /// Element `at` of a tensor of floats (f32, bf16, f16), or of scales that are powers of two (e8m0).
 pub fn float(tensor: &HostTensor, at: usize) -> f32 {

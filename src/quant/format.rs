@@ -129,6 +129,7 @@ impl<F: Format> Packed for Coded<F> {
     }
 }
 
+// ANCHOR: e4m3
 /// An e4m3 float ("fn": no infinity, 0x7f and 0xff are NaN, the largest is 448). OCP 8-bit Floating Point Specification, 2023.
 #[inline(always)]
 pub fn e4m3(code: u8) -> f32 {
@@ -137,6 +138,7 @@ pub fn e4m3(code: u8) -> f32 {
     let magnitude = if code & 0x7f == 0x7f { f32::NAN } else { magnitude };
     f32::from_bits(magnitude.to_bits() | (code as u32 & 0x80) << 24)
 }
+// ANCHOR_END: e4m3
 
 #[cfg(test)]
 mod tests {

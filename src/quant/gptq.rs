@@ -73,6 +73,7 @@ impl Format for Gptq {
         float(&self.scales, group * self.scales.shape[1] + output)
     }
 
+    // ANCHOR: offset
     fn offset(&self, output: usize, group: usize) -> f32 {
         let row = &words(&self.qzeros)[group * self.qzeros.shape[1]..][..self.qzeros.shape[1]];
         let stored = field(self.bits, output, |word| row[word]);
@@ -80,4 +81,5 @@ impl Format for Gptq {
         let zero = (stored as u16 + self.zero_offset as u16) & mask;
         -(zero as f32 * self.scale(output, group))
     }
+    // ANCHOR_END: offset
 }

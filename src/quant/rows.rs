@@ -282,6 +282,7 @@ fn rewritten(
     Ok((Bytes::new(Arc::new(memory), 0..size), stride))
 }
 
+// ANCHOR: nibbles
 /// Packs codes of 4 bits, chunk by chunk.
 fn nibbles(codes: &[u8], row: &mut [u8]) {
     for (codes, words) in
@@ -293,3 +294,4 @@ fn nibbles(codes: &[u8], row: &mut [u8]) {
         }
     }
 }
+// ANCHOR_END: nibbles

@@ -40,6 +40,14 @@ pub mod step8;
 mod step8_queue;
 #[cfg(feature = "serve")]
 mod step8_server;
+#[cfg(feature = "quantized")]
+pub mod step9;
+#[cfg(feature = "quantized")]
+mod step9_demo;
+#[cfg(feature = "quantized")]
+mod step9_pickle;
+#[cfg(feature = "quantized")]
+mod step9_update;
 pub mod story;
 
 pub use loading::{NameMapper, Outcome, TensorReader};

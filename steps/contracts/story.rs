@@ -94,18 +94,18 @@ pub(super) fn runner_of(tensors: impl IntoIterator<Item = (String, HostTensor)>)
     ModelRunner::new(config, backend, model, attention)
 }
 
-fn tokenizer() -> Result<Tokenizer> {
+pub(super) fn tokenizer() -> Result<Tokenizer> {
     Ok(Tokenizer::new(demo::tokenizer_files())?)
 }
 
 /// The story's ids: greedy, and on past its end.
-fn write(runner: &mut impl Storyteller, prompt: &[u32]) -> Result<(Vec<u32>, u64)> {
+pub(super) fn write(runner: &mut impl Storyteller, prompt: &[u32]) -> Result<(Vec<u32>, u64)> {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: TOKENS, sampling, eos_token_id: Vec::new() };
     runner.tell(prompt, &params)
 }
 
-fn text(ids: &[u32]) -> String {
+pub(super) fn text(ids: &[u32]) -> String {
     let text = tokenizer().expect("the demo's tokenizer").decode(ids, true);
     text.replace('\n', " ")
 }

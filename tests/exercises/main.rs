@@ -58,6 +58,12 @@ mod chapter8;
 mod chapter8 {
     pub use crate::absent::run;
 }
+#[cfg(feature = "quantized")]
+mod chapter9;
+#[cfg(not(feature = "quantized"))]
+mod chapter9 {
+    pub use crate::absent::run;
+}
 
 use std::process::ExitCode;
 
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
         chapter6::run,
         chapter7::run,
         chapter8::run,
+        chapter9::run,
     ];
     let failed: usize = chapters.into_iter().map(|run| run()).sum();
     println!("\n{failed} of the checks on exercises failed");

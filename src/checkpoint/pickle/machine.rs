@@ -256,6 +256,7 @@ impl<'a, 'o> Machine<'a, 'o> {
         }
     }
 
+    // ANCHOR: global
     /// Two lines: a module and a name. They are compared with the names that a state dict needs.
     fn global(&mut self) -> Result<(), String> {
         let [module, name] = [self.line()?, self.line()?];
@@ -268,6 +269,7 @@ impl<'a, 'o> Machine<'a, 'o> {
         })?;
         self.push(Value::Global(global))
     }
+    // ANCHOR_END: global
 
     fn line(&mut self) -> Result<&'a str, String> {
         let rest = &self.objects.file[self.at..self.end];
@@ -278,6 +280,7 @@ impl<'a, 'o> Machine<'a, 'o> {
         Ok(line)
     }
 
+    // ANCHOR: reduce
     /// What Python would call: here a record of the arguments.
     fn reduce(&mut self) -> Result<(), String> {
         let (arguments, function) = (self.pop()?, self.pop()?);
@@ -292,6 +295,7 @@ impl<'a, 'o> Machine<'a, 'o> {
         };
         self.push(made?)
     }
+    // ANCHOR_END: reduce
 
     /// Attributes of an object. A state dict has its `_metadata`, which no load needs.
     fn build(&mut self) -> Result<(), String> {

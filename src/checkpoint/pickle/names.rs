@@ -15,6 +15,7 @@ pub(super) enum Global {
 }
 
 impl Global {
+    // ANCHOR: called
     /// The whole list. A name that is not here is refused.
     pub(super) fn called(module: &str, name: &str) -> Option<Global> {
         let rebuild = Global::RebuildTensor;
@@ -32,6 +33,7 @@ impl Global {
             _ => return None,
         })
     }
+    // ANCHOR_END: called
 }
 
 /// What the classes `torch.FloatStorage` and so on hold.

@@ -70,8 +70,8 @@ impl Hessian {
     }
     // ANCHOR_END: quantize
 
-    /// U, upper triangular, with Uᵀ U = H⁻¹.
-    fn factor(&self) -> Vec<f64> {
+    /// U [inputs, inputs], upper triangular, with Uᵀ U = H⁻¹, where H has [`DAMP`] of its mean added to its diagonal.
+    pub fn factor(&self) -> Vec<f64> {
         let (n, mut h) = (self.inputs, self.h.clone());
         let mean = (0..n).map(|j| h[j * n + j]).sum::<f64>() / n as f64;
         for j in 0..n {

@@ -9,7 +9,7 @@ mod gptq;
 mod layouts;
 mod round;
 
-pub use gptq::Hessian;
+pub use gptq::{DAMP, Hessian};
 
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
@@ -41,6 +41,8 @@ pub struct Recipe {
     pub group_size: usize,
     /// Zero points in the middle, for GPTQ.
     pub symmetric: bool,
+    /// Every weight to its nearest code, also where GPTQ's inputs are known: these then only measure the error.
+    pub nearest: bool,
 }
 
 /// A packed matrix, and what it costs.
@@ -57,11 +59,11 @@ const FP8_BLOCK: usize = 128;
 impl Recipe {
     /// What config.json says of such weights.
     pub fn config(&self) -> Value {
-        let Recipe { method, bits, group_size, symmetric } = self;
+        let Recipe { method, bits, group_size, symmetric, .. } = self;
         match method {
             Method::Gptq => json!({
                 "quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": false, "sym": symmetric, "lm_head": false,
-                "checkpoint_format": "gptq", "true_sequential": false, "damp_percent": gptq::DAMP,
+                "checkpoint_format": "gptq", "true_sequential": false, "damp_percent": DAMP,
             }),
             Method::AwqRtn => json!({
                 "quant_method": "awq", "bits": bits, "group_size": group_size, "zero_point": true, "version": "gemm",
@@ -97,7 +99,7 @@ impl Recipe {
         let (tensors, packed) = match self.method {
             Method::Gptq | Method::AwqRtn => {
                 let grid = Grid { bits: self.bits, symmetric: self.symmetric && self.method == Method::Gptq };
-                let rows = match hessian.filter(|_| self.method == Method::Gptq) {
+                let rows = match hessian.filter(|_| self.method == Method::Gptq && !self.nearest) {
                     Some(hessian) => hessian.quantize(w, inputs, self.group_size, grid),
                     None => w.par_chunks(inputs).map(|row| grid.row(row, self.group_size)).collect(),
                 };

@@ -116,6 +116,7 @@ impl<'a, Q: Kind> Codes<'a, Q> {
         Codes { codes, stride, columns, group_of, groups, scales, offsets, tables, last, kind: PhantomData }
     }
 
+    // ANCHOR: scaled
     #[inline(always)]
     fn scaled<T: Widens<L, C>, const L: usize, const C: usize>(
         &self,
@@ -138,6 +139,7 @@ impl<'a, Q: Kind> Codes<'a, Q> {
         }
         numbers
     }
+    // ANCHOR_END: scaled
 }
 
 impl<'a, T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Rows<T, L, C> for Codes<'a, Q> {

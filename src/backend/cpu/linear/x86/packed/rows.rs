@@ -125,6 +125,7 @@ fn few_rows<T: Widens<L, C>, W: Rows<T, L, C>, const L: usize, const C: usize, c
     }
 }
 
+// ANCHOR: add_block
 /// Adds the products of a block to an output's sums.
 #[inline(always)]
 fn add_block<T: Widens<L, C>, const L: usize, const C: usize, const M: usize>(
@@ -138,3 +139,4 @@ fn add_block<T: Widens<L, C>, const L: usize, const C: usize, const M: usize>(
     }
     sums
 }
+// ANCHOR_END: add_block

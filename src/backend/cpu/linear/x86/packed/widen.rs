@@ -41,6 +41,7 @@ pub trait Widens<const L: usize, const C: usize>: F32<L> {
 // ANCHOR_END: widens
 
 impl Widens<8, 4> for Avx2 {
+    // ANCHOR: nibbles_avx2
     #[inline(always)]
     fn nibbles(self, words: &[u8; 32], second: bool) -> [__m256; 4] {
         // SAFETY: the token proves that the CPU has AVX2; 32 bytes are read.
@@ -56,6 +57,7 @@ impl Widens<8, 4> for Avx2 {
             ]
         }
     }
+    // ANCHOR_END: nibbles_avx2
 
     #[inline(always)]
     fn looked_up(self, words: &[u8; 32], second: bool, table: &[f32; 16]) -> [__m256; 4] {
