@@ -17,10 +17,11 @@ BEGIN, END = "<!-- scripts/count_code.py -->", "<!-- end of scripts/count_code.p
 STEPS = [f"step{n}" for n in range(1, 10)]
 # What enters with step 8 is counted apart from the rest of src/: the server, its command, and the clients that speak with one.
 STEP_8 = [ROOT / "src" / place for place in ("server", "cli/serve.rs", "cli/chat", "cli/bench/serve")]
-# And what enters with step 9: layouts of packed weights, their products, files that are pickles, Mistral's layout.
-STEP_9 = [ROOT / "src" / place for place in ("quant", "backend/cpu/linear/x86/packed", "checkpoint/pickle", "checkpoint/mistral.rs", "cli/quantize.rs")]
+# And what enters with step 9: layouts of packed weights, their products, files that are pickles, GGUF files, Mistral's layout.
+STEP_9 = [ROOT / "src" / place for place in ("quant", "backend/cpu/linear/packed.rs", "backend/cpu/linear/x86/packed", "checkpoint/gguf", "checkpoint/pickle", "checkpoint/mistral.rs", "config/mistral.rs", "cli/compare", "cli/quantize.rs")]
 # No more code than this in src/ without steps 8 and 9, in step 1's build, and on chapter 1's path. Lower a limit when code goes.
-LIMITS = {"src": 20_500, "step1": 9_000, "path1": 2_500}
+# Step 9 took 900 lines in files of earlier steps: a matrix may be packed, a directory may hold other files, and dtypes are ours.
+LIMITS = {"src": 21_450, "step1": 9_450, "path1": 2_500}
 
 
 def without_tests(text: str) -> str:

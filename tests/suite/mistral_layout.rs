@@ -118,7 +118,8 @@ fn shards_have_mistrals_names_in_their_index() {
     }
     checkpoint.write("consolidated.safetensors.index.json", json!({"weight_map": map}).to_string());
     agrees(&checkpoint, &[]);
-    if cfg!(feature = "step7") {
+    // Below step 7 there are no ranks to run it on.
+    if run(&["generate", "--help"]).good().contains("--tp") {
         agrees(&checkpoint, &["--tp", "2"]);
         agrees(&checkpoint, &["--pp", "2"]);
     }
