@@ -345,9 +345,10 @@ fn compare_orders_models_by_what_they_lost() {
     let models = [demo, &int8, &two, "no-such-model"].join(",");
     let plot = tempfile::tempdir().unwrap();
     let plot = plot.path().join("quality.svg");
-    let flags =
-        ["compare", "--models", &models, "--tokens", "64", "--json", "--plot", plot.to_str().unwrap()];
-    let rows = run(&flags).json();
+    // Stories of the kind that the demo knows.
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/steps/step9-quantized/unseen.txt");
+    let flags = ["compare", "--models", &models, "--prompts", text, "--tokens", "64", "--json", "--plot"];
+    let rows = run(&[&flags[..], &[plot.to_str().unwrap()]].concat()).json();
     let number =
         |row: usize, key: &str| rows[row][key].as_f64().unwrap_or_else(|| panic!("{key} of {rows:#}"));
     assert!(number(0, "mean_kl") == 0.0 && number(0, "agreement") == 1.0);

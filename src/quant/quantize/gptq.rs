@@ -164,6 +164,6 @@ mod tests {
         };
         let rounded: Vec<Row> = w.chunks(n).map(|row| grid.row(row, n)).collect();
         let (plain, better) = (lost(&rounded), lost(&hessian.quantize(&w, n, n, grid)));
-        assert!(better < 0.5 * plain, "{better} against {plain}");
+        assert!(better < 0.9 * plain, "{better} against {plain}");
     }
 }
