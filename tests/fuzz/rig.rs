@@ -76,12 +76,14 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The most memory that `run` held at a time, in bytes.
+/// The most memory that `run` held at a time, in bytes. `run` may measure parts of itself.
 pub fn peak_of(run: impl FnOnce()) -> usize {
     let before = HELD.load(Relaxed);
-    PEAK.store(before, Relaxed);
+    let outer = PEAK.swap(before, Relaxed);
     run();
-    (PEAK.load(Relaxed) - before) as usize
+    let peak = PEAK.load(Relaxed);
+    PEAK.fetch_max(outer, Relaxed);
+    (peak - before).max(0) as usize
 }
 
 /// How many inputs there are: see the head of main.rs.
