@@ -11,7 +11,7 @@ use strum::Display;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Display, ValueEnum)]
 #[strum(serialize_all = "lowercase")]
 pub enum LoadFormat {
-    /// What is there: safetensors, or else Mistral's own files, or else PyTorch's.
+    /// The first kind that is there: a GGUF file, safetensors, Mistral's own files, PyTorch's files.
     #[default]
     #[value(help = None)]
     Auto,

@@ -141,8 +141,7 @@ impl PackedRows {
     }
 
     /// The numbers of a chunk of one output's columns. Columns past the last one have any numbers.
-    #[inline(always)]
-    pub fn chunk(&self, output: usize, chunk: usize) -> [f32; CHUNK] {
+    fn chunk(&self, output: usize, chunk: usize) -> [f32; CHUNK] {
         let mut numbers = [0.0; CHUNK];
         match self.numbers {
             Numbers::Affine4 | Numbers::Table => {

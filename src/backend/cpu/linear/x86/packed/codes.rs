@@ -5,7 +5,7 @@ use crate::backend::simd::{LINE, filled_up};
 use crate::quant::{BLOCK, CHUNK, PackedRows};
 use std::marker::PhantomData;
 
-/// What codes are, before they are scaled.
+/// A kind of codes: it makes registers of floats of them, which are not scaled yet.
 pub trait Kind: Copy {
     /// Bytes of a chunk.
     const BYTES: usize;

@@ -64,8 +64,8 @@ by_function! {
     Iq4Xs, 136, super_blocks::iq4_xs;
 }
 
-/// The types that most files have, by instructions of their own. Each number has the bits that the function of `quant/gguf/` gives it: the
-/// products below are exact in f32.
+/// The types that most files have, by instructions of their own. Each number equals, bit by bit, the result of the
+/// function in `quant/gguf/`, because the products below are exact in f32.
 struct Q4_0;
 struct Q4_1;
 struct Q4K;

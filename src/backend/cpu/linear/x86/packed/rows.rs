@@ -19,7 +19,7 @@ pub trait Rows<T: Widens<L, C>, const L: usize, const C: usize> {
     fn columns(&self) -> usize;
     /// An output of the part. Those past the last one of the task are the last one.
     fn output(&self, output: usize) -> Self::Output;
-    /// Where an output's first block lies.
+    /// The address of an output's first block.
     fn address(&self, output: usize) -> *const u8;
     /// Bytes before a block.
     fn bytes_before(&self, block: usize) -> usize;
