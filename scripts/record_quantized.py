@@ -140,18 +140,16 @@ def write_int4(folder):
 
 
 def resident(*flags):
-    """Resident bytes of a process that has generated some tokens: what it printed last comes before it ends, so it is asked while it waits for its reader."""
-    command = [BINARY, "generate", "--prompt-ids", "1,2,3", "--max-tokens", "4000", "--ignore-eos", "--temperature", "0", "--dtype", "f32", "--max-model-len", "4096", *flags]
+    """Resident bytes of a process at the end of a few tokens, of which K and V are small beside the weights."""
+    command = [BINARY, "generate", "--prompt-ids", "1,2,3", "--max-tokens", "60", "--ignore-eos", "--temperature", "0", "--dtype", "f32", "--max-model-len", "64", *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seen = 0
-    for _ in range(40):
-        time.sleep(0.5)
-        if process.poll() is not None:
-            break
+    while process.poll() is None:
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        seen = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-    process.kill()
-    process.wait()
+        seen = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), seen)
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{flags}: generate ended with status {process.returncode}")
     return seen
 
 

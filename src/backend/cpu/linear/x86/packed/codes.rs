@@ -18,6 +18,32 @@ pub trait Kind: Copy {
         second: bool,
         table: &[f32],
     ) -> [T::Register; C];
+
+    // ANCHOR: scaled
+    /// The same, scaled: the numbers of a block.
+    #[inline(always)]
+    fn numbers<T: Widens<L, C>, const L: usize, const C: usize>(
+        simd: T,
+        codes: &[u8],
+        second: bool,
+        output: &Output,
+        group: usize,
+    ) -> [T::Register; C] {
+        let mut numbers = Self::widen(simd, codes, second, output.table);
+        let scale = simd.all(output.scales[group]);
+        if Self::OFFSETS {
+            let offset = simd.all(output.offsets[group]);
+            for i in 0..C {
+                numbers[i] = simd.multiply_add(offset, numbers[i], scale);
+            }
+        } else {
+            for i in 0..C {
+                numbers[i] = simd.multiply(numbers[i], scale);
+            }
+        }
+        numbers
+    }
+    // ANCHOR_END: scaled
 }
 
 /// Codes of 4 bits are numbers.
@@ -39,6 +65,18 @@ impl Kind for Nibbles {
         _: &[f32],
     ) -> [T::Register; C] {
         simd.nibbles(codes.first_chunk().expect("whole chunks"), second)
+    }
+
+    #[inline(always)]
+    fn numbers<T: Widens<L, C>, const L: usize, const C: usize>(
+        simd: T,
+        codes: &[u8],
+        second: bool,
+        output: &Output,
+        group: usize,
+    ) -> [T::Register; C] {
+        let words = codes.first_chunk().expect("whole chunks");
+        simd.affine(words, second, output.scales[group], output.offsets[group])
     }
 }
 
@@ -115,31 +153,6 @@ impl<'a, Q: Kind> Codes<'a, Q> {
         let (stride, columns, groups) = (*stride, *columns, *groups);
         Codes { codes, stride, columns, group_of, groups, scales, offsets, tables, last, kind: PhantomData }
     }
-
-    // ANCHOR: scaled
-    #[inline(always)]
-    fn scaled<T: Widens<L, C>, const L: usize, const C: usize>(
-        &self,
-        simd: T,
-        mut numbers: [T::Register; C],
-        output: &Output,
-        block: usize,
-    ) -> [T::Register; C] {
-        let group = self.group_of[block] as usize;
-        let scale = simd.all(output.scales[group]);
-        if Q::OFFSETS {
-            let offset = simd.all(output.offsets[group]);
-            for i in 0..C {
-                numbers[i] = simd.multiply_add(offset, numbers[i], scale);
-            }
-        } else {
-            for i in 0..C {
-                numbers[i] = simd.multiply(numbers[i], scale);
-            }
-        }
-        numbers
-    }
-    // ANCHOR_END: scaled
 }
 
 impl<'a, T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Rows<T, L, C> for Codes<'a, Q> {
@@ -178,14 +191,14 @@ impl<'a, T: Widens<L, C>, Q: Kind, const L: usize, const C: usize> Rows<T, L, C>
     #[inline(always)]
     fn block(&self, simd: T, output: &mut Output<'a>, block: usize) -> [T::Register; C] {
         let codes = &output.codes[block / 2 * Q::BYTES..];
-        self.scaled(simd, Q::widen(simd, codes, block % 2 == 1, output.table), output, block)
+        Q::numbers(simd, codes, block % 2 == 1, output, self.group_of[block] as usize)
     }
 
     #[inline(always)]
     fn last_block(&self, simd: T, output: &mut Output<'a>, block: usize) -> [T::Register; C] {
         let held = &output.codes[block / 2 * Q::BYTES..];
         let whole: [u8; CHUNK] = filled_up(&held[..held.len().min(Q::BYTES)], 0);
-        self.scaled(simd, Q::widen(simd, &whole, block % 2 == 1, output.table), output, block)
+        Q::numbers(simd, &whole, block % 2 == 1, output, self.group_of[block] as usize)
     }
 }
 

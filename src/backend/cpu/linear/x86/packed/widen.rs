@@ -11,6 +11,15 @@ use std::arch::x86_64::*;
 pub trait Widens<const L: usize, const C: usize>: F32<L> {
     /// Codes of 4 bits of a chunk's first or second half, as floats.
     fn nibbles(self, words: &[u8; 32], second: bool) -> [Self::Register; C];
+    /// code · scale + offset of the same codes.
+    #[inline(always)]
+    fn affine(self, words: &[u8; 32], second: bool, scale: f32, offset: f32) -> [Self::Register; C] {
+        let (scale, offset, mut numbers) = (self.all(scale), self.all(offset), self.nibbles(words, second));
+        for i in 0..C {
+            numbers[i] = self.multiply_add(offset, numbers[i], scale);
+        }
+        numbers
+    }
     /// Numbers of a table, by codes of 4 bits.
     fn looked_up(self, words: &[u8; 32], second: bool, table: &[f32; 16]) -> [Self::Register; C];
     /// Bytes without a sign, as floats.
@@ -161,6 +170,19 @@ impl Widens<16, 2> for Avx512 {
         codes.map(|codes| unsafe { _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32(15))) })
     }
 
+    /// The 16 numbers that a code can mean are one register, from which a permutation takes them: two instructions for a mask, a
+    /// conversion, and a product.
+    #[inline(always)]
+    fn affine(self, words: &[u8; 32], second: bool, scale: f32, offset: f32) -> [__m512; 2] {
+        let codes = codes_of_16(self, words, second);
+        // SAFETY: the token proves that the CPU has AVX-512. The permutation looks at four bits.
+        unsafe {
+            let all = _mm512_loadu_ps(CODES.as_ptr());
+            let table = _mm512_fmadd_ps(all, _mm512_set1_ps(scale), _mm512_set1_ps(offset));
+            codes.map(|codes| _mm512_permutexvar_ps(codes, table))
+        }
+    }
+
     #[inline(always)]
     fn looked_up(self, words: &[u8; 32], second: bool, table: &[f32; 16]) -> [__m512; 2] {
         let codes = codes_of_16(self, words, second);
@@ -234,6 +256,9 @@ impl Widens<16, 2> for Avx512 {
         unsafe { _mm512_mul_ps(a, b) }
     }
 }
+
+/// Every code of 4 bits.
+const CODES: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
 /// The words of a chunk, shifted so that the lowest 4 bits of lane l of register i are the code of column 16 i + l of a half.
 #[inline(always)]
