@@ -202,6 +202,7 @@ def measure(name, folder, flags, shape, prompt_tokens, counts, rounds, times):
         return {
             "model": name,
             "flags": " ".join("MODEL" if flag == folder else str(flag) for flag in flags),
+            "machine": machine(),
             "streams": streams(server, folder, flags, shape, rounds),
             "first_token": first_token(server, folder, flags, prompt_tokens, times),
             "concurrency": by_concurrency(server, folder, shape, counts),
@@ -231,7 +232,7 @@ def main():
             name = "the shapes of Qwen3-0.6B, random bf16 weights"
             result["qwen3_06b"] = measure(name, folder, flags, shape, 64, counts, 1 if quick else 3, 2 if quick else 5)
     load.append(significant(os.getloadavg()[0]))
-    about = {"command": "python scripts/record_serve.py", "machine": machine(), "load_average": load}
+    about = {"command": "python scripts/record_serve.py", "load_average": load}
     if quick:
         about["provisional"] = "a trial: short runs, on a machine that may have had other work"
     args.out.write_text(json.dumps(about | {key: result[key] for key in ["demo", "qwen3_06b"] if key in result}, indent=1) + "\n")

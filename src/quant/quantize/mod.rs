@@ -118,8 +118,11 @@ impl Recipe {
 
     fn check(&self, module: &str, w: &[f32], [outputs, inputs]: [usize; 2]) -> Result<()> {
         let refuse = |what: &str, size: usize, why: &str, of: usize| {
-            Err(Error::Usage(format!("{module}: {size} {what} are no multiple of {why}{of}")))
+            let out = "--method int8 and --method fp8 pack other sizes";
+            Err(Error::Usage(format!("{module}: {size} {what} are no multiple of {why}{of}; {out}")))
         };
+        // Codes that fill whole words of 32 bits; those of 3 bits do so by 32.
+        let words = if 32 % self.bits == 0 { 32 / self.bits } else { 32 };
         if w.iter().any(|number| !number.is_finite()) {
             return Err(Error::Usage(format!("{module}: it holds a number that is not finite")));
         }
@@ -127,10 +130,13 @@ impl Recipe {
             Method::Gptq | Method::AwqRtn if !inputs.is_multiple_of(self.group_size) => {
                 refuse("inputs", inputs, "--group-size ", self.group_size)
             }
-            Method::Gptq if !inputs.is_multiple_of(32) => refuse("inputs", inputs, "", 32),
-            Method::Gptq if !outputs.is_multiple_of(32) => refuse("outputs", outputs, "", 32),
+            Method::Gptq if !inputs.is_multiple_of(words) => refuse("inputs", inputs, "", words),
+            Method::Gptq if !outputs.is_multiple_of(words) => refuse("outputs", outputs, "", words),
             Method::AwqRtn if !outputs.is_multiple_of(8) => refuse("outputs", outputs, "", 8),
-            Method::Int8 if !inputs.is_multiple_of(4) => refuse("inputs", inputs, "", 4),
+            Method::Int8 if !inputs.is_multiple_of(4) => {
+                let why = "4, which its words hold; --method fp8 packs other sizes";
+                Err(Error::Usage(format!("{module}: {inputs} inputs are no multiple of {why}")))
+            }
             _ => Ok(()),
         }
     }
