@@ -13,8 +13,8 @@
 //          that mma wants, the next ones on their way                                                     are zeros; x must be cast first
 //   v4     floats of 8 bits in blocks of 128 x 128: 16     8.13 for every 4 rows                          more rows: no tensor cores
 //          codes a read, pairs become f16 by shifts
-//   rows   every other format, as the CPU multiplies it    4 bits: 4 + 64/128 = 4.5, scale and offset     x once for every output
-//          (src/quant/rows.rs): a warp for each output     are f32
+//
+// Other formats are multiplied by quant_rows.cu.
 //
 // The weights are never rounded: a code minus its zero point is a whole number of at most 5 bits, which f16 and bf16 hold; scales multiply sums
 // in f32. No version has run on a GPU.
@@ -291,12 +291,6 @@ template <class T> __device__ void quant_matmul_v3(float* y, const T* x, Tiles w
 }
 // ANCHOR_END: v3
 
-// Sums over a warp, in a tree; all lanes have it.
-__device__ __forceinline__ float warp_sum(float x) {
-  for (unsigned flip = 16; flip > 0; flip /= 2) x += __shfl_xor_sync(0xffffffffu, x, flip);
-  return x;
-}
-
 // ANCHOR: fp8
 // Four e4m3 floats of a word as f16, 2^8 times too small: their seven lower bits where f16 has the low end of its exponent and the high end of its
 // fraction. Subnormals are right, NaN is not: the host keeps such matrices from v4.
@@ -347,57 +341,6 @@ __device__ void quant_matmul_v4(float* y, const X* x, const unsigned char* codes
 }
 // ANCHOR_END: v4
 
-// Rows of codes as src/quant/rows.rs has them: columns are inputs in the order of their groups, and every 32 of them are of one group. A chunk of 64
-// columns of 4 bits is eight words: bits 4 j of word l are column 8 j + l. Codes of 8 bits lie side by side.
-struct Rows {
-  const unsigned* codes;            // [outputs, words]
-  const float *scales, *offsets;    // [outputs, groups]; null if there are no offsets; scales of fp8 are 2^120 times as large
-  const float* tables;              // [outputs, 16], for codes that choose from a table
-  const unsigned *group_of, *gather;  // of each 32 columns; of each column its input, or none (~0), or null if they are the same
-  const unsigned *sparse_starts, *sparse_inputs;  // numbers beside the codes, [outputs + 1] and as many as there are; null if there are none
-  const float* sparse;
-  unsigned inputs, outputs, columns, words, groups;
-};
-enum Kind { AFFINE4, TABLE, AFFINE8, INT8, FP8 };
-
-// The number that a code stands for; `at`: its output's group.
-template <Kind KIND> __device__ __forceinline__ float number_of(const Rows& w, unsigned code, unsigned o, size_t at) {
-  if (KIND == TABLE) return w.tables[16 * (size_t)o + code] * w.scales[at];
-  if (KIND == INT8) return (float)(signed char)code * w.scales[at];
-  if (KIND == FP8) return __uint_as_float((code & 0x7f) << 20 | (code & 0x80) << 24) * w.scales[at];
-  return (float)code * w.scales[at] + w.offsets[at];
-}
-
-// ANCHOR: rows
-// grid: (ceil(outputs / 4), ceil(rows / 4)); block: 4 warps, each with one output.
-template <Kind KIND> __device__ void quant_matmul_rows(float* y, const float* x, Rows w, unsigned y_cols, unsigned first_col, unsigned rows) {
-  const unsigned lane = threadIdx.x % 32, row = blockIdx.y * 4, o = blockIdx.x * 4 + threadIdx.x / 32;
-  if (o >= w.outputs) return;
-  float sums[4] = {};  // of four rows
-  auto add = [&](unsigned input, float number) {
-    for (unsigned r = 0; r < 4; r++)
-      if (row + r < rows) sums[r] += x[(size_t)(row + r) * w.inputs + input] * number;
-  };
-  constexpr bool NIBBLES = KIND == AFFINE4 || KIND == TABLE;
-  for (unsigned i = lane; i < w.words; i += 32) {
-    const unsigned word = w.codes[(size_t)o * w.words + i];
-    for (unsigned j = 0; j < (NIBBLES ? 8 : 4); j++) {
-      const unsigned column = NIBBLES ? i / 8 * 64 + 8 * j + i % 8 : 4 * i + j;
-      if (column >= w.columns) continue;
-      const unsigned input = w.gather ? w.gather[column] : column;
-      const unsigned code = NIBBLES ? word >> 4 * j & 15 : word >> 8 * j & 255;
-      if (input != ~0u) add(input, number_of<KIND>(w, code, o, (size_t)o * w.groups + w.group_of[column / 32]));
-    }
-  }
-  if (w.sparse_starts)
-    for (unsigned i = w.sparse_starts[o] + lane; i < w.sparse_starts[o + 1]; i += 32) add(w.sparse_inputs[i], w.sparse[i]);
-  for (unsigned r = 0; r < 4 && row + r < rows; r++) {
-    const float sum = warp_sum(sums[r]);
-    if (lane == 0) y[(size_t)(row + r) * y_cols + first_col + o] = sum;
-  }
-}
-// ANCHOR_END: rows
-
 #define QUANT_MATMUL(suffix, X)                                                                                                       \
   GLOBAL void quant_matmul_v0_##suffix(float* y, const X* x, const unsigned* g_idx, WORDS_PARAMETERS, unsigned y_cols,               \
                                        unsigned first_col) {                                                                         \
@@ -426,19 +369,3 @@ FOR_EACH_DTYPE(QUANT_MATMUL)
   }
 QUANT_MATMUL_V3(bf16)
 QUANT_MATMUL_V3(f16)
-
-#define QUANT_MATMUL_ROWS(suffix, KIND)                                                                                              \
-  GLOBAL void __launch_bounds__(128) quant_matmul_rows_##suffix(                                                                     \
-      float* y, const float* x, const unsigned* codes, const float* scales, const float* offsets, const float* tables,               \
-      const unsigned* group_of, const unsigned* gather, const unsigned* sparse_starts, const unsigned* sparse_inputs,                \
-      const float* sparse, unsigned inputs, unsigned outputs, unsigned columns, unsigned words, unsigned groups, unsigned y_cols,    \
-      unsigned first_col, unsigned rows) {                                                                                           \
-    const Rows w = {codes,  scales, offsets, tables,  group_of, gather, sparse_starts, sparse_inputs,                                \
-                    sparse, inputs, outputs, columns, words,    groups};                                                             \
-    quant_matmul_rows<KIND>(y, x, w, y_cols, first_col, rows);                                                                       \
-  }
-QUANT_MATMUL_ROWS(affine4, AFFINE4)
-QUANT_MATMUL_ROWS(table, TABLE)
-QUANT_MATMUL_ROWS(affine8, AFFINE8)
-QUANT_MATMUL_ROWS(int8, INT8)
-QUANT_MATMUL_ROWS(fp8, FP8)

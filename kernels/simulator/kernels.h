@@ -14,6 +14,7 @@
 #endif
 #if defined(STAIRWELL_QUANTIZED)
 #include "../quant_matmul.cu"
+#include "../quant_rows.cu"
 #endif
 
 // Calls f(kernel) with the kernel of this name; `unknown` if there is none.

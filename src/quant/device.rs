@@ -1,4 +1,4 @@
-//! Packed matrices as the kernels of kernels/quant_matmul.cu read them.
+//! Packed matrices as kernels/quant_matmul.cu and kernels/quant_rows.cu read them.
 
 use super::format::{Format, Numbers};
 use super::rows::PackedRows;
@@ -165,7 +165,8 @@ mod tests {
         assert_eq!(words.scales_dtype, DType::F16);
         // A part of it, as a rank has it.
         let part = CodeWords::new(&format, 8..16, 32..64).unwrap();
-        let of_part: Vec<u32> = (4..8).flat_map(|row| words.codes[24 * row + 8..24 * row + 16].to_vec()).collect();
+        let of_part: Vec<u32> =
+            (4..8).flat_map(|row| words.codes[24 * row + 8..24 * row + 16].to_vec()).collect();
         assert_eq!((part.codes, part.zeros), (of_part, vec![words.zeros[3 + 1]]));
         assert_eq!(part.scales, words.scales[24 + 8..24 + 16]);
     }
@@ -177,6 +178,9 @@ mod tests {
         assert!(CodeWords::new(&gptq(false), 0..24, 16..64).is_none(), "a part of a group");
         assert!(CodeWords::new(&Gptq { bits: 8, ..gptq(false) }, 0..24, 0..32).is_none(), "8 bits");
         let third = HostTensor::from_f32(&[2, 24], &[1.0 / 3.0; 48]);
-        assert!(CodeWords::new(&Gptq { scales: third, ..gptq(false) }, 0..24, 0..64).is_none(), "scales of 32 bits");
+        assert!(
+            CodeWords::new(&Gptq { scales: third, ..gptq(false) }, 0..24, 0..64).is_none(),
+            "scales of 32 bits"
+        );
     }
 }

@@ -41,7 +41,13 @@ pub struct Case {
 
 impl Case {
     /// Random codes, in groups that are runs of inputs.
-    pub fn new(random: &mut Random, numbers: Numbers, outputs: usize, inputs: usize, group_size: usize) -> Case {
+    pub fn new(
+        random: &mut Random,
+        numbers: Numbers,
+        outputs: usize,
+        inputs: usize,
+        group_size: usize,
+    ) -> Case {
         let groups = inputs.div_ceil(group_size);
         let codes = match numbers {
             Numbers::Affine4 | Numbers::Table => 15,
@@ -145,7 +151,10 @@ impl Format for Case {
         self.tables[16 * output..][..16].try_into().unwrap()
     }
     fn sparse(&self, output: usize, add: &mut dyn FnMut(usize, f32)) {
-        self.sparse.iter().filter(|(o, _, _)| *o == output).for_each(|(_, input, number)| add(*input, *number));
+        self.sparse
+            .iter()
+            .filter(|(o, _, _)| *o == output)
+            .for_each(|(_, input, number)| add(*input, *number));
     }
     fn is_sparse(&self) -> bool {
         !self.sparse.is_empty()
@@ -213,8 +222,7 @@ pub fn by_the_backend(
     let options = CudaOptions { dtype: Some(dtype), ..CudaOptions::default() };
     let cuda = Cuda::with_options(device_in(schedule), options);
     let (outputs, inputs, rows) = (case.outputs, case.inputs, x.len() / case.inputs);
-    let mut weight =
-        cuda.weight(&[PartShape { outputs: 3, inputs }, PartShape { outputs, inputs }]).unwrap();
+    let mut weight = cuda.weight(&[PartShape { outputs: 3, inputs }, PartShape { outputs, inputs }]).unwrap();
     let whole = |tensor, rows| Slice { tensor, rows: 0..rows, cols: 0..inputs, transposed: false };
     let dense = HostTensor::from_f32(&[3, inputs], &vec![0.5; 3 * inputs]);
     cuda.load(&mut weight, 0, &whole(dense.into(), 3)).unwrap();

@@ -1,4 +1,4 @@
-//! Every kernel of kernels/quant_matmul.cu against f64, over shapes that fill no tile: ragged outputs, several rows, a last group that is shorter.
+//! Every kernel of kernels/quant_matmul.cu and kernels/quant_rows.cu against f64, over shapes that fill no tile: ragged outputs, several rows, a last group that is shorter.
 
 use crate::common::bits;
 use crate::quant_case::{Case, Fault, Given, by_the_backend, by_version};
@@ -61,7 +61,12 @@ fn kernels_that_the_backend_chooses() {
         let case = Case::fp8_blocks(random, outputs, inputs);
         let x = random.numbers(rows * inputs);
         let got = by_the_backend(&case, Given::Blocks, None, dtype, &x, Schedule::Forward);
-        near(&format!("fp8 {dtype}, {rows} x {inputs} x {outputs}"), &got, &case.product(&x, dtype), TOLERANCE);
+        near(
+            &format!("fp8 {dtype}, {rows} x {inputs} x {outputs}"),
+            &got,
+            &case.product(&x, dtype),
+            TOLERANCE,
+        );
     }
 }
 
@@ -71,8 +76,7 @@ fn the_general_kernel() {
     let random = &mut Random(23);
     let kinds = [Numbers::Affine4, Numbers::Table, Numbers::Affine8, Numbers::Int8, Numbers::Fp8];
     for (turn, numbers) in kinds.into_iter().cycle().take(50).enumerate() {
-        let (outputs, inputs, rows) =
-            (random.between(1, 60), random.between(1, 400), random.between(1, 9));
+        let (outputs, inputs, rows) = (random.between(1, 60), random.between(1, 400), random.between(1, 9));
         let group_size = random.of(&[32, 40, 64, 128]);
         let mut case = Case::new(random, numbers, outputs, inputs, group_size);
         if turn % 2 == 0 {
@@ -121,7 +125,8 @@ fn a_rows_bits_are_its_own() {
         (&blocks, Given::Blocks, DType::F16),
     ] {
         let all = by_the_backend(case, given, None, dtype, &x, Schedule::Forward);
-        for (rows, schedule) in [(1, Schedule::Reverse), (7, Schedule::Random(3)), (33, Schedule::Random(4))] {
+        for (rows, schedule) in [(1, Schedule::Reverse), (7, Schedule::Random(3)), (33, Schedule::Random(4))]
+        {
             let few = by_the_backend(case, given, None, dtype, &x[..rows * 320], schedule);
             assert_eq!(bits(&few), bits(&all[..rows * 200]), "{given:?} {dtype}, {rows} rows");
         }

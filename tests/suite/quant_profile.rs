@@ -84,7 +84,8 @@ fn on_the_device(dir: &Path, dtype: DType) -> (Vec<f32>, u64) {
     let device = Arc::new(Simulated::default());
     let options = CudaOptions { dtype: Some(dtype), ..CudaOptions::default() };
     let cuda = Cuda::with_options(device, options);
-    let mut runner = ModelRunner::load_on(cuda, &Directory::Disk(dir.into()), LoadOptions::default()).unwrap();
+    let mut runner =
+        ModelRunner::load_on(cuda, &Directory::Disk(dir.into()), LoadOptions::default()).unwrap();
     let memory = runner.backend.device().memory();
     let mut batch = Batch::of(&PROMPT);
     batch.want_all_logits();
@@ -110,7 +111,10 @@ fn the_device_keeps_packed_weights_packed() {
         let error = distance(&got, &want);
         assert!(error <= 1e-4, "{flags:?}: {error:.1e}");
         let file = fs::metadata(dir.path().join("model.safetensors")).unwrap().len();
-        assert!(bytes as f64 <= 1.3 * file as f64, "{flags:?}: {bytes} bytes on the device, {file} in the file");
+        assert!(
+            bytes as f64 <= 1.3 * file as f64,
+            "{flags:?}: {bytes} bytes on the device, {file} in the file"
+        );
         for dtype in [DType::BF16, DType::F16] {
             let error = distance(&on_the_device(dir.path(), dtype).0, &want);
             assert!((1e-4..0.5).contains(&error), "{flags:?} in {dtype}: {error:.1e}");

@@ -115,8 +115,7 @@ impl CudaWeight {
     ) -> Result<Option<PackedPart>> {
         let (Matrix::Packed(packed), false) = (&slice.tensor, self.is_table) else { return Ok(None) };
         let dtype = dtype.unwrap_or(DType::F32);
-        let loaded =
-            PackedPart::load(device, &**packed, slice.rows.clone(), slice.cols.clone(), dtype)?;
+        let loaded = PackedPart::load(device, &**packed, slice.rows.clone(), slice.cols.clone(), dtype)?;
         assert!(loaded.as_ref().is_none_or(|loaded| loaded.shape() == self.parts[part].0), "{packed:?}");
         Ok(loaded)
     }

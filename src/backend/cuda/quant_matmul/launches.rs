@@ -1,4 +1,4 @@
-//! The arguments and grids of kernels/quant_matmul.cu.
+//! The arguments and grids of kernels/quant_matmul.cu and kernels/quant_rows.cu.
 
 use crate::backend::cuda::device::{Address, Arg, Grid, Launch};
 use crate::backend::cuda::suffix;
@@ -131,7 +131,8 @@ impl TileCodes {
     pub fn launch(&self, operands: &Operands) -> Launch {
         let pointers = [self.codes, self.zeros, self.scales].map(Arg::At);
         let bf16 = u32::from(self.scales_dtype == DType::BF16);
-        let own = [&pointers[..], &operands.extents(), &[Arg::extent(self.group_size), Arg::U32(bf16)]].concat();
+        let own =
+            [&pointers[..], &operands.extents(), &[Arg::extent(self.group_size), Arg::U32(bf16)]].concat();
         operands.launch(&operands.name("quant_matmul_v3"), operands.grid(128, 32, 128), own, true)
     }
 }

@@ -1,4 +1,4 @@
-//! Packed weights in device memory, and the kernels that multiply them: kernels/quant_matmul.cu. (Step 9.)
+//! Packed weights in device memory, and the kernels that multiply them: kernels/quant_matmul.cu and kernels/quant_rows.cu. (Step 9.)
 //!
 //! - `launches`: the kernels' arguments and grids;
 //! - `tiles`: GPTQ's words in the order in which tensor cores want them.
@@ -50,9 +50,9 @@ impl Upload<'_> {
         Ok(address)
     }
 
-    /// Null, which kernels take for "there are none".
-    fn put_if_any<T: bytemuck::NoUninit>(&mut self, values: Option<&[T]>) -> Result<Address> {
-        values.map_or(Ok(Address(0)), |values| self.put(values))
+    /// Null if there are no values.
+    fn put_if_any<T: bytemuck::NoUninit>(&mut self, values: &[T]) -> Result<Address> {
+        if values.is_empty() { Ok(Address(0)) } else { self.put(values) }
     }
 
     fn words(&mut self, words: &CodeWords) -> Result<Codes> {
@@ -89,7 +89,6 @@ impl Upload<'_> {
             Numbers::Fp8 => RowKind::Fp8,
             Numbers::Table => RowKind::Table,
         };
-        let some = |numbers: &[f32]| Some(numbers.to_vec()).filter(|numbers| !numbers.is_empty());
         let [sparse_starts, sparse_inputs, sparse] = match &rows.sparse {
             None => [Address(0); 3],
             Some(sparse) => self.sparse(sparse)?,
@@ -99,10 +98,10 @@ impl Upload<'_> {
             kind,
             codes: self.put(&codes)?,
             scales: self.put(&rows.scales)?,
-            offsets: self.put_if_any(some(&rows.offsets).as_deref())?,
-            tables: self.put_if_any(some(&rows.tables).as_deref())?,
+            offsets: self.put_if_any(&rows.offsets)?,
+            tables: self.put_if_any(&rows.tables)?,
             group_of: self.put(&rows.group_of)?,
-            gather: self.put_if_any(rows.gather.as_deref())?,
+            gather: self.put_if_any(rows.gather.as_deref().unwrap_or_default())?,
             sparse_starts,
             sparse_inputs,
             sparse,

@@ -136,7 +136,10 @@ fn rows(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Lau
         scales: of_groups(scale)?,
         offsets: if matches!(kind, RowKind::Affine4 | RowKind::Affine8) { of_groups(-8.0)? } else { none },
         tables: if kind == RowKind::Table { memory.ones("f32", 16 * outputs)? } else { none },
-        group_of: memory.ids((0..inputs.next_multiple_of(CHUNK) / BLOCK).map(|b| usize::min(b * BLOCK / group_size, groups - 1)))?,
+        group_of: memory.ids(
+            (0..inputs.next_multiple_of(CHUNK) / BLOCK)
+                .map(|b| usize::min(b * BLOCK / group_size, groups - 1)),
+        )?,
         gather: none,
         sparse_starts: none,
         sparse_inputs: none,
