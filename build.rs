@@ -71,6 +71,9 @@ fn compiler() -> cc::Build {
     if cfg!(feature = "step6") {
         build.define("STAIRWELL_STEP6", None);
     }
+    if cfg!(feature = "quantized") {
+        build.define("STAIRWELL_QUANTIZED", None);
+    }
     if std::env::var_os("STAIRWELL_UCONTEXT").is_some() {
         build.define("SIMULATOR_UCONTEXT", None);
     }

@@ -8,22 +8,16 @@
 //! bytes ÷ time, and that in parts of the bandwidth of a copy measured in the same run; matrix products have cuBLAS beside them. All numbers of
 //! the work are ones, so a result is known, and it is checked before it is timed. Nobody has run that part on a GPU yet.
 
+mod count;
 mod measure;
 
+use count::{HEAD, Section, count_all};
 use measure::{bench, copy_bandwidth, cublas, extent, timed};
 use serde_json::{Value, json};
 use stairwell::{
-    backend::cuda::{Gpu, KernelShape, Profile, profile_kernel, with_workload},
+    backend::cuda::{Gpu, KernelShape},
     error::Result,
 };
-
-/// A section of the table: kernels, and the shapes that each runs on.
-struct Section {
-    key: &'static str,
-    title: &'static str,
-    kernels: &'static [&'static str],
-    shapes: &'static [&'static str],
-}
 
 const VERSIONS: &[&str] = &[
     "paged_attention_v0",
@@ -143,79 +137,6 @@ const ON_A_GPU: &[Section] = &[
     },
 ];
 
-/// The counters of one kernel on one shape.
-fn counted(section: &Section, kernel: &str, shape: &KernelShape) -> Result<Value> {
-    let profile: Profile = profile_kernel(kernel, shape)?;
-    let device = stairwell::backend::cuda::Simulated::default();
-    let (blocks, launches) = with_workload(&device, kernel, shape, |launches| {
-        let blocks: u32 = launches[0].grid.blocks.iter().product();
-        Ok((blocks, launches.len()))
-    })?;
-    let requests = |shared: bool| -> u64 {
-        profile.sites.iter().filter(|site| site.shared == shared).map(|site| site.requests).sum()
-    };
-    let times = |bytes: u64| (1000.0 * bytes as f64 / profile.least_read as f64).round() / 1000.0;
-    Ok(json!({
-        "section": section.key,
-        "kernel": kernel,
-        "shape": shape.to_string(),
-        "launches": launches,
-        "blocks": blocks,
-        "requests": requests(false),
-        "bytes_read": 32 * profile.sectors(false),
-        "bytes_written": 32 * profile.sectors(true),
-        "least_read": profile.least_read,
-        "times_the_least": times(32 * profile.sectors(false)),
-        "times_asked": times(profile.bytes(false)),
-        "shared_requests": requests(true),
-        "bank_conflicts": profile.bank_conflicts(),
-        "barriers": profile.barriers,
-    }))
-}
-
-fn print_counted(row: &Value) {
-    let number = |key: &str| row[key].as_u64().unwrap_or(0);
-    println!(
-        "{:<32} {:>7} {:>9} {:>11} {:>8.2} {:>8.2} {:>11} {:>9} {:>9}",
-        row["kernel"].as_str().unwrap_or(""),
-        number("blocks"),
-        number("requests"),
-        number("bytes_read"),
-        row["times_the_least"].as_f64().unwrap_or(0.0),
-        row["times_asked"].as_f64().unwrap_or(0.0),
-        number("shared_requests"),
-        number("bank_conflicts"),
-        number("barriers"),
-    );
-}
-
-fn count_all(rows: &mut Vec<Value>) -> Result<()> {
-    for section in SECTIONS {
-        println!("\n{}", section.title);
-        for shape in section.shapes {
-            let full = KernelShape::parse(section.kernels[0], shape)?;
-            println!(
-                "\n{full}\n{:<32} {:>7} {:>9} {:>11} {:>8} {:>8} {:>11} {:>9} {:>9}",
-                "kernel",
-                "blocks",
-                "requests",
-                "bytes read",
-                "x least",
-                "x asked",
-                "req. shared",
-                "conflicts",
-                "barriers"
-            );
-            for kernel in section.kernels {
-                let row = counted(section, kernel, &KernelShape::parse(kernel, shape)?)?;
-                print_counted(&row);
-                rows.push(row);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The least bytes of work, from its shape: K and V, or x, W and y.
 fn least_bytes(shape: &str) -> f64 {
     let n = |name: &str| extent(shape, name).expect("the shape names it") as f64;
@@ -262,8 +183,6 @@ fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    println!(
-        "x least: bytes of the sectors read ÷ bytes that must be; x asked: bytes that lanes asked for ÷ bytes that must be"
-    );
-    bench(count_all, time_all)
+    println!("{HEAD}");
+    bench(|rows| count_all(SECTIONS, rows), time_all)
 }

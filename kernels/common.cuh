@@ -55,3 +55,9 @@ template <class T, class F> __device__ __forceinline__ T block_reduce(T* partial
 template <class T> __device__ __forceinline__ T block_sum(T* partial, T x) {
   return block_reduce(partial, x, [](T a, T b) { return a + b; });
 }
+
+// Sums over a warp, in a tree; all lanes have it.
+__device__ __forceinline__ float warp_sum(float x) {
+  for (unsigned flip = 16; flip > 0; flip /= 2) x += __shfl_xor_sync(0xffffffffu, x, flip);
+  return x;
+}

@@ -1,4 +1,4 @@
-// The instructions that C++ has no name for, five of them, each with its meaning. On a GPU they are PTX; on the simulator the functions
+// The instructions that C++ has no name for, six of them, each with its meaning. On a GPU they are PTX; on the simulator the functions
 // of simulator/tensor.h.
 #pragma once
 #include "common.cuh"
@@ -80,5 +80,17 @@ template <int KEEP> __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(KEEP));
 #else
   simulator::cp_async_wait(KEEP);
+#endif
+}
+
+// (bits & mask) | set in one instruction: lop3 computes any function of three bits, which is given by its table, here that of (a & b) | c:
+// 0xf0 & 0xcc | 0xaa. PTX ISA, "lop3".
+__device__ __forceinline__ unsigned and_or(unsigned bits, unsigned mask, unsigned set) {
+#ifdef __CUDACC__
+  unsigned result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;\n" : "=r"(result) : "r"(bits), "r"(mask), "r"(set));
+  return result;
+#else
+  return (bits & mask) | set;
 #endif
 }

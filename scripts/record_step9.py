@@ -1,10 +1,11 @@
 """What chapter 9 says of quality: `python scripts/record_step9.py` writes benches/results/step9.json.
 
     cargo build --release --features step9       # first; `--features quantized` does as well
-    python scripts/record_step9.py               # a minute or two
+    python scripts/record_step9.py               # a few minutes: `cargo bench` builds the counters of the kernels
 
 It packs the demo model by every method of `stairwell quantize` and records, for each, the bytes of the layers' matrices, the error of each matrix's products on the inputs of
-the calibration text, how likely the model finds a text that it has not seen, and the story that it tells. Nothing here is a time, so the machine may be busy. Standard library only.
+the calibration text, how likely the model finds a text that it has not seen, and the story that it tells. The ladder of packed products on a device is
+counted by `cargo bench --features step9 --bench step9`. Nothing here is a time, so the machine may be busy. Standard library only.
 """
 
 import json
@@ -81,6 +82,21 @@ def same(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
+def counted():
+    """The counters of the kernels: rows of the bench's sections, with the numbers of a shape as columns."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "out.json"
+        command = ["cargo", "bench", "--features", "step9", "--bench", "step9", "--", "--out", path]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    sections = {}
+    for row in rows:
+        numbers = {key: int(value) for key, value in (part.split("=") for part in row.pop("shape").split(","))}
+        row["bits"] = significant(8 * row["bytes_read"] / (numbers["inputs"] * numbers["outputs"]))
+        sections.setdefault(row.pop("section"), []).append({**row, **numbers})
+    return sections
+
+
 def main():
     demo = ROOT / "models" / "demo"
     first, tokens = perplexity(demo)
@@ -112,7 +128,7 @@ def main():
     numbers = rows[0]["bytes"] / 2
     for row in rows:
         row["bits"] = significant(8 * row["bytes"] / numbers)
-    result = {"command": "python scripts/record_step9.py", "machine": machine(), "weights": int(numbers), "tokens": tokens, "methods": rows, "errors": errors}
+    result = {"command": "python scripts/record_step9.py", "machine": machine(), "weights": int(numbers), "tokens": tokens, "methods": rows, "errors": errors, "kernels": counted()}
     path = ROOT / "benches" / "results" / "step9.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(path.relative_to(ROOT))

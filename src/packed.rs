@@ -40,6 +40,19 @@ pub trait Packed: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Some outputs and inputs as a device multiplies them; `None` if no kernel does. (Step 9.)
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    #[cfg(feature = "quantized")]
+    fn device_codes(
+        &self,
+        _outputs: Range<usize>,
+        _inputs: Range<usize>,
+    ) -> Result<Option<crate::quant::DeviceCodes>> {
+        Ok(None)
+    }
+
     /// GGUF's blocks, which the CPU multiplies where they lie. (Step 9.)
     #[cfg(feature = "quantized")]
     fn blocks(&self) -> Option<&crate::quant::gguf::Blocks> {

@@ -12,6 +12,10 @@
 #if defined(STAIRWELL_STEP6)
 #include "../flash_attention_sm90.cu"
 #endif
+#if defined(STAIRWELL_QUANTIZED)
+#include "../quant_matmul.cu"
+#include "../quant_rows.cu"
+#endif
 
 // Calls f(kernel) with the kernel of this name; `unknown` if there is none.
 template <class F> static auto with_kernel(const char* name, F f, decltype(f(add)) unknown) {
@@ -40,6 +44,12 @@ template <class F> static auto with_kernel(const char* name, F f, decltype(f(add
   WIDTHS(flash_attention_v2, bf16) WIDTHS(flash_attention_v2, f16) WIDTHS(flash_attention_v3, bf16) WIDTHS(flash_attention_v3, f16)
   KERNEL(flash_attention_v2_unswizzled_d64_bf16) KERNEL(flash_attention_v2_unswizzled_d128_bf16)
   KERNEL(flash_attention_v4_d64_bf16) KERNEL(flash_attention_v4_d64_f16) KERNEL(flash_attention_v4_d128_bf16) KERNEL(flash_attention_v4_d128_f16)
+#endif
+#if defined(STAIRWELL_QUANTIZED)
+  DTYPES(quant_matmul_v0) DTYPES(quant_matmul_v1) DTYPES(quant_matmul_v2) KERNEL(quant_matmul_v3_bf16) KERNEL(quant_matmul_v3_f16)
+  DTYPES(quant_matmul_v4)
+  KERNEL(quant_matmul_rows_affine4) KERNEL(quant_matmul_rows_table) KERNEL(quant_matmul_rows_affine8) KERNEL(quant_matmul_rows_int8)
+  KERNEL(quant_matmul_rows_fp8)
 #endif
   KERNEL(planted_missing_barrier) KERNEL(planted_missing_second_barrier) KERNEL(planted_divergent_barrier)
   KERNEL(planted_wrong_mask) KERNEL(planted_missing_syncwarp) KERNEL(planted_outside_static)

@@ -92,6 +92,10 @@ pub trait Backend: Sized + Send + 'static {
 
     /// A weight of stacked parts, not loaded yet. Stacking is along the outputs.
     fn weight(&self, parts: &[PartShape]) -> Result<Self::Weight>;
+    /// A weight whose rows [`embed`](Backend::embed) looks up. A tied head multiplies it too.
+    fn table(&self, shape: PartShape) -> Result<Self::Weight> {
+        self.weight(&[shape])
+    }
     /// Loads one part, or replaces it.
     fn load(&self, weight: &mut Self::Weight, part: usize, slice: &Slice<Matrix>) -> Result<()>;
     /// A buffer for up to `capacity` ids.

@@ -112,7 +112,7 @@ impl<B: Backend> Builder<'_, B> {
         self.note(name, format_args!("Embedding({rows}, {}{padding})", self.config.hidden_size));
         let source = matrix(self.child(name), rows, self.config.hidden_size);
         let source = Source { rows: self.part.rank.part(rows), ..source };
-        let (table, collective) = (self.param(vec![source])?, self.part.collective.clone());
+        let (table, collective) = (Param::table(self.backend, source)?, self.part.collective.clone());
         Ok(Embedding { name: self.child(name), table, collective })
     }
 
@@ -120,7 +120,7 @@ impl<B: Backend> Builder<'_, B> {
     pub fn whole_embedding(&self, name: &str, rows: usize) -> Result<Embedding<B>> {
         self.note(name, format_args!("Embedding({rows}, {})", self.config.hidden_size));
         let source = matrix(self.child(name), rows, self.config.hidden_size);
-        let table = self.param(vec![source])?;
+        let table = Param::table(self.backend, source)?;
         Ok(Embedding { name: self.child(name), table, collective: Arc::new(Alone) })
     }
 

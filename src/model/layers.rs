@@ -21,6 +21,14 @@ pub struct Source {
 }
 
 impl Source {
+    /// What is held of it, however it is stored.
+    pub fn part(&self) -> PartShape {
+        match self.transposed {
+            false => PartShape { outputs: self.rows.len(), inputs: self.cols.len() },
+            true => PartShape { outputs: self.cols.len(), inputs: self.rows.len() },
+        }
+    }
+
     /// Numbers that are held.
     pub fn elements(&self) -> usize {
         self.rows.len() * self.cols.len()
@@ -59,12 +67,16 @@ impl<B: Backend> Param<B> {
     /// # Errors
     /// Those of the backend.
     pub fn new(backend: &B, sources: Vec<Source>) -> Result<Param<B>> {
-        let shape = |s: &Source| match s.transposed {
-            false => PartShape { outputs: s.rows.len(), inputs: s.cols.len() },
-            true => PartShape { outputs: s.cols.len(), inputs: s.rows.len() },
-        };
-        let shapes: Vec<PartShape> = sources.iter().map(shape).collect();
+        let shapes: Vec<PartShape> = sources.iter().map(Source::part).collect();
         Ok(Param { weight: backend.weight(&shapes)?, sources })
+    }
+
+    /// Memory for a table whose rows are looked up.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn table(backend: &B, source: Source) -> Result<Param<B>> {
+        Ok(Param { weight: backend.table(source.part())?, sources: vec![source] })
     }
 }
 

@@ -106,26 +106,34 @@ impl Format for Awq {
         float(&self.scales, self.place(output, group))
     }
 
-    fn offset(&self, output: usize, group: usize) -> f32 {
+    fn zero(&self, output: usize, group: usize) -> Option<u8> {
         let stride = self.qzeros.shape[1];
-        let zero = match self.version {
-            AwqVersion::Gemm => gemm_field(&words(&self.qzeros)[group * stride..][..stride], output),
+        match self.version {
+            AwqVersion::Gemm => Some(gemm_field(&words(&self.qzeros)[group * stride..][..stride], output)),
             AwqVersion::Gemv => {
                 let row = &words(&self.qzeros)[output * stride..][..stride];
-                field(4, group, |word| row[word])
+                Some(field(4, group, |word| row[word]))
             }
-            AwqVersion::GemvFast => return self.gemv_fast_offset(output, group),
-        };
-        -(zero as f32 * self.scale(output, group))
+            AwqVersion::GemvFast => {
+                // The file has −zero · scale, rounded to f16; the zero point is a whole number, so that the rounding can be undone.
+                let zero = (-self.stored_offset(output, group) / self.scale(output, group)).round();
+                (0.0..16.0).contains(&zero).then_some(zero as u8)
+            }
+        }
+    }
+
+    fn offset(&self, output: usize, group: usize) -> f32 {
+        match self.zero(output, group) {
+            Some(zero) => -(zero as f32 * self.scale(output, group)),
+            None => self.stored_offset(output, group),
+        }
     }
 }
 
 impl Awq {
-    /// −zero · scale. The file has it rounded to f16; the zero point is a whole number, so that the rounding can be undone.
-    fn gemv_fast_offset(&self, output: usize, group: usize) -> f32 {
-        let (scale, stored) = (self.scale(output, group), float(&self.qzeros, self.place(output, group)));
-        let zero = (-stored / scale).round();
-        if (0.0..16.0).contains(&zero) { -(zero * scale) } else { stored }
+    /// What gemv_fast's `qzeros` has.
+    fn stored_offset(&self, output: usize, group: usize) -> f32 {
+        float(&self.qzeros, self.place(output, group))
     }
 
     /// Where the scale of an output's group is.

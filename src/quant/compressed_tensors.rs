@@ -87,16 +87,15 @@ impl Format for PackQuantized {
         (self.bits == 8 && self.shape[1].is_multiple_of(4)).then_some(&self.weight_packed)
     }
 
-    fn offset(&self, output: usize, group: usize) -> f32 {
+    fn zero(&self, output: usize, group: usize) -> Option<u8> {
+        // Stored codes and zero points are both moved by 2^(b−1), so their difference is as it was.
         let half = 1 << (self.bits - 1);
-        let zero = match &self.weight_zero_point {
+        Some(match &self.weight_zero_point {
             None => half,
             Some(zeros) => {
                 let (words, stride) = (words(zeros), zeros.shape[1]);
                 self.code(output, |word| words[word * stride + group])
             }
-        };
-        // Stored codes and zero points are both moved by 2^(b−1), so their difference is as it was.
-        -(zero as f32 * self.scale(output, group))
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! What every layout says of itself: codes, and how a code becomes a number.
 
+use super::device::{CodeWords, DeviceCodes, Fp8Blocks};
 use super::rows::PackedRows;
 use crate::{error::Result, packed::Packed, tensor::HostTensor};
 use std::{fmt, ops::Range};
@@ -48,9 +49,24 @@ pub trait Format: Send + Sync + fmt::Debug + 'static {
     /// The scale of an output's group.
     fn scale(&self, output: usize, group: usize) -> f32;
 
+    /// The zero point of an output's group, for the affine kinds; `None` if it is no whole number.
+    fn zero(&self, _output: usize, _group: usize) -> Option<u8> {
+        None
+    }
+
     /// What is added after scaling: −zero point · scale.
-    fn offset(&self, _output: usize, _group: usize) -> f32 {
-        0.0
+    fn offset(&self, output: usize, group: usize) -> f32 {
+        self.zero(output, group).map_or(0.0, |zero| -(zero as f32 * self.scale(output, group)))
+    }
+
+    /// What a reader of the file adds to its zero points.
+    fn zero_offset(&self) -> u8 {
+        0
+    }
+
+    /// Outputs and inputs that share a scale, where outputs do.
+    fn block(&self) -> Option<[usize; 2]> {
+        None
     }
 
     /// What [`Numbers::Table`] looks up.
@@ -126,6 +142,19 @@ impl<F: Format> Packed for Coded<F> {
             return Ok(None);
         }
         PackedRows::new(&self.0, outputs, inputs).map(Some)
+    }
+
+    fn device_codes(&self, outputs: Range<usize>, inputs: Range<usize>) -> Result<Option<DeviceCodes>> {
+        let (format, part) = (&self.0, (outputs.clone(), inputs.clone()));
+        let words = CodeWords::new(format, outputs.clone(), inputs.clone()).map(DeviceCodes::Words);
+        let codes = words.or_else(|| Fp8Blocks::new(format, part.0, part.1).map(DeviceCodes::Fp8));
+        match codes {
+            Some(codes) => {
+                format.tensors().iter().for_each(|tensor| tensor.data.release());
+                Ok(Some(codes))
+            }
+            None => Ok(self.rows(outputs, inputs)?.map(DeviceCodes::Rows)),
+        }
     }
 }
 

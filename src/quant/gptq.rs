@@ -73,13 +73,16 @@ impl Format for Gptq {
         float(&self.scales, group * self.scales.shape[1] + output)
     }
 
-    // ANCHOR: offset
-    fn offset(&self, output: usize, group: usize) -> f32 {
+    // ANCHOR: zero
+    fn zero(&self, output: usize, group: usize) -> Option<u8> {
         let row = &words(&self.qzeros)[group * self.qzeros.shape[1]..][..self.qzeros.shape[1]];
         let stored = field(self.bits, output, |word| row[word]);
         let mask = (1_u16 << self.bits) - 1;
-        let zero = (stored as u16 + self.zero_offset as u16) & mask;
-        -(zero as f32 * self.scale(output, group))
+        Some(((stored as u16 + self.zero_offset as u16) & mask) as u8)
     }
-    // ANCHOR_END: offset
+    // ANCHOR_END: zero
+
+    fn zero_offset(&self) -> u8 {
+        self.zero_offset
+    }
 }

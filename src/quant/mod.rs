@@ -5,7 +5,7 @@
 //!   q_proj.qweight, .qzeros, .scales          q_proj.weight
 //! ```
 //! A layout is a [`Format`]: codes, scales and how they become numbers; each has a file. The CPU multiplies [`PackedRows`], which a load
-//! makes of it.
+//! makes of it, and a device [`DeviceCodes`].
 
 mod arena;
 mod assemble;
@@ -13,6 +13,7 @@ mod awq;
 mod bitsandbytes;
 mod compressed_tensors;
 mod config;
+mod device;
 mod dummy;
 mod fields;
 mod format;
@@ -26,6 +27,7 @@ mod squeezellm;
 pub(crate) use assemble::{assemble, is_kv_scale};
 pub use awq::AwqVersion;
 pub use config::{GptqConfig, Quantization, Scheme};
+pub use device::{CodeWords, DeviceCodes, FP8_BLOCK, Fp8Blocks};
 pub use dummy::dummy_tensors;
 pub use format::{Format, Numbers};
 pub use rows::{BLOCK, CHUNK, NO_INPUT, PackedRows};

@@ -73,6 +73,10 @@ impl Format for Scaled {
         float(&self.scales, output / self.block[0] * self.groups_of_block() + group) / self.divisor
     }
 
+    fn block(&self) -> Option<[usize; 2]> {
+        Some(self.block)
+    }
+
     fn bytes(&self) -> Option<&HostTensor> {
         Some(&self.weight)
     }

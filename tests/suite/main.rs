@@ -113,6 +113,12 @@ mod gguf_parallel;
 mod gguf_tokenizer;
 #[cfg(feature = "quantized")]
 mod mistral_layout;
+#[cfg(all(feature = "step5", feature = "quantized"))]
+mod quant_case;
+#[cfg(all(feature = "step5", feature = "quantized"))]
+mod quant_kernels;
+#[cfg(all(feature = "step5", feature = "quantized"))]
+mod quant_profile;
 #[cfg(feature = "quantized")]
 mod step9;
 #[cfg(feature = "quantized")]

@@ -7,7 +7,7 @@
 //! - `paged_attention`: the versions of attention; `flash_attention` (step 6): those for prompts;
 //! - `sampling`: tokens drawn where the logits are;
 //! - `memory`: buffers and activations;
-//! - `weight`: parameters;
+//! - `weight`: parameters; `quant_matmul` (step 9): packed ones;
 //! - `graph`: decode steps that are recorded and replayed;
 //! - `workload`: something to do for a kernel that is counted or timed.
 
@@ -20,6 +20,9 @@ mod memory;
 mod operations;
 mod paged_attention;
 mod profile;
+// Step 9 keeps packed weights packed.
+#[cfg_attr(not(feature = "quantized"), path = "no_packed.rs")]
+mod quant_matmul;
 mod sampling;
 mod simulated;
 mod weight;

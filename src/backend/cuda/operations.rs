@@ -1,7 +1,7 @@
 //! The operations of a model, and which kernels carry them out.
 
 use super::device::{Address, Arg, Grid, Matmul};
-use super::weight::Part;
+use super::weight::{DensePart, Output, Part};
 use super::{Cuda, CudaTensor, CudaWeight, Ids, ROW_THREADS, suffix};
 use crate::backend::{Backend, Drawn, Forward, PartShape, Rope, Shaped, Slice};
 use crate::error::{Error, Result};
@@ -18,13 +18,14 @@ fn rms_norm_version(n: usize) -> (&'static str, u32) {
 }
 
 impl Cuda {
-    /// One part of a linear layer: columns of y from `first` on.
-    fn linear(&self, y: &CudaTensor, x: Address, dtype: DType, part: &Part, first: usize) -> Result<()> {
+    /// One part of a linear layer, x in `dtype`.
+    fn linear(&self, y: Output, x: Address, dtype: DType, part: &DensePart) -> Result<()> {
         let PartShape { outputs, inputs } = part.shape;
-        let (rows, y_cols, w, transposed) = (y.rows(), y.cols(), part.buffer.address, part.transposed);
+        let Output { y, rows, cols: y_cols, first } = y;
+        let (w, transposed) = (part.buffer.address, part.transposed);
         if self.device.has_matmul() {
             assert_eq!(dtype, part.dtype, "a library's operands");
-            let y = y.address().offset(4 * first);
+            let y = y.offset(4 * first);
             if rows > 0 && self.counts() {
                 self.device.matmul(&Matmul { dtype, x, w, y, rows, inputs, outputs, y_cols, transposed })?;
             }
@@ -37,7 +38,7 @@ impl Cuda {
             narrow => format!("matmul_v0_{0}_{0}", suffix(narrow)),
         };
         let sizes = [inputs, outputs, transposed.into(), y_cols, first].map(Arg::extent);
-        self.launch(&kernel, grid, &[y.address(), x, w], &sizes)
+        self.launch(&kernel, grid, &[y, x, w], &sizes)
     }
 
     /// A norm of each row of the sum of `inputs`, which is kept in the first of them. `parameters`: the weight, and the bias where there is one.
@@ -77,6 +78,10 @@ impl Backend for Cuda {
         Ok(CudaWeight::new(parts))
     }
 
+    fn table(&self, shape: PartShape) -> Result<CudaWeight> {
+        Ok(CudaWeight::table(shape))
+    }
+
     fn load(&self, weight: &mut CudaWeight, part: usize, slice: &Slice<Matrix>) -> Result<()> {
         // The simulator's kernel widens what it reads; a library wants both operands in one dtype.
         let wanted = self.options.dtype.filter(|dtype| *dtype != DType::F32 || self.device.has_matmul());
@@ -111,7 +116,9 @@ impl Backend for Cuda {
     }
 
     fn embed(&self, table: &CudaWeight, first_row: usize, ids: &Ids) -> Result<CudaTensor> {
-        let part = table.parts().next().expect("an embedding has one part");
+        let Some(Part::Dense(part)) = table.parts().next() else {
+            panic!("an embedding has one part, which is dense")
+        };
         let y = self.take(ids.len, part.shape.inputs)?;
         let kernel = format!("embed_{}", suffix(part.dtype));
         let pointers = [y.address(), part.buffer.address, ids.address()];
@@ -125,17 +132,24 @@ impl Backend for Cuda {
         let mut first = 0;
         let mut narrow: Option<(DType, CudaTensor)> = None;
         for part in weight.parts() {
-            assert_eq!(part.shape.inputs, x.cols(), "inputs");
-            let dtype = self.options.dtype.unwrap_or(part.dtype);
+            assert_eq!(part.shape().inputs, x.cols(), "inputs");
+            let dtype = match part {
+                Part::Dense(part) => self.options.dtype.unwrap_or(part.dtype),
+                Part::Packed(part) => part.dtype(),
+            };
             if dtype != DType::F32 && narrow.as_ref().is_none_or(|(of, _)| *of != dtype) {
                 narrow = Some((dtype, self.cast(x, dtype)?));
             }
             let operand = match &narrow {
-                Some((of, narrow)) if *of == dtype => narrow,
-                _ => x,
+                Some((of, narrow)) if *of == dtype => narrow.address(),
+                _ => x.address(),
             };
-            self.linear(&y, operand.address(), dtype, part, first)?;
-            first += part.shape.outputs;
+            let to = Output { y: y.address(), rows: y.rows(), cols: y.cols(), first };
+            match part {
+                Part::Dense(part) => self.linear(to, operand, dtype, part)?,
+                Part::Packed(part) => self.run(&[part.launch(&to, operand)])?,
+            }
+            first += part.shape().outputs;
         }
         Ok(y)
     }

@@ -1,7 +1,8 @@
-//! Parameters in device memory, in the dtype of the checkpoint.
+//! Parameters in device memory, in the dtype of the checkpoint, or packed as it has them.
 
 use super::device::{Address, Device};
 use super::memory::Buffer;
+use super::quant_matmul::PackedPart;
 use crate::backend::{PartShape, Slice};
 use crate::error::Result;
 use crate::packed::Matrix;
@@ -14,10 +15,19 @@ pub struct CudaWeight {
     parts: Vec<(PartShape, Option<Part>)>,
     /// The parts of a vector (inputs = 1), one after the other, f32.
     vector: Option<Buffer>,
+    /// Its rows are looked up, so that it has to be dense.
+    is_table: bool,
 }
 
-/// A matrix as it is stored.
-pub(super) struct Part {
+/// A matrix.
+pub(super) enum Part {
+    Dense(DensePart),
+    /// Codes and scales. (Step 9.)
+    Packed(PackedPart),
+}
+
+/// A matrix of numbers.
+pub(super) struct DensePart {
     pub shape: PartShape,
     pub buffer: Buffer,
     pub dtype: DType,
@@ -25,13 +35,37 @@ pub(super) struct Part {
     pub transposed: bool,
 }
 
+impl Part {
+    pub fn shape(&self) -> PartShape {
+        match self {
+            Part::Dense(part) => part.shape,
+            Part::Packed(part) => part.shape(),
+        }
+    }
+}
+
+/// Where the outputs of a part go: columns of an activation [rows, cols], from `first` on.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    pub y: Address,
+    pub rows: usize,
+    pub cols: usize,
+    pub first: usize,
+}
+
 impl CudaWeight {
     /// Parts that are not loaded yet.
     pub fn new(parts: &[PartShape]) -> CudaWeight {
-        CudaWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: None }
+        CudaWeight { parts: parts.iter().map(|p| (*p, None)).collect(), vector: None, is_table: false }
     }
 
-    /// Copies one part to the device, or replaces it. `dtype`: in which a matrix is kept there; `None` for as it is stored.
+    /// A table whose rows are looked up.
+    pub fn table(shape: PartShape) -> CudaWeight {
+        CudaWeight { is_table: true, ..CudaWeight::new(&[shape]) }
+    }
+
+    /// Copies one part to the device, or replaces it. `dtype`: in which a dense matrix is kept there; `None` for as it is stored. A packed matrix
+    /// stays packed, if there is a kernel for its format.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -42,6 +76,10 @@ impl CudaWeight {
         slice: &Slice<Matrix>,
         dtype: Option<DType>,
     ) -> Result<()> {
+        if let Some(packed) = self.packed(device, part, slice, dtype)? {
+            self.parts[part].1 = Some(Part::Packed(packed));
+            return Ok(());
+        }
         let slice = &dense(slice);
         let (rows, cols) = (slice.rows.len(), slice.cols.len());
         let shape = if slice.transposed { (cols, rows) } else { (rows, cols) };
@@ -62,9 +100,24 @@ impl CudaWeight {
         let dtype = dtype.unwrap_or(stored_dtype);
         let bytes = if dtype == stored_dtype { stored } else { convert(stored_dtype, &stored, dtype).into() };
         let transposed = slice.transposed;
-        self.parts[part].1 =
-            Some(Part { shape: expected, buffer: Buffer::of(device, &bytes)?, dtype, transposed });
+        let buffer = Buffer::of(device, &bytes)?;
+        self.parts[part].1 = Some(Part::Dense(DensePart { shape: expected, buffer, dtype, transposed }));
         Ok(())
+    }
+
+    /// A part that stays packed.
+    fn packed(
+        &self,
+        device: &Arc<dyn Device>,
+        part: usize,
+        slice: &Slice<Matrix>,
+        dtype: Option<DType>,
+    ) -> Result<Option<PackedPart>> {
+        let (Matrix::Packed(packed), false) = (&slice.tensor, self.is_table) else { return Ok(None) };
+        let dtype = dtype.unwrap_or(DType::F32);
+        let loaded = PackedPart::load(device, &**packed, slice.rows.clone(), slice.cols.clone(), dtype)?;
+        assert!(loaded.as_ref().is_none_or(|loaded| loaded.shape() == self.parts[part].0), "{packed:?}");
+        Ok(loaded)
     }
 
     /// Whether it is a matrix, and not a vector.
@@ -97,7 +150,7 @@ impl CudaWeight {
     }
 }
 
-/// A slice of numbers. Those of a packed matrix are computed: f32.
+/// A slice of numbers. Those of a packed matrix that no kernel knows are computed: f32, since 16 bits would round them.
 fn dense(slice: &Slice<Matrix>) -> Slice {
     let Slice { tensor, rows, cols, transposed } = slice.clone();
     let packed = match tensor {

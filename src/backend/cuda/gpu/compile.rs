@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 const OLDEST: (i32, i32) = (8, 0);
 
 /// The kernel files, and what they include of ours.
-const FILES: [(&CStr, &str); 14] = [
+const FILES: [(&CStr, &str); 16] = [
     (c"embedding.cu", include_str!("../../../../kernels/embedding.cu")),
     (c"norm.cu", include_str!("../../../../kernels/norm.cu")),
     (c"elementwise.cu", include_str!("../../../../kernels/elementwise.cu")),
     (c"matmul.cu", include_str!("../../../../kernels/matmul.cu")),
+    (c"quant_matmul.cu", include_str!("../../../../kernels/quant_matmul.cu")),
+    (c"quant_rows.cu", include_str!("../../../../kernels/quant_rows.cu")),
     (c"kv_cache.cu", include_str!("../../../../kernels/kv_cache.cu")),
     (c"sampling.cu", include_str!("../../../../kernels/sampling.cu")),
     (c"paged_attention.cu", include_str!("../../../../kernels/paged_attention.cu")),

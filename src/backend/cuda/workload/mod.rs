@@ -4,6 +4,8 @@ mod attention;
 mod linear;
 #[cfg(feature = "step6")]
 mod prompts;
+#[cfg(feature = "quantized")]
+mod quant;
 mod rows;
 
 use super::device::{Address, Arg, Device, Grid, Launch};
@@ -29,6 +31,14 @@ const FAMILIES: &[Family] = &[
     attention::ROTATION,
     #[cfg(feature = "step6")]
     prompts::VERSIONS,
+    #[cfg(feature = "quantized")]
+    quant::PLAIN,
+    #[cfg(feature = "quantized")]
+    quant::WORDS,
+    #[cfg(feature = "quantized")]
+    quant::BLOCKS,
+    #[cfg(feature = "quantized")]
+    quant::ROWS,
 ];
 
 /// A kernel's name in its two parts.
