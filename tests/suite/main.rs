@@ -112,6 +112,12 @@ mod gguf_parallel;
 #[cfg(feature = "quantized")]
 mod gguf_tokenizer;
 #[cfg(feature = "quantized")]
+mod kv_scales;
+#[cfg(feature = "quantized")]
+mod kv_scales_case;
+#[cfg(all(feature = "step7", feature = "quantized"))]
+mod kv_scales_ranks;
+#[cfg(feature = "quantized")]
 mod mistral_layout;
 #[cfg(feature = "quantized")]
 mod step9;
