@@ -25,8 +25,8 @@ impl LayerBlocks {
         scales: Option<[f32; 2]>,
     ) -> Result<LayerBlocks, TryReserveError> {
         let storage = |part: usize| {
-            let zeros = Storage::new(dtype, blocks * block_size * shape.kv_heads, shape.head_dim)?;
-            Ok(zeros.with_scale(scales.map(|scales| scales[part])))
+            let zeros = Storage::new(dtype, blocks * block_size * shape.kv_heads, shape.head_dim);
+            zeros.map(|zeros| zeros.with_scale(scales.map(|scales| scales[part])))
         };
         Ok(LayerBlocks { kv_heads: shape.kv_heads, block_size, k: storage(0)?, v: storage(1)? })
     }

@@ -55,8 +55,8 @@ impl Contiguous {
             let kv_heads = shape.kv_heads;
             let scales = options.scales_of(layer);
             let storage = |part: usize| {
-                let zeros = Storage::new(options.dtype, room.slots * tokens * kv_heads, shape.head_dim)?;
-                Ok(zeros.with_scale(scales.map(|scales| scales[part])))
+                let zeros = Storage::new(options.dtype, room.slots * tokens * kv_heads, shape.head_dim);
+                zeros.map(|zeros| zeros.with_scale(scales.map(|scales| scales[part])))
             };
             Ok(LayerKv { tokens, kv_heads, k: storage(0)?, v: storage(1)? })
         };

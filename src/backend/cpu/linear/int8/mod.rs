@@ -25,7 +25,7 @@ use super::packed::PackedPart;
 use super::stored::Part;
 use super::tasks::{Columns, Out, TASK, Task, for_each_task};
 use crate::backend::simd::dispatch;
-use crate::quant::{Numbers, PackedRows, gguf::SUB_BLOCK};
+use crate::quant::{Numbers, gguf::SUB_BLOCK};
 use crate::tensor::DType;
 use activations::{Activations, Order, Row};
 use integers::{CHUNK, Integers};
