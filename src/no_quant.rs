@@ -3,9 +3,9 @@
 use crate::attention::{KvOptions, KvScales, KvScalesFile};
 use crate::checkpoint::{Directory, StateDict};
 use crate::config::{ConfigError, Fields, ModelConfig};
+use crate::error::{Error, Result};
 use crate::model::{Loading, Rank};
 use crate::packed::Matrix;
-use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
 use std::{ops::Range, path::Path};
 
@@ -44,12 +44,7 @@ pub fn is_kv_scale(_: &str) -> bool {
 }
 
 /// Scales of K and V come with packed weights.
-pub fn kv_scales(
-    _: &KvOptions,
-    _: Option<&StateDict>,
-    _: Range<usize>,
-    _: Rank,
-) -> Result<Option<KvScales>> {
+pub fn kv_scales(_: &KvOptions, _: Option<&StateDict>, _: Range<usize>, _: Rank) -> Result<Option<KvScales>> {
     Ok(None)
 }
 

@@ -67,9 +67,15 @@ impl KvArgs {
     /// Says which scales K and V in fp8 have.
     pub fn note_scales(&self, runner: &RunnerReport) {
         let source = match (runner.memory.scales, &self.quantization_param_path) {
-            (Some(KvScalesFrom::Vectors), _) => "one scale for each token and head, made as they are stored".into(),
-            (Some(KvScalesFrom::Checkpoint), _) => "the checkpoint's scales, one for K and one for V of each layer".into(),
-            (Some(KvScalesFrom::File), Some(path)) => format!("the scales of {}, one for each layer", path.display()),
+            (Some(KvScalesFrom::Vectors), _) => {
+                "one scale for each token and head, made as they are stored".into()
+            }
+            (Some(KvScalesFrom::Checkpoint), _) => {
+                "the checkpoint's scales, one for K and one for V of each layer".into()
+            }
+            (Some(KvScalesFrom::File), Some(path)) => {
+                format!("the scales of {}, one for each layer", path.display())
+            }
             (Some(KvScalesFrom::File), None) => "the file's scales, one for each layer".into(),
             (None, _) => return,
         };

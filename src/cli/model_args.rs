@@ -200,7 +200,8 @@ impl LoadArgs {
         };
         let int8 = self.act_dtype == Activations::Int8;
         if int8 && !cpu::HAS_INT8 {
-            let message = "--act-dtype int8: only packed weights are multiplied so; build with --features step9";
+            let message =
+                "--act-dtype int8: only packed weights are multiplied so; build with --features step9";
             return Err(Error::Usage(message.into()));
         }
         Ok(Cpu::default().with_arithmetic(arithmetic).with_int8_activations(int8))
@@ -214,7 +215,8 @@ impl LoadArgs {
         match self.act_dtype {
             Activations::Auto => Ok(()),
             Activations::Int8 => {
-                let message = "--act-dtype int8: only the CPU multiplies so; leave it out, or give --device cpu";
+                let message =
+                    "--act-dtype int8: only the CPU multiplies so; leave it out, or give --device cpu";
                 Err(Error::Usage(message.into()))
             }
         }

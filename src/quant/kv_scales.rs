@@ -6,6 +6,7 @@
 //! ```json
 //! {"model_type": "llama", "kv_cache": {"dtype": "float8_e4m3fn", "scaling_factor": {"<rank>": {"<layer>": 0.023}}}}
 //! ```
+//! They are read when a model is loaded. New weights of a live update leave them as they are, since sequences in flight were stored with them.
 
 use crate::attention::{KvDtype, KvOptions, KvScales, KvScalesFile};
 use crate::checkpoint::StateDict;
@@ -85,7 +86,9 @@ fn of_checkpoint(state_dict: &StateDict, layers: Range<usize>) -> Result<Option<
     for name in state_dict.names() {
         let Some((_, parts)) = NAMES.iter().find(|(end, _)| name.ends_with(end)) else { continue };
         let Some(Place::Layer(layer)) = Place::of(name) else { continue };
-        let Some(of_layer) = layer.checked_sub(layers.start).and_then(|at| found.get_mut(at)) else { continue };
+        let Some(of_layer) = layer.checked_sub(layers.start).and_then(|at| found.get_mut(at)) else {
+            continue;
+        };
         let scale = scale_of(state_dict, name)?;
         for part in (0..2).filter(|part| parts[*part]) {
             // A scale of K alone counts more than one of both.
@@ -119,7 +122,9 @@ fn scale_of(state_dict: &StateDict, name: &str) -> Result<f32> {
     let tensor = state_dict.tensor(name).expect("a name of the state dict");
     if tensor.len() != 1 || !tensor.dtype.is_weight() {
         let (dtype, shape) = (tensor.dtype, &tensor.shape);
-        let reason = format!("dtype {dtype}, shape {shape:?}, and a scale of K or V is one number of f32, bf16 or f16");
+        let reason = format!(
+            "dtype {dtype}, shape {shape:?}, and a scale of K or V is one number of f32, bf16 or f16"
+        );
         return Err(refuse_tensor(state_dict, name, reason));
     }
     let scale = tensor.to_f32()[0];
@@ -177,7 +182,10 @@ fn read(object: &Map<String, Value>, config: &ModelConfig) -> Result<Vec<Vec<f32
         let layers = (0..config.num_hidden_layers).map(|layer| {
             let key = format!("{at}.{layer}");
             let Some(scale) = of_rank.get(&layer.to_string()) else {
-                return Err((key, format!("it is missing, and the model has {} layers", config.num_hidden_layers)));
+                return Err((
+                    key,
+                    format!("it is missing, and the model has {} layers", config.num_hidden_layers),
+                ));
             };
             let number = scale.as_f64().ok_or_else(|| (key.clone(), format!("{scale} is not a number")))?;
             check(number as f32).map_err(|why| (key, format!("it is {scale}; {why}")))
@@ -185,7 +193,10 @@ fn read(object: &Map<String, Value>, config: &ModelConfig) -> Result<Vec<Vec<f32
         let layers = layers.collect::<Result<Vec<f32>, _>>()?;
         match of_rank.len() == layers.len() {
             true => Ok(layers),
-            false => Err((at, format!("it has {} scales, and the model has {} layers", of_rank.len(), layers.len()))),
+            false => Err((
+                at,
+                format!("it has {} scales, and the model has {} layers", of_rank.len(), layers.len()),
+            )),
         }
     });
     match ranks.collect::<Result<Vec<_>, _>>()? {
@@ -195,7 +206,11 @@ fn read(object: &Map<String, Value>, config: &ModelConfig) -> Result<Vec<Vec<f32
 }
 
 /// An object in an object.
-fn member<'a>(object: &'a Map<String, Value>, at: &str, key: &str) -> Result<&'a Map<String, Value>, (String, String)> {
+fn member<'a>(
+    object: &'a Map<String, Value>,
+    at: &str,
+    key: &str,
+) -> Result<&'a Map<String, Value>, (String, String)> {
     let wrong = |why: &str| (format!("{at}{key}"), why.to_owned());
     match object.get(key) {
         Some(Value::Object(member)) => Ok(member),
@@ -225,7 +240,10 @@ mod tests {
         assert_eq!(scales.layers, [[5.0; 2], [6.0; 2]]);
         assert_eq!(of(&options(vec![vec![1.0, 2.0]]), 3, 4, 0..2).unwrap().layers, [[1.0; 2], [2.0; 2]]);
         let error = of(&two, 0, 4, 0..3).unwrap_err().to_string();
-        assert!(error.contains("kv.json") && error.contains("2 tensor parallel ranks, and there are 4"), "{error}");
+        assert!(
+            error.contains("kv.json") && error.contains("2 tensor parallel ranks, and there are 4"),
+            "{error}"
+        );
         let bf16 = KvOptions { dtype: KvDtype::Bf16, ..two };
         assert_eq!(kv_scales(&bf16, None, 0..3, Rank::ALONE).unwrap(), None);
     }

@@ -4,9 +4,9 @@ use super::ModelRunner;
 use crate::checkpoint::{CheckpointError, Directory, LoadFormat, LoadRules, StateDict, prefetch};
 use crate::config::{ModelConfig, Place};
 use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
+use crate::quant::{self, Quantization};
 use crate::tensor::{Bytes, HostTensor};
 use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
-use crate::quant::{self, Quantization};
 use crate::{machine::Machine, model, packed::Matrix};
 use std::collections::BTreeMap;
 

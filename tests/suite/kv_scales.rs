@@ -1,6 +1,6 @@
 //! One scale for all K of a layer and one for all V, in fp8: from a checkpoint, or from a file.
 
-use crate::common::{Checkpoint, Reference, accepted, run};
+use crate::common::{Checkpoint, Reference, accepted, run, shared};
 use crate::kv_scales_case::check;
 use serde_json::{Value, json};
 use stairwell::{
@@ -45,7 +45,8 @@ fn file_of(checkpoint: &Checkpoint, ranks: &[[f64; 2]]) -> String {
     let of_rank = |scales: &[f64; 2]| json!({"0": scales[0], "1": scales[1]});
     let ranks: serde_json::Map<String, Value> =
         ranks.iter().enumerate().map(|(rank, scales)| (rank.to_string(), of_rank(scales))).collect();
-    let file = json!({"model_type": "llama", "kv_cache": {"dtype": "float8_e4m3fn", "scaling_factor": ranks}});
+    let file =
+        json!({"model_type": "llama", "kv_cache": {"dtype": "float8_e4m3fn", "scaling_factor": ranks}});
     checkpoint.write("kv.json", file.to_string());
     checkpoint.file("kv.json").to_str().unwrap().to_owned()
 }
@@ -114,31 +115,51 @@ fn bad_scales_are_refused() {
     let leave = "or leave --quantization-param-path out";
     refused(&["--quantization-param-path", "kv.json", "No such file", leave]);
 
-    let factors = |factors: Value| {
-        json!({"model_type": "llama", "kv_cache": {"dtype": "float8_e4m3fn", "scaling_factor": factors}})
-    };
+    let factors = |factors: Value| json!({"model_type": "llama", "kv_cache": {"dtype": "float8_e4m3fn", "scaling_factor": factors}});
     let one = json!({"0": 0.1, "1": 0.2});
     let of_zero = |value: Value| factors(json!({"0": {"0": 0.1, "1": value}}));
     for (file, key, why) in [
-        (factors(json!({"0": {"0": 0.1}})), "kv_cache.scaling_factor.0.1", "it is missing, and the model has 2 layers"),
-        (factors(json!({"0": {"0": 0.1, "1": 0.2, "2": 0.3}})), "kv_cache.scaling_factor.0", "it has 3 scales"),
+        (
+            factors(json!({"0": {"0": 0.1}})),
+            "kv_cache.scaling_factor.0.1",
+            "it is missing, and the model has 2 layers",
+        ),
+        (
+            factors(json!({"0": {"0": 0.1, "1": 0.2, "2": 0.3}})),
+            "kv_cache.scaling_factor.0",
+            "it has 3 scales",
+        ),
         (factors(json!({"1": one})), "kv_cache.scaling_factor.0", "it is missing"),
         (factors(json!({})), "kv_cache.scaling_factor", "it is empty"),
-        (factors(json!({"0": one, "1": one})), "kv_cache.scaling_factor", "2 tensor parallel ranks, and there are 1"),
+        (
+            factors(json!({"0": one, "1": one})),
+            "kv_cache.scaling_factor",
+            "2 tensor parallel ranks, and there are 1",
+        ),
         (of_zero(json!("0.2")), "kv_cache.scaling_factor.0.1", "is not a number"),
         (of_zero(json!(null)), "kv_cache.scaling_factor.0.1", "is not a number"),
         (of_zero(json!(0)), "kv_cache.scaling_factor.0.1", "it is 0"),
         (of_zero(json!(-0.5)), "kv_cache.scaling_factor.0.1", "it is -0.5"),
         (of_zero(json!(1e-60)), "kv_cache.scaling_factor.0.1", "a number above 0"),
-        (json!({"model_type": "qwen2", "kv_cache": {"scaling_factor": {"0": one}}}), "model_type", "this model is 'llama'"),
-        (json!({"kv_cache": {"dtype": "float8_e5m2", "scaling_factor": {"0": one}}}), "kv_cache.dtype", "float8_e4m3fn"),
+        (
+            json!({"model_type": "qwen2", "kv_cache": {"scaling_factor": {"0": one}}}),
+            "model_type",
+            "this model is 'llama'",
+        ),
+        (
+            json!({"kv_cache": {"dtype": "float8_e5m2", "scaling_factor": {"0": one}}}),
+            "kv_cache.dtype",
+            "float8_e4m3fn",
+        ),
         (json!({"kv_cache": [1]}), "kv_cache", "it is no object"),
         (json!({}), "kv_cache", "it is missing"),
     ] {
         checkpoint.write("kv.json", file.to_string());
         refused(&["--quantization-param-path", "kv.json", key, why]);
     }
-    for (text, why) in [("", "the file is empty"), ("[1]", "not a JSON object"), ("{\"kv_cache\": ", "not JSON")] {
+    for (text, why) in
+        [("", "the file is empty"), ("[1]", "not a JSON object"), ("{\"kv_cache\": ", "not JSON")]
+    {
         checkpoint.write("kv.json", text);
         refused(&["kv.json", why, leave]);
     }
@@ -147,7 +168,12 @@ fn bad_scales_are_refused() {
 
     checkpoint.write("kv.json", factors(json!({"0": one})).to_string());
     run(&[&base[..], &FP8, &flag].concat()).good();
-    run(&[&base[..], &flag].concat()).refused(&["kv.json", "--kv-dtype fp8-e4m3", "K and V are f32", "leave the flag out"]);
+    run(&[&base[..], &flag].concat()).refused(&[
+        "kv.json",
+        "--kv-dtype fp8-e4m3",
+        "K and V are f32",
+        "leave the flag out",
+    ]);
 }
 
 #[test]
@@ -180,6 +206,16 @@ fn bad_scales_of_a_checkpoint_are_refused() {
         tensors.insert("model.layers.0.self_attn.k_scale".into(), half);
     });
     run(&[&base[..], &[f16.name()], &FP8].concat()).good();
+}
+
+/// A checkpoint as llm-compressor writes it.
+#[test]
+fn a_tools_own_scales_are_read() {
+    let Some(model) = shared("goldens/ct-fp8-static-kv-llama") else { return };
+    let args = ["generate", "--prompt-ids", "1,2,3", "--max-tokens", "4", "--model", model.to_str().unwrap()];
+    let ran = run(&[&args[..], &FP8].concat());
+    assert!(ran.stderr.contains("K and V in fp8: the checkpoint's scales"), "{}", ran.stderr);
+    ran.good();
 }
 
 /// Scales that fit cost little: the greedy tokens are those of f32.

@@ -43,7 +43,9 @@ fn expected(q: &[f32], k: &[f32], v: &[f32], [k_scale, v_scale]: [f32; 2]) -> Ve
         for head in 0..heads {
             let kv_head = head / (heads / kv_heads);
             let weight = |t: usize| {
-                let dot = |d: usize| f64::from(q[at(row, head, heads) + d]) * kept(k[at(t, kv_head, kv_heads) + d], k_scale);
+                let dot = |d: usize| {
+                    f64::from(q[at(row, head, heads) + d]) * kept(k[at(t, kv_head, kv_heads) + d], k_scale)
+                };
                 ((0..WIDTH).map(dot).sum::<f64>() * 0.25).exp()
             };
             let weights: Vec<f64> = (0..=row).map(weight).collect();

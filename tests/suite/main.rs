@@ -112,15 +112,17 @@ mod gguf_parallel;
 #[cfg(feature = "quantized")]
 mod gguf_tokenizer;
 #[cfg(feature = "quantized")]
+mod int8;
+#[cfg(feature = "quantized")]
 mod kv_scales;
 #[cfg(feature = "quantized")]
 mod kv_scales_case;
-#[cfg(all(feature = "step7", feature = "quantized"))]
-mod kv_scales_ranks;
 #[cfg(feature = "quantized")]
 mod mistral_layout;
 #[cfg(feature = "quantized")]
 mod step9;
+#[cfg(all(feature = "step7", feature = "quantized"))]
+mod step9_device;
 #[cfg(feature = "quantized")]
 mod torch_files;
 #[cfg(feature = "quantized")]

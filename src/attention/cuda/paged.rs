@@ -100,7 +100,8 @@ impl<P: Prompts> DeviceAttention<P> {
         let layer = |_| Ok([Buffer::new(device, bytes)?, Buffer::new(device, bytes)?]);
         let layers = shape.layers.clone().map(layer).collect::<Result<Vec<_>>>()?;
         let host = pool.swap_blocks * 2 * layers.len() * paged_shape.block_bytes();
-        let layer_scales = shape.layers.clone().map(|layer| options.scales_of(layer).unwrap_or_default()).collect();
+        let layer_scales =
+            shape.layers.clone().map(|layer| options.scales_of(layer).unwrap_or_default()).collect();
         let ids = || Ids::new(device, 0);
         Ok(DeviceAttention {
             prompts: P::new(device)?,

@@ -93,7 +93,9 @@ impl PagedShape {
     ) -> Launch {
         let kernel = format!("rope_write_kv_{}", suffix(self.dtype));
         let pointers = [&cache[..], &new, &rotation].concat();
-        let values = [&[Arg::F32(scaling), Arg::extent(self.heads)][..], &self.sizes(), &scales.map(Arg::F32)].concat();
+        let values =
+            [&[Arg::F32(scaling), Arg::extent(self.heads)][..], &self.sizes(), &scales.map(Arg::F32)]
+                .concat();
         let angles = self.head_dim * size_of::<f32>();
         let grid = Grid { shared_bytes: angles, ..Grid::rows(rows, WRITE_THREADS) };
         Launch::new(kernel, grid, &pointers, &values)

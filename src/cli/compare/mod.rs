@@ -65,7 +65,13 @@ struct Row {
 pub fn run(args: Args) -> Result<()> {
     if let (Some(model), Some(logits)) = (&args.measure, &args.logits) {
         let int8 = args.act_dtype == Activations::Int8;
-        return print(&json_line(&measure::measure(model, args.prompts.as_deref(), args.tokens, int8, logits)?));
+        return print(&json_line(&measure::measure(
+            model,
+            args.prompts.as_deref(),
+            args.tokens,
+            int8,
+            logits,
+        )?));
     }
     if args.tokens < 2 {
         return Err(Error::Usage(

@@ -152,7 +152,11 @@ fn all_copies_and_all_batches_give_the_same_bits() {
         for cpu in cpus {
             let weight = loaded(&cpu, &matrix, 0..inputs);
             let y: Vec<u32> = product(&cpu, &weight, &xs, rows).iter().map(|y| y.to_bits()).collect();
-            assert!(first.get_or_insert_with(|| y.clone()) == &y, "{name}: {:?} is not the portable copy", cpu.isa());
+            assert!(
+                first.get_or_insert_with(|| y.clone()) == &y,
+                "{name}: {:?} is not the portable copy",
+                cpu.isa()
+            );
             for count in [1, 2, 3, 4, 7] {
                 let some = product(&cpu, &weight, &xs[(rows - count) * inputs..], count);
                 let same = some.iter().map(|y| y.to_bits()).eq(y[y.len() - some.len()..].iter().copied());
@@ -192,7 +196,9 @@ fn only_x_is_rounded() {
 /// Parts of a row, as ranks have them: whole chunks of super-blocks, and blocks from an odd one on.
 #[test]
 fn ranks_multiply_their_columns() {
-    for (dtype, inputs) in [(DType::Q4_0, 32..192), (DType::Q8_0, 96..224), (DType::Q4_K, 64..192), (DType::Q6_K, 320..512)] {
+    for (dtype, inputs) in
+        [(DType::Q4_0, 32..192), (DType::Q8_0, 96..224), (DType::Q4_K, 64..192), (DType::Q6_K, 320..512)]
+    {
         let columns = if matches!(dtype, DType::Q4_0 | DType::Q8_0) { 224 } else { 512 };
         let matrix = blocks(dtype, [5, columns]);
         let xs = activations(columns, 9);
@@ -204,7 +210,10 @@ fn ranks_multiply_their_columns() {
             let whole = product(&cpu, &loaded(&cpu, &matrix, 0..columns), &alone, 1);
             let part = product(&cpu, &loaded(&cpu, &matrix, inputs.clone()), &xs[inputs.clone()], 1);
             for (whole, part) in whole.iter().zip(part) {
-                assert!((whole - part).abs() <= 1e-4 * whole.abs().max(1.0), "{dtype} {isa:?}: {part} for {whole}");
+                assert!(
+                    (whole - part).abs() <= 1e-4 * whole.abs().max(1.0),
+                    "{dtype} {isa:?}: {part} for {whole}"
+                );
             }
         }
     }

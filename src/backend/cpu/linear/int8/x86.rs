@@ -51,7 +51,8 @@ impl Integers<8> for Avx2 {
         // SAFETY: the token proves it; 64 and 32 bytes are read.
         unsafe {
             let [first, second] = two_bits(high, upper);
-            let low = [_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(low[32..].as_ptr().cast())];
+            let low =
+                [_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(low[32..].as_ptr().cast())];
             let code = |low: __m256i, high: __m256i| {
                 let low = if upper { _mm256_srli_epi16::<4>(low) } else { low };
                 let code = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(15)), high);
@@ -118,8 +119,10 @@ impl Integers<8> for Avx2 {
         // SAFETY: the token proves it.
         unsafe {
             let [w, x, y, z] = scales;
-            let (first, second) =
-                (_mm256_set_m128(_mm_set1_ps(x), _mm_set1_ps(w)), _mm256_set_m128(_mm_set1_ps(z), _mm_set1_ps(y)));
+            let (first, second) = (
+                _mm256_set_m128(_mm_set1_ps(x), _mm_set1_ps(w)),
+                _mm256_set_m128(_mm_set1_ps(z), _mm_set1_ps(y)),
+            );
             [
                 _mm256_add_ps(a, _mm256_mul_ps(_mm256_cvtepi32_ps(products[0]), first)),
                 _mm256_add_ps(b, _mm256_mul_ps(_mm256_cvtepi32_ps(products[1]), second)),

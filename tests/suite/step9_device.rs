@@ -1,4 +1,4 @@
-//! Scales of K and V on the simulated device, and on ranks.
+//! Step 9's scales of K and V and its activations of 8 bits on the simulated device, and on ranks.
 
 use crate::common::{Checkpoint, Reference, accepted, run};
 use crate::device::device;
@@ -35,7 +35,11 @@ fn ranks_use_their_scales() {
     let (checkpoint, prompt) = (scaled(), Reference::of("llama2").prompt);
     let path = checkpoint.file("kv.json").to_str().unwrap().to_owned();
     let tokens = |flags: &[&str]| {
-        accepted(checkpoint.path(), &prompt, &[&["--kv-dtype", "fp8-e4m3", "--device", "cpu"], flags].concat())
+        accepted(
+            checkpoint.path(),
+            &prompt,
+            &[&["--kv-dtype", "fp8-e4m3", "--device", "cpu"], flags].concat(),
+        )
     };
     let file = ["--quantization-param-path", &path];
     let one = tokens(&[]);
@@ -55,7 +59,25 @@ fn ranks_use_their_scales() {
     }
     of(json!({"0": layers, "1": layers}));
     assert_eq!(tokens(&[&file[..], &["--tp", "2"]].concat()), from_file);
-    let base = ["generate", "--model", checkpoint.name(), "--prompt-ids", "1,2", "--max-tokens", "2", "--pp", "2"];
+    let base =
+        ["generate", "--model", checkpoint.name(), "--prompt-ids", "1,2", "--max-tokens", "2", "--pp", "2"];
     let flags = [&base[..], &["--kv-dtype", "fp8-e4m3", "--device", "cpu"], &file].concat();
     run(&flags).refused(&["kv_cache.scaling_factor", "2 tensor parallel ranks, and there are 1"]);
+}
+
+/// Activations of 8 bits are the CPU's. Ranks have them too, and their columns begin at whole blocks, so that a rank rounds as the whole does.
+#[test]
+fn ranks_multiply_integers_and_devices_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    run(&["quantize", "--out", out, "--method", "gptq", "--bits", "4", "--group-size", "32"]).good();
+    let tokens =
+        |flags: &[&str]| accepted(dir.path(), &[1, 2, 3, 4], &[&["--device", "cpu"], flags].concat());
+    let int8 = ["--act-dtype", "int8"];
+    let whole = tokens(&int8);
+    for cut in [&["--tp", "2"][..], &["--pp", "2"]] {
+        assert_eq!(tokens(&[&int8[..], cut].concat()), whole, "{cut:?}");
+    }
+    let base = ["generate", "--model", out, "--prompt", "Once", "--max-tokens", "2", "--device", "sim"];
+    run(&[&base[..], &int8].concat()).refused(&["--act-dtype int8", "only the CPU", "--device cpu"]);
 }
