@@ -1,6 +1,6 @@
 //! One scale for all K of a layer and one for all V, in fp8: from a checkpoint, or from a file.
 
-use crate::common::{Checkpoint, Reference, accepted, run, shared};
+use crate::common::{Checkpoint, distance, run, shared};
 use crate::kv_scales_case::check;
 use serde_json::{Value, json};
 use stairwell::{
@@ -218,11 +218,14 @@ fn a_tools_own_scales_are_read() {
     ran.good();
 }
 
-/// Scales that fit cost little: the greedy tokens are those of f32.
+/// Scales that fit cost little, and scales that are too small cut K and V off.
 #[test]
-fn good_scales_keep_the_tokens() {
-    let reference = Reference::of("llama2");
-    let checkpoint = with_scales(["k_scale", "v_scale"], [[0.02; 2]; 2]);
-    let wanted = accepted(checkpoint.path(), &reference.prompt, &[]);
-    assert_eq!(accepted(checkpoint.path(), &reference.prompt, &FP8), wanted);
+fn scales_must_fit() {
+    let exact = logits(&Checkpoint::copy("llama2"), &[]);
+    let apart = |value: f32| {
+        let checkpoint = with_scales(["k_scale", "v_scale"], [[value; 2]; 2]);
+        distance(&logits(&checkpoint, &FP8), &exact)
+    };
+    let (fits, too_small) = (apart(0.02), apart(0.00002));
+    assert!(4.0 * fits < too_small, "{fits} and {too_small}");
 }
