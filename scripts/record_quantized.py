@@ -3,7 +3,7 @@
 
 usage: python3 scripts/record_quantized.py [--rounds 3]
 
-Speed is that of random weights, f32 activations, all cores: a decode step of one request, and a prompt of 512 tokens. The formats take turns, round by round, so that
+Speed is that of random weights, f32 activations (and activations of 8 bits, --act-dtype int8, for some GGUF files), all cores: a decode step of one request, and a prompt of 512 tokens. The formats take turns, round by round, so that
 a machine that slows down slows all of them; a figure is the median over rounds. GGUF files and a file of int4 weights are written into a temporary directory (2 GB);
 memory is that of the int4 file: resident bytes after some tokens, less those of a run of the demo model. Takes some minutes and wants an idle machine. Standard library
 only."""
@@ -37,6 +37,9 @@ FORMATS = {
 }  # fmt: skip
 # Of GGUF files: the type of the layers, that of the table (which is lm_head too), and that of half of what llama.cpp's Q4_K_M gives more bits.
 GGUF = {"gguf q8_0": ("Q8_0", "Q8_0", None), "gguf q4_0": ("Q4_0", "Q6_K", None), "gguf q4_k_m": ("Q4_K", "Q6_K", "Q6_K")}
+# The same files with activations of 8 bits: the column, the file, and the flags.
+BY_INT8 = ["--act-dtype", "int8"]
+ROUNDED = {"gguf q4_0, int8 x": "gguf q4_0", "gguf q4_k_m, int8 x": "gguf q4_k_m"}
 # Their numbers in the format, numbers and bytes of a block, and a block with small scales and random codes.
 BLOCKS = {
     "F32": (0, 1, 4, lambda: struct.pack("<f", 1.0)),
@@ -100,13 +103,13 @@ def write_gguf(path, linear, table, better):
             file.write((block * (size // len(block)))[:size] + bytes(-size % 32))
 
 
-def latencies(model, prompt, tokens):
-    """The latencies of `bench latency`; dummy weights, if there is only a config.json."""
+def latencies(model, prompt, tokens, more=()):
+    """The latencies of `bench latency`; dummy weights, if there is only a config.json. And the distance from exact logits, with activations of 8 bits."""
     dummy = [] if model.is_file() else ["--load-format", "dummy"]
-    flags = [*dummy, "--dtype", "f32", "--batch-size", "1", "--iterations", "3", "--json"]
+    flags = [*dummy, "--dtype", "f32", "--batch-size", "1", "--iterations", "3", "--json", *more]
     command = [BINARY, "bench", "latency", "--model", model, "--input-len", str(prompt), "--output-len", str(tokens), *flags]
     report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return report["latencies"], report["model"]["weight_bytes_per_step"]
+    return report["latencies"], report["model"]["weight_bytes_per_step"], report.get("int8")
 
 
 def write_int4(folder):
@@ -157,7 +160,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    steps, prompts, read = ({name: [] for name in [*FORMATS, *GGUF]} for _ in range(3))
+    steps, prompts, read = ({name: [] for name in [*FORMATS, *GGUF, *ROUNDED]} for _ in range(3))
+    distance = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         models = {name: folder / str(i) for i, name in enumerate(FORMATS)} | {name: folder / f"{i}.gguf" for i, name in enumerate(GGUF)}
@@ -166,10 +170,11 @@ def main():
         for name, types in GGUF.items():
             write_gguf(models[name], *types)
         for _ in range(rounds):
-            for name, model in models.items():
-                latency, read[name] = latencies(model, 8, 32)
+            for name, model in (models | {name: models[file] for name, file in ROUNDED.items()}).items():
+                more = BY_INT8 if name in ROUNDED else []
+                latency, read[name], distance[name] = latencies(model, 8, 32, more)
                 steps[name].append(latency["tpot_seconds"]["p50"])
-                prompts[name].append(latencies(model, 512, 1)[0]["ttft_seconds"]["p50"])
+                prompts[name].append(latencies(model, 512, 1, more)[0]["ttft_seconds"]["p50"])
         sizes = write_int4(folder / "int4")
         held = resident("--model", folder / "int4") - resident()
     step = {name: statistics.median(all) for name, all in steps.items()}
@@ -182,16 +187,18 @@ def main():
             "prompt_of_512_seconds": significant(prompt[name]),
             "prefill_over_bf16": significant(prompt["bf16"] / prompt[name]),
         }
+        | ({"int8": {key: significant(value) for key, value in distance[name].items()}} if distance[name] else {})
         for name in steps
     }
     # The table of tokens and the norms are bf16, and resident too as far as they are read.
     memory = {"packed_bytes": sizes["packed"], "dense_bytes": sizes["dense"], "resident_bytes": held, "resident_over_file": significant(held / sum(sizes.values()))}
     result = {"command": "python3 scripts/record_quantized.py", "machine": machine(), "rounds": rounds, "formats": formats, "int4": memory}
     OUT.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{'':16} {'bytes a step':>12} {'step':>9} {'of bf16':>8} {'asked':>6} {'512 tokens':>11} {'of bf16':>8}")
+    print(f"{'':20} {'bytes a step':>12} {'step':>9} {'of bf16':>8} {'asked':>6} {'512 tokens':>11} {'of bf16':>8}")
     for name, f in formats.items():
         asked = ASKED.get(name, "")
-        print(f"{name:16} {f['weight_bytes_per_step'] / 1e6:9.0f} MB {f['step_seconds'] * 1e3:6.1f} ms {f['decode_over_bf16']:8.2f} {asked:>6} {f['prompt_of_512_seconds']:9.2f} s {f['prefill_over_bf16']:8.2f}")
+        far = f", mean KL {f['int8']['mean_kl']:.2g}" if "int8" in f else ""
+        print(f"{name:20} {f['weight_bytes_per_step'] / 1e6:9.0f} MB {f['step_seconds'] * 1e3:6.1f} ms {f['decode_over_bf16']:8.2f} {asked:>6} {f['prompt_of_512_seconds']:9.2f} s {f['prefill_over_bf16']:8.2f}{far}")
     print(f"int4 file: {sum(sizes.values()) / 1e6:.0f} MB, resident {held / 1e6:.0f} MB")
 
 

@@ -1,10 +1,13 @@
 //! Below step 9 packed weights are refused.
 
-use crate::checkpoint::Directory;
+use crate::attention::{KvOptions, KvScales, KvScalesFile};
+use crate::checkpoint::{Directory, StateDict};
 use crate::config::{ConfigError, Fields, ModelConfig};
-use crate::model::Loading;
+use crate::error::{Error, Result};
+use crate::model::{Loading, Rank};
 use crate::packed::Matrix;
-use crate::{error::Result, tensor::HostTensor};
+use crate::tensor::HostTensor;
+use std::{ops::Range, path::Path};
 
 /// How weights are packed: none of these steps reads any.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,17 @@ pub fn dummy_tensors(_: &ModelConfig, _: &str, _: [usize; 2]) -> Result<Option<V
 /// Scales of K and V come with packed weights.
 pub fn is_kv_scale(_: &str) -> bool {
     false
+}
+
+/// Scales of K and V come with packed weights.
+pub fn kv_scales(_: &KvOptions, _: Option<&StateDict>, _: Range<usize>, _: Rank) -> Result<Option<KvScales>> {
+    Ok(None)
+}
+
+/// Refuses a file of scales.
+pub fn read_kv_scales(path: &Path, _: &ModelConfig) -> Result<KvScalesFile> {
+    let (value, why) = (path.display().to_string(), "scales of K and V need a build with --features step9");
+    Err(Error::Parameter { field: "quantization_param_path", value, why: why.into() })
 }
 
 /// The parameters that tensors are: each is one.

@@ -16,15 +16,19 @@ pub(super) struct LayerBlocks {
 // ANCHOR_END: layer_blocks
 
 impl LayerBlocks {
-    /// Zeros.
+    /// Zeros. `scales`: those that all K and all V share, in fp8.
     pub fn new(
         shape: &AttentionShape,
         dtype: KvDtype,
         blocks: usize,
         block_size: usize,
+        scales: Option<[f32; 2]>,
     ) -> Result<LayerBlocks, TryReserveError> {
-        let storage = || Storage::new(dtype, blocks * block_size * shape.kv_heads, shape.head_dim);
-        Ok(LayerBlocks { kv_heads: shape.kv_heads, block_size, k: storage()?, v: storage()? })
+        let storage = |part: usize| {
+            let zeros = Storage::new(dtype, blocks * block_size * shape.kv_heads, shape.head_dim);
+            zeros.map(|zeros| zeros.with_scale(scales.map(|scales| scales[part])))
+        };
+        Ok(LayerBlocks { kv_heads: shape.kv_heads, block_size, k: storage(0)?, v: storage(1)? })
     }
 
     // ANCHOR: vector

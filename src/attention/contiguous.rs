@@ -14,7 +14,7 @@ use super::storage::{Storage, no_memory};
 use crate::backend::cpu::{Cpu, CpuTensor};
 use crate::error::{Error, Result};
 use crate::memory::free_memory;
-use crate::model::{Attention, AttentionShape, KvMemory};
+use crate::model::{Attention, AttentionShape, KvMemory, KvScalesFrom};
 use crate::{attention::cpu::vectors::Segment, batch::Batch, words::field};
 use std::{collections::TryReserveError, ops::Range};
 
@@ -22,6 +22,7 @@ use std::{collections::TryReserveError, ops::Range};
 pub struct Contiguous {
     shape: AttentionShape,
     dtype: KvDtype,
+    scales: Option<KvScalesFrom>,
     room: Room,
     max_chunk: usize,
     layers: Vec<LayerKv>,
@@ -52,13 +53,18 @@ impl Contiguous {
         let layer = |layer| {
             let tokens = shape.tokens_kept(layer, room.max_tokens, max_chunk);
             let kv_heads = shape.kv_heads;
-            let storage = || Storage::new(options.dtype, room.slots * tokens * kv_heads, shape.head_dim);
-            Ok(LayerKv { tokens, kv_heads, k: storage()?, v: storage()? })
+            let scales = options.scales_of(layer);
+            let storage = |part: usize| {
+                let zeros = Storage::new(options.dtype, room.slots * tokens * kv_heads, shape.head_dim);
+                zeros.map(|zeros| zeros.with_scale(scales.map(|scales| scales[part])))
+            };
+            Ok(LayerKv { tokens, kv_heads, k: storage(0)?, v: storage(1)? })
         };
         let layers = shape.layers.clone().map(layer).collect::<Result<_, TryReserveError>>();
         let filled = vec![0; room.slots];
         let layers = layers.map_err(no_memory("max_model_len"))?;
-        Ok(Contiguous { dtype: options.dtype, room, max_chunk, layers, filled, sequences: Vec::new(), shape })
+        let (dtype, scales, sequences) = (options.dtype, options.scales_from(), Vec::new());
+        Ok(Contiguous { dtype, scales, room, max_chunk, layers, filled, sequences, shape })
     }
 
     /// The first position that can be computed again when `filled` tokens were kept: its window must still be in the rings.
@@ -150,6 +156,7 @@ impl Attention<Cpu> for Contiguous {
         let bytes = 2 * self.shape.kv_heads * self.dtype.vector_bytes(self.shape.head_dim);
         KvMemory {
             dtype: Some(self.dtype.stored()),
+            scales: self.scales,
             bytes_per_token: self.shape.bytes_per_token(self.dtype),
             slots: self.room.slots,
             reserved_bytes: (tokens * bytes) as u64,

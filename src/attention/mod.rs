@@ -33,7 +33,7 @@ mod storage;
 pub use contiguous::Contiguous;
 #[cfg(feature = "step4")]
 pub use memory_plan::{KvPlan, MemoryPlan};
-pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvSwap};
+pub use options::{AttentionKind, KvBudget, KvDtype, KvOptions, KvScales, KvScalesFile, KvSwap};
 #[cfg(feature = "step4")]
 pub use paged::Paged;
 #[cfg(feature = "step4")]

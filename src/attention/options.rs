@@ -1,9 +1,9 @@
 //! The options for keys and values that a user has in every build.
 
-use crate::{error::Error, tensor::DType};
+use crate::{error::Error, model::KvScalesFrom, tensor::DType};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 /// How much K and V to keep, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -26,8 +26,30 @@ pub struct KvOptions {
     pub block_size: Option<usize>,
     /// Host memory for sequences that are swapped out. (`Paged`, step 4.)
     pub swap: KvSwap,
+    /// Scales that a file gives for [`KvDtype::Fp8`]. (Step 9.)
+    pub scales_file: Option<KvScalesFile>,
+    /// The scales that this process uses; set by the loader. `None`: every vector has a scale of its own.
+    pub scales: Option<KvScales>,
     /// Other processes or threads that want as much of the same memory, for weights and for K and V. (Step 7.)
     pub neighbours: usize,
+}
+
+/// One scale for all K of a layer, and one for all its V: they are stored as fp8(K / scale), and read as fp8 · scale.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KvScales {
+    pub from: KvScalesFrom,
+    /// The first layer of this process.
+    pub first: usize,
+    /// [K, V] of each of its layers.
+    pub layers: Vec<[f32; 2]>,
+}
+
+/// A file of scales, as `--quantization-param-path` names it. (Step 9.)
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KvScalesFile {
+    pub path: PathBuf,
+    /// Of each tensor parallel rank, a scale for K and V of each layer of the model.
+    pub ranks: Vec<Vec<f32>>,
 }
 
 /// Host memory for K and V that are swapped out.
@@ -53,6 +75,18 @@ impl KvOptions {
     /// Whether the attention that is asked for, or the best one of this build, keeps no K and V.
     pub fn keeps_nothing(&self) -> bool {
         self.attention.unwrap_or(AttentionKind::BEST) == AttentionKind::Recompute
+    }
+
+    /// The scales of K and V of a layer in fp8, if all its vectors share them.
+    pub fn scales_of(&self, layer: usize) -> Option<[f32; 2]> {
+        let scales = self.scales.as_ref().filter(|_| self.dtype == KvDtype::Fp8)?;
+        scales.layers.get(layer.checked_sub(scales.first)?).copied()
+    }
+
+    /// Where the scales of fp8 come from; `None` if K and V have no scales.
+    pub fn scales_from(&self) -> Option<KvScalesFrom> {
+        let from = self.scales.as_ref().map_or(KvScalesFrom::Vectors, |scales| scales.from);
+        Some(from).filter(|_| self.dtype == KvDtype::Fp8)
     }
 
     /// Step 1's: keep nothing.
@@ -101,7 +135,7 @@ pub enum KvDtype {
     /// Rounded to f16: as much, with three more bits of mantissa and three fewer of exponent (up to 65,504).
     #[value(help = None)]
     F16,
-    /// Rounded to fp8 (e4m3), with an f32 scale for each token and head: about a quarter.
+    /// Rounded to fp8 (e4m3): about a quarter. Each token and head has an f32 scale, unless the checkpoint or a file gives one a layer.
     #[serde(rename = "fp8-e4m3")]
     #[value(name = "fp8-e4m3", aliases = ["fp8", "fp8_e4m3"], help = "fp8 with a scale for each token and head")]
     Fp8,

@@ -15,12 +15,13 @@ use crate::backend::cpu::{Cpu, CpuTensor};
 use crate::batch::{Batch, Move};
 use crate::error::Result;
 use crate::memory::free_memory;
-use crate::model::{Attention, AttentionShape, KvMemory};
+use crate::model::{Attention, AttentionShape, KvMemory, KvScalesFrom};
 
 /// See the module's documentation. A sequence's table is the list of its blocks.
 pub struct Paged {
     shape: AttentionShape,
     dtype: KvDtype,
+    scales: Option<KvScalesFrom>,
     pool: Pool,
     layers: Vec<LayerBlocks>,
     /// Blocks of host memory, by layer.
@@ -36,11 +37,15 @@ impl Paged {
     pub fn new(shape: AttentionShape, options: &KvOptions) -> Result<Paged> {
         let pool = plan_pool(&shape, options, options.host_room(free_memory()))?;
         let layers = |blocks: usize| {
-            let layer = |_| LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size);
+            let layer = |layer| {
+                let scales = options.scales_of(layer);
+                LayerBlocks::new(&shape, options.dtype, blocks, pool.block_size, scales)
+            };
             shape.layers.clone().map(layer).collect::<Result<_, _>>().map_err(no_memory("kv_memory"))
         };
         let (layers, host) = (layers(pool.blocks)?, layers(pool.swap_blocks)?);
-        Ok(Paged { dtype: options.dtype, pool, layers, host, placement: Placement::default(), shape })
+        let (dtype, scales, placement) = (options.dtype, options.scales_from(), Placement::default());
+        Ok(Paged { dtype, scales, pool, layers, host, placement, shape })
     }
 
     /// Carries out the copies that a batch begins with.
@@ -87,6 +92,6 @@ impl Attention<Cpu> for Paged {
     }
 
     fn memory(&self) -> KvMemory {
-        self.pool.memory(&self.shape, self.dtype)
+        KvMemory { scales: self.scales, ..self.pool.memory(&self.shape, self.dtype) }
     }
 }

@@ -28,6 +28,7 @@ impl Pool {
         let bytes_per_token = shape.bytes_per_token(dtype);
         KvMemory {
             dtype: Some(dtype.stored()),
+            scales: None,
             bytes_per_token,
             slots: usize::MAX,
             reserved_bytes: (blocks * block_size) as u64 * bytes_per_token,

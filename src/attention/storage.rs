@@ -12,6 +12,8 @@ use std::{collections::TryReserveError, ops::Range};
 pub(super) struct Storage {
     head_dim: usize,
     dtype: KvDtype,
+    /// In fp8: the scale that all vectors share.
+    scale: Option<f32>,
     /// The vectors' bytes, in words that are aligned for every dtype. Zeros cost nothing until they are written.
     pub(super) words: Vec<u32>,
     /// In fp8: what each vector's codes are multiplied with.
@@ -23,7 +25,12 @@ impl Storage {
     pub fn new(dtype: KvDtype, vectors: usize, head_dim: usize) -> Result<Storage, TryReserveError> {
         let words = zeros((vectors * head_dim * dtype.stored().bytes()).div_ceil(size_of::<u32>()))?;
         let scales = zeros(if dtype == KvDtype::Fp8 { vectors } else { 0 })?;
-        Ok(Storage { head_dim, dtype, words, scales })
+        Ok(Storage { head_dim, dtype, scale: None, words, scales })
+    }
+
+    /// The same, with one scale for all vectors of fp8; `None`: each has its own.
+    pub fn with_scale(self, scale: Option<f32>) -> Storage {
+        Storage { scale, ..self }
     }
 
     /// Which bytes some vectors have.
@@ -46,7 +53,12 @@ impl Storage {
                 let kept = cast_slice_mut::<u8, u16>(bytes).reinterpret_cast_mut::<f16>();
                 kept.convert_from_f32_slice(from);
             }
-            KvDtype::Fp8 => self.scales[vector] = write_fp8(bytes, from),
+            KvDtype::Fp8 => {
+                self.scales[vector] = match self.scale {
+                    None => write_fp8(bytes, from),
+                    Some(scale) => write_scaled(bytes, from, scale),
+                }
+            }
         }
     }
 
@@ -101,6 +113,14 @@ fn write_fp8(codes: &mut [u8], from: &[f32]) -> f32 {
     scale
 }
 // ANCHOR_END: write_fp8
+
+/// The same with a given scale: a larger number than 448 times the scale becomes that.
+fn write_scaled(codes: &mut [u8], from: &[f32], scale: f32) -> f32 {
+    for (code, value) in codes.iter_mut().zip(from) {
+        *code = F8E4M3::from_f32(value / scale).to_bits();
+    }
+    scale
+}
 
 #[cfg(test)]
 mod tests {

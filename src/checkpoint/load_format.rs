@@ -26,6 +26,10 @@ pub enum LoadFormat {
     #[cfg(feature = "quantized")]
     #[value(help = None)]
     Mistral,
+    /// A GGUF file, which `--model` must name.
+    #[cfg(feature = "quantized")]
+    #[value(help = None)]
+    Gguf,
     /// Random values of the right shapes; needs config.json only.
     #[value(help = None)]
     Dummy,
@@ -62,6 +66,8 @@ impl LoadFormat {
             LoadFormat::Pt => &[LoadFormat::Pt],
             #[cfg(feature = "quantized")]
             LoadFormat::Mistral => &[LoadFormat::Mistral],
+            #[cfg(feature = "quantized")]
+            LoadFormat::Gguf => &[],
             LoadFormat::Dummy => &[],
         }
     }
@@ -77,8 +83,19 @@ impl LoadFormat {
                 Some(consolidated) => Some(Box::new(consolidated)),
                 None => None,
             },
+            #[cfg(feature = "quantized")]
+            LoadFormat::Gguf => None,
             LoadFormat::Auto | LoadFormat::Dummy => None,
         })
+    }
+
+    /// Whether a GGUF file may be read.
+    pub(super) fn reads_gguf(self) -> bool {
+        match self {
+            #[cfg(feature = "quantized")]
+            LoadFormat::Gguf => true,
+            other => other == LoadFormat::Auto,
+        }
     }
 
     /// The files without which a format that was asked for can't be read, for messages.
@@ -88,6 +105,8 @@ impl LoadFormat {
             LoadFormat::Pt => Some("pytorch_model.bin or pytorch_model.bin.index.json"),
             #[cfg(feature = "quantized")]
             LoadFormat::Mistral => Some("params.json with consolidated.safetensors or its index"),
+            #[cfg(feature = "quantized")]
+            LoadFormat::Gguf => Some("the one GGUF file that --model names"),
             LoadFormat::Auto | LoadFormat::Safetensors | LoadFormat::Dummy => None,
         }
     }

@@ -161,9 +161,9 @@ impl StateDict {
         wanted: impl Fn(&str) -> bool + Sync,
     ) -> Result<StateDict> {
         if let Some(name) = directory.gguf() {
-            let found = match format {
-                LoadFormat::Auto => open_files(directory, &GgufFile { name }, &wanted)?,
-                _ => None,
+            let found = match format.reads_gguf() {
+                true => open_files(directory, &GgufFile { name }, &wanted)?,
+                false => None,
             };
             return found.map_or_else(|| Err(no_weights(directory, format)?), Ok);
         }
@@ -297,7 +297,7 @@ fn no_weights(directory: &Directory, format: LoadFormat) -> Result<CheckpointErr
         return Ok(CheckpointError::NoFilesOf { dir, format: format.to_string(), files });
     }
     if directory.gguf().is_some() {
-        let files = "other files than this GGUF file, which needs no --load-format";
+        let files = "other files than this GGUF file, which auto and gguf read";
         return Ok(CheckpointError::NoFilesOf { dir, format: format.to_string(), files });
     }
     let files = directory.list()?;

@@ -22,7 +22,10 @@ macro_rules! on_device {
                 let $machine = $load.cpu()?;
                 $run
             }
-            Some($machine) => $run,
+            Some($machine) => {
+                $load.check_for_device()?;
+                $run
+            }
         }
     };
 }
@@ -37,6 +40,8 @@ mod blocks;
 mod chat;
 #[cfg(feature = "quantized")]
 mod compare;
+#[cfg(feature = "step3")]
+mod divergence;
 #[cfg(feature = "step3")]
 mod engine_args;
 #[cfg(feature = "step3")]

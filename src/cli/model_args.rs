@@ -53,6 +53,9 @@ pub struct LoadArgs {
     /// of bf16 where an instruction multiplies them, else f32]
     #[arg(long, value_enum, default_value_t = Arithmetic::Auto)]
     pub dtype: Arithmetic,
+    /// int8 rounds activations to 8 bits where weights are packed in 4 or 8, and multiplies integers: faster, and not exact. On the CPU
+    #[arg(long, value_enum, default_value_t = Activations::Auto)]
+    pub act_dtype: Activations,
 }
 
 /// On what it runs.
@@ -72,6 +75,15 @@ pub enum Arithmetic {
     F32,
     Bf16,
     F16,
+}
+
+/// What packed weights are multiplied by.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Activations {
+    /// As --dtype says
+    Auto,
+    /// Integers of 8 bits with a scale for each 32 (step 9)
+    Int8,
 }
 
 impl ModelArgs {
@@ -186,7 +198,28 @@ impl LoadArgs {
                 return Err(Error::Usage(message.into()));
             }
         };
-        Ok(Cpu::default().with_arithmetic(arithmetic))
+        let int8 = self.act_dtype == Activations::Int8;
+        if int8 && !cpu::HAS_INT8 {
+            let message =
+                "--act-dtype int8: only packed weights are multiplied so; build with --features step9";
+            return Err(Error::Usage(message.into()));
+        }
+        Ok(Cpu::default().with_arithmetic(arithmetic).with_int8_activations(int8))
+    }
+
+    /// Refuses flags that only the CPU knows.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], with the flag.
+    pub fn check_for_device(&self) -> Result<()> {
+        match self.act_dtype {
+            Activations::Auto => Ok(()),
+            Activations::Int8 => {
+                let message =
+                    "--act-dtype int8: only the CPU multiplies so; leave it out, or give --device cpu";
+                Err(Error::Usage(message.into()))
+            }
+        }
     }
 
     /// The default rules and `--skip-substr`.

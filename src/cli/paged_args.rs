@@ -84,6 +84,7 @@ impl PagedArgs {
     pub fn note(&self, runner: &RunnerReport, context: usize, wanted: Option<usize>) {
         let memory = runner.memory;
         let Some(pool) = memory.pool else { return self.base.note(runner, context, wanted) };
+        self.base.note_scales(runner);
         let source = match (self.kv_memory, self.max_kv_tokens) {
             (Some(_), _) => " (--kv-memory)",
             (_, Some(_)) => " (--max-kv-tokens)",

@@ -77,12 +77,16 @@ pub struct MachineReport {
 
 impl Machine for Cpu {
     fn attention(&self, model: &dyn Model<Cpu>, options: &KvOptions) -> Result<Box<dyn Attention<Cpu>>> {
+        if self.has_int8_activations() && !self.holds_int8_weights() {
+            let why = "no matrix of this checkpoint is packed in 4 or 8 bits that int8 multiplies; leave the flag out";
+            return Err(Error::Parameter { field: "act_dtype", value: "int8".into(), why: why.into() });
+        }
         attention::build(model.attention_shape(), options)
     }
 
     fn for_rank(&self, _rank: usize) -> MakeMachine<Cpu> {
-        let (isa, arithmetic) = (self.isa(), self.arithmetic());
-        Box::new(move || Ok(Cpu::with_isa(isa).with_arithmetic(arithmetic)))
+        let (isa, arithmetic, int8) = (self.isa(), self.arithmetic(), self.has_int8_activations());
+        Box::new(move || Ok(Cpu::with_isa(isa).with_arithmetic(arithmetic).with_int8_activations(int8)))
     }
 
     fn report(&self) -> MachineReport {

@@ -26,12 +26,27 @@ pub struct AttentionShape {
     pub context: usize,
 }
 
+/// Where the scales of K and V in fp8 come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvScalesFrom {
+    /// Every token's K and V of a head have a scale of their own.
+    Vectors,
+    /// The checkpoint has a scale for K and one for V of each layer. (Step 9.)
+    Checkpoint,
+    /// A file has a scale for each layer. (Step 9.)
+    File,
+}
+
 /// Memory that an attention has reserved for K and V.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct KvMemory {
     /// How they are stored; `None` if nothing is.
     #[serde(rename = "kv_dtype")]
     pub dtype: Option<DType>,
+    /// In fp8: where their scales come from.
+    #[serde(rename = "kv_scales", skip_serializing_if = "Option::is_none")]
+    pub scales: Option<KvScalesFrom>,
     /// What one token takes: 2 · layers · kv_heads · head_dim · bytes of an element.
     #[serde(rename = "kv_bytes_per_token")]
     pub bytes_per_token: u64,

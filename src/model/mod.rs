@@ -16,7 +16,7 @@ mod tree;
 #[cfg(feature = "step4")]
 mod weight_bytes;
 
-pub use attention::{Attention, AttentionShape, KvMemory, KvPool};
+pub use attention::{Attention, AttentionShape, KvMemory, KvPool, KvScalesFrom};
 pub use builder::Builder;
 pub use collective::{Alone, Collective, Rank, Share};
 pub use decoder::Decoder;

@@ -4,9 +4,10 @@ use super::ModelRunner;
 use crate::checkpoint::{CheckpointError, Directory, LoadFormat, LoadRules, StateDict, prefetch};
 use crate::config::{ModelConfig, Place};
 use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
+use crate::quant::{self, Quantization};
 use crate::tensor::{Bytes, HostTensor};
 use crate::{attention::KvOptions, backend::Backend, backend::cpu::Cpu, error::Result};
-use crate::{machine::Machine, model, packed::Matrix, quant::Quantization};
+use crate::{machine::Machine, model, packed::Matrix};
 use std::collections::BTreeMap;
 
 /// How to load a model.
@@ -109,11 +110,15 @@ impl<B: Backend> ModelRunner<B> {
         let part = part.unwrap_or_else(|| Part::whole(&config));
         let max_length = options.max_length.unwrap_or(usize::MAX).min(config.context());
         let build = |config: &ModelConfig| model::build_part(&backend, config, max_length, &part);
+        let scales = |kv: &KvOptions, state_dict, model: &dyn Model<B>| {
+            quant::kv_scales(kv, state_dict, model.attention_shape().layers, part.rank)
+        };
         let (model, loaded) = match options.format {
             LoadFormat::Dummy => {
                 let mut model = build(&config)?;
                 let sizes = model.load_dummy(&backend, &config)?;
                 let copied = sizes.values().sum();
+                kv.scales = scales(&kv, None, &*model)?;
                 (model, Loaded { sizes, copied })
             }
             format => {
@@ -122,6 +127,7 @@ impl<B: Backend> ModelRunner<B> {
                 let state_dict = StateDict::open_some(directory, format, held)?;
                 config.tie_word_embeddings &= !model::unties(&config, &state_dict);
                 let mut model = build(&config)?;
+                kv.scales = scales(&kv, Some(&state_dict), &*model)?;
                 let loaded = load_state_dict(&backend, &mut *model, &config, &state_dict, options)?;
                 (model, loaded)
             }

@@ -5,6 +5,7 @@ mod prompt;
 mod report;
 
 pub use crate::checkpoint::LoadFormat;
+pub use crate::quant::read_kv_scales;
 pub use load::{LoadOptions, Weights, read_config, read_config_for};
 pub use prompt::{Prompt, check_prompt, check_room};
 pub use report::RunnerReport;

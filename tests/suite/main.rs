@@ -112,6 +112,12 @@ mod gguf_parallel;
 #[cfg(feature = "quantized")]
 mod gguf_tokenizer;
 #[cfg(feature = "quantized")]
+mod int8;
+#[cfg(feature = "quantized")]
+mod kv_scales;
+#[cfg(feature = "quantized")]
+mod kv_scales_case;
+#[cfg(feature = "quantized")]
 mod mistral_layout;
 #[cfg(all(feature = "step5", feature = "quantized"))]
 mod quant_case;
@@ -121,6 +127,8 @@ mod quant_kernels;
 mod quant_profile;
 #[cfg(feature = "quantized")]
 mod step9;
+#[cfg(all(feature = "step7", feature = "quantized"))]
+mod step9_device;
 #[cfg(feature = "quantized")]
 mod torch_files;
 #[cfg(feature = "quantized")]

@@ -9,7 +9,7 @@ use crate::backend::cuda::{
 use crate::backend::{Rope, Shaped};
 use crate::batch::{Batch, Move};
 use crate::error::Result;
-use crate::model::{Attention, AttentionShape, KvMemory};
+use crate::model::{Attention, AttentionShape, KvMemory, KvScalesFrom};
 use std::{ops::Range, sync::Arc};
 
 /// The slot of a row that writes nothing: see kernels/kv_cache.cu.
@@ -60,6 +60,9 @@ pub struct DeviceAttention<P> {
     /// The part of the shape that kernels are told.
     pub(super) paged_shape: PagedShape,
     dtype: KvDtype,
+    scales: Option<KvScalesFrom>,
+    /// Of each layer: the scales of K and V in fp8 that all its vectors share; 0: each vector has its own.
+    layer_scales: Vec<[f32; 2]>,
     pool: Pool,
     device: Arc<dyn Device>,
     /// K and V of each layer, [blocks, kv_heads, block_size, head_dim].
@@ -97,11 +100,15 @@ impl<P: Prompts> DeviceAttention<P> {
         let layer = |_| Ok([Buffer::new(device, bytes)?, Buffer::new(device, bytes)?]);
         let layers = shape.layers.clone().map(layer).collect::<Result<Vec<_>>>()?;
         let host = pool.swap_blocks * 2 * layers.len() * paged_shape.block_bytes();
+        let layer_scales =
+            shape.layers.clone().map(|layer| options.scales_of(layer).unwrap_or_default()).collect();
         let ids = || Ids::new(device, 0);
         Ok(DeviceAttention {
             prompts: P::new(device)?,
             paged_shape,
             dtype: options.dtype,
+            scales: options.scales_from(),
+            layer_scales,
             pool,
             device: device.clone(),
             layers,
@@ -122,13 +129,18 @@ impl<P: Prompts> DeviceAttention<P> {
         self.layers[layer - self.shape.layers.start].each_ref().map(|buffer| buffer.address)
     }
 
+    /// A layer's scales as kernels take them.
+    fn scales_of(&self, layer: usize) -> [f32; 2] {
+        self.layer_scales[layer - self.shape.layers.start]
+    }
+
     /// Writes the K and V of the batch's rows to their slots, and does not attend.
     ///
     /// # Errors
     /// Those of the device.
     pub fn write(&self, cuda: &Cuda, layer: usize, k: &CudaTensor, v: &CudaTensor) -> Result<()> {
         let new = [k.address(), v.address(), self.slots.address()];
-        cuda.run(&[self.paged_shape.write(self.cache(layer), new, k.rows())])
+        cuda.run(&[self.paged_shape.write(self.cache(layer), new, self.scales_of(layer), k.rows())])
     }
 
     /// The addresses of a layer's cache, and of the tables and positions that say which of its keys each row sees.
@@ -254,7 +266,8 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
     ) -> Result<CudaTensor> {
         let new = [q.address(), k.address(), v.address(), self.slots.address()];
         let (cache, rotation) = (self.cache(layer), [positions.address(), rope.inv_freq.vector()]);
-        cuda.run(&[self.paged_shape.rotate_and_write(cache, new, rotation, rope.scaling, k.rows())])?;
+        let factors = (rope.scaling, self.scales_of(layer));
+        cuda.run(&[self.paged_shape.rotate_and_write(cache, new, rotation, factors, k.rows())])?;
         self.attend_to_cache(cuda, layer, &q)
     }
 
@@ -263,6 +276,6 @@ impl<P: Prompts> Attention<Cuda> for DeviceAttention<P> {
     }
 
     fn memory(&self) -> KvMemory {
-        self.pool.memory(&self.shape, self.dtype)
+        KvMemory { scales: self.scales, ..self.pool.memory(&self.shape, self.dtype) }
     }
 }

@@ -6,6 +6,7 @@ mod workspace;
 
 pub use super::simd::Isa;
 pub use kernels::{Kernels, Standard};
+pub use linear::HAS_INT8;
 pub use workspace::{CpuTensor, Workspace};
 
 use super::{Backend, PartShape, Rope, Shaped, Slice};
@@ -34,8 +35,11 @@ pub enum Arithmetic {
 pub struct Cpu {
     isa: Isa,
     arithmetic: Arithmetic,
-    /// Whether a matrix was loaded that is multiplied as bf16.
+    /// Whether packed weights are multiplied by activations of 8 bits.
+    int8: AtomicBool,
+    /// Whether a matrix was loaded that is multiplied as bf16; and one that can be multiplied by activations of 8 bits.
     dots_bf16: AtomicBool,
+    dots_int8: AtomicBool,
     kernels: Box<dyn Kernels>,
     workspace: Arc<Workspace>,
 }
@@ -54,13 +58,36 @@ impl Cpu {
     pub fn with_isa(isa: Isa) -> Cpu {
         assert!(Isa::supported().contains(&isa), "this CPU, or this build, has no {isa:?}");
         let arithmetic = Arithmetic::F32;
-        let (dots_bf16, kernels) = (AtomicBool::new(false), Box::new(Standard(isa)));
-        Cpu { isa, arithmetic, dots_bf16, kernels, workspace: Arc::default() }
+        let [int8, dots_bf16, dots_int8] = [(); 3].map(|()| AtomicBool::new(false));
+        let (kernels, workspace) = (Box::new(Standard(isa)), Arc::default());
+        Cpu { isa, arithmetic, int8, dots_bf16, dots_int8, kernels, workspace }
     }
 
     /// With another arithmetic of linear layers than [`Arithmetic::F32`].
     pub fn with_arithmetic(self, arithmetic: Arithmetic) -> Cpu {
         Cpu { arithmetic, ..self }
+    }
+
+    /// The same, with packed weights of 4 and 8 bits multiplied by activations that are rounded to 8 bits. Other weights are multiplied as before.
+    /// (Step 9.)
+    pub fn with_int8_activations(self, int8: bool) -> Cpu {
+        self.set_int8_activations(int8);
+        self
+    }
+
+    /// Changes that from the next operation on, to compare both.
+    pub fn set_int8_activations(&self, int8: bool) {
+        self.int8.store(int8, Ordering::Relaxed);
+    }
+
+    /// Whether activations are rounded to 8 bits where weights are packed.
+    pub fn has_int8_activations(&self) -> bool {
+        self.int8.load(Ordering::Relaxed)
+    }
+
+    /// Whether any matrix was loaded that activations of 8 bits can multiply.
+    pub fn holds_int8_weights(&self) -> bool {
+        self.dots_int8.load(Ordering::Relaxed)
     }
 
     /// With other small operations than the standard ones.
@@ -90,6 +117,9 @@ impl Cpu {
 
     /// How a matrix of these parts is multiplied.
     fn product(&self, weight: &CpuWeight) -> linear::Product {
+        if self.has_int8_activations() && weight.parts().all(linear::multiplies_int8) {
+            return linear::Product::Int8;
+        }
         let fits = self.isa.multiplies_bf16() && weight.dots_bf16();
         match self.arithmetic {
             Arithmetic::F32 => linear::Product::F32,
@@ -188,6 +218,7 @@ impl Backend for Cpu {
         let loaded = Part::new(slice)?;
         let dots = self.isa.multiplies_bf16() && loaded.dots_bf16();
         self.dots_bf16.fetch_or(dots && expected.inputs > 1, Ordering::Relaxed);
+        self.dots_int8.fetch_or(linear::multiplies_int8(&loaded), Ordering::Relaxed);
         weight.parts[part].1 = Some(loaded);
         Ok(())
     }

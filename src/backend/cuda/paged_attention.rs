@@ -72,26 +72,30 @@ impl PagedShape {
         [self.kv_heads, self.head_dim, self.block_size].map(Arg::extent)
     }
 
-    /// Writes new rows of K and V to their slots in the `cache` of a layer, its K and its V. `new`: k, v and the rows' slots.
-    pub fn write(&self, cache: [Address; 2], new: [Address; 3], rows: usize) -> Launch {
+    /// Writes new rows of K and V to their slots in the `cache` of a layer, its K and its V. `new`: k, v and the rows' slots; `scales`: those of
+    /// all K and all V in fp8, 0 for a scale of each vector's own.
+    pub fn write(&self, cache: [Address; 2], new: [Address; 3], scales: [f32; 2], rows: usize) -> Launch {
         let kernel = format!("write_kv_{}", suffix(self.dtype));
         let pointers = [&cache[..], &new].concat();
-        Launch::new(kernel, Grid::rows(rows, WRITE_THREADS), &pointers, &self.sizes())
+        let values = [&self.sizes()[..], &scales.map(Arg::F32)].concat();
+        Launch::new(kernel, Grid::rows(rows, WRITE_THREADS), &pointers, &values)
     }
 
     /// Rotates q in its place, and k on its way into the cache. `new`: q, and what [`write`](PagedShape::write) takes; `rotation`: the rows'
-    /// positions and the frequencies, whose cos and sin are multiplied by `scaling`.
+    /// positions and the frequencies, whose cos and sin are multiplied by the first of `factors`.
     pub fn rotate_and_write(
         &self,
         cache: [Address; 2],
         new: [Address; 4],
         rotation: [Address; 2],
-        scaling: f32,
+        (scaling, scales): (f32, [f32; 2]),
         rows: usize,
     ) -> Launch {
         let kernel = format!("rope_write_kv_{}", suffix(self.dtype));
         let pointers = [&cache[..], &new, &rotation].concat();
-        let values = [&[Arg::F32(scaling), Arg::extent(self.heads)][..], &self.sizes()].concat();
+        let values =
+            [&[Arg::F32(scaling), Arg::extent(self.heads)][..], &self.sizes(), &scales.map(Arg::F32)]
+                .concat();
         let angles = self.head_dim * size_of::<f32>();
         let grid = Grid { shared_bytes: angles, ..Grid::rows(rows, WRITE_THREADS) };
         Launch::new(kernel, grid, &pointers, &values)

@@ -6,14 +6,17 @@ mod run;
 mod serve;
 mod workload;
 
+use super::divergence::Divergence;
 use super::engine_args::{EngineArgs, LoadWorker, LocalEngine};
 use super::engine_stats::{EngineFigures, Ranks};
+use super::model_args::Activations;
 use super::numbers::{count, count_to};
 use super::terminal::{bar, json_line, print};
 use clap::{Subcommand, ValueEnum};
 use report::{Computer, Latencies, ModelSizes, Report, RequestTimes, Settings, Totals, outputs_sha256};
 use run::{Drawing, Run, blocks_since, since};
 use serde::Serialize;
+use stairwell::attention::KvOptions;
 use stairwell::engine::{Continuous, Policy, Static, Worker};
 use stairwell::error::{Error, Result};
 use stairwell::{config::ModelConfig, files::check_outputs, sampling::SamplingParams};
@@ -169,6 +172,9 @@ impl Common {
     }
 }
 
+/// Tokens of the first prompt that activations of 8 bits are judged by.
+const JUDGED: usize = 64;
+
 /// What is to be run, and told.
 struct Bench<W> {
     command: &'static str,
@@ -226,6 +232,7 @@ impl<W: Serialize> Bench<W> {
         if self.policy == PolicyName::OneAtATime {
             self.common.engine.max_num_seqs = 1;
         }
+        let int8 = self.int8_error(config)?;
         let mut engine = self.start(lead, config)?;
         let bar =
             bar(self.batches.iter().map(Workload::len).sum(), "{bar:30} {pos}/{len} requests, {elapsed}");
@@ -244,7 +251,18 @@ impl<W: Serialize> Bench<W> {
         let (stats, blocks) = (since(stats, engine.stats()), blocks_since(blocks, engine.blocks()));
         let figures = EngineFigures::new(stats, blocks, seconds);
         self.common.engine.write_trace(&mut engine)?;
-        self.report(max_num_seqs_asked, engine, figures, &runs)
+        self.report(max_num_seqs_asked, engine, (figures, int8), &runs)
+    }
+
+    /// What activations of 8 bits do to the logits of the first prompt, if they were asked for. The model is loaded for that alone.
+    fn int8_error(&self, config: &ModelConfig) -> Result<Option<Divergence>> {
+        let load = &self.common.engine.load;
+        let first = self.batches.iter().flat_map(|batch| &batch.items).next();
+        let Some(first) = first.filter(|_| load.act_dtype == Activations::Int8) else { return Ok(None) };
+        let ids = &first.prompt[..first.prompt.len().min(JUDGED)];
+        let kv = KvOptions::recompute();
+        let mut runner = load.load(load.cpu()?, Some(config.clone()), Some(ids.len()), kv, |_| ())?;
+        Divergence::of_int8(&mut runner, ids).map(Some)
     }
 
     /// The engine, with room for the longest request.
@@ -273,7 +291,7 @@ impl<W: Serialize> Bench<W> {
         self,
         max_num_seqs_asked: usize,
         mut engine: LocalEngine,
-        figures: EngineFigures,
+        (figures, int8): (EngineFigures, Option<Divergence>),
         runs: &[Run],
     ) -> Result<()> {
         let Common { engine: args, drawing, json, out } = self.common;
@@ -285,6 +303,7 @@ impl<W: Serialize> Bench<W> {
             machine: Computer::here(),
             model: ModelSizes::new(engine.worker.config(), &worker.runner, name, args.load.load_format),
             totals: Totals::new(figures, &worker.runner, runs),
+            int8,
             latencies: Latencies::new(runs, &requests, self.command == "bench latency"),
             parallel: Ranks::new(&worker),
             outputs_sha256: outputs_sha256(runs),

@@ -1,5 +1,6 @@
 //! What `bench` measured: a table for people, one JSON object for programs.
 
+use super::super::divergence::Divergence;
 use super::super::engine_stats::{EngineFigures, Ranks};
 use super::super::terminal::{human_bytes, peak_memory, table};
 use super::PolicyName;
@@ -23,6 +24,9 @@ pub struct Report<W> {
     pub model: ModelSizes,
     pub settings: Settings<W>,
     pub totals: Totals,
+    /// With activations of 8 bits: the distance of the logits from those of exact activations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Divergence>,
     pub latencies: Latencies,
     pub parallel: Ranks,
     pub outputs_sha256: String,
@@ -269,7 +273,9 @@ impl<W> Report<W> {
             ("ITL", itl_seconds),
         ]);
         let (work, memory) = (self.work_text(), self.totals.memory_text());
-        format!("{work}{memory}peak memory    {peak}\n\n{spreads}")
+        let int8 = |int8: Divergence| format!("int8           against exact activations: {}\n", int8.text());
+        let int8 = self.int8.map_or(String::new(), int8);
+        format!("{work}{int8}{memory}peak memory    {peak}\n\n{spreads}")
     }
 
     /// What ran, and how fast.

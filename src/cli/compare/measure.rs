@@ -1,9 +1,11 @@
 //! One model: what it takes, how fast it is, and its logits of the text.
 
+use super::super::divergence::{Divergence, log_sum_exp};
 use super::super::terminal::peak_memory;
 use serde::{Deserialize, Serialize};
 use stairwell::{
-    backend::{Backend, Shaped},
+    attention,
+    backend::{Backend, Shaped, cpu::Cpu},
     batch::Batch,
     checkpoint::{Directory, LoadFormat, locate, write_safetensors},
     error::{Error, Result},
@@ -40,18 +42,21 @@ pub struct Measured {
     pub decode_tokens_per_second: f64,
     /// exp of the mean of −ln p(token), over the text's tokens from the second on.
     pub perplexity: f64,
+    /// With activations of 8 bits: the distance of the logits from those of exact activations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Divergence>,
     pub text_ids: Vec<u32>,
 }
 
-/// Measures a model, and writes its logits of the text.
-pub fn measure(model: &str, text: Option<&Path>, tokens: usize, out: &Path) -> Result<Measured> {
+/// Measures a model, and writes its logits of the text. `int8`: packed weights are multiplied by activations of 8 bits.
+pub fn measure(model: &str, text: Option<&Path>, tokens: usize, int8: bool, out: &Path) -> Result<Measured> {
     let directory = locate(model, None)?;
     let ids = text_ids(&directory, text, tokens)?;
     let start = Instant::now();
-    let mut runner = ModelRunner::load(
-        &directory,
-        LoadOptions { max_length: Some(ids.len() + DECODED), ..LoadOptions::default() },
-    )?;
+    let options = LoadOptions { max_length: Some(ids.len() + DECODED), ..LoadOptions::default() };
+    // A dense model among packed ones is multiplied as ever, and not refused.
+    let cpu = Cpu::default().with_int8_activations(int8);
+    let mut runner = ModelRunner::load_with(cpu, &directory, options, attention::build)?;
     let load_seconds = start.elapsed().as_secs_f64();
     runner.check_prompt(&ids)?;
 
@@ -67,6 +72,8 @@ pub fn measure(model: &str, text: Option<&Path>, tokens: usize, out: &Path) -> R
     let perplexity = perplexity(&logits, shape[1], &ids);
     write_safetensors(out, &[("logits".into(), HostTensor::from_f32(&shape, &logits))])?;
     drop(logits);
+    let int8 = int8 && runner.backend.holds_int8_weights();
+    let int8 = int8.then(|| Divergence::of_int8(&mut runner, &ids)).transpose()?;
 
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let params = GenerateParams { max_tokens: DECODED, sampling, eos_token_id: Vec::new() };
@@ -80,6 +87,7 @@ pub fn measure(model: &str, text: Option<&Path>, tokens: usize, out: &Path) -> R
         prompt_tokens_per_second: ids.len() as f64 / prompt_seconds,
         decode_tokens_per_second: (decoded.ids.len() - 1) as f64 / decode_seconds,
         perplexity,
+        int8,
         text_ids: ids,
     })
 }
@@ -108,10 +116,4 @@ fn perplexity(logits: &[f32], vocabulary: usize, ids: &[u32]) -> f64 {
     let rows = logits.chunks_exact(vocabulary).zip(&ids[1..]);
     let losses = rows.map(|(row, next)| log_sum_exp(row) - row[*next as usize] as f64);
     (losses.sum::<f64>() / (ids.len() - 1) as f64).exp()
-}
-
-/// ln Σ exp(x), without overflow.
-pub fn log_sum_exp(row: &[f32]) -> f64 {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-    row.iter().map(|x| (*x as f64 - largest).exp()).sum::<f64>().ln() + largest
 }

@@ -7,9 +7,10 @@ mod measure;
 mod plot;
 mod quality;
 
+use super::divergence::Divergence;
+use super::model_args::Activations;
 use super::terminal::{human_bytes, json_line, print, table};
 use measure::Measured;
-use quality::Quality;
 use serde::Serialize;
 use stairwell::error::{Error, Result};
 use std::path::PathBuf;
@@ -33,6 +34,9 @@ pub struct Args {
     /// Tokens of the text that are read at most
     #[arg(long, value_name = "N", default_value_t = 256)]
     tokens: usize,
+    /// What packed weights are multiplied by; for int8, the distance from exact activations is printed too
+    #[arg(long, value_enum, default_value_t = Activations::Auto)]
+    act_dtype: Activations,
     /// Draw quality against bytes
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -55,12 +59,19 @@ struct Row {
     #[serde(flatten)]
     measured: Option<Measured>,
     #[serde(flatten)]
-    quality: Option<Quality>,
+    quality: Option<Divergence>,
 }
 
 pub fn run(args: Args) -> Result<()> {
     if let (Some(model), Some(logits)) = (&args.measure, &args.logits) {
-        return print(&json_line(&measure::measure(model, args.prompts.as_deref(), args.tokens, logits)?));
+        let int8 = args.act_dtype == Activations::Int8;
+        return print(&json_line(&measure::measure(
+            model,
+            args.prompts.as_deref(),
+            args.tokens,
+            int8,
+            logits,
+        )?));
     }
     if args.tokens < 2 {
         return Err(Error::Usage(
@@ -116,6 +127,9 @@ fn apart(args: &Args, model: &str, logits: &std::path::Path) -> Result<Result<Me
     command
         .args(["compare", "--measure", model, "--tokens", &args.tokens.to_string(), "--logits"])
         .arg(logits);
+    if args.act_dtype == Activations::Int8 {
+        command.args(["--act-dtype", "int8"]);
+    }
     if let Some(file) = &args.prompts {
         command.arg("--prompts").arg(file);
     }
@@ -159,7 +173,7 @@ fn text(rows: &[Row]) -> String {
             .map(Into::into);
         };
         let quality =
-            |number: &dyn Fn(&Quality) -> String| row.quality.as_ref().map_or(String::new(), number);
+            |number: &dyn Fn(&Divergence) -> String| row.quality.as_ref().map_or(String::new(), number);
         [
             row.model.clone(),
             human_bytes(m.weight_bytes),
@@ -175,6 +189,9 @@ fn text(rows: &[Row]) -> String {
     });
     let mut text = table(heads, cells);
     for row in rows {
+        if let Some(int8) = row.measured.as_ref().and_then(|measured| measured.int8) {
+            text += &format!("{}: int8 activations, against exact ones: {}\n", row.model, int8.text());
+        }
         if let Some(error) = &row.error {
             text += &format!("{}: {error}\n", row.model);
         }

@@ -48,13 +48,6 @@ const PARTS: [&str; 31] = [
     "weight",
 ];
 
-/// Whether a tensor is a scale of K or V, which a cache of 8-bit floats may use.
-pub(crate) fn is_kv_scale(name: &str) -> bool {
-    const SCALES: [&str; 5] =
-        [".k_scale", ".v_scale", ".kv_scale", ".k_proj.output_scale", ".v_proj.output_scale"];
-    SCALES.iter().any(|scale| name.ends_with(scale))
-}
-
 /// The tensors of one module, by what their names end with.
 struct Parts<'a, 'b> {
     module: String,

@@ -112,6 +112,24 @@ fn scale_and_min(block: &[u8], j: usize) -> (f32, f32) {
     (f16(block, 0) * f32::from(scale), f16(block, 2) * f32::from(min))
 }
 
+/// d · scale and −dmin · min of all sub-blocks of Q4_K, four of them at a time.
+#[inline(always)]
+pub fn q4_k_scales(block: &[u8; 144], d: f32, dmin: f32) -> [[f32; 8]; 2] {
+    // The first four scales and mins are 6 bits of a byte; of the others, four bits are in the last four bytes, and two in what the first ones
+    // leave.
+    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let (a, b, c) = (word(4), word(8), word(12));
+    let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
+    let scales = [a & six, c & four | a >> 2 & two];
+    let mins = [b & six, c >> 4 & four | b >> 2 & two];
+    let (mut of_scales, mut of_mins) = ([0.0; 8], [0.0; 8]);
+    for j in 0..8 {
+        of_scales[j] = d * (scales[j / 4] >> (8 * (j % 4)) & 0xff) as f32;
+        of_mins[j] = -(dmin * (mins[j / 4] >> (8 * (j % 4)) & 0xff) as f32);
+    }
+    [of_scales, of_mins]
+}
+
 /// 6 bits: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 scales of 8 bits with a sign, d: f16; d · scale · (code − 32).
 #[inline(always)]
 pub fn q6_k(block: &[u8; 210], j: usize) -> [f32; SUB_BLOCK] {

@@ -17,6 +17,9 @@ mod faster;
 // Step 9 multiplies packed weights fast.
 #[cfg_attr(not(feature = "quantized"), path = "packed_only.rs")]
 mod packed;
+// And by activations of 8 bits.
+#[cfg_attr(not(feature = "quantized"), path = "no_int8.rs")]
+mod int8;
 mod plain;
 mod stored;
 mod tasks;
@@ -24,6 +27,8 @@ mod tasks;
 mod tests;
 mod transposed;
 
+pub use int8::HAS as HAS_INT8;
+pub(super) use int8::multiplies as multiplies_int8;
 pub(super) use stored::Part;
 pub(super) use tasks::Product;
 
@@ -52,6 +57,10 @@ pub(super) fn matmul<const N: usize>(cpu: &Cpu, x: &CpuTensor, weight: &CpuWeigh
         let rows = first..x.rows().min(first + ROWS);
         let columns = y.each_mut().map(|y| Columns::new(y, rows.clone()));
         let mut x = &x.data()[rows.start * inputs..rows.end * inputs];
+        if product == Product::Int8 {
+            int8::product(cpu, x, weight, rows.len(), &columns);
+            continue;
+        }
         let mut rounded = None;
         if product == Product::RoundedF32 {
             let rounded = rounded.insert(cpu.take(rows.len(), inputs));

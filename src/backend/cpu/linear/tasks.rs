@@ -18,6 +18,8 @@ pub enum Product {
     F32,
     /// x rounded to bf16, then as f32: where no instruction multiplies bf16.
     RoundedF32,
+    /// x rounded to 8 bits, codes of W, as integers. (Step 9.)
+    Int8,
     /// x rounded to bf16, W of bf16, by an instruction that multiplies them.
     DotBf16,
 }

@@ -85,11 +85,12 @@ fn write(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<La
     let [k, v] = memory.floats([rows * kv_heads * head_dim; 2])?;
     let slots = memory.ids(0..rows)?;
     if kernel.base == "write_kv" {
-        return Ok(vec![shape.write(cache, [k, v, slots], rows)]);
+        return Ok(vec![shape.write(cache, [k, v, slots], [0.0; 2], rows)]);
     }
     let positions = memory.ids(0..rows)?;
     let [frequencies, q] = memory.floats([head_dim / 2, rows * heads * head_dim])?;
-    Ok(vec![shape.rotate_and_write(cache, [q, k, v, slots], [positions, frequencies], 1.0, rows)])
+    let rotation = [positions, frequencies];
+    Ok(vec![shape.rotate_and_write(cache, [q, k, v, slots], rotation, (1.0, [0.0; 2]), rows)])
 }
 
 fn rotate(memory: &Memory, kernel: &Kernel, shape: &KernelShape) -> Result<Vec<Launch>> {

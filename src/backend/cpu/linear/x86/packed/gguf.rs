@@ -122,20 +122,7 @@ impl Type<144> for Q4K {
 
     #[inline(always)]
     fn scales<T: Widens<L, C>, const L: usize, const C: usize>(simd: T, block: &[u8; 144]) -> [[f32; 8]; 2] {
-        let (d, dmin) = (simd.half([block[0], block[1]]), simd.half([block[2], block[3]]));
-        // Four bytes at a time: the first four scales and mins are 6 bits of a byte; of the others, four bits are in the last four bytes, and two
-        // in what the first ones leave.
-        let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-        let (a, b, c) = (word(4), word(8), word(12));
-        let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
-        let scales = [a & six, c & four | a >> 2 & two];
-        let mins = [b & six, c >> 4 & four | b >> 2 & two];
-        let (mut of_scales, mut of_mins) = ([0.0; 8], [0.0; 8]);
-        for j in 0..8 {
-            of_scales[j] = d * (scales[j / 4] >> (8 * (j % 4)) & 0xff) as f32;
-            of_mins[j] = -(dmin * (mins[j / 4] >> (8 * (j % 4)) & 0xff) as f32);
-        }
-        [of_scales, of_mins]
+        super_blocks::q4_k_scales(block, simd.half([block[0], block[1]]), simd.half([block[2], block[3]]))
     }
 
     #[inline(always)]
