@@ -14,7 +14,7 @@ use super::client::{Answer, Client, Failure, Get, Patience, header};
 use super::{HubError, ModelName, Result};
 use serde::Deserialize;
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The largest answer in bytes. A page of 1,000 files has about 300,000.
 const MOST_ANSWER: u64 = 32 << 20;
@@ -155,7 +155,7 @@ impl Api<'_> {
     /// that a machine without a network hears of it at once.
     fn patiently(&self, address: &Address, file: &str) -> Result<(Vec<u8>, Option<Address>)> {
         let what = address.for_people();
-        let mut patience = Patience::default();
+        let (mut patience, start) = (Patience::default(), Instant::now());
         loop {
             let (why, asked, status) = match self.once(address, file) {
                 Ok(answer) => return Ok(answer),
@@ -164,7 +164,8 @@ impl Api<'_> {
                 Err(Failure::Cut(why)) => (why, None, None),
                 Err(Failure::Busy { status, after }) => (String::new(), after, Some(status)),
             };
-            if !patience.wait(asked) {
+            let too_long = status.is_none() && start.elapsed() > 2 * self.timeout;
+            if too_long || !patience.wait(asked) {
                 let (tries, seconds) = (patience.tries(), asked.map_or(60, |asked| asked.as_secs()));
                 return Err(match status {
                     Some(status) => HubError::Busy { what, status, tries, seconds },

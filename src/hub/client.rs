@@ -45,9 +45,9 @@ pub struct Answer {
 
 /// Why one try failed, by what may help.
 pub enum Failure {
-    /// No connection came about.
+    /// No connection came about, or no answer.
     Unreachable(String),
-    /// The connection broke or stood still, or an answer made no sense: try again.
+    /// The connection broke or stood still after that, or an answer made no sense: try again.
     Cut(String),
     /// The server is busy: try again, after a time if it names one.
     Busy { status: u16, after: Option<Duration> },

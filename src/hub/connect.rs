@@ -6,7 +6,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Proxy, Timeout};
+use ureq::{Agent, Proxy};
 
 /// Where systems keep the certificates that they trust. A company's own CA is installed there.
 const SYSTEM_CA_FILES: [&str; 4] = [
@@ -88,7 +88,8 @@ pub fn failure(address: &Address, error: ureq::Error) -> Failure {
     }
     let no_connection = match &error {
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => true,
-        ureq::Error::Timeout(timeout) => matches!(timeout, Timeout::Resolve | Timeout::Connect),
+        // Also of a server that takes a connection and says nothing.
+        ureq::Error::Timeout(_) => true,
         ureq::Error::Io(error) => {
             let kinds = [
                 ErrorKind::ConnectionRefused,

@@ -45,7 +45,7 @@ pub enum HubError {
     NoModel { model: String, endpoint: String, token: bool },
     /// The repository wants its terms accepted.
     #[error(
-        "{model}: the model is gated. Ask for access at {endpoint}/{model}; then {}",
+        "{model}: the model is gated. Ask for access at {endpoint}/{model}. {}",
         token_hint(*token, "the token of the account that has it")
     )]
     Gated { model: String, endpoint: String, token: bool },
@@ -131,8 +131,8 @@ pub enum HubError {
 
 /// What to do about a token, by whether one was sent.
 fn token_hint(sent: bool, which: &str) -> String {
-    let set = format!("set HF_TOKEN to {which}, or log in with: hf auth login");
-    if sent { format!("the token that was sent does not open it: {set}") } else { format!("no token was sent: {set}") }
+    let what = if sent { "The token that was sent does not open it" } else { "No token was sent" };
+    format!("{what}: set HF_TOKEN to {which}, or log in with: hf auth login")
 }
 
 impl HubError {

@@ -119,3 +119,9 @@ mod step9;
 mod torch_files;
 #[cfg(feature = "quantized")]
 mod torch_writer;
+
+// Models by name.
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_server;
