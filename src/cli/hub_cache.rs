@@ -5,7 +5,9 @@ use super::terminal::{Progress, human_bytes, json_line, print, table};
 use clap::Subcommand;
 use stairwell::checkpoint::ModelName;
 use stairwell::error::Result;
-use stairwell::hub::{CachedRepository, CachedRevision, Deletion, HubCache, HubError, Verified, prune, remove, scan, verify};
+use stairwell::hub::{
+    CachedRepository, CachedRevision, Deletion, HubCache, HubError, Verified, prune, remove, scan, verify,
+};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 

@@ -131,7 +131,8 @@ mod tests {
         ] {
             assert_eq!(address(a).same_origin(&address(b)), same, "{a} {b}");
         }
-        for bad in ["hub.co", "ftp://hub.co", "https://", "https://a:b@hub.co", "https://hub.co:99999", "https://:1"]
+        for bad in
+            ["hub.co", "ftp://hub.co", "https://", "https://a:b@hub.co", "https://hub.co:99999", "https://:1"]
         {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
@@ -152,6 +153,9 @@ mod tests {
         }
         assert_eq!(from.for_people(), "https://hub.co:8443/a/b");
         assert_eq!(from.join("/").unwrap().below("x").to_string(), "https://hub.co:8443/x");
-        assert_eq!((quote("refs/pr/1", false), quote("a b/c%", true)), ("refs%2Fpr%2F1".into(), "a%20b/c%25".into()));
+        assert_eq!(
+            (quote("refs/pr/1", false), quote("a b/c%", true)),
+            ("refs%2Fpr%2F1".into(), "a%20b/c%25".into())
+        );
     }
 }

@@ -263,7 +263,9 @@ mod tests {
             assert_eq!(leaves_the_folder(good), None, "{good}");
         }
         let long = "x".repeat(300);
-        for bad in ["../../evil.txt", "a/../b", "/etc/passwd", "", "a//b", "./a", "C:\\x", "a\\..\\b", "a\0b", &long] {
+        for bad in
+            ["../../evil.txt", "a/../b", "/etc/passwd", "", "a//b", "./a", "C:\\x", "a\\..\\b", "a\0b", &long]
+        {
             assert!(leaves_the_folder(bad).is_some(), "{bad}");
         }
     }

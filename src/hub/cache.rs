@@ -74,7 +74,8 @@ impl Repository {
 
     /// Whether a snapshot has a file, by a link or by itself.
     pub fn has_in_snapshot(&self, commit: &str, file: &RemoteFile) -> bool {
-        fs::metadata(self.snapshot(commit).join(&file.path)).is_ok_and(|m| m.is_file() && m.len() == file.size)
+        fs::metadata(self.snapshot(commit).join(&file.path))
+            .is_ok_and(|m| m.is_file() && m.len() == file.size)
     }
 
     /// Bytes that have come of a blob and can be gone on with.
@@ -174,7 +175,8 @@ pub fn has_model(snapshot: &Path) -> bool {
     let kinds = ["model.safetensors", "consolidated.safetensors", "pytorch_model.bin"];
     let index = kinds.iter().map(|kind| format!("{kind}.index.json")).find(|index| has(index));
     let weights = match index {
-        Some(index) => super::select::shards_of_file(&snapshot.join(index)).is_ok_and(|shards| shards.iter().all(|s| has(s))),
+        Some(index) => super::select::shards_of_file(&snapshot.join(index))
+            .is_ok_and(|shards| shards.iter().all(|s| has(s))),
         None => [".safetensors", ".bin", ".pt", ".pth"].iter().any(|end| ends(end)),
     };
     ends(".gguf") || weights && (has("config.json") || has("params.json"))
@@ -239,7 +241,10 @@ mod tests {
     fn a_snapshot_in_part_is_no_model() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-        write("model.safetensors.index.json", r#"{"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}"#);
+        write(
+            "model.safetensors.index.json",
+            r#"{"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}"#,
+        );
         write("x-1.safetensors", "");
         write("config.json", "{}");
         assert!(!has_model(dir.path()));

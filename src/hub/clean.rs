@@ -66,7 +66,8 @@ impl Deletion {
         unneeded.retain(|blob, _| !needed.contains_key(blob));
         for revision in &gone {
             // A file that is no link goes with its folder.
-            let own: u64 = unneeded.iter().filter(|(b, _)| b.starts_with(&revision.path)).map(|(_, n)| n).sum();
+            let own: u64 =
+                unneeded.iter().filter(|(b, _)| b.starts_with(&revision.path)).map(|(_, n)| n).sum();
             self.add(&revision.path, own);
             unneeded.retain(|blob, _| !blob.starts_with(&revision.path));
             for reference in &revision.references {
@@ -147,12 +148,14 @@ pub fn prune(environment: &Environment) -> Result<Deletion> {
 fn add_loose_files(deletion: &mut Deletion, found: &CachedRepository, repository: &Repository) -> Result<()> {
     let used: BTreeSet<&Path> =
         found.revisions.iter().flat_map(|revision| &revision.files).map(|file| &*file.blob).collect();
-    let blobs = fs::read_dir(found.path.join("blobs")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let blobs =
+        fs::read_dir(found.path.join("blobs")).into_iter().flatten().flatten().map(|entry| entry.path());
     let unused = blobs.filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         BlobId::of_name(&name).is_some() && !used.contains(&**path)
     });
-    for (what, paths) in [("incomplete downloads", incomplete(&found.path)), ("blobs of no revision", unused.collect())]
+    for (what, paths) in
+        [("incomplete downloads", incomplete(&found.path)), ("blobs of no revision", unused.collect())]
     {
         let mut number = 0;
         for path in paths {

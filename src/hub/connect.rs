@@ -74,7 +74,10 @@ pub fn is_without_proxy(no_proxy: &str, address: &Address) -> bool {
     let host = address.host();
     no_proxy.split([',', ' ']).filter(|entry| !entry.is_empty()).any(|entry| {
         let entry = entry.to_ascii_lowercase();
-        let name = entry.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&*entry, |(n, _)| n);
+        let name = entry
+            .rsplit_once(':')
+            .filter(|(_, port)| port.parse::<u16>().is_ok())
+            .map_or(&*entry, |(n, _)| n);
         let name = name.trim_start_matches('*').trim_start_matches('.');
         entry == "*" || host == name || !name.is_empty() && host.ends_with(&format!(".{name}"))
     })
@@ -87,7 +90,9 @@ pub fn failure(address: &Address, error: ureq::Error) -> Failure {
         return Failure::Final(HubError::Certificate { address: address.for_people(), why: text });
     }
     let no_connection = match &error {
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => true,
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => {
+            true
+        }
         // Also of a server that takes a connection and says nothing.
         ureq::Error::Timeout(_) => true,
         ureq::Error::Io(error) => {

@@ -94,10 +94,16 @@ impl Download<'_> {
                 self.watch.advance(-(part.length as i64));
                 fs::remove_file(&part.path).map_err(HubError::io(&part.path))?;
                 let (model, expected) = (self.api.model.id(), file.id.clone());
-                return Err(HubError::Damaged { model, file: file.path.clone(), expected, found: found.to_string() });
+                return Err(HubError::Damaged {
+                    model,
+                    file: file.path.clone(),
+                    expected,
+                    found: found.to_string(),
+                });
             }
             inherited = false;
-            self.watch.note(&format!("{}: what an earlier pull left is damaged; it is fetched anew", file.path));
+            self.watch
+                .note(&format!("{}: what an earlier pull left is damaged; it is fetched anew", file.path));
             self.restart(part)?;
         }
     }
@@ -126,7 +132,9 @@ impl Download<'_> {
             let (why, asked, busy) = match failure {
                 Failure::Final(error) => return Err(error),
                 Failure::Unreachable(why) | Failure::Cut(why) => (why, None, None),
-                Failure::Busy { status, after } => (format!("the server is busy, status {status}"), after, Some(status)),
+                Failure::Busy { status, after } => {
+                    (format!("the server is busy, status {status}"), after, Some(status))
+                }
             };
             if !patience.wait(asked) {
                 return Err(self.gave_up(part, file, patience.tries(), why, asked, busy));
@@ -198,7 +206,10 @@ impl Download<'_> {
                 }
                 // A length that is not the list's says that this is another file.
                 if let Some(length) = length.filter(|length| *length != part.size) {
-                    return Err(Failure::Cut(format!("the server has {length} bytes of it, the list says {}", part.size)));
+                    return Err(Failure::Cut(format!(
+                        "the server has {length} bytes of it, the list says {}",
+                        part.size
+                    )));
                 }
                 Ok(())
             }

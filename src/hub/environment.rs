@@ -70,24 +70,31 @@ impl Environment {
     }
 
     fn of(var: &dyn Fn(&str) -> Option<OsString>) -> Result<Environment> {
-        let text = |name: &str| Some(var(name)?.to_string_lossy().trim().to_owned()).filter(|v| !v.is_empty());
-        let first =
-            |names: &[&'static str]| names.iter().find_map(|name| Some((*name, text(name)?)));
+        let text =
+            |name: &str| Some(var(name)?.to_string_lossy().trim().to_owned()).filter(|v| !v.is_empty());
+        let first = |names: &[&'static str]| names.iter().find_map(|name| Some((*name, text(name)?)));
         let is_true = |name: &str| {
             text(name).is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_uppercase().as_str()))
         };
         let seconds = |name: &str| match text(name) {
             None => Ok(Duration::from_secs(10)),
-            Some(value) => value.parse().ok().filter(|n| (1..=86_400).contains(n)).map(Duration::from_secs).ok_or(
-                HubError::Variable { name: name.into(), why: format!("'{value}' is no number of seconds") },
-            ),
+            Some(value) => {
+                value.parse().ok().filter(|n| (1..=86_400).contains(n)).map(Duration::from_secs).ok_or(
+                    HubError::Variable {
+                        name: name.into(),
+                        why: format!("'{value}' is no number of seconds"),
+                    },
+                )
+            }
         };
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| HUB.into());
         let ca = first(&["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]);
         Ok(Environment {
             cache: hub_cache(var),
-            endpoint: Address::parse(endpoint.trim_end_matches('/'))
-                .map_err(|why| HubError::Variable { name: "HF_ENDPOINT".into(), why: format!("'{endpoint}': {why}") })?,
+            endpoint: Address::parse(endpoint.trim_end_matches('/')).map_err(|why| HubError::Variable {
+                name: "HF_ENDPOINT".into(),
+                why: format!("'{endpoint}': {why}"),
+            })?,
             token: token(var)?,
             etag_timeout: seconds("HF_HUB_ETAG_TIMEOUT")?,
             download_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT")?,
@@ -169,9 +176,12 @@ mod tests {
         assert!(!format!("{environment:?}").contains("hf_abc"));
         assert!(environment.offline && environment.etag_timeout == Duration::from_secs(3));
         assert_eq!(environment.proxies, [Some(("HTTPS_PROXY", "http://proxy:3128".into())), None]);
-        for (name, value) in
-            [("HF_ENDPOINT", "mirror"), ("HF_HUB_ETAG_TIMEOUT", "soon"), ("HF_TOKEN", "a b"), ("HF_TOKEN", "é")]
-        {
+        for (name, value) in [
+            ("HF_ENDPOINT", "mirror"),
+            ("HF_HUB_ETAG_TIMEOUT", "soon"),
+            ("HF_TOKEN", "a b"),
+            ("HF_TOKEN", "é"),
+        ] {
             let said = of(&[(name, value)]).unwrap_err().to_string();
             assert!(said.contains(name), "{said}");
         }

@@ -55,7 +55,9 @@ pub enum HubError {
     )]
     Token { model: String, endpoint: String, why: String },
     /// The repository has no such branch, tag or commit.
-    #[error("{model}: there is no revision '{revision}'; the revisions are listed at {endpoint}/{model}/tree/main")]
+    #[error(
+        "{model}: there is no revision '{revision}'; the revisions are listed at {endpoint}/{model}/tree/main"
+    )]
     NoRevision { model: String, revision: String, endpoint: String },
     /// A file of the list is not served.
     #[error("{model}: the hub lists {file} and does not serve it (status {status}). Try again later")]
@@ -96,7 +98,9 @@ pub enum HubError {
     )]
     Broken { model: String, file: String, got: u64, size: u64, tries: u32, why: String },
     /// Too little space, found before anything was written.
-    #[error("{cache}: {needed} bytes are to be written and {free} are free. Free some, or give another folder by --download-dir")]
+    #[error(
+        "{cache}: {needed} bytes are to be written and {free} are free. Free some, or give another folder by --download-dir"
+    )]
     NoSpace { cache: PathBuf, needed: u64, free: u64 },
     /// The disk ran full on the way.
     #[error(

@@ -107,7 +107,8 @@ fn offline(environment: &Environment, model: &ModelName) -> Result<Pulled> {
     };
     let snapshot = cached_snapshot(&environment.cache, model).map_err(|error| match error {
         // This one says which revisions there are.
-        CheckpointError::NoSuchRevision { .. } => error.into(),
+        CheckpointError::NoSuchRevision { ref known, .. } if !known.is_empty() => error.into(),
+        CheckpointError::NoSuchRevision { .. } => missing("it is only in part"),
         _ => missing("it is not"),
     })?;
     if !super::cache::has_model(&snapshot) {

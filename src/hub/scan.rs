@@ -88,7 +88,8 @@ fn as_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, 
 /// # Errors
 /// If it is there and can't be listed.
 pub fn scan(cache: &Path) -> Result<HubCache> {
-    let mut found = HubCache { path: cache.into(), size_on_disk: 0, repositories: Vec::new(), warnings: Vec::new() };
+    let mut found =
+        HubCache { path: cache.into(), size_on_disk: 0, repositories: Vec::new(), warnings: Vec::new() };
     let entries = match fs::read_dir(cache) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
         other => other.map_err(HubError::io(cache))?,
@@ -113,7 +114,12 @@ pub fn scan(cache: &Path) -> Result<HubCache> {
 }
 
 /// Reads one repository of the cache.
-pub fn repository(id: String, kind: &'static str, path: PathBuf, warnings: &mut Vec<String>) -> CachedRepository {
+pub fn repository(
+    id: String,
+    kind: &'static str,
+    path: PathBuf,
+    warnings: &mut Vec<String>,
+) -> CachedRepository {
     let mut references = references(&path.join("refs"));
     let mut revisions: Vec<CachedRevision> = Vec::new();
     for snapshot in folders(&path.join("snapshots")) {
@@ -130,7 +136,8 @@ pub fn repository(id: String, kind: &'static str, path: PathBuf, warnings: &mut 
     for (commit, names) in references {
         warnings.push(format!("{id}: {} is commit {commit}, which is not there", names.join(", ")));
     }
-    let blobs: BTreeMap<&Path, u64> = revisions.iter().flat_map(|revision| distinct(&revision.files)).collect();
+    let blobs: BTreeMap<&Path, u64> =
+        revisions.iter().flat_map(|revision| distinct(&revision.files)).collect();
     let times: Vec<Metadata> = blobs.keys().filter_map(|blob| fs::metadata(blob).ok()).collect();
     let times = if times.is_empty() { fs::metadata(&path).into_iter().collect() } else { times };
     let latest = |time: fn(&Metadata) -> std::io::Result<SystemTime>| {
@@ -139,7 +146,10 @@ pub fn repository(id: String, kind: &'static str, path: PathBuf, warnings: &mut 
     CachedRepository {
         size_on_disk: blobs.values().sum(),
         files: blobs.len(),
-        incomplete_bytes: incomplete(&path).iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum(),
+        incomplete_bytes: incomplete(&path)
+            .iter()
+            .filter_map(|file| Some(fs::metadata(file).ok()?.len()))
+            .sum(),
         last_used: latest(Metadata::accessed),
         last_modified: latest(Metadata::modified),
         id,
@@ -157,7 +167,10 @@ fn distinct(files: &[CachedFile]) -> BTreeMap<&Path, u64> {
 /// Downloads that did not come to their end.
 pub fn incomplete(repository: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(repository.join("blobs")).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "incomplete")).collect()
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "incomplete"))
+        .collect()
 }
 
 /// commit → branches and tags

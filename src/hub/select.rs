@@ -50,7 +50,9 @@ pub fn select(model: &str, files: &[RemoteFile], include: &[String], read: Read)
         }
         Weights::None => {
             let files: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
-            let pickled = files.iter().any(|file| [".bin", ".gguf", ".pt", ".pth"].iter().any(|end| file.ends_with(end)));
+            let pickled = files
+                .iter()
+                .any(|file| [".bin", ".gguf", ".pt", ".pth"].iter().any(|end| file.ends_with(end)));
             let hint = match cfg!(feature = "quantized") {
                 false if pickled => " (those that are there need a build with --features step9)",
                 _ => "",
@@ -72,7 +74,9 @@ fn included<'a>(files: &'a [RemoteFile], include: &[String]) -> Result<Vec<&'a R
         let before = included.len();
         included.extend(files.iter().filter(|file| parsed.matches(&file.path)));
         if included.len() == before {
-            return Err(bad("no file of the model matches; write a name as on the hub, with * and ? for the rest".into()));
+            return Err(bad(
+                "no file of the model matches; write a name as on the hub, with * and ? for the rest".into(),
+            ));
         }
     }
     Ok(included)
@@ -107,7 +111,8 @@ fn weights(files: &[RemoteFile], read: Read) -> Result<Weights> {
         }
         let index = format!("{kind}.index.json");
         if let Some(file) = find(&index) {
-            let shards = shards(&read(file)?).map_err(|why| HubError::NotTheHub { what: index.clone(), why })?;
+            let shards =
+                shards(&read(file)?).map_err(|why| HubError::NotTheHub { what: index.clone(), why })?;
             let known = |shard: &String| find(shard).is_some();
             if let Some(shard) = shards.iter().find(|shard| !known(shard)) {
                 let why = format!("it names the shard {shard}, which the model does not have");
@@ -158,7 +163,8 @@ pub fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
     struct Index {
         weight_map: Shards,
     }
-    let index: Index = serde_json::from_slice(index).map_err(|error| format!("it is no index of shards: {error}"))?;
+    let index: Index =
+        serde_json::from_slice(index).map_err(|error| format!("it is no index of shards: {error}"))?;
     Ok(index.weight_map.0)
 }
 
@@ -211,10 +217,19 @@ mod tests {
     #[test]
     fn only_what_a_load_reads_is_fetched() {
         let files = [
-            ".gitattributes", "README.md", "config.json", "model.safetensors", "onnx/model.onnx", "pytorch_model.bin",
-            "tf_model.h5", "tokenizer.json", "additional_chat_templates/tools.jinja", "x/model.safetensors",
+            ".gitattributes",
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "onnx/model.onnx",
+            "pytorch_model.bin",
+            "tf_model.h5",
+            "tokenizer.json",
+            "additional_chat_templates/tools.jinja",
+            "x/model.safetensors",
         ];
-        let want = ["config.json", "model.safetensors", "tokenizer.json", "additional_chat_templates/tools.jinja"];
+        let want =
+            ["config.json", "model.safetensors", "tokenizer.json", "additional_chat_templates/tools.jinja"];
         assert_eq!(chosen(&files, &[]).unwrap(), want);
         let with_readme = chosen(&files, &["*.md", "onnx/"]).unwrap();
         assert_eq!(with_readme.len(), want.len() + 2);
@@ -223,7 +238,13 @@ mod tests {
 
     #[test]
     fn shards_are_those_of_the_index() {
-        let files = ["config.json", "m-1.safetensors", "m-2.safetensors", "m-3.safetensors", "model.safetensors.index.json"];
+        let files = [
+            "config.json",
+            "m-1.safetensors",
+            "m-2.safetensors",
+            "m-3.safetensors",
+            "model.safetensors.index.json",
+        ];
         let want = ["config.json", "m-1.safetensors", "m-2.safetensors", "model.safetensors.index.json"];
         assert_eq!(chosen(&files, &[]).unwrap(), want);
         assert!(chosen(&files[2..], &[]).unwrap_err().contains("m-1.safetensors"));
@@ -232,7 +253,9 @@ mod tests {
 
     #[test]
     fn a_model_without_weights_is_refused() {
-        assert!(chosen(&["config.json", "flax_model.msgpack"], &[]).unwrap_err().contains("flax_model.msgpack"));
+        assert!(
+            chosen(&["config.json", "flax_model.msgpack"], &[]).unwrap_err().contains("flax_model.msgpack")
+        );
     }
 
     #[cfg(feature = "quantized")]

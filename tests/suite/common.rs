@@ -248,7 +248,11 @@ pub struct Ran {
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stairwell"));
     let nowhere = concat!(env!("CARGO_TARGET_TMPDIR"), "/no-such-cache");
-    command.env("HF_HOME", nowhere).env_remove("HF_HUB_CACHE").env_remove("NO_COLOR").env("HF_HUB_OFFLINE", "1");
+    command
+        .env("HF_HOME", nowhere)
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("NO_COLOR")
+        .env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -1,9 +1,10 @@
 //! `stairwell pull` and models by name, against a hub that tells the truth and hubs that do not.
 
-use super::common::{Checkpoint, Ran, Reference, finish, program, shared};
+use super::common::{Ran, finish, program, shared};
 use super::hub_server::{Answer, Asked, COMMIT, Hub, id_of, proxy, ranged};
 use serde_json::json;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,20 +75,22 @@ fn a_pull_lays_out_what_a_load_reads_and_no_more() {
 
 #[test]
 fn a_model_by_name_is_fetched_and_then_taken_from_the_cache() {
-    let checkpoint = Checkpoint::copy("llama3");
-    let names: Vec<String> = fs::read_dir(checkpoint.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let entries = fs::read_dir(&demo).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<(String, Vec<u8>)> = entries
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap()))
         .collect();
     let files: Vec<(&str, Vec<u8>)> =
-        names.iter().map(|name| (name.as_str(), fs::read(checkpoint.file(name)).unwrap())).collect();
+        files.iter().map(|(name, body)| (name.as_str(), body.clone())).collect();
     let hub = Hub::new(&files);
-    let reference = Reference::of("llama3");
-    let prompt = reference.prompt.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let args = ["generate", "--prompt-ids", &prompt, "--temperature", "0", "--max-tokens", "4", "--json", "--model"];
-    let ids = |more: &[&str]| finish(&mut client(&hub, &[&args[..], more].concat()));
-    let wanted = json!(reference.greedy[..4]);
+    let args =
+        ["generate", "--prompt", "Once upon a time", "--temperature", "0", "--max-tokens", "4", "--json"];
+    let ids = |more: &[&str]| finish(&mut client(&hub, &[&args[..], &["--model"], more].concat()));
+    let wanted = finish(&mut client(&hub, &args)).json()["output_ids"].clone();
     assert_eq!(ids(&["org/tiny"]).json()["output_ids"], wanted);
+    // Shards and their index, and nothing else of the folder.
+    assert_eq!(hub.downloads().len(), 2);
+    assert!(!hub.cached(&format!("snapshots/{COMMIT}/loss.svg")).exists());
     let asked = hub.asked().len();
     // Neither of these asks the hub.
     assert_eq!(ids(&["org/tiny"]).json()["output_ids"], wanted);
@@ -125,7 +128,8 @@ fn the_token_goes_to_the_hub_alone() {
     // A hub that redirects its API elsewhere does not carry the token there.
     let other = Hub::new(&files(100_000));
     let to = other.endpoint.replace("127.0.0.1", "localhost");
-    let hub = Hub::lying(&[], move |asked, _| Answer::of(307, "").with("Location", format!("{to}{}", asked.path)));
+    let hub =
+        Hub::lying(&[], move |asked, _| Answer::of(307, "").with("Location", format!("{to}{}", asked.path)));
     finish(client(&hub, &["pull", "org/tiny"]).env("HF_TOKEN", "hf_secret")).good();
     assert!(other.asked().len() > 2 && other.asked().iter().all(|asked| asked.authorization.is_none()));
     assert!(hub.asked().iter().all(|asked| asked.authorization.as_deref() == Some("Bearer hf_secret")));
@@ -149,38 +153,67 @@ fn bad_connections_are_survived() {
     let last = |asked: &Asked, answer: &Answer| asked.on_cdn && answer.status < 300;
     type Lie = Box<dyn Fn(&Asked, Answer) -> Answer + Send + Sync>;
     let lies: Vec<(&str, Lie)> = vec![
-        ("cut once", Box::new(move |asked, answer| Answer {
-            cut: Some(1_000_000).filter(|_| last(asked, &answer) && asked.before == 0), ..answer
-        })),
-        ("always cut", Box::new(move |asked, answer| Answer {
-            cut: Some(900_000).filter(|_| last(asked, &answer) && answer.body.len() > 900_000), ..answer
-        })),
-        ("cut, and no ranges", Box::new(move |asked, answer| match asked.on_cdn {
-            true => Answer { cut: Some(1_000_000).filter(|_| asked.before == 0), ..Answer::of(200, noise(size)) },
-            false => answer,
-        })),
-        ("another range than asked for", Box::new(move |asked, answer| match (asked.on_cdn, asked.before) {
-            (true, 0) => Answer { cut: Some(1_000_000), ..answer },
-            (true, 1) => ranged(&noise(size), 500_000),
-            _ => answer,
-        })),
-        ("416", Box::new(move |asked, answer| match (asked.on_cdn, asked.before) {
-            (true, 0) => Answer { cut: Some(1_000_000), ..answer },
-            (true, 1) => Answer::of(416, ""),
-            _ => answer,
-        })),
-        ("busy", Box::new(|asked, answer| match asked.before {
-            0 => Answer::of(if asked.on_cdn { 503 } else { 429 }, "").with("Retry-After", "0"),
-            _ => answer,
-        })),
-        ("an expired address", Box::new(|asked, answer| match (asked.on_cdn, asked.before) {
-            (true, 0) => Answer::of(403, "expired"),
-            _ => answer,
-        })),
-        ("it stands still", Box::new(move |asked, answer| match (asked.on_cdn, asked.before) {
-            (true, 0) => Answer { cut: Some(1_000_000), stall: Duration::from_secs(20), ..answer },
-            _ => answer,
-        })),
+        (
+            "cut once",
+            Box::new(move |asked, answer| Answer {
+                cut: Some(1_000_000).filter(|_| last(asked, &answer) && asked.before == 0),
+                ..answer
+            }),
+        ),
+        (
+            "always cut",
+            Box::new(move |asked, answer| Answer {
+                cut: Some(900_000).filter(|_| last(asked, &answer) && answer.body.len() > 900_000),
+                ..answer
+            }),
+        ),
+        (
+            "cut, and no ranges",
+            Box::new(move |asked, answer| match asked.on_cdn {
+                true => Answer {
+                    cut: Some(1_000_000).filter(|_| asked.before == 0),
+                    ..Answer::of(200, noise(size))
+                },
+                false => answer,
+            }),
+        ),
+        (
+            "another range than asked for",
+            Box::new(move |asked, answer| match (asked.on_cdn, asked.before) {
+                (true, 0) => Answer { cut: Some(1_000_000), ..answer },
+                (true, 1) => ranged(&noise(size), 500_000),
+                _ => answer,
+            }),
+        ),
+        (
+            "416",
+            Box::new(move |asked, answer| match (asked.on_cdn, asked.before) {
+                (true, 0) => Answer { cut: Some(1_000_000), ..answer },
+                (true, 1) => Answer::of(416, ""),
+                _ => answer,
+            }),
+        ),
+        (
+            "busy",
+            Box::new(|asked, answer| match asked.before {
+                0 => Answer::of(if asked.on_cdn { 503 } else { 429 }, "").with("Retry-After", "0"),
+                _ => answer,
+            }),
+        ),
+        (
+            "an expired address",
+            Box::new(|asked, answer| match (asked.on_cdn, asked.before) {
+                (true, 0) => Answer::of(403, "expired"),
+                _ => answer,
+            }),
+        ),
+        (
+            "it stands still",
+            Box::new(move |asked, answer| match (asked.on_cdn, asked.before) {
+                (true, 0) => Answer { cut: Some(1_000_000), stall: Duration::from_secs(20), ..answer },
+                _ => answer,
+            }),
+        ),
     ];
     thread::scope(|scope| {
         for (what, lie) in lies {
@@ -207,23 +240,65 @@ fn lies_are_refused_by_name() {
         Box::new(move |asked, answer| if asked.on_cdn { change(answer) } else { answer })
     };
     let tree = |text: &'static str| -> Lie {
-        Box::new(move |asked, answer| if asked.path.contains("/tree/") { Answer::of(200, text) } else { answer })
+        Box::new(
+            move |asked, answer| if asked.path.contains("/tree/") { Answer::of(200, text) } else { answer },
+        )
     };
     let cases: Vec<(Lie, &[&str])> = vec![
-        (on_cdn(|mut a| { a.body[7] ^= 1; a }), &["model.safetensors", "damaged", "sha256"]),
-        (on_cdn(|mut a| { a.cut = Some(a.body.len().saturating_sub(1)); a }), &["model.safetensors", "299999 of 300000", "Pull again"]),
+        (
+            on_cdn(|mut a| {
+                a.body[7] ^= 1;
+                a
+            }),
+            &["model.safetensors", "damaged", "sha256"],
+        ),
+        (
+            on_cdn(|mut a| {
+                a.cut = Some(a.body.len().saturating_sub(1));
+                a
+            }),
+            &["model.safetensors", "299999 of 300000", "Pull again"],
+        ),
         (on_cdn(|a| Answer::of(a.status, &a.body[1..])), &["model.safetensors", "299999"]),
-        (on_cdn(|_| Answer::of(200, "<html>log in</html>").with("Content-Type", "text/html; charset=utf-8")), &["HTML", "login"]),
+        (
+            on_cdn(|_| {
+                Answer::of(200, "<html>log in</html>").with("Content-Type", "text/html; charset=utf-8")
+            }),
+            &["HTML", "login"],
+        ),
         (always(|| Answer::of(200, "<html>log in</html>")), &["HTML", "login"]),
         (always(|| Answer::of(200, "{\"a\": 1}")), &["not what the API gives"]),
-        (always(|| Answer::of(403, "").with("X-Error-Code", "GatedRepo")), &["gated", "/org/tiny", "HF_TOKEN"]),
+        (
+            always(|| Answer::of(403, "").with("X-Error-Code", "GatedRepo")),
+            &["gated", "/org/tiny", "HF_TOKEN"],
+        ),
         (always(|| Answer::of(401, "").with("X-Error-Code", "RepoNotFound")), &["no such model", "private"]),
-        (always(|| Answer::of(401, "").with("X-Error-Message", "Invalid credentials in Authorization header")), &["refuses the token"]),
+        (
+            always(|| {
+                Answer::of(401, "").with("X-Error-Message", "Invalid credentials in Authorization header")
+            }),
+            &["refuses the token"],
+        ),
         (always(|| Answer::of(503, "").with("Retry-After", "3600")), &["busy", "3600 s"]),
         (always(|| Answer::of(302, "").with("Location", "/again")), &["too many redirects"]),
-        (tree(r#"[{"type": "file", "path": "../../evil.txt", "size": 4, "oid": "0000000000000000000000000000000000000000"}]"#), &["../../evil.txt", "leaves the folder"]),
-        (tree(r#"[{"type": "file", "path": "config.json", "size": 4, "oid": "../../../../../../../../etc/passwd"}]"#), &["config.json", "no hash"]),
-        (tree(r#"[{"type": "file", "path": "model.safetensors", "size": 9, "oid": "", "lfs": {"oid": "0000000000000000000000000000000000000000000000000000000000000000", "size": 4611686018427387904}}]"#), &["are free", "--download-dir"]),
+        (
+            tree(
+                r#"[{"type": "file", "path": "../../evil.txt", "size": 4, "oid": "0000000000000000000000000000000000000000"}]"#,
+            ),
+            &["../../evil.txt", "leaves the folder"],
+        ),
+        (
+            tree(
+                r#"[{"type": "file", "path": "config.json", "size": 4, "oid": "../../../../../../../../etc/passwd"}]"#,
+            ),
+            &["config.json", "no hash"],
+        ),
+        (
+            tree(
+                r#"[{"type": "file", "path": "model.safetensors", "size": 9, "oid": "", "lfs": {"oid": "0000000000000000000000000000000000000000000000000000000000000000", "size": 4611686018427387904}}]"#,
+            ),
+            &["are free", "--download-dir"],
+        ),
         (tree("[]"), &["no weights"]),
     ];
     thread::scope(|scope| {
@@ -234,7 +309,10 @@ fn lies_are_refused_by_name() {
                 let message = ran.stderr.clone();
                 ran.refused(parts);
                 let left = hub.left();
-                assert!(!left.iter().any(|name| name.contains("snapshots") || name.contains("refs")), "{message} {left:?}");
+                assert!(
+                    !left.iter().any(|name| name.contains("snapshots") || name.contains("refs")),
+                    "{message} {left:?}"
+                );
                 assert!(!hub.home().join("evil.txt").exists() && !message.contains("signature"), "{message}");
             });
         }
@@ -267,7 +345,8 @@ fn a_killed_pull_goes_on_where_it_was() {
     child.wait().unwrap();
     let length = length();
     assert!(length < size as u64);
-    finish(&mut client(&hub, &["inspect", "--model", "org/tiny", "--offline"])).refused(&["org/tiny", "--offline"]);
+    finish(&mut client(&hub, &["inspect", "--model", "org/tiny", "--offline"]))
+        .refused(&["org/tiny", "--offline"]);
     pull(&hub).good();
     assert_whole(&hub, size);
     assert_eq!(hub.downloads().last().unwrap().range, Some(length));
@@ -289,13 +368,15 @@ fn three_at_once_download_once() {
         slow: Duration::from_millis(if asked.on_cdn { 20 } else { 0 }),
         ..answer
     });
-    let start = || client(&hub, &["pull", "org/tiny"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let start =
+        || client(&hub, &["pull", "org/tiny"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let children: Vec<_> = (0..3).map(|_| start()).collect();
     let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
     assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
     assert_eq!(hub.downloads().len(), 1);
     assert_whole(&hub, size);
-    let waited = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).contains("waiting for");
+    let waited =
+        |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).contains("waiting for");
     assert_eq!(outputs.iter().filter(|output| waited(output)).count(), 2);
 }
 
@@ -304,11 +385,14 @@ fn no_network_is_said_at_once() {
     let hub = Hub::new(&files(1000));
     let start = Instant::now();
     let args = ["generate", "--model", "org/tiny", "--prompt-ids", "5"];
-    finish(client(&hub, &args).env("HF_ENDPOINT", "http://127.0.0.1:9")).refused(&["org/tiny", "can't be reached"]);
-    finish(client(&hub, &args).env("HF_ENDPOINT", "http://no-such-host.invalid")).refused(&["can't be reached"]);
+    finish(client(&hub, &args).env("HF_ENDPOINT", "http://127.0.0.1:9"))
+        .refused(&["org/tiny", "can't be reached"]);
+    finish(client(&hub, &args).env("HF_ENDPOINT", "http://no-such-host.invalid"))
+        .refused(&["can't be reached"]);
     finish(client(&hub, &args).arg("--offline")).refused(&["org/tiny", "--offline", "HF_HUB_OFFLINE"]);
     finish(client(&hub, &["pull", "org/tiny"]).env("HF_HUB_OFFLINE", "1")).refused(&["HF_HUB_OFFLINE"]);
-    finish(client(&hub, &["pull", "org/tiny"]).env("HF_ENDPOINT", "hub")).refused(&["HF_ENDPOINT", "https://"]);
+    finish(client(&hub, &["pull", "org/tiny"]).env("HF_ENDPOINT", "hub"))
+        .refused(&["HF_ENDPOINT", "https://"]);
     finish(client(&hub, &["pull", "org"]).env("HF_HUB_ETAG_TIMEOUT", "x")).refused(&["HF_HUB_ETAG_TIMEOUT"]);
     assert!(start.elapsed() < Duration::from_secs(20) && hub.asked().is_empty());
     // A hub that takes a connection and says nothing.
@@ -354,14 +438,14 @@ fn the_cache_is_listed_checked_and_cleaned() {
     let hub = Hub::new(&files(100_000));
     pull(&hub).good();
     let next = "f".repeat(40);
-    hub.move_branch(&next, "config.json", b"{}");
+    hub.move_branch(&next, "config.json", b"{ }");
     pull(&hub).good();
     finish(&mut client(&hub, &["pull", "org/tiny", "--revision", &next])).good();
     fs::write(hub.cached(&format!("blobs/{}.incomplete", "a".repeat(64))), "xyz").unwrap();
     let cache = |args: &[&str]| finish(&mut client(&hub, &[&["cache"], args].concat()));
     let listed = cache(&["ls", "--json"]).json();
     let repository = &listed["repositories"][0];
-    let size = 100_000 + "{\"model_type\": \"qwen3\"}".len() + 2 + 2;
+    let size = 100_000 + "{\"model_type\": \"qwen3\"}".len() + 3 + 2;
     assert_eq!((&repository["id"], &repository["size_on_disk"]), (&json!("org/tiny"), &json!(size)));
     assert_eq!((&repository["files"], &repository["incomplete_bytes"]), (&json!(4), &json!(3)));
     assert_eq!(repository["revisions"][1]["references"], json!(["main"]));
@@ -373,13 +457,19 @@ fn the_cache_is_listed_checked_and_cleaned() {
     let dry = cache(&["rm", &format!("org/tiny@{COMMIT}"), "--dry-run"]).good();
     assert!(dry.contains("would free 23 B") && hub.cached(&format!("snapshots/{COMMIT}")).exists(), "{dry}");
     let pruned = cache(&["prune"]).good();
-    assert!(pruned.contains(COMMIT) && pruned.contains("1 incomplete") && pruned.contains("26 bytes"), "{pruned}");
+    assert!(
+        pruned.contains(COMMIT) && pruned.contains("1 incomplete") && pruned.contains("26 bytes"),
+        "{pruned}"
+    );
     assert!(!hub.cached(&format!("snapshots/{COMMIT}")).exists());
     assert!(cache(&["verify", "org/tiny"]).good().contains("3 files are right"));
     let weights = hub.cached(&format!("blobs/{}", id_of("model.safetensors", &noise(100_000))));
     fs::write(&weights, vec![1; 100_000]).unwrap();
     let verified = cache(&["verify"]);
-    assert!(verified.code == Some(1) && verified.stdout.contains("model.safetensors: it should be sha256"), "{verified:?}");
+    assert!(
+        verified.code == Some(1) && verified.stdout.contains("model.safetensors: it should be sha256"),
+        "{verified:?}"
+    );
     cache(&["rm", "org/other"]).refused(&["org/other", "cache ls"]);
     cache(&["rm", "org/tiny@v9"]).refused(&["org/tiny@v9"]);
     cache(&["rm", "org/tiny@main"]).good();
@@ -421,7 +511,7 @@ fn the_fake_hub_of_the_issue() {
                 let (hub, cdn) = (port.to_string(), (port + 1).to_string());
                 let mut server = Command::new("python3");
                 server.arg(script).args(["--hub-port", &hub, "--cdn-port", &cdn, "--root"]).arg(root);
-                faults.iter().for_each(|fault| drop(server.args(["--fault", fault])));
+                server.args(faults.iter().flat_map(|fault| ["--fault", *fault]));
                 let mut server = match server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn() {
                     Ok(server) => server,
                     Err(error) => return eprintln!("skipped: there is no python3 ({error})"),

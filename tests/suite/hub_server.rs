@@ -74,7 +74,9 @@ pub fn id_of(path: &str, body: &[u8]) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect();
     match is_large(path) {
         true => hex(&Sha256::digest(body)),
-        false => hex(&Sha1::new().chain_update(format!("blob {}\0", body.len())).chain_update(body).finalize()),
+        false => {
+            hex(&Sha1::new().chain_update(format!("blob {}\0", body.len())).chain_update(body).finalize())
+        }
     }
 }
 
@@ -175,7 +177,8 @@ impl Shared {
                 Some(pairs.find(|(n, _)| n.eq_ignore_ascii_case(name))?.1.to_owned())
             };
             let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-            let range = header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+            let range =
+                header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
             let asked = {
                 let mut all = self.asked.lock().unwrap();
                 let before = all.iter().filter(|asked| asked.path == path && asked.on_cdn == on_cdn).count();
@@ -244,8 +247,9 @@ pub fn ranged(body: &[u8], from: usize) -> Answer {
     match from {
         0 => Answer::of(200, body),
         from if from >= size => Answer::of(416, "").with("Content-Range", format!("bytes */{size}")),
-        from => Answer::of(206, &body[from..])
-            .with("Content-Range", format!("bytes {from}-{}/{size}", size - 1)),
+        from => {
+            Answer::of(206, &body[from..]).with("Content-Range", format!("bytes {from}-{}/{size}", size - 1))
+        }
     }
 }
 
