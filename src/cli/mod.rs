@@ -72,6 +72,8 @@ mod text;
 mod timeline;
 mod tokenize;
 mod verify;
+#[cfg(feature = "hub")]
+mod versions;
 
 // Modules that a later step puts another file in the place of.
 #[cfg(feature = "step5")]
@@ -157,6 +159,8 @@ enum Command {
     Pull(pull::Args),
     #[cfg(feature = "hub")]
     Cache(hub_cache::Args),
+    #[cfg(feature = "hub")]
+    Versions(versions::Args),
 }
 
 impl Command {
@@ -184,7 +188,7 @@ const LATER: [(&str, &[&str]); 6] = [
     ("step5", &["kernels"]),
     ("step9", &["quantize", "compare"]),
     ("serve", &["serve", "chat"]),
-    ("hub", &["pull", "cache"]),
+    ("hub", &["pull", "cache", "versions"]),
 ];
 
 /// `stairwell` alone: clap shows the help.
@@ -261,6 +265,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pull(args) => pull::run(args)?,
         #[cfg(feature = "hub")]
         Command::Cache(args) => return Ok(hub_cache::run(args)?),
+        #[cfg(feature = "hub")]
+        Command::Versions(args) => versions::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

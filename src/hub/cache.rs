@@ -151,13 +151,17 @@ impl Repository {
     }
 }
 
+/// Makes a link; the target need not be there.
+///
+/// # Errors
+/// Those of the system.
 #[cfg(unix)]
-fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+pub fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, link)
 }
 
 #[cfg(windows)]
-fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+pub fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_file(target, link)
 }
 

@@ -128,6 +128,20 @@ pub enum HubError {
     /// The operating system refused.
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
+    /// A version that is not in the store.
+    #[error("{name}@{version}: there is no such version in {store}; of {name} there are: {}", or_none(known))]
+    NoVersion { name: String, version: String, known: String, store: PathBuf },
+    /// A version that is there already, or a tag of its name.
+    #[error(
+        "{name}@{version}: this version is there already, and versions never change; choose another name"
+    )]
+    VersionExists { name: String, version: String },
+    /// A name that no version, tag or model of the store can have.
+    #[error("'{name}': a name here has letters, digits, '-', '_' and '.', and is not one that is in use")]
+    BadVersionName { name: String },
+    /// The demo model, which is no folder.
+    #[error("{name}: there are no files to save; give a model by --model")]
+    NothingToSave { name: String },
     /// Files that are in the cache and can't be a model.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
@@ -137,6 +151,10 @@ pub enum HubError {
 fn token_hint(sent: bool, which: &str) -> String {
     let what = if sent { "The token that was sent does not open it" } else { "No token was sent" };
     format!("{what}: set HF_TOKEN to {which}, or log in with: hf auth login")
+}
+
+fn or_none(known: &str) -> &str {
+    if known.is_empty() { "none" } else { known }
 }
 
 impl HubError {

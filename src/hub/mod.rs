@@ -12,6 +12,7 @@
 //! - `api`, `select`: what a repository holds, and what of it is fetched.
 //! - `blob_id`, `lock`, `cache`, `download`, `pull`: bytes into blobs, blobs into a snapshot.
 //! - `scan`, `clean`, `verify`: what is in the cache, and how it is deleted and checked.
+//! - [`versions`]: models that a user keeps under names of his own.
 
 mod address;
 mod api;
@@ -28,6 +29,7 @@ mod pull;
 mod scan;
 mod select;
 mod verify;
+pub mod versions;
 
 pub use blob_id::BlobId;
 pub use clean::{Deletion, prune, remove};
@@ -50,7 +52,8 @@ pub trait Watch: Sync {
     fn note(&self, text: &str);
 }
 
-/// The directory that `model` names: a path, or a model in the cache, or one that is fetched into it.
+/// The directory that `model` names: a path, or a version that was saved (`NAME@V`), or a model in the cache, or one that is fetched into
+/// it.
 ///
 /// A model that the cache holds whole is taken as it is, and the hub is not asked whether its branch has moved: [`pull`] does that.
 ///
@@ -64,6 +67,12 @@ pub fn locate(
 ) -> Result<Directory> {
     if let Some(directory) = locate_path(model)? {
         return Ok(directory);
+    }
+    if let Some((name, version)) = model.split_once('@').filter(|_| revision.is_none()) {
+        let store = versions::Store::of_environment();
+        if store.has(name) {
+            return Ok(Directory::at(store.directory(&store.find(name, version)?))?);
+        }
     }
     let name = ModelName::parse(model, revision)?;
     let (found, not_cached) = match cached_snapshot(&environment.cache, &name) {

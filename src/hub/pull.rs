@@ -64,38 +64,53 @@ pub fn pull(
     let files = api.files(&commit)?;
     let files = select(&model.id(), &files, &options.include, &|file| api.read(&commit, file))?;
     let repository = Repository::new(&environment.cache, model, environment.no_symlinks);
-    let lock = repository.pull_lock();
-    let missing = missing(&repository, &commit, &files, options.force);
-    check_space(&repository, &missing, options.force)?;
-    let _in_use = Lock::shared(&lock).map_err(HubError::io(&lock))?;
-    let made = repository.make_folders()?;
-    let total = missing.iter().map(|file| file.size).sum();
-    let done = if options.force { 0 } else { missing.iter().map(|file| repository.come(file)).sum() };
-    watch.begin(total, done);
-    let stop = AtomicBool::new(false);
-    let download = Download {
-        api: &api,
-        repository: &repository,
-        commit: &commit,
-        force: options.force,
-        timeout: environment.download_timeout,
-        watch,
-        stop: &stop,
-    };
-    let (fetched, failed) = fetch_all(&download, &missing);
-    if let Some(error) = failed {
-        if matches!(error, HubError::DiskFull { .. }) {
-            fetched.iter().for_each(|file| take_back(&repository, file));
-            // Folders that hold something by now stay.
-            made.iter().rev().for_each(|folder| drop(fs::remove_dir(folder)));
+    let find_missing = || missing(&repository, &commit, &files, options.force);
+    let missing = find_missing();
+    // A model that is there whole takes no lock, so that it is found in a cache that may not be written.
+    let is_whole = missing.is_empty() && files.iter().all(|file| repository.has_in_snapshot(&commit, file));
+    let fetched = match is_whole {
+        true => 0,
+        false => {
+            check_space(&repository, &missing, options.force)?;
+            let lock = repository.pull_lock();
+            let _in_use = Lock::shared(&lock).map_err(HubError::io(&lock))?;
+            // From here on nothing is deleted by others; until here it may have been.
+            let missing = find_missing();
+            let download = Download {
+                api: &api,
+                repository: &repository,
+                commit: &commit,
+                force: options.force,
+                timeout: environment.download_timeout,
+                watch,
+                stop: &AtomicBool::new(false),
+            };
+            let fetched = fetch_or_take_back(&download, &missing)?;
+            link_all(&repository, &commit, &files)?;
+            fetched
         }
-        return Err(error);
-    }
-    link_all(&repository, &commit, &files)?;
+    };
     repository.set_reference(model.revision(), &commit)?;
     let bytes = files.iter().map(|file| file.size).sum();
     let snapshot = repository.snapshot(&commit);
-    Ok(Pulled { commit, snapshot, files: files.len(), bytes, fetched: fetched.len() })
+    Ok(Pulled { commit, snapshot, files: files.len(), bytes, fetched })
+}
+
+/// Fetches what is missing, and says how many files that were. A full disk gets back all that this pull took.
+fn fetch_or_take_back(download: &Download, missing: &[RemoteFile]) -> Result<usize> {
+    let Download { repository, watch, force, .. } = *download;
+    let made = repository.make_folders()?;
+    let total = missing.iter().map(|file| file.size).sum();
+    let done = if force { 0 } else { missing.iter().map(|file| repository.come(file)).sum() };
+    watch.begin(total, done);
+    let (fetched, failed) = fetch_all(download, missing);
+    let Some(error) = failed else { return Ok(fetched.len()) };
+    if matches!(error, HubError::DiskFull { .. }) {
+        fetched.iter().for_each(|file| take_back(repository, file));
+        // Folders that hold something by now stay.
+        made.iter().rev().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+    Err(error)
 }
 
 /// What the cache has, for who may not use the network.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::{fmt, fs};
 
 /// Small files that a load reads, if they are there.
-const SMALL: [&str; 14] = [
+pub const SMALL: [&str; 14] = [
     "config.json",
     "generation_config.json",
     "quantize_config.json",

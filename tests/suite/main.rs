@@ -124,4 +124,8 @@ mod torch_writer;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(feature = "hub")]
+mod hub_lies;
+#[cfg(feature = "hub")]
 mod hub_server;
+#[cfg(feature = "hub")]
+mod versions;
