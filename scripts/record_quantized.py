@@ -179,26 +179,28 @@ def main():
         held = resident("--model", folder / "int4") - resident()
     step = {name: statistics.median(all) for name, all in steps.items()}
     prompt = {name: statistics.median(all) for name, all in prompts.items()}
-    formats = {
-        name: {
-            "weight_bytes_per_step": read[name],
-            "step_seconds": significant(step[name]),
+    formats = [
+        {
+            "format": name,
+            "megabytes_per_step": significant(read[name] / 1e6),
+            "step_milliseconds": significant(step[name] * 1e3),
             "decode_over_bf16": significant(step["bf16"] / step[name]),
+            "asked": ASKED.get(name),
             "prompt_of_512_seconds": significant(prompt[name]),
             "prefill_over_bf16": significant(prompt["bf16"] / prompt[name]),
+            "int8": distance[name] and {key: significant(value) for key, value in distance[name].items()},
         }
-        | ({"int8": {key: significant(value) for key, value in distance[name].items()}} if distance[name] else {})
         for name in steps
-    }
+    ]
     # The table of tokens and the norms are bf16, and resident too as far as they are read.
     memory = {"packed_bytes": sizes["packed"], "dense_bytes": sizes["dense"], "resident_bytes": held, "resident_over_file": significant(held / sum(sizes.values()))}
     result = {"command": "python3 scripts/record_quantized.py", "machine": machine(), "rounds": rounds, "formats": formats, "int4": memory}
     OUT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{'':20} {'bytes a step':>12} {'step':>9} {'of bf16':>8} {'asked':>6} {'512 tokens':>11} {'of bf16':>8}")
-    for name, f in formats.items():
-        asked = ASKED.get(name, "")
-        far = f", mean KL {f['int8']['mean_kl']:.2g}" if "int8" in f else ""
-        print(f"{name:20} {f['weight_bytes_per_step'] / 1e6:9.0f} MB {f['step_seconds'] * 1e3:6.1f} ms {f['decode_over_bf16']:8.2f} {asked:>6} {f['prompt_of_512_seconds']:9.2f} s {f['prefill_over_bf16']:8.2f}{far}")
+    for f in formats:
+        far = f", mean KL {f['int8']['mean_kl']:.2g}" if f["int8"] else ""
+        decode, prefill = f"{f['step_milliseconds']:6.1f} ms {f['decode_over_bf16']:8.2f}", f"{f['prompt_of_512_seconds']:9.2f} s {f['prefill_over_bf16']:8.2f}"
+        print(f"{f['format']:20} {f['megabytes_per_step']:9.0f} MB {decode} {f['asked'] or '':>6} {prefill}{far}")
     print(f"int4 file: {sum(sizes.values()) / 1e6:.0f} MB, resident {held / 1e6:.0f} MB")
 
 

@@ -24,6 +24,9 @@ pub enum Error {
     /// Sampling parameters, or logits that can't be sampled.
     #[error(transparent)]
     Sampling(#[from] crate::sampling::SamplingError),
+    /// The hub, or its cache. (Feature `hub`: `hub::HubError`.)
+    #[error(transparent)]
+    Hub(Box<dyn std::error::Error + Send + Sync>),
     /// A request that the model can't serve: empty, too long, or with an unknown token.
     #[error("{0}")]
     Request(String),

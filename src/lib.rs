@@ -76,6 +76,10 @@ pub mod parallel;
 #[cfg(feature = "quantized")]
 pub mod quant;
 
+// Models by name: download, cache. It needs no step but the first.
+#[cfg(feature = "hub")]
+pub mod hub;
+
 // Step 8: OpenAI's API over the engine.
 #[cfg(feature = "serve")]
 pub mod server;

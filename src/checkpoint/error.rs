@@ -18,7 +18,7 @@ pub enum CheckpointError {
     /// The path does not exist, and no model of that id is in the local Hugging Face cache.
     #[error(
         "model {model}: there is no such directory, and no such model in the Hugging Face cache at {cache}. \
-         stairwell does not download yet; fetch it with: hf download {model}"
+         Fetch it with: stairwell pull {model} (a build with --features hub), or with: hf download {model}"
     )]
     NotCached { model: String, cache: PathBuf },
     /// The model is in the cache, the revision is not.
@@ -26,6 +26,9 @@ pub enum CheckpointError {
         "revision {revision}: {model} is in the cache at {cache}, but not this revision. Cached: {known}"
     )]
     NoSuchRevision { model: String, revision: String, cache: PathBuf, known: String },
+    /// A revision that can't be one.
+    #[error("revision {revision}: {why}")]
+    BadRevision { revision: String, why: &'static str },
     /// The model's name is that of a file.
     #[error(
         "model {path}: this is a file, and no GGUF file; give the directory that holds config.json and the .safetensors files"
@@ -129,7 +132,7 @@ impl CheckpointError {
         // These messages begin with their field.
         let field = match self {
             NoSuchDirectory { .. } | NotCached { .. } | NotADirectory { .. } => "model",
-            NoSuchRevision { .. } => "revision",
+            NoSuchRevision { .. } | BadRevision { .. } => "revision",
             Names(mismatch) => return mismatch.words(),
             _ => return self.to_string().into(),
         };

@@ -1,73 +1,89 @@
-//! From what `--model` says to a directory, or to a GGUF file: a path, or the id of a model in the local Hugging Face cache.
+//! From what `--model` says to a directory, or to a GGUF file: a path, or the name of a model in the local Hugging Face cache.
 //!
 //! The cache's layout, as huggingface_hub writes it (`constants.py`, `file_download.py`):
 //! `$HF_HUB_CACHE/models--ORG--NAME/refs/main` holds a commit id, `snapshots/<commit id>/` the files.
 //! `HF_HUB_CACHE`, or `HUGGINGFACE_HUB_CACHE` as it was called before, defaults to `$HF_HOME/hub`, and `HF_HOME` to
 //! `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
 
-use super::{CheckpointError, Directory, Result};
+use super::{CheckpointError, Directory, ModelName, Result};
 use crate::files;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
+
+/// Looks up a variable of the environment.
+pub type Variable<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The directory that `model` names.
 ///
 /// # Errors
 /// [`CheckpointError`], naming the path or the id.
 pub fn locate(model: &str, revision: Option<&str>) -> Result<Directory> {
+    if let Some(directory) = locate_path(model)? {
+        return Ok(directory);
+    }
+    let cache = hub_cache(&|name| env::var_os(name));
+    Directory::at(cached_snapshot(&cache, &ModelName::parse(model, revision)?)?)
+}
+
+/// The directory or the GGUF file of this path; `None` if there is no such path, so that `model` may be a name.
+///
+/// # Errors
+/// For a path of something else.
+pub fn locate_path(model: &str) -> Result<Option<Directory>> {
     let path = Path::new(model);
     if path.is_dir() || path.is_file() {
-        return Directory::at(path.to_owned());
+        return Directory::at(path.to_owned()).map(Some);
     }
-    in_hub_cache(&hub_cache(|name| env::var_os(name)), model, revision)
+    Ok(None)
 }
 
-/// The cache's folder by the rules of huggingface_hub; `var` looks up a variable of the environment.
-fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
-    let home = var("HOME").map(PathBuf::from).or_else(env::home_dir).unwrap_or_default();
-    let path = |name: &str| Some(expanded(var(name).filter(|v| !v.is_empty())?, &home, &var));
-    let hf_home = || {
-        let cache_home = path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
-        path("HF_HOME").unwrap_or_else(|| cache_home.join("huggingface"))
-    };
-    path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| hf_home().join("hub"))
+/// The cache's folder by the rules of huggingface_hub.
+pub fn hub_cache(var: Variable) -> PathBuf {
+    let path = |name| hub_path(name, var);
+    path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| hf_home(var).join("hub"))
 }
 
-/// A path with `~`, `$NAME` and `${NAME}` replaced; what has no value stays as it is, as in Python's `expanduser` and `expandvars`.
-fn expanded(path: OsString, home: &Path, var: impl Fn(&str) -> Option<OsString>) -> PathBuf {
-    let Some(text) = path.to_str() else { return path.into() };
-    let value = |name: &str| var(name)?.into_string().ok();
-    PathBuf::from(&*shellexpand::full_with_context_no_errors(text, || home.to_str(), value))
+/// Hugging Face's own folder: the cache and the token are in it.
+pub fn hf_home(var: Variable) -> PathBuf {
+    let cache_home = || hub_path("XDG_CACHE_HOME", var).unwrap_or_else(|| user_home(var).join(".cache"));
+    hub_path("HF_HOME", var).unwrap_or_else(|| cache_home().join("huggingface"))
 }
 
-fn in_hub_cache(cache: &Path, model: &str, revision: Option<&str>) -> Result<Directory> {
-    if !is_hub_id(model) {
-        return Err(CheckpointError::NoSuchDirectory { model: model.into() });
-    }
-    let folder = cache.join(format!("models--{}", model.replace('/', "--")));
+/// A variable's path with `~`, `$NAME` and `${NAME}` replaced; what has no value stays as it is, as in Python's `expanduser` and
+/// `expandvars`.
+pub fn hub_path(name: &str, var: Variable) -> Option<PathBuf> {
+    let path = var(name).filter(|v| !v.is_empty())?;
+    let Some(text) = path.to_str() else { return Some(path.into()) };
+    let (home, value) = (user_home(var), |name: &str| var(name)?.into_string().ok());
+    Some(PathBuf::from(&*shellexpand::full_with_context_no_errors(text, || home.to_str(), value)))
+}
+
+fn user_home(var: Variable) -> PathBuf {
+    var("HOME").map(PathBuf::from).or_else(env::home_dir).unwrap_or_default()
+}
+
+/// The folder of a model's files in the cache. They may be there in part.
+///
+/// # Errors
+/// [`CheckpointError::NotCached`], [`CheckpointError::NoSuchRevision`].
+pub fn cached_snapshot(cache: &Path, name: &ModelName) -> Result<PathBuf> {
+    let folder = cache.join(name.folder());
     if !folder.is_dir() {
-        return Err(CheckpointError::NotCached { model: model.into(), cache: cache.into() });
+        return Err(CheckpointError::NotCached { model: name.id(), cache: cache.into() });
     }
-    let revision = revision.unwrap_or("main");
+    let revision = name.revision();
     // A revision is a branch or tag (a file in refs/ that holds the commit) or a commit itself.
     let read = files::read(&folder.join("refs").join(revision), 4096).ok();
     let commit = read.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| revision.to_owned());
-    let snapshots = folder.join("snapshots");
-    let snapshot = snapshots.join(commit.trim());
-    if snapshot.is_dir() && !commit.trim().is_empty() {
-        return Directory::at(snapshot);
+    let (commit, snapshots) = (commit.trim(), folder.join("snapshots"));
+    let snapshot = snapshots.join(commit);
+    if snapshot.is_dir() && !commit.is_empty() && !commit.contains(['/', '\\']) && commit != ".." {
+        return Ok(snapshot);
     }
     let known = [names_in(&folder.join("refs")), names_in(&snapshots)].concat().join(", ");
-    let (model, revision) = (model.to_owned(), revision.to_owned());
+    let (model, revision) = (name.id(), revision.to_owned());
     Err(CheckpointError::NoSuchRevision { model, revision, cache: cache.into(), known })
-}
-
-/// `NAME` or `ORG/NAME`, as the hub allows them.
-fn is_hub_id(model: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed);
-    model.split('/').count() <= 2 && model.split('/').all(part)
 }
 
 fn names_in(dir: &Path) -> Vec<String> {
@@ -86,15 +102,16 @@ mod tests {
         fs::create_dir_all(folder.join("refs")).unwrap();
         fs::create_dir_all(folder.join("snapshots/abc123")).unwrap();
         fs::write(folder.join("refs/main"), "abc123\n").unwrap();
-        let find = |model, revision| in_hub_cache(cache.path(), model, revision);
+        let find = |model, revision| cached_snapshot(cache.path(), &ModelName::parse(model, revision)?);
         for revision in [None, Some("main"), Some("abc123")] {
-            assert!(find("org/tiny-1", revision).unwrap().root().ends_with("snapshots/abc123"));
+            assert!(find("org/tiny-1", revision).unwrap().ends_with("snapshots/abc123"));
         }
         let e = find("org/tiny-1", Some("v2")).unwrap_err().to_string();
         assert!(e.contains("v2") && e.contains("main") && e.contains("abc123"), "{e}");
         let e = find("org/other", None).unwrap_err().to_string();
         assert!(e.contains("org/other") && e.contains("hf download"), "{e}");
-        assert!(find("../org/tiny-1", None).is_err() && find("a/b/c", None).is_err());
+        fs::write(folder.join("refs/evil"), "../../..").unwrap();
+        assert!(find("org/tiny-1", Some("evil")).is_err());
     }
 
     #[test]
@@ -102,7 +119,7 @@ mod tests {
         let cache = |vars: &[(&str, &str)]| {
             let var =
                 |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-            hub_cache(var).to_str().unwrap().to_owned()
+            hub_cache(&var).to_str().unwrap().to_owned()
         };
         let home = ("HOME", "/h");
         for (vars, want) in [

@@ -22,6 +22,7 @@ mod load_format;
 mod locate;
 #[cfg(feature = "quantized")]
 mod mistral;
+mod model_name;
 mod names;
 #[cfg(feature = "quantized")]
 mod pickle;
@@ -39,7 +40,8 @@ pub use gguf::Gguf;
 pub use header::{Header, TensorInfo};
 pub use index::Index;
 pub use load_format::LoadFormat;
-pub use locate::locate;
+pub use locate::{Variable, cached_snapshot, hf_home, hub_cache, hub_path, locate, locate_path};
+pub use model_name::ModelName;
 pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 #[cfg(feature = "quantized")]
 pub use pickle::shards as torch_shards;

@@ -47,6 +47,8 @@ mod engine_args;
 #[cfg(feature = "step3")]
 mod engine_stats;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub_cache;
 mod inspect;
 #[cfg(feature = "step5")]
 mod kernels;
@@ -61,6 +63,8 @@ mod numbers;
 mod paged_args;
 #[cfg(feature = "step4")]
 mod plan;
+#[cfg(feature = "hub")]
+mod pull;
 #[cfg(feature = "quantized")]
 mod quantize;
 mod render_chat;
@@ -73,6 +77,8 @@ mod text;
 mod timeline;
 mod tokenize;
 mod verify;
+#[cfg(feature = "hub")]
+mod versions;
 
 // Modules that a later step puts another file in the place of.
 #[cfg(feature = "step5")]
@@ -80,6 +86,11 @@ mod gpu_args;
 #[cfg(not(feature = "step5"))]
 #[path = "no_gpu.rs"]
 mod gpu_args;
+#[cfg(feature = "hub")]
+mod hub_args;
+#[cfg(not(feature = "hub"))]
+#[path = "no_hub.rs"]
+mod hub_args;
 #[cfg(feature = "step3")]
 mod one_request;
 #[cfg(not(feature = "step3"))]
@@ -149,6 +160,12 @@ enum Command {
     Serve(Box<serve::Args>),
     #[cfg(feature = "serve")]
     Chat(Box<chat::Args>),
+    #[cfg(feature = "hub")]
+    Pull(pull::Args),
+    #[cfg(feature = "hub")]
+    Cache(hub_cache::Args),
+    #[cfg(feature = "hub")]
+    Versions(versions::Args),
 }
 
 impl Command {
@@ -170,12 +187,13 @@ impl Command {
 }
 
 /// Commands that later steps bring.
-const LATER: [(&str, &[&str]); 5] = [
+const LATER: [(&str, &[&str]); 6] = [
     ("step3", &["batch", "bench", "timeline"]),
     ("step4", &["plan", "blocks"]),
     ("step5", &["kernels"]),
     ("step9", &["quantize", "compare"]),
     ("serve", &["serve", "chat"]),
+    ("hub", &["pull", "cache", "versions"]),
 ];
 
 /// `stairwell` alone: clap shows the help.
@@ -248,6 +266,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => return Ok(serve::run(*args)?),
         #[cfg(feature = "serve")]
         Command::Chat(args) => return Ok(chat::run(*args)?),
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => pull::run(args)?,
+        #[cfg(feature = "hub")]
+        Command::Cache(args) => return Ok(hub_cache::run(args)?),
+        #[cfg(feature = "hub")]
+        Command::Versions(args) => versions::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

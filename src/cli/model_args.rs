@@ -1,11 +1,11 @@
 //! Flags that name a model and say how to load it.
 
-use super::{gpu_args::GpuArgs, terminal::Progress};
+use super::{gpu_args::GpuArgs, hub_args::HubArgs, terminal::Progress};
 use clap::{Args, ValueEnum};
 use stairwell::{
     attention::KvOptions,
     backend::cpu::{self, Cpu},
-    checkpoint::{Directory, LoadRules, locate},
+    checkpoint::{Directory, LoadRules},
     config::{ModelConfig, Quantization},
     demo,
     error::{Error, Result},
@@ -20,15 +20,18 @@ use std::path::PathBuf;
 /// Which model.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Checkpoint directory, GGUF file, or the id of a model in the local Hugging Face cache (ORG/NAME). Default: the built-in demo model
+    /// Checkpoint directory, GGUF file, or a model's name on the Hugging Face hub (ORG/NAME, or ORG/NAME@REVISION), which is looked for in
+    /// the local cache and fetched into it. Default: the built-in demo model
     #[arg(long, value_name = "DIR")]
     pub model: Option<String>,
-    /// Branch, tag or commit of a cached model
+    /// Branch, tag or commit of a model by name
     #[arg(long, requires = "model")]
     pub revision: Option<String>,
     /// Whose steps the tokenizer takes where the two differ [default: class]
     #[arg(long, value_enum, value_name = "SOURCE")]
     pub tokenizer_from: Option<StepsFrom>,
+    #[command(flatten)]
+    pub hub: HubArgs,
 }
 
 /// How to load it.
@@ -90,7 +93,7 @@ impl ModelArgs {
     /// The directory that `--model` names, or the demo.
     pub fn directory(&self) -> Result<Directory> {
         match &self.model {
-            Some(model) => Ok(locate(model, self.revision.as_deref())?),
+            Some(model) => self.hub.locate(model, self.revision.as_deref()),
             None => Ok(demo::directory()),
         }
     }

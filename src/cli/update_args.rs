@@ -3,7 +3,7 @@
 use super::engine_args::{LocalEngine, WeightUpdate};
 use super::model_args::{LoadArgs, inputs};
 use clap::Args;
-use stairwell::checkpoint::{StateDict, locate};
+use stairwell::checkpoint::StateDict;
 use stairwell::error::{Error, Result};
 use stairwell::{engine::PauseMode, files::check_outputs};
 use std::path::Path;
@@ -30,7 +30,7 @@ impl UpdateArgs {
     /// If it can't be opened, or an output is a file of it.
     pub fn open(&self, load: &LoadArgs, outputs: &[(&str, &Path)]) -> Result<Option<WeightUpdate>> {
         let (Some(model), Some(after)) = (&self.update_weights, self.update_after) else { return Ok(None) };
-        let directory = locate(model, None)?;
+        let directory = load.model.hub.locate(model, None)?;
         let directory = if load.no_mmap { directory.unmapped() } else { directory };
         check_outputs(outputs, &inputs(&directory))?;
         let weights = StateDict::open(&directory)?;

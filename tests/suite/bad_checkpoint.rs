@@ -49,7 +49,7 @@ fn a_hub_id_that_is_not_cached() {
     ran.refused(&[
         "Qwen/Qwen3-0.6B",
         cache.path().to_str().unwrap(),
-        "does not download yet",
+        "stairwell pull Qwen/Qwen3-0.6B",
         "hf download Qwen/Qwen3-0.6B",
     ]);
 }

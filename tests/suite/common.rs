@@ -244,11 +244,15 @@ pub struct Ran {
     pub stderr: String,
 }
 
-/// The program, with no Hugging Face cache but what the test sets.
+/// The program, with no Hugging Face cache and no network but what the test sets.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stairwell"));
     let nowhere = concat!(env!("CARGO_TARGET_TMPDIR"), "/no-such-cache");
-    command.env("HF_HOME", nowhere).env_remove("HF_HUB_CACHE").env_remove("NO_COLOR");
+    command
+        .env("HF_HOME", nowhere)
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("NO_COLOR")
+        .env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -133,3 +133,13 @@ mod step9_device;
 mod torch_files;
 #[cfg(feature = "quantized")]
 mod torch_writer;
+
+// Models by name.
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_lies;
+#[cfg(feature = "hub")]
+mod hub_server;
+#[cfg(feature = "hub")]
+mod versions;

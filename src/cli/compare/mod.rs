@@ -8,12 +8,13 @@ mod plot;
 mod quality;
 
 use super::divergence::Divergence;
+use super::hub_args::HubArgs;
 use super::model_args::Activations;
-use super::terminal::{human_bytes, json_line, print, table};
+use super::terminal::{human_bytes, in_flags, json_line, print, table};
 use measure::Measured;
 use serde::Serialize;
 use stairwell::error::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs, process::Command};
 
 /// Compare checkpoints of one model: memory, speed, and how far their logits are from the first one's
@@ -48,6 +49,8 @@ pub struct Args {
     measure: Option<String>,
     #[arg(long, value_name = "FILE", hide = true)]
     logits: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
 }
 
 /// One model.
@@ -93,13 +96,18 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-fn compare(args: &Args, directory: &std::path::Path) -> Result<Vec<Row>> {
+fn compare(args: &Args, directory: &Path) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     let reference = directory.join("0.safetensors");
     for (i, model) in args.models.iter().enumerate() {
         let logits = directory.join(format!("{i}.safetensors"));
         let mut row = Row { model: model.clone(), error: None, measured: None, quality: None };
-        match apart(args, model, &logits)? {
+        // The process that measures gets the folder, so that one place makes a folder of a name.
+        let measured = match args.hub.locate(model, None) {
+            Ok(directory) => apart(args, &directory.root(), &logits)?,
+            Err(error) => Err(in_flags(&error)),
+        };
+        match measured {
             Err(error) => row.error = Some(error),
             Ok(measured) => {
                 match rows.first().and_then(|first| first.measured.as_ref()) {
@@ -121,12 +129,11 @@ fn compare(args: &Args, directory: &std::path::Path) -> Result<Vec<Row>> {
 }
 
 /// Measures a model in a process of its own: what it printed, or why it failed.
-fn apart(args: &Args, model: &str, logits: &std::path::Path) -> Result<Result<Measured, String>> {
+fn apart(args: &Args, model: &Path, logits: &Path) -> Result<Result<Measured, String>> {
     let program = env::current_exe().map_err(|error| Error::Io { path: "this program".into(), error })?;
     let mut command = Command::new(&program);
-    command
-        .args(["compare", "--measure", model, "--tokens", &args.tokens.to_string(), "--logits"])
-        .arg(logits);
+    command.args(["compare", "--tokens", &args.tokens.to_string(), "--measure"]).arg(model);
+    command.arg("--logits").arg(logits);
     if args.act_dtype == Activations::Int8 {
         command.args(["--act-dtype", "int8"]);
     }
