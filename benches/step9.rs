@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --features step9 --bench step9                          # a table; a minute without a GPU, since every access is counted
-//! cargo bench --features step9 --bench step9 -- --out results.json    # and as JSON: scripts/record_step9.py keeps it
+//! cargo bench --features step9 --bench step9 -- --out results.json    # and as JSON
 //! ```
 //! Counters are the same on every machine. With a GPU there are three more columns: µs, bytes of codes and scales ÷ time, and that in parts of the
 //! bandwidth of a copy measured in the same run. Every weight and every number of x is 1, so a result is the number of inputs, and it is checked

@@ -11,8 +11,8 @@
 //          codes f16; four rows at a time                                                                 warp that reads it
 //   v3     tensor cores: W rewritten once into the tiles   4 + 16/128 + 8/128 = 4.19 for every 32 rows    one row: 31 of 32 rows of a tile
 //          that mma wants, the next ones on their way                                                     are zeros; x must be cast first
-//   v4     floats of 8 bits in blocks of 128 x 128: 16     8.13 for every 4 rows                          more rows: no tensor cores
-//          codes a read, pairs become f16 by shifts
+//   v4     floats of 8 bits in blocks of 128 x 128: 16     8.13 for every 4 rows                          x again for every 4 outputs; more
+//          codes a read, pairs become f16 by shifts                                                       rows: no tensor cores
 //
 // Other formats are multiplied by quant_rows.cu.
 //

@@ -1,11 +1,11 @@
 """What chapter 9 says of quality: `python scripts/record_step9.py` writes benches/results/step9.json.
 
-    cargo build --release --features step9       # first; `--features quantized` does as well
-    python scripts/record_step9.py               # a few minutes: `cargo bench` builds the counters of the kernels
+    cargo build --release --features step9       # first
+    python scripts/record_step9.py               # a few minutes
 
 It packs the demo model by every method of `stairwell quantize` and records, for each, the bytes of the layers' matrices, the error of each matrix's products on the inputs of
-the calibration text, how likely the model finds a text that it has not seen, and the story that it tells. The ladder of packed products on a device is
-counted by `cargo bench --features step9 --bench step9`. Nothing here is a time, so the machine may be busy. Standard library only.
+the calibration text, how likely the model finds a text that it has not seen, and the story that it tells. The kernels' counters are those of
+`kernels profile`. Nothing here is a time, so the machine may be busy. Standard library only.
 """
 
 import json
@@ -82,19 +82,34 @@ def same(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
+def profile(kernel, shape):
+    """The counters of a kernel, with the numbers of its shape as columns."""
+    report = json.loads(run("kernels", "profile", kernel, "--shape", shape, "--json"))
+    sites, read = report["sites"], report["read"]
+    numbers = {key: int(value) for key, value in (part.split("=") for part in report["shape"].split(","))}
+    requests = {memory: sum(site["requests"] for site in sites if site["memory"] == memory) for memory in ("global", "shared")}
+    counters = {
+        "kernel": kernel,
+        "requests": requests["global"],
+        "bytes_read": read["sector_bytes"],
+        "times_the_least": round(read["sector_bytes"] / read["least_bytes"], 3),
+        "bits": significant(8 * read["sector_bytes"] / (numbers["inputs"] * numbers["outputs"])),
+        "shared_requests": requests["shared"],
+        "bank_conflicts": report["bank_conflicts"],
+        "barriers": report["barriers"],
+    }
+    return {**counters, **numbers}
+
+
 def counted():
-    """The counters of the kernels: rows of the bench's sections, with the numbers of a shape as columns."""
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "out.json"
-        command = ["cargo", "bench", "--features", "step9", "--bench", "step9", "--", "--out", path]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    sections = {}
-    for row in rows:
-        numbers = {key: int(value) for key, value in (part.split("=") for part in row.pop("shape").split(","))}
-        row["bits"] = significant(8 * row["bytes_read"] / (numbers["inputs"] * numbers["outputs"]))
-        sections.setdefault(row.pop("section"), []).append({**row, **numbers})
-    return sections
+    """The ladder of packed products beside bf16, for one row and for 32, and FP8."""
+    size = "inputs=1024,outputs=1024"
+    ladder = [f"quant_matmul_v{version}_bf16" for version in range(4)]
+    return {
+        "ladder": [profile(kernel, f"rows={rows},{size},group_size=128") for rows in (1, 32) for kernel in ladder],
+        "dense": [profile("matmul_v3_bf16_bf16", f"rows={rows},{size}") for rows in (1, 32)],
+        "blocks": [profile("quant_matmul_v4_bf16", f"rows={rows},{size}") for rows in (1, 4)],
+    }
 
 
 def main():
