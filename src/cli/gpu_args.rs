@@ -1,8 +1,9 @@
 //! Flags of step 5: how a model runs on a GPU, real or simulated.
 
-use super::model_args::{Arithmetic, LoadArgs};
+use super::model_args::{Activations, Arithmetic, LoadArgs};
 use clap::Args;
 use stairwell::backend::cuda::{AttentionVersion, CudaOptions, VERSIONS};
+use stairwell::error::{Error, Result};
 use stairwell::tensor::DType;
 
 /// How it runs on a device.
@@ -44,6 +45,21 @@ impl GpuArgs {
     /// The number of the version that is asked for; the last one counts.
     fn version(&self, kernel: &str) -> Option<usize> {
         self.kernel.iter().rev().find(|(name, _)| *name == kernel).map(|(_, number)| *number)
+    }
+
+    /// Refuses flags that only the CPU knows.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], with the flag.
+    pub fn check(&self, load: &LoadArgs) -> Result<()> {
+        match load.act_dtype {
+            Activations::Auto => Ok(()),
+            Activations::Int8 => {
+                let message =
+                    "--act-dtype int8: only the CPU multiplies so; leave it out, or give --device cpu";
+                Err(Error::Usage(message.into()))
+            }
+        }
     }
 
     /// The flags as options.

@@ -23,7 +23,7 @@ macro_rules! on_device {
                 $run
             }
             Some($machine) => {
-                $load.check_for_device()?;
+                $on.gpu.check(&$load)?;
                 $run
             }
         }

@@ -210,21 +210,6 @@ impl LoadArgs {
         Ok(Cpu::default().with_arithmetic(arithmetic).with_int8_activations(int8))
     }
 
-    /// Refuses flags that only the CPU knows.
-    ///
-    /// # Errors
-    /// [`Error::Usage`], with the flag.
-    pub fn check_for_device(&self) -> Result<()> {
-        match self.act_dtype {
-            Activations::Auto => Ok(()),
-            Activations::Int8 => {
-                let message =
-                    "--act-dtype int8: only the CPU multiplies so; leave it out, or give --device cpu";
-                Err(Error::Usage(message.into()))
-            }
-        }
-    }
-
     /// The default rules and `--skip-substr`.
     pub fn rules(&self) -> LoadRules {
         let mut rules = LoadRules::default();
