@@ -55,7 +55,7 @@ pub trait Watch: Sync {
 /// The directory that `model` names: a path, or a version that was saved (`NAME@V`), or a model in the cache, or one that is fetched into
 /// it.
 ///
-/// A model that the cache holds whole is taken as it is, and the hub is not asked whether its branch has moved: [`pull`] does that.
+/// A model that the cache holds whole is taken as it is, and the hub is not asked whether its branch has moved: [`pull()`] does that.
 ///
 /// # Errors
 /// [`HubError`].

@@ -4,7 +4,10 @@ use super::common::{finish, shared};
 use super::hub::{assert_whole, client, files, noise, pull};
 use super::hub_server::{Answer, Asked, COMMIT, Hub, id_of, ranged};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -216,23 +219,11 @@ fn the_fake_hub_of_the_issue() {
         (&["gated"], &["gated"]),
     ];
     thread::scope(|scope| {
-        for (number, (faults, parts)) in cases.into_iter().enumerate() {
+        for (faults, parts) in cases {
             let (script, root) = (&script, root.path());
             scope.spawn(move || {
-                let port = 20_000 + std::process::id() as usize % 20_000 + 2 * number;
-                let (hub, cdn) = (port.to_string(), (port + 1).to_string());
-                let mut server = Command::new("python3");
-                server.arg(script).args(["--hub-port", &hub, "--cdn-port", &cdn, "--root"]).arg(root);
-                server.args(faults.iter().flat_map(|fault| ["--fault", *fault]));
-                let mut server = match server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn() {
-                    Ok(server) => server,
-                    Err(error) => return eprintln!("skipped: there is no python3 ({error})"),
-                };
-                let mut ready = String::new();
-                let stdout = server.stdout.take().unwrap();
-                std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut ready).unwrap();
+                let Some((mut server, endpoint)) = fake_hub(script, root, faults) else { return };
                 let client_side = Hub::new(&[]);
-                let endpoint = format!("http://127.0.0.1:{port}");
                 let ran = finish(client(&client_side, &["pull", "org/tiny"]).env("HF_ENDPOINT", endpoint));
                 server.kill().unwrap();
                 server.wait().unwrap();
@@ -246,4 +237,29 @@ fn the_fake_hub_of_the_issue() {
             });
         }
     });
+}
+
+/// Starts the hub on two ports that are free; another process may take them meanwhile, and then it is tried again.
+fn fake_hub(script: &Path, root: &Path, faults: &[&str]) -> Option<(Child, String)> {
+    for _ in 0..10 {
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [hub, cdn] = free.map(|listener| listener.local_addr().unwrap().port().to_string());
+        let mut server = Command::new("python3");
+        server.arg(script).args(["--hub-port", &hub, "--cdn-port", &cdn, "--root"]).arg(root);
+        server.args(faults.iter().flat_map(|fault| ["--fault", *fault]));
+        let mut server = match server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn() {
+            Ok(server) => server,
+            Err(error) => {
+                eprintln!("skipped: there is no python3 ({error})");
+                return None;
+            }
+        };
+        let mut ready = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        if ready == "ready\n" {
+            return Some((server, format!("http://127.0.0.1:{hub}")));
+        }
+        server.wait().unwrap();
+    }
+    panic!("the fake hub found no port");
 }

@@ -99,7 +99,7 @@ fn what_versions_share_is_kept_once_and_goes_last() {
     assert_eq!(home.blobs(), once + config);
 
     let dry = home.versions(&["rm", "a@three", "--dry-run"]).good();
-    assert!(dry.contains(&format!("would free")) && dry.contains(&format!("({config} bytes)")), "{dry}");
+    assert!(dry.contains("would free") && dry.contains(&format!("({config} bytes)")), "{dry}");
     assert!(home.versions(&["rm", "a@one"]).good().contains("(0 bytes)"));
     assert!(home.versions(&["rm", "a@three"]).good().contains(&format!("({config} bytes)")));
     // The newest that is left is the latest.
