@@ -12,7 +12,7 @@ mod directory;
 mod dummy;
 mod error;
 #[cfg(feature = "quantized")]
-mod gguf;
+pub(crate) mod gguf;
 #[cfg(not(feature = "quantized"))]
 #[path = "no_gguf.rs"]
 mod gguf;
@@ -42,7 +42,7 @@ pub use load_format::LoadFormat;
 pub use locate::locate;
 pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 #[cfg(feature = "quantized")]
-pub use pickle::shards as torch_shards;
+pub use pickle::{open_training, shards as torch_shards};
 pub use prefetch::prefetch;
 #[cfg(feature = "quantized")]
 use state_dict::FileFormat;

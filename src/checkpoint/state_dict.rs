@@ -238,7 +238,7 @@ impl StateDict {
 }
 
 /// A checkpoint of one kind of files; `None` if there are none.
-fn open_files(
+pub(super) fn open_files(
     directory: &Directory,
     format: &dyn FileFormat,
     wanted: &(dyn Fn(&str) -> bool + Sync),

@@ -37,6 +37,8 @@ mod blocks;
 mod chat;
 #[cfg(feature = "quantized")]
 mod compare;
+#[cfg(feature = "quantized")]
+mod convert;
 #[cfg(feature = "step3")]
 mod engine_args;
 #[cfg(feature = "step3")]
@@ -139,6 +141,8 @@ enum Command {
     #[cfg(feature = "quantized")]
     Quantize(quantize::Args),
     #[cfg(feature = "quantized")]
+    Convert(convert::Args),
+    #[cfg(feature = "quantized")]
     Compare(compare::Args),
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
@@ -169,7 +173,7 @@ const LATER: [(&str, &[&str]); 5] = [
     ("step3", &["batch", "bench", "timeline"]),
     ("step4", &["plan", "blocks"]),
     ("step5", &["kernels"]),
-    ("step9", &["quantize", "compare"]),
+    ("step9", &["quantize", "convert", "compare"]),
     ("serve", &["serve", "chat"]),
 ];
 
@@ -237,6 +241,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kernels(args) => kernels::run(args)?,
         #[cfg(feature = "quantized")]
         Command::Quantize(args) => quantize::run(args)?,
+        #[cfg(feature = "quantized")]
+        Command::Convert(args) => convert::run(args)?,
         #[cfg(feature = "quantized")]
         Command::Compare(args) => compare::run(args)?,
         #[cfg(feature = "serve")]

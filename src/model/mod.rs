@@ -10,6 +10,8 @@ mod decoder;
 mod gpt2;
 mod layers;
 mod load;
+#[cfg(feature = "quantized")]
+mod matched;
 mod part;
 pub mod rope;
 mod tree;
@@ -23,6 +25,8 @@ pub use decoder::Decoder;
 pub use gpt2::Gpt2;
 pub use layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source, Visit};
 pub use load::{Completeness, LoadEvent, Loading, load_weights, unties};
+#[cfg(feature = "quantized")]
+pub use matched::{Parameter, matched, parameters};
 pub use part::{Part, Stage};
 pub use tree::module_tree;
 #[cfg(feature = "step4")]
