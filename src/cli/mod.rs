@@ -77,6 +77,13 @@ mod gpu_args;
 #[cfg(not(feature = "step5"))]
 #[path = "no_gpu.rs"]
 mod gpu_args;
+#[cfg(feature = "step4")]
+mod auto_args;
+#[cfg(not(feature = "step4"))]
+#[path = "no_auto.rs"]
+mod auto_args;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+mod no_many_auto;
 #[cfg(feature = "step3")]
 mod one_request;
 #[cfg(not(feature = "step3"))]
@@ -92,6 +99,12 @@ mod update_args;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 #[path = "no_update.rs"]
 mod update_args;
+
+// `--auto` of an engine with many requests.
+#[cfg(feature = "step4")]
+use auto_args::ManyAutoArgs;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+use no_many_auto::ManyAutoArgs;
 
 // The flags about K and V: each step's flatten those of the step before.
 #[cfg(all(feature = "step3", not(feature = "step4")))]

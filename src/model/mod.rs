@@ -7,6 +7,8 @@ mod attention;
 mod builder;
 mod collective;
 mod decoder;
+#[cfg(feature = "step4")]
+mod forms;
 mod gpt2;
 mod layers;
 mod load;
@@ -22,6 +24,8 @@ pub use attention::{Attention, AttentionShape, KvMemory, KvPool};
 pub use builder::Builder;
 pub use collective::{Alone, Collective, Rank, Share};
 pub use decoder::Decoder;
+#[cfg(feature = "step4")]
+pub use forms::{Form, form_bytes};
 pub use gpt2::Gpt2;
 pub use layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source, Visit};
 pub use load::{Completeness, LoadEvent, Loading, load_weights, unties};
