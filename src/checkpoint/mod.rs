@@ -11,6 +11,7 @@ mod checksum;
 mod directory;
 mod dummy;
 mod error;
+mod foreign;
 #[cfg(feature = "quantized")]
 pub(crate) mod gguf;
 #[cfg(not(feature = "quantized"))]
@@ -33,6 +34,7 @@ pub use checksum::{Checksums, checksums, hex};
 pub use directory::Directory;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;
+pub(crate) use foreign::foreign;
 use error::Result;
 #[cfg(feature = "quantized")]
 pub use gguf::Gguf;
