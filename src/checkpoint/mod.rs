@@ -34,8 +34,8 @@ pub use checksum::{Checksums, checksums, hex};
 pub use directory::Directory;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;
-pub(crate) use foreign::foreign;
 use error::Result;
+pub(crate) use foreign::foreign;
 #[cfg(feature = "quantized")]
 pub use gguf::Gguf;
 pub use header::{Header, TensorInfo};

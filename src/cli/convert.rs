@@ -62,7 +62,10 @@ pub fn run(args: Args) -> Result<()> {
 fn source(args: &Args) -> Result<Source> {
     let model = args.model.model.as_deref().map(Path::new);
     let torch = model.filter(|path| {
-        path.is_file() && path.extension().is_some_and(|end| ["pt", "pth", "bin", "ckpt"].iter().any(|torch| end == *torch))
+        path.is_file()
+            && path
+                .extension()
+                .is_some_and(|end| ["pt", "pth", "bin", "ckpt"].iter().any(|torch| end == *torch))
     });
     let config = args.config.as_deref();
     match torch {

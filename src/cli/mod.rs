@@ -72,16 +72,16 @@ mod tokenize;
 mod verify;
 
 // Modules that a later step puts another file in the place of.
-#[cfg(feature = "step5")]
-mod gpu_args;
-#[cfg(not(feature = "step5"))]
-#[path = "no_gpu.rs"]
-mod gpu_args;
 #[cfg(feature = "step4")]
 mod auto_args;
 #[cfg(not(feature = "step4"))]
 #[path = "no_auto.rs"]
 mod auto_args;
+#[cfg(feature = "step5")]
+mod gpu_args;
+#[cfg(not(feature = "step5"))]
+#[path = "no_gpu.rs"]
+mod gpu_args;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 mod no_many_auto;
 #[cfg(feature = "step3")]

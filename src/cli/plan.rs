@@ -5,8 +5,8 @@ use super::{model_args::LoadArgs, numbers::count, paged_args::parse_size};
 use serde::Serialize;
 use stairwell::attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan};
 use stairwell::checkpoint::{CheckpointError, StateDict};
-use stairwell::error::{Error, Result};
 use stairwell::config::ModelConfig;
+use stairwell::error::{Error, Result};
 use stairwell::model::{AttentionShape, Form, Model, WeightBytes, form_bytes, weight_bytes};
 use stairwell::runner::read_config_for;
 use stairwell::{backend::cpu::Cpu, engine::Limits, model, tensor::DType};
@@ -95,7 +95,8 @@ struct PackedPlan {
 }
 
 /// The head of the table of packed weights.
-const PACKED_HEADS: [&str; 6] = ["packed", ">weights", ">K and V", "KV dtype", ">longest sequence", ">sequences"];
+const PACKED_HEADS: [&str; 6] =
+    ["packed", ">weights", ">K and V", "KV dtype", ">longest sequence", ">sequences"];
 
 /// The table's head.
 const HEADS: [&str; 6] =
@@ -182,7 +183,14 @@ impl Report {
         let row = |plan: &PackedPlan| {
             let [weights, kv] = [plan.weights_bytes, plan.kv_memory_bytes].map(human_bytes);
             let (longest, sequences) = (plan.longest_sequence, plan.sequences);
-            [plan.weights.to_string().into(), weights.into(), kv.into(), plan.kv_dtype.into(), longest.into(), sequences.into()]
+            [
+                plan.weights.to_string().into(),
+                weights.into(),
+                kv.into(),
+                plan.kv_dtype.into(),
+                longest.into(),
+                sequences.into(),
+            ]
         };
         "\n".to_owned()
             + &table(PACKED_HEADS, self.packed.iter().map(row))

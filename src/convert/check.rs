@@ -87,9 +87,11 @@ impl Logits {
         }
         let pairs = || self.numbers.iter().zip(&written.numbers);
         // max() would lose a NaN.
-        let distance = |(a, b): (&f32, &f32)| if a == b || a.is_nan() && b.is_nan() { 0.0 } else { (a - b).abs() };
+        let distance =
+            |(a, b): (&f32, &f32)| if a == b || a.is_nan() && b.is_nan() { 0.0 } else { (a - b).abs() };
         let larger = |x: f32, y: f32| if y > x || y.is_nan() { y } else { x };
-        let rows = self.numbers.chunks_exact(self.vocabulary).zip(written.numbers.chunks_exact(self.vocabulary));
+        let rows =
+            self.numbers.chunks_exact(self.vocabulary).zip(written.numbers.chunks_exact(self.vocabulary));
         Ok(Compared {
             difference: pairs().map(distance).fold(0.0, larger),
             largest: self.numbers.iter().fold(0.0, |largest, x| larger(largest, x.abs())),

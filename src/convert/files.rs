@@ -90,7 +90,11 @@ fn of_mistral(config: &ModelConfig) -> Map<String, Value> {
 }
 
 /// A GGUF file's config.json has two things that transformers does not know: factors of frequencies, and no end of text.
-fn for_transformers(json: &mut Map<String, Value>, config: &ModelConfig, directory: &Directory) -> Result<()> {
+fn for_transformers(
+    json: &mut Map<String, Value>,
+    config: &ModelConfig,
+    directory: &Directory,
+) -> Result<()> {
     if json.get("eos_token_id").and_then(Value::as_array).is_some_and(Vec::is_empty) {
         json.remove("eos_token_id");
     }

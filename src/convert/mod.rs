@@ -81,12 +81,7 @@ impl Target {
     ///
     /// # Errors
     /// What the source lacks, numbers that the dtype does not hold, models that the format does not have; a disk that is full.
-    pub fn write(
-        &self,
-        source: &mut Source,
-        into: &Path,
-        progress: &dyn Fn(u64, u64),
-    ) -> Result<Written> {
+    pub fn write(&self, source: &mut Source, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<Written> {
         if self.format == Format::Safetensors && self.dtype.is_block() {
             let message = "--dtype q8_0: only GGUF has this type; add --to gguf, or see `stairwell quantize`";
             return Err(Error::Usage(message.into()));

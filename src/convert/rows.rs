@@ -179,7 +179,9 @@ fn encode(dtype: DType, numbers: &[f32], bytes: &mut Vec<u8>) -> Result<(), Wron
 /// rounded yet.
 fn q8_0(block: &[f32], bytes: &mut Vec<u8>) -> Result<(), Wrong> {
     let largest = block.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-    if let Some(number) = block.iter().find(|x| !x.is_finite() || f16::from_f32(largest / 127.0).is_infinite()) {
+    if let Some(number) =
+        block.iter().find(|x| !x.is_finite() || f16::from_f32(largest / 127.0).is_infinite())
+    {
         return Err(Wrong::Number(*number));
     }
     let d = largest / 127.0;

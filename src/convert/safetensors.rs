@@ -114,7 +114,9 @@ fn write_index(into: &Path, tensors: &[Tensor], shards: &[Shard], total: u64) ->
     let mut map = Map::new();
     for (i, shard) in shards.iter().enumerate() {
         let file = shard_name(i, shards.len());
-        map.extend(tensors[shard.tensors.clone()].iter().map(|t| (t.name.clone(), Value::from(file.clone()))));
+        map.extend(
+            tensors[shard.tensors.clone()].iter().map(|t| (t.name.clone(), Value::from(file.clone()))),
+        );
     }
     let index = json!({"metadata": {"total_size": total}, "weight_map": map});
     write_file(&into.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())

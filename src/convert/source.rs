@@ -2,7 +2,9 @@
 
 use super::files;
 use crate::backend::cpu::Cpu;
-use crate::checkpoint::{CheckpointError, Directory, LoadFormat, LoadRules, NameMismatch, StateDict, open_training};
+use crate::checkpoint::{
+    CheckpointError, Directory, LoadFormat, LoadRules, NameMismatch, StateDict, open_training,
+};
 use crate::config::{ModelConfig, Place};
 use crate::error::{Error, Result};
 use crate::model::{self, Completeness, Loading, Model, Parameter, matched, parameters};
@@ -29,7 +31,7 @@ pub struct Source {
     model: Box<dyn Model<Cpu>>,
     /// Every tensor that the model needs.
     pub parameters: Vec<Parameter>,
-    /// Whether all weights are stored as numbers of one dtype.
+    /// The dtype of the weights, if they are stored as numbers of one dtype.
     pub stored: Option<DType>,
 }
 
@@ -45,13 +47,21 @@ impl Source {
         let (mut config, mut json) = files::config(&directory, config)?;
         let mut rules = LoadRules::default();
         rules.mapper.prefixes = WRAPPERS.map(|prefix| (prefix.to_owned(), Some(String::new()))).into();
-        let state_dict = open(&directory, file.as_deref(), |_| true)?;
-        if config.tie_word_embeddings && model::unties(&config, &state_dict) {
+        // Tensors may be copied when they are opened, so no more of them are than it takes to know the dtype.
+        let last = config.num_hidden_layers.checked_sub(1);
+        let some = |name: &str| {
+            let mapped = rules.mapper.map(name);
+            [None, Some(0), last].contains(&group(&config, mapped.as_deref().unwrap_or(name)))
+        };
+        let state_dict = open(&directory, file.as_deref(), some)?;
+        let unties = config.tie_word_embeddings && model::unties(&config, &state_dict);
+        if unties {
             // Both are written, and a reader must not tie them again.
             config.tie_word_embeddings = false;
             json.insert("tie_word_embeddings".into(), false.into());
         }
         let stored = stored(&state_dict);
+        state_dict.tensors().for_each(|(_, tensor)| tensor.data.release());
         let mut model = model::build(&Cpu::default(), &config, config.context())?;
         let parameters = parameters(&mut *model)?;
         Ok(Source { directory, file, config, json, rules, model, parameters, stored })
@@ -118,7 +128,13 @@ impl Source {
             origin: self.directory.root(),
             events: &mut |_| {},
         };
-        matched(&mut *self.model, state_dict.tensors(), &loading)
+        let matrices = matched(&mut *self.model, state_dict.tensors(), &loading)?;
+        // A tied pair was compared.
+        matrices.values().for_each(|matrix| match matrix {
+            Matrix::Dense(tensor) => tensor.data.release(),
+            Matrix::Packed(packed) => packed.tensors().iter().for_each(|tensor| tensor.data.release()),
+        });
+        Ok(matrices)
     }
 
     fn lacks(&self, name: &str) -> Error {

@@ -2,8 +2,8 @@
 
 use super::{Loading, Model, load::Arrived};
 use crate::backend::Backend;
-use crate::{error::Result, packed::Matrix, quant};
 use crate::tensor::HostTensor;
+use crate::{error::Result, packed::Matrix, quant};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A tensor of the checkpoint that a model needs.

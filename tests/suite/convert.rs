@@ -1,6 +1,8 @@
 //! `stairwell convert`: what it writes is read again, by this program and tensor by tensor.
 
-use crate::common::{Checkpoint, accepted, changed, distance, fixture, load, logits, read_tensors, run, shared};
+use crate::common::{
+    Checkpoint, accepted, changed, distance, fixture, load, logits, read_tensors, run, shared,
+};
 use crate::torch_files::whole;
 use crate::torch_writer::{dict, int, torch_zip};
 use serde_json::Value;
@@ -84,7 +86,8 @@ fn gguf_holds_the_model_and_its_tokenizer() {
     let out = dir.path().join("demo");
     run(&["convert", "--out", out.to_str().unwrap(), "--to", "gguf", "--dtype", "q8_0"]).good();
     let model = out.join("model.gguf");
-    let tokens = |model: &[&str]| run(&[&["tokenize", "--text", "Once upon a time, 12 cats"], model].concat()).good();
+    let tokens =
+        |model: &[&str]| run(&[&["tokenize", "--text", "Once upon a time, 12 cats"], model].concat()).good();
     assert_eq!(tokens(&["--model", model.to_str().unwrap()]), tokens(&[]));
     let back = dir.path().join("back");
     convert(&model, &back, &["--dtype", "f32"]);
@@ -138,15 +141,19 @@ fn what_can_not_be_written_is_refused_and_leaves_nothing() {
     run(&["convert", "--out", out_name, "--dtype", "q8_0"]).refused(&["--dtype q8_0", "--to gguf"]);
     run(&["convert", "--out", &format!("{out_name}.gguf"), "--to", "gguf"]).refused(&["model.gguf"]);
     let gpt2 = fixture("gpt2");
-    run(&["convert", "--model", gpt2.to_str().unwrap(), "--out", out_name, "--to", "gguf"]).refused(&["GPT-2"]);
+    run(&["convert", "--model", gpt2.to_str().unwrap(), "--out", out_name, "--to", "gguf"])
+        .refused(&["GPT-2"]);
     // A number that f16 does not hold.
     let checkpoint = Checkpoint::copy("llama2");
     checkpoint.edit_tensors(|tensors| {
         let norm = tensors.get_mut("model.norm.weight").unwrap();
         *norm = HostTensor::from_f32(&[norm.len()], &vec![7e4; norm.len()]);
     });
-    run(&["convert", "--model", checkpoint.name(), "--out", out_name, "--dtype", "f16"])
-        .refused(&["model.norm.weight", "70000", "--dtype bf16"]);
+    run(&["convert", "--model", checkpoint.name(), "--out", out_name, "--dtype", "f16"]).refused(&[
+        "model.norm.weight",
+        "70000",
+        "--dtype bf16",
+    ]);
     // A tensor that is not there is missed before anything has its name.
     checkpoint.edit_tensors(|tensors| drop(tensors.remove("model.layers.1.mlp.up_proj.weight")));
     run(&["convert", "--model", checkpoint.name(), "--out", out_name])

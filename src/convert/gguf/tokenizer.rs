@@ -125,7 +125,8 @@ fn special(
     let said = |field: &str| source.json.get(field).and_then(Value::as_u64).map(|id| id as usize);
     let id = |named: Option<&str>| named.and_then(|token| vocabulary.id(token));
     let bos = id(before.as_deref().or(text("bos_token"))).or_else(|| said("bos_token_id"));
-    let eos = id(after.as_deref().or(text("eos_token"))).or_else(|| source.config.eos_token_id.first().map(|id| *id as usize));
+    let eos = id(after.as_deref().or(text("eos_token")))
+        .or_else(|| source.config.eos_token_id.first().map(|id| *id as usize));
     let unknown = id(file["model"]["unk_token"].as_str().or(text("unk_token")));
     let pad = id(text("pad_token")).or_else(|| said("pad_token_id"));
     for (key, id) in [("bos", bos), ("eos", eos), ("unknown", unknown), ("padding", pad)] {

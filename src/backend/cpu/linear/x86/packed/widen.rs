@@ -258,7 +258,8 @@ impl Widens<16, 2> for Avx512 {
 }
 
 /// Every code of 4 bits.
-const CODES: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+const CODES: [f32; 16] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
 /// The words of a chunk, shifted so that the lowest 4 bits of lane l of register i are the code of column 16 i + l of a half.
 #[inline(always)]
