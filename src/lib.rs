@@ -72,7 +72,9 @@ pub mod trace;
 #[cfg(feature = "step7")]
 pub mod parallel;
 
-// Step 9: weights of 8 bits and less.
+// Step 9: weights of 8 bits and less, and checkpoints in another format.
+#[cfg(feature = "quantized")]
+pub mod convert;
 #[cfg(feature = "quantized")]
 pub mod quant;
 

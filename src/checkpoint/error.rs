@@ -54,6 +54,9 @@ pub enum CheckpointError {
          config.json and the .safetensors files"
     )]
     NoConfig { dir: PathBuf },
+    /// A layout of another tool.
+    #[error("{path}: {what}")]
+    Foreign { path: PathBuf, what: &'static str },
     /// Neither `model.safetensors` nor an index.
     #[error("{dir}: there is neither model.safetensors nor model.safetensors.index.json")]
     NoWeights { dir: PathBuf },

@@ -11,8 +11,9 @@ mod checksum;
 mod directory;
 mod dummy;
 mod error;
+mod foreign;
 #[cfg(feature = "quantized")]
-mod gguf;
+pub(crate) mod gguf;
 #[cfg(not(feature = "quantized"))]
 #[path = "no_gguf.rs"]
 mod gguf;
@@ -35,6 +36,7 @@ pub use directory::Directory;
 pub use dummy::{check_memory, dummy_tensor};
 pub use error::CheckpointError;
 use error::Result;
+pub(crate) use foreign::foreign;
 #[cfg(feature = "quantized")]
 pub use gguf::Gguf;
 pub use header::{Header, TensorInfo};
@@ -44,7 +46,7 @@ pub use locate::{Variable, cached_snapshot, hf_home, hub_cache, hub_path, locate
 pub use model_name::ModelName;
 pub use names::{LoadRules, Mapper, NameMismatch, Resolution, natural_order};
 #[cfg(feature = "quantized")]
-pub use pickle::shards as torch_shards;
+pub use pickle::{open_training, shards as torch_shards};
 pub use prefetch::prefetch;
 #[cfg(feature = "quantized")]
 use state_dict::FileFormat;

@@ -1,6 +1,8 @@
 //! The state dict: every tensor of a checkpoint, and where it lies.
 
-use super::{CheckpointError, Directory, Header, Index, LoadFormat, Result, TensorInfo, directory, gguf};
+use super::{
+    CheckpointError, Directory, Header, Index, LoadFormat, Result, TensorInfo, directory, foreign, gguf,
+};
 use crate::tensor::{Bytes, HostTensor, Owner};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -238,7 +240,7 @@ impl StateDict {
 }
 
 /// A checkpoint of one kind of files; `None` if there are none.
-fn open_files(
+pub(super) fn open_files(
     directory: &Directory,
     format: &dyn FileFormat,
     wanted: &(dyn Fn(&str) -> bool + Sync),
@@ -307,7 +309,7 @@ fn no_weights(directory: &Directory, format: LoadFormat) -> Result<CheckpointErr
     });
     Ok(match (pickle.filter(|_| !cfg!(feature = "quantized")), &directory::ggufs(&files)[..]) {
         (Some(file), _) => CheckpointError::OnlyPickle { dir, file: file.clone() },
-        (None, []) => CheckpointError::NoWeights { dir },
+        (None, []) => foreign(directory).unwrap_or(CheckpointError::NoWeights { dir }),
         (None, files) => CheckpointError::WhichGguf { dir, files: files.join(", ") },
     })
 }

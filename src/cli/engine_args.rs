@@ -1,7 +1,7 @@
 //! Flags of the engine: who runs when.
 
 use super::{
-    SharedKvArgs,
+    ManyAutoArgs, SharedKvArgs,
     kv_args::KvArgs,
     model_args::{DeviceArgs, LoadArgs},
     numbers::{count, count_to},
@@ -33,6 +33,8 @@ pub struct EngineArgs {
     pub parallel: ParallelArgs,
     #[command(flatten)]
     kv: SharedKvArgs,
+    #[command(flatten)]
+    auto: ManyAutoArgs,
     /// Requests that run at a time
     #[arg(long, value_name = "N", help_heading = "Scheduling", default_value_t = 16, value_parser = count_to(65536))]
     pub max_num_seqs: usize,
@@ -64,6 +66,11 @@ pub type LocalEngine = Engine<Box<dyn Worker>>;
 pub type LoadWorker = Box<dyn FnOnce(&LoadArgs, &ModelConfig, usize, KvOptions) -> Result<Box<dyn Worker>>>;
 
 impl EngineArgs {
+    /// Requests that run at a time: as many as were asked for, or chosen.
+    pub fn running(&self) -> usize {
+        self.auto.sequences().unwrap_or(self.max_num_seqs)
+    }
+
     /// The file of the trace, with its flag.
     pub fn trace(&self) -> Option<(&'static str, &Path)> {
         self.trace.as_deref().map(|path| ("--trace", path))
@@ -75,7 +82,10 @@ impl EngineArgs {
     /// # Errors
     /// Those of the machine and of the means by which ranks speak.
     pub fn lead(&self) -> Result<Option<LoadWorker>> {
-        on_device!(self.on, self.load, |machine| self.parallel.lead(machine, &self.load))
+        on_device!(self.on, self.load, |machine| {
+            self.auto.see(&machine);
+            self.parallel.lead(machine, &self.load)
+        })
     }
 
     /// Loads the model, and reserves slots for requests of at most `longest` tokens, prompt and output.
@@ -89,13 +99,16 @@ impl EngineArgs {
         longest: usize,
         policy: Box<dyn Policy>,
     ) -> Result<LocalEngine> {
-        let limits = Limits { max_num_seqs: self.max_num_seqs, max_batched_tokens: self.max_batched_tokens };
-        let mut kv = self.kv.options(config, Some(limits.max_batched_tokens))?;
+        let step_tokens = self.max_batched_tokens;
+        let mut kv = self.kv.options(config, Some(step_tokens))?;
         if kv.attention == Some(AttentionKind::Recompute) {
             let message =
                 "--attention recompute: it keeps no K and V, and batching needs them; leave the flag out";
             return Err(Error::Usage(message.into()));
         }
+        let sizes = [step_tokens, longest, self.max_num_seqs];
+        let max_num_seqs = self.auto.choose((&self.load, &self.parallel), config, sizes, &mut kv)?;
+        let limits = Limits { max_num_seqs, max_batched_tokens: step_tokens };
         kv.max_num_seqs = Some(limits.max_num_seqs);
         kv.max_model_len.get_or_insert(longest.clamp(1, config.context()));
         let dynamic = matches!(config.rope.as_ref().map(|r| &r.scaling), Some(RopeScaling::Dynamic { .. }));
@@ -121,7 +134,7 @@ impl EngineArgs {
     pub fn note(&self, engine: &mut LocalEngine, longest: usize) -> Result<()> {
         let context = engine.worker.config().context();
         self.kv.note(&engine.worker.report()?.runner, context, Some(longest));
-        let (asked, running) = (self.max_num_seqs, engine.limits().max_running());
+        let (asked, running) = (self.running(), engine.limits().max_running());
         if running < asked {
             let reason = match engine.limits().max_num_seqs < asked {
                 true => "there is no memory for more KV slots; --max-model-len makes them shorter".to_owned(),

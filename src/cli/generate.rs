@@ -1,5 +1,6 @@
 //! `stairwell generate`: text from a model.
 
+use super::auto_args::{AutoArgs, Step};
 use super::model_args::{DeviceArgs, LoadArgs, TokenIds};
 use super::render_chat::{TemplateArgs, messages_and_tools};
 use super::terminal::{json_line, print, print_note};
@@ -33,6 +34,8 @@ pub struct Args {
     on: DeviceArgs,
     #[command(flatten)]
     kv: KvArgs,
+    #[command(flatten)]
+    auto: AutoArgs,
     #[command(flatten)]
     pub parallel: ParallelArgs,
     /// Text to continue
@@ -95,19 +98,22 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn run_on<B: Machine>(args: Args, machine: B) -> Result<()> {
+    let room = machine.room();
     let Some(lead) = lead(&args.parallel, machine, &args.load)? else { return Ok(()) };
     let checkpoint = args.load.checkpoint()?;
     let request = read_request(&args, &checkpoint)?;
     let prompt = &request.prompt;
     let start = Instant::now();
     let chunk = args.max_batched_tokens.map_or(prompt.len(), |n| prompt.len().min(n));
-    let kv = args.kv.options(&checkpoint.config, Some(chunk))?;
+    let mut kv = args.kv.options(&checkpoint.config, Some(chunk))?;
     if args.max_batched_tokens.is_some() && kv.keeps_nothing() {
         let message = "--max-batched-tokens: attention 'recompute' keeps no K and V, so every pass has the whole sequence; leave the flag out, or take \
                        --attention contiguous (--features step2)";
         return Err(Error::Usage(message.into()));
     }
     let longest = prompt.len().saturating_add(request.params.max_tokens);
+    let step = Step { tokens: chunk, sequences: 1, length: longest };
+    args.auto.choose((&args.load, &args.parallel), &checkpoint.config, room, step, &mut kv)?;
     let mut model = lead.load(&args.load, &checkpoint.config, longest, kv)?;
     let load_seconds = start.elapsed().as_secs_f64();
     if !args.json {

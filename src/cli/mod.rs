@@ -40,6 +40,8 @@ mod blocks;
 mod chat;
 #[cfg(feature = "quantized")]
 mod compare;
+#[cfg(feature = "quantized")]
+mod convert;
 #[cfg(feature = "step3")]
 mod divergence;
 #[cfg(feature = "step3")]
@@ -81,6 +83,11 @@ mod verify;
 mod versions;
 
 // Modules that a later step puts another file in the place of.
+#[cfg(feature = "step4")]
+mod auto_args;
+#[cfg(not(feature = "step4"))]
+#[path = "no_auto.rs"]
+mod auto_args;
 #[cfg(feature = "step5")]
 mod gpu_args;
 #[cfg(not(feature = "step5"))]
@@ -91,6 +98,8 @@ mod hub_args;
 #[cfg(not(feature = "hub"))]
 #[path = "no_hub.rs"]
 mod hub_args;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+mod no_many_auto;
 #[cfg(feature = "step3")]
 mod one_request;
 #[cfg(not(feature = "step3"))]
@@ -106,6 +115,12 @@ mod update_args;
 #[cfg(all(feature = "step3", not(feature = "step4")))]
 #[path = "no_update.rs"]
 mod update_args;
+
+// `--auto` of an engine with many requests.
+#[cfg(feature = "step4")]
+use auto_args::ManyAutoArgs;
+#[cfg(all(feature = "step3", not(feature = "step4")))]
+use no_many_auto::ManyAutoArgs;
 
 // The flags about K and V: each step's flatten those of the step before.
 #[cfg(all(feature = "step3", not(feature = "step4")))]
@@ -155,6 +170,8 @@ enum Command {
     #[cfg(feature = "quantized")]
     Quantize(quantize::Args),
     #[cfg(feature = "quantized")]
+    Convert(convert::Args),
+    #[cfg(feature = "quantized")]
     Compare(compare::Args),
     #[cfg(feature = "serve")]
     Serve(Box<serve::Args>),
@@ -191,7 +208,7 @@ const LATER: [(&str, &[&str]); 6] = [
     ("step3", &["batch", "bench", "timeline"]),
     ("step4", &["plan", "blocks"]),
     ("step5", &["kernels"]),
-    ("step9", &["quantize", "compare"]),
+    ("step9", &["quantize", "convert", "compare"]),
     ("serve", &["serve", "chat"]),
     ("hub", &["pull", "cache", "versions"]),
 ];
@@ -260,6 +277,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kernels(args) => kernels::run(args)?,
         #[cfg(feature = "quantized")]
         Command::Quantize(args) => quantize::run(args)?,
+        #[cfg(feature = "quantized")]
+        Command::Convert(args) => convert::run(args)?,
         #[cfg(feature = "quantized")]
         Command::Compare(args) => compare::run(args)?,
         #[cfg(feature = "serve")]

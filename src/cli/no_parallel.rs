@@ -8,6 +8,11 @@ use stairwell::error::Error;
 pub struct ParallelArgs {}
 
 impl ParallelArgs {
+    /// Ranks of the model.
+    pub fn ranks(&self) -> usize {
+        1
+    }
+
     /// As many as there are cores.
     pub fn threads(&self) -> usize {
         0

@@ -48,6 +48,11 @@ impl ParallelArgs {
         Topology { tensor: self.tp, pipeline: self.pp.unwrap_or(stages) }
     }
 
+    /// Ranks of the model.
+    pub fn ranks(&self) -> usize {
+        self.topology().world_size()
+    }
+
     /// Threads of this process's rank; 0 for as many as there are cores.
     pub fn threads(&self) -> usize {
         match self.topology().world_size() {

@@ -5,10 +5,11 @@ use super::{model_args::LoadArgs, numbers::count, paged_args::parse_size};
 use serde::Serialize;
 use stairwell::attention::{BLOCK_SIZE, KvDtype, KvPlan, MemoryPlan};
 use stairwell::checkpoint::{CheckpointError, StateDict};
+use stairwell::config::ModelConfig;
 use stairwell::error::{Error, Result};
-use stairwell::model::{AttentionShape, WeightBytes, weight_bytes};
+use stairwell::model::{AttentionShape, Form, Model, WeightBytes, form_bytes, weight_bytes};
 use stairwell::runner::read_config_for;
-use stairwell::{backend::cpu::Cpu, engine::Limits, model};
+use stairwell::{backend::cpu::Cpu, engine::Limits, model, tensor::DType};
 
 /// Say what fits into a given memory: which KV dtype, how long, how many at a time; reads config.json and headers only
 #[derive(clap::Args)]
@@ -40,6 +41,19 @@ pub fn run(args: Args) -> Result<()> {
     print(&if args.json { json_line(&report) } else { report.text() })
 }
 
+/// The empty model, which knows its parameters and has none yet; and the bytes of its weights, by the headers of their files.
+///
+/// # Errors
+/// As those of a load, as far as headers tell.
+pub fn weights_of(load: &LoadArgs, config: &ModelConfig) -> Result<(Box<dyn Model<Cpu>>, WeightBytes)> {
+    let (directory, format) = (load.directory()?, load.load_format);
+    let open = || StateDict::open_some(&directory, format, |_| true).map_err(without_weights);
+    let state_dict = format.has_files().then(open).transpose()?;
+    let mut model = model::build(&Cpu::default(), config, config.context())?;
+    let weights = weight_bytes(&mut *model, config, state_dict.as_ref(), &load.rules())?;
+    Ok((model, weights))
+}
+
 /// All figures.
 #[derive(Serialize)]
 struct Report {
@@ -64,7 +78,25 @@ struct Report {
     /// The widest dtype first.
     kv: [KvPlan; 4],
     choose_kv_dtype: Option<String>,
+    /// The same model with packed weights, where they are plain numbers now.
+    packed: Vec<PackedPlan>,
 }
+
+/// What fits if the weights are packed.
+#[derive(Serialize)]
+struct PackedPlan {
+    weights: Form,
+    weights_bytes: u64,
+    kv_memory_bytes: u64,
+    /// The widest in which a sequence of the wanted length fits, or the narrowest.
+    kv_dtype: KvDtype,
+    longest_sequence: usize,
+    sequences: usize,
+}
+
+/// The head of the table of packed weights.
+const PACKED_HEADS: [&str; 6] =
+    ["packed", ">weights", ">K and V", "KV dtype", ">longest sequence", ">sequences"];
 
 /// The table's head.
 const HEADS: [&str; 6] =
@@ -81,11 +113,7 @@ impl Report {
             let message = format!("--max-len {asked}: the model's context is {context}; give at most that");
             return Err(Error::Usage(message));
         }
-        let open = || StateDict::open_some(&directory, format, |_| true).map_err(without_weights);
-        let state_dict = format.has_files().then(open).transpose()?;
-        // The empty model: it knows its parameters, and has none yet.
-        let mut model = model::build(&Cpu::default(), &config, context)?;
-        let weights = weight_bytes(&mut *model, &config, state_dict.as_ref(), &args.load.rules())?;
+        let (mut model, weights) = weights_of(&args.load, &config)?;
         let step_tokens = args.max_batched_tokens;
         let logit_rows = Limits::default().max_num_seqs.min(step_tokens);
         let memory = MemoryPlan {
@@ -96,8 +124,14 @@ impl Report {
         };
         let (shape, max_len) = (model.attention_shape(), asked.unwrap_or(context.min(4096)));
         let kv = KvDtype::ALL.map(|dtype| memory.kv(&shape, dtype, max_len));
+        let stored = config.dtype.filter(|dtype| dtype.is_weight()).unwrap_or(DType::BF16);
+        let mut packed = Vec::new();
+        for form in Form::ALL.into_iter().filter(|_| is_plain(&weights)) {
+            let weights = form_bytes(&mut *model, &config, form, stored_dtype(&weights).unwrap_or(stored))?;
+            packed.push(PackedPlan::new(form, MemoryPlan { weights, ..memory }, &shape, max_len));
+        }
         if kv.iter().all(|kv| kv.blocks == 0) {
-            return Err(nothing_fits(&memory, &shape));
+            return Err(nothing_fits(&memory, &shape, &packed));
         }
         Ok(Report {
             architecture: config.architecture.class_name(),
@@ -114,6 +148,7 @@ impl Report {
             blocks_of_a_sequence: memory.blocks_held(&shape, max_len),
             kv,
             choose_kv_dtype: choice(&kv).map(|kv| kv.dtype.to_string()),
+            packed,
         })
     }
 
@@ -137,6 +172,29 @@ impl Report {
             + &self.window_line()
             + "\n"
             + &self.advice()
+            + &self.packed_lines()
+    }
+
+    /// What packed weights would leave.
+    fn packed_lines(&self) -> String {
+        if self.packed.is_empty() {
+            return String::new();
+        }
+        let row = |plan: &PackedPlan| {
+            let [weights, kv] = [plan.weights_bytes, plan.kv_memory_bytes].map(human_bytes);
+            let (longest, sequences) = (plan.longest_sequence, plan.sequences);
+            [
+                plan.weights.to_string().into(),
+                weights.into(),
+                kv.into(),
+                plan.kv_dtype.into(),
+                longest.into(),
+                sequences.into(),
+            ]
+        };
+        "\n".to_owned()
+            + &table(PACKED_HEADS, self.packed.iter().map(row))
+            + "the same model, by arithmetic: `stairwell quantize` writes the first three, llama.cpp's llama-quantize the others\n"
     }
 
     fn memory_lines(&self) -> String {
@@ -202,13 +260,38 @@ impl Report {
     }
 }
 
+impl PackedPlan {
+    fn new(weights: Form, memory: MemoryPlan, shape: &AttentionShape, length: usize) -> PackedPlan {
+        let kv = KvDtype::ALL.map(|dtype| memory.kv(shape, dtype, length));
+        let KvPlan { dtype, longest, sequences, .. } = *choice(&kv).unwrap_or(&kv[kv.len() - 1]);
+        PackedPlan {
+            weights,
+            weights_bytes: memory.weights,
+            kv_memory_bytes: memory.kv_room(),
+            kv_dtype: dtype,
+            longest_sequence: longest,
+            sequences,
+        }
+    }
+}
+
+/// Whether all weights are numbers of one dtype or several, and none are codes.
+fn is_plain(weights: &WeightBytes) -> bool {
+    weights.parameters.keys().all(|label| label.parse().is_ok_and(DType::is_weight))
+}
+
+/// The dtype of most weights.
+fn stored_dtype(weights: &WeightBytes) -> Option<DType> {
+    weights.parameters.iter().max_by_key(|(_, bytes)| **bytes)?.0.parse().ok()
+}
+
 /// The widest dtype in which one sequence of the wanted length fits.
 fn choice(kv: &[KvPlan]) -> Option<&KvPlan> {
     kv.iter().find(|kv| kv.sequences > 0)
 }
 
 /// Not even the weights, a step and one block.
-fn nothing_fits(plan: &MemoryPlan, shape: &AttentionShape) -> Error {
+fn nothing_fits(plan: &MemoryPlan, shape: &AttentionShape, packed: &[PackedPlan]) -> Error {
     let MemoryPlan { memory, weights, activations, .. } = plan;
     let least = KvDtype::ALL.iter().map(|dtype| plan.kv(shape, *dtype, 1).memory_for_one).min();
     let least = least.unwrap_or(u64::MAX);
@@ -221,8 +304,12 @@ fn nothing_fits(plan: &MemoryPlan, shape: &AttentionShape) -> Error {
             "a smaller --max-batched-tokens",
         ),
     };
+    // The least packed form that leaves room.
+    let fits = packed.iter().find(|packed| packed.longest_sequence > 0).map_or(String::new(), |packed| {
+        format!("; as {} its weights take {} and it fits", packed.weights, human_bytes(packed.weights_bytes))
+    });
     Error::Request(format!(
-        "--memory {memory}: {what}; give at least {least} ({}), or {instead}",
+        "--memory {memory}: {what}; give at least {least} ({}), or {instead}{fits}",
         human_bytes(least)
     ))
 }

@@ -131,7 +131,7 @@ impl Args {
         };
         eprintln!("model: {}, context of {context} tokens, K and V for {kv_tokens}", self.names().join(", "));
         let (running, queued, body) =
-            (self.engine.max_num_seqs, self.max_queued_requests, human_bytes(self.max_body_bytes as u64));
+            (self.engine.running(), self.max_queued_requests, human_bytes(self.max_body_bytes as u64));
         eprintln!("limits: {running} requests run at a time, {queued} wait; bodies up to {body}; {keys}");
     }
 }

@@ -72,6 +72,10 @@ impl Machine for Cuda {
         Ok(group.map(sums))
     }
 
+    fn room(&self) -> u64 {
+        room(self.device().memory(), self.options().utilization, 0)
+    }
+
     fn report(&self) -> MachineReport {
         MachineReport {
             device: self.device().name().to_owned(),

@@ -8,7 +8,7 @@ pub use cuda::open;
 
 use crate::error::{Error, Result};
 use crate::model::{Attention, Model, Rank, Share};
-use crate::{attention, attention::KvOptions, backend::Backend, backend::cpu::Cpu};
+use crate::{attention, attention::KvOptions, backend::Backend, backend::cpu::Cpu, memory::free_memory};
 use std::{env, thread};
 
 /// Threads beyond which more of them are a mistake, on a machine with fewer cores.
@@ -43,6 +43,11 @@ pub trait Machine: Backend {
     /// Those of the means.
     fn sums(&self, _rank: Rank, _share: Share) -> Result<Option<Sums<Self>>> {
         Ok(None)
+    }
+
+    /// Bytes that this machine could give for weights, activations, K and V, before anything is loaded.
+    fn room(&self) -> u64 {
+        free_memory()
     }
 
     /// A report for stats: the device and its arithmetic.

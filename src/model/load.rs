@@ -214,7 +214,7 @@ impl Arrived {
     }
 
     /// Tied embeddings in either direction: the checkpoint may hold the embedding, lm_head, or both if they are equal.
-    fn settle_tied(&mut self, loading: &Loading) -> Result<()> {
+    pub(super) fn settle_tied(&mut self, loading: &Loading) -> Result<()> {
         let (Some(TiedNames { embedding, .. }), Some((name, head))) = (self.tied, &self.tied_head) else {
             return Ok(());
         };

@@ -7,9 +7,13 @@ mod attention;
 mod builder;
 mod collective;
 mod decoder;
+#[cfg(feature = "step4")]
+mod forms;
 mod gpt2;
 mod layers;
 mod load;
+#[cfg(feature = "quantized")]
+mod matched;
 mod part;
 pub mod rope;
 mod tree;
@@ -20,9 +24,13 @@ pub use attention::{Attention, AttentionShape, KvMemory, KvPool, KvScalesFrom};
 pub use builder::Builder;
 pub use collective::{Alone, Collective, Rank, Share};
 pub use decoder::Decoder;
+#[cfg(feature = "step4")]
+pub use forms::{Form, form_bytes};
 pub use gpt2::Gpt2;
 pub use layers::{Embedding, LayerNorm, Linear, LmHead, Param, RmsNorm, Source, Visit};
 pub use load::{Completeness, LoadEvent, Loading, load_weights, unties};
+#[cfg(feature = "quantized")]
+pub use matched::{Parameter, matched, parameters};
 pub use part::{Part, Stage};
 pub use tree::module_tree;
 #[cfg(feature = "step4")]

@@ -1,7 +1,7 @@
 //! From a checkpoint directory to a model that is ready.
 
 use super::ModelRunner;
-use crate::checkpoint::{CheckpointError, Directory, LoadFormat, LoadRules, StateDict, prefetch};
+use crate::checkpoint::{CheckpointError, Directory, LoadFormat, LoadRules, StateDict, foreign, prefetch};
 use crate::config::{ModelConfig, Place};
 use crate::model::{Attention, AttentionShape, Completeness, LoadEvent, Loading, Model, Part, Source, Stage};
 use crate::quant::{self, Quantization};
@@ -50,7 +50,8 @@ pub fn read_config_for(directory: &Directory, format: LoadFormat) -> Result<Mode
             return Ok(config);
         }
     }
-    Err(CheckpointError::NoConfig { dir: directory.root() }.into())
+    let none = || CheckpointError::NoConfig { dir: directory.root() };
+    Err(foreign(directory).unwrap_or_else(none).into())
 }
 
 impl ModelRunner<Cpu> {

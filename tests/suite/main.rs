@@ -102,6 +102,8 @@ mod serve_chat;
 
 // Step 9.
 #[cfg(feature = "quantized")]
+mod convert;
+#[cfg(feature = "quantized")]
 mod gguf;
 #[cfg(feature = "quantized")]
 mod gguf_convert;

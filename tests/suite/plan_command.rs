@@ -320,3 +320,44 @@ fn refusals_name_the_flag_and_the_way_out() {
     checkpoint.set_config(json!({"hidden_size": 36}));
     plan(Some(checkpoint.path()), &["--memory", "1GB"]).refused(&["embed_tokens.weight", "[163, 36]"]);
 }
+
+#[test]
+fn packed_forms_are_worked_out_from_the_shapes() {
+    let report = plan_fixture("qwen3", &["--memory", "10MB"]);
+    let packed = report["packed"].as_array().unwrap();
+    let bytes =
+        |form: &str| packed.iter().find(|row| row["weights"] == form).unwrap()["weights_bytes"].as_u64();
+    // What is in no layer, and norms, stay f32. int8: a byte a weight, and 4 bytes an output.
+    let matrices = 2 * (2 * 48 * 32 + 2 * 24 * 32 + 3 * 40 * 32);
+    let outputs = 2 * (48 + 32 + 2 * 24 + 2 * 40 + 32);
+    let others = QWEN3 - matrices;
+    assert_eq!(bytes("int8"), Some(4 * others + matrices + 4 * outputs));
+    let text = plan(Some(&fixture("qwen3")), &["--memory", "10MB"]).good();
+    assert!(text.contains("q4_k_m") && text.contains("int4 g128"), "{text}");
+    // Weights that do not fit as they are may fit packed.
+    let flags = ["--memory", "85000", "--max-batched-tokens", "1"];
+    let little = plan(Some(&fixture("qwen3")), &flags).refused(&["the weights alone", "as int8"]);
+    assert!(little.contains("it fits"), "{little}");
+}
+
+#[test]
+fn auto_takes_the_plans_choice_and_says_so() {
+    let flags = ["--prompt", "Once", "--max-tokens", "2", "--temperature", "0"];
+    let ran = run(&[&["generate", "--auto"], &flags[..]].concat());
+    assert!(ran.stderr.contains("--auto: ") && ran.stderr.contains("--kv-dtype f32"), "{}", ran.stderr);
+    ran.good();
+    for (flag, value) in [("--kv-dtype", "fp8"), ("--max-model-len", "64"), ("--kv-memory", "1MiB")] {
+        run(&[&["generate", "--auto", flag, value], &flags[..]].concat()).refused(&["--auto", flag]);
+    }
+    run(&[&["generate", "--auto", "--attention", "contiguous"], &flags[..]].concat())
+        .refused(&["--auto", "contiguous"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.jsonl"), dir.path().join("out.jsonl"));
+    fs::write(&input, "{\"id\": \"a\", \"prompt\": \"Once\", \"max_tokens\": 2}\n").unwrap();
+    let files = ["--input", input.to_str().unwrap(), "--output", output.to_str().unwrap()];
+    run(&[&["batch", "--auto", "--max-num-seqs", "4"], &files[..]].concat())
+        .refused(&["--auto", "--max-num-seqs"]);
+    let ran = run(&[&["batch", "--auto"], &files[..]].concat());
+    assert!(ran.stderr.contains("--max-num-seqs 256"), "{}", ran.stderr);
+    ran.good();
+}

@@ -21,7 +21,7 @@ fn class(dtype: DType) -> &'static str {
 }
 
 /// A view of a whole storage, row by row.
-fn whole<'a>(key: &'a str, tensor: &HostTensor) -> View<'a> {
+pub fn whole<'a>(key: &'a str, tensor: &HostTensor) -> View<'a> {
     let size: Vec<i64> = tensor.shape.iter().map(|n| *n as i64).collect();
     let stride = (1..=size.len()).map(|i| size[i..].iter().product()).collect();
     let numbers = size.iter().product();

@@ -17,8 +17,8 @@
 mod config;
 mod cursor;
 mod metadata;
-mod names;
-mod splits;
+pub(crate) mod names;
+pub(crate) mod splits;
 mod tensors;
 mod tokenizer;
 
@@ -29,7 +29,7 @@ use std::path::Path;
 use tensors::{Heads, Tensors};
 
 /// What every file begins with.
-const MAGIC: &[u8; 4] = b"GGUF";
+pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 
 /// The value of `general.architecture` of the models that we compute.
 const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];

@@ -39,6 +39,19 @@ fn mapped(name: &str) -> Option<String> {
     }
 }
 
+/// GGUF's name of a tensor that Hugging Face calls so; `None` for one that the models of GGUF do not have.
+pub fn of_hugging_face(name: &str) -> Option<String> {
+    let (module, kind) = name.rsplit_once('.')?;
+    let find = |table: &[(&'static str, &str)], name: &str| Some(table.iter().find(|(_, to)| *to == name)?.0);
+    match module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, module)) => {
+            let layer: usize = layer.parse().ok()?;
+            Some(format!("blk.{layer}.{}.{kind}", find(&INNER, module)?))
+        }
+        None => Some(format!("{}.{kind}", find(&OUTER, module)?)),
+    }
+}
+
 /// Which of a model's projections has its rows in pairs, where the architecture has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotated {
@@ -75,6 +88,7 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(hugging_face(name), want);
+            assert!(want == name || of_hugging_face(want).as_deref() == Some(name), "{want}");
         }
         assert_eq!(Rotated::of("blk.3.attn_k.bias"), Some(Rotated::Key));
         assert_eq!(Rotated::of("blk.3.attn_k_norm.weight"), None);

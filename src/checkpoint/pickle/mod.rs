@@ -12,13 +12,15 @@ mod machine;
 mod names;
 mod objects;
 mod tensors;
+mod training;
 mod zip;
 
 use super::{CheckpointError, Directory, FileFormat, Result, Shard, directory::refuse_lfs_pointer};
 use crate::tensor::Owner;
 use machine::Machine;
-use objects::{Objects, Storage, Tensor};
+use objects::{Objects, Storage, Tensor, Value};
 use std::{ops::Range, path::Path};
+pub use training::open_training;
 use zip::{Archive, shown};
 
 pub(super) const SINGLE: &str = "pytorch_model.bin";
@@ -81,10 +83,16 @@ impl FileFormat for Torch {
 ///
 /// # Errors
 /// [`CheckpointError::Torch`] and [`CheckpointError::Tensor`], for files that are damaged, or ask for anything but tensors.
-pub fn shards(
+pub fn shards(file: (&str, &Path), owner: &Owner, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Shard>> {
+    shards_below(file, owner, wanted, |_, top| top)
+}
+
+/// The same, of the dict that `find` picks in the file's own.
+fn shards_below(
     (file, path): (&str, &Path),
     owner: &Owner,
     wanted: &dyn Fn(&str) -> bool,
+    find: impl Fn(&Objects, Value) -> Value,
 ) -> Result<Vec<Shard>> {
     let bytes: &[u8] = (**owner).as_ref();
     refuse_lfs_pointer(bytes, path)?;
@@ -95,12 +103,14 @@ pub fn shards(
         check_archive(&archive, bytes).map_err(bad)?;
         let pickle = archive.get("data.pkl").ok_or_else(|| bad("its zip archive has no data.pkl".into()))?;
         let (top, _) = Machine::run(&mut objects, pickle.start, pickle.end).map_err(bad)?;
+        let top = find(&objects, top);
         let tensors = tensors::state_dict(&mut objects, top).map_err(bad)?;
         let storage = |objects: &Objects, tensor: &Tensor| stored(&archive, objects, tensor);
         return tensors::shards((file, path), owner, &mut objects, tensors, storage, wanted);
     }
     if legacy::is(bytes) {
         let (top, storages) = legacy::read(&mut objects, bytes).map_err(bad)?;
+        let top = find(&objects, top);
         let tensors = tensors::state_dict(&mut objects, top).map_err(bad)?;
         let storage = |objects: &Objects, tensor: &Tensor| storages.get(objects, tensor);
         return tensors::shards((file, path), owner, &mut objects, tensors, storage, wanted);

@@ -60,11 +60,13 @@ pub(crate) fn assemble(
     tensors: impl IntoIterator<Item = (String, HostTensor)>,
     loading: &Loading,
 ) -> Result<Vec<(String, Matrix)>> {
-    let Some(quantization) = loading.quantization else {
-        return Ok(tensors.into_iter().map(|(name, tensor)| (name, gguf::matrix(tensor))).collect());
-    };
     let (mut parameters, mut modules) = (Vec::new(), BTreeMap::<String, Parts>::new());
     for (name, tensor) in tensors {
+        refuse_tiny_chat(&name, loading)?;
+        let Some(_) = loading.quantization else {
+            parameters.push((name, gguf::matrix(tensor)));
+            continue;
+        };
         let part = PARTS.into_iter().find(|part| {
             let module = name.strip_suffix(part).is_some_and(|module| module.ends_with('.'));
             module && (*part != "weight" || !tensor.dtype.is_weight())
@@ -77,12 +79,23 @@ pub(crate) fn assemble(
         let new = || Parts { module: module.clone(), tensors: BTreeMap::new(), loading };
         modules.entry(module.clone()).or_insert_with(new).tensors.insert(part, tensor);
     }
+    let Some(quantization) = loading.quantization else { return Ok(parameters) };
     for (module, parts) in modules {
         if let Some(packed) = parts.matrix(quantization)? {
             parameters.push((module + ".weight", Matrix::Packed(packed)));
         }
     }
     Ok(parameters)
+}
+
+/// TinyChat packs AWQ's codes in an order of its own, and says so by no other name than that of its zeros.
+fn refuse_tiny_chat(name: &str, loading: &Loading) -> Result<()> {
+    if !name.ends_with(".scaled_zeros") {
+        return Ok(());
+    }
+    let reason = "this is TinyChat's layout of AWQ, which is not read; give a checkpoint that AutoAWQ wrote (\"version\": \"gemm\"), or pack \
+                  the original with `stairwell quantize --method awq-rtn`";
+    Err(loading.refuse(name, reason.into()))
 }
 
 fn coded<F: Format>(format: F) -> Option<Arc<dyn Packed>> {
