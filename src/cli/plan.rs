@@ -194,7 +194,7 @@ impl Report {
         };
         "\n".to_owned()
             + &table(PACKED_HEADS, self.packed.iter().map(row))
-            + "the same model, by arithmetic: `stairwell quantize` writes the first three, llama.cpp's llama-quantize the others\n"
+            + "the same model, by arithmetic: `stairwell quantize` writes the first three, `convert` q8_0, llama.cpp's llama-quantize the rest\n"
     }
 
     fn memory_lines(&self) -> String {

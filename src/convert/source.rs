@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 /// What tools put in front of all names: torch's compiler, its data parallelism, Lightning.
 const WRAPPERS: [&str; 3] = ["_orig_mod.", "module.", "model._orig_mod."];
 
+/// The file of weights in a directory of PyTorch's.
+const TORCH: &str = "pytorch_model.bin";
+
 /// A checkpoint.
 pub struct Source {
     pub directory: Directory,
@@ -44,6 +47,7 @@ impl Source {
     /// # Errors
     /// Whatever is wrong with config.json, or with the headers of the weights.
     pub fn open(directory: Directory, file: Option<String>, config: Option<&Path>) -> Result<Source> {
+        let file = file.map_or_else(|| only_torch(&directory), |file| Ok(Some(file)))?;
         let (mut config, mut json) = files::config(&directory, config)?;
         let mut rules = LoadRules::default();
         rules.mapper.prefixes = WRAPPERS.map(|prefix| (prefix.to_owned(), Some(String::new()))).into();
@@ -148,6 +152,14 @@ impl Source {
     pub fn path(&self) -> PathBuf {
         self.file.as_ref().map_or_else(|| self.directory.root(), |file| self.directory.path(file))
     }
+}
+
+/// The name of a directory's one file of weights, if that is PyTorch's: it may be a training checkpoint.
+fn only_torch(directory: &Directory) -> Result<Option<String>> {
+    let files = directory.list()?;
+    let others = [".safetensors", ".gguf", ".index.json"];
+    let other = files.iter().any(|file| others.iter().any(|end| file.ends_with(end)));
+    Ok(Some(TORCH.to_owned()).filter(|torch| !other && files.contains(torch)))
 }
 
 fn group(config: &ModelConfig, name: &str) -> Group {
