@@ -18,10 +18,13 @@ STEPS = [f"step{n}" for n in range(1, 10)]
 # What enters with step 8 is counted apart from the rest of src/: the server, its command, and the clients that speak with one.
 STEP_8 = [ROOT / "src" / place for place in ("server", "cli/serve.rs", "cli/chat", "cli/bench/serve")]
 # And what enters with step 9: layouts of packed weights, their products, files that are pickles, GGUF files, Mistral's layout.
-STEP_9 = [ROOT / "src" / place for place in ("quant", "backend/cpu/linear/packed.rs", "backend/cpu/linear/x86/packed", "checkpoint/gguf", "checkpoint/pickle", "checkpoint/mistral.rs", "config/mistral.rs", "cli/compare", "cli/quantize.rs")]
-# No more code than this in src/ without steps 8 and 9, in step 1's build, and on chapter 1's path. Lower a limit when code goes.
-# Step 9 took 900 lines in files of earlier steps: a matrix may be packed, a directory may hold other files, and dtypes are ours.
-LIMITS = {"src": 21_450, "step1": 9_450, "path1": 2_500}
+STEP_9 = [ROOT / "src" / place for place in ("quant", "backend/cpu/linear/packed.rs", "backend/cpu/linear/x86/packed", "checkpoint/gguf", "checkpoint/pickle", "checkpoint/mistral.rs", "config/mistral.rs", "cli/compare", "cli/quantize.rs",
+    "convert", "cli/convert.rs", "backend/cpu/linear/int8", "backend/cuda/quant_matmul", "backend/cuda/workload/quant.rs")]  # fmt: skip
+# And what the feature hub adds: models by name.
+HUB = [ROOT / "src" / place for place in ("hub", "cli/hub_args.rs", "cli/hub_cache.rs", "cli/pull.rs", "cli/versions.rs")]
+# No more code than this in src/ without steps 8 and 9 and the hub, in step 1's build, and on chapter 1's path. Lower a limit when code goes.
+# Step 9 took 1,800 lines in files of earlier steps: a matrix may be packed, a directory may hold other files, dtypes are ours, plan and --auto know more.
+LIMITS = {"src": 22_400, "step1": 9_800, "path1": 2_500}
 
 
 def without_tests(text: str) -> str:
@@ -91,8 +94,9 @@ def files(root: pathlib.Path, features: set[str]) -> set[pathlib.Path]:
             conditions = re.findall(r"#\[cfg\((.*)\)\]", attributes)
             if not all(holds(condition, features) for condition in conditions):
                 continue
-            renamed = re.search(r'#\[path = "(.*)"\]', attributes)
-            places = [folder / renamed[1]] if renamed else [folder / f"{name}.rs", folder / name / "mod.rs"]
+            renamed = re.findall(r'#\[path = "(.*)"\]', attributes)
+            renamed += [file for condition, file in re.findall(r'#\[cfg_attr\((.*), path = "(.*)"\)\]', attributes) if holds(condition, features)]
+            places = [folder / renamed[0]] if renamed else [folder / f"{name}.rs", folder / name / "mod.rs"]
             todo += [place for place in places if place.exists()]
     return found
 
@@ -129,7 +133,8 @@ def table() -> tuple[str, dict[str, int]]:
     sources = [file for file in (ROOT / "src").rglob("*.rs") if file.name not in tests]
     numbers["step8"] = sum(code_lines(file) for file in sources if any(map(file.is_relative_to, STEP_8)))
     numbers["step9"] = sum(code_lines(file) for file in sources if any(map(file.is_relative_to, STEP_9)))
-    numbers["src"] = sum(map(code_lines, sources)) - numbers["step8"] - numbers["step9"]
+    numbers["hub"] = sum(code_lines(file) for file in sources if any(map(file.is_relative_to, HUB)))
+    numbers["src"] = sum(map(code_lines, sources)) - numbers["step8"] - numbers["step9"] - numbers["hub"]
     return "\n".join([head, *rows]), numbers
 
 
@@ -139,8 +144,8 @@ def main() -> None:
     before, rest = book.read_text().split(BEGIN) if BEGIN in book.read_text() else (book.read_text(), END)
     after = rest.split(END)[1] if END in rest else ""
     wanted = f"{before}{BEGIN}\n{shown}\n{END}{after}"
-    print(f"{shown}\n\nsrc/ without steps 8 and 9: {numbers['src']:,} code lines, of {LIMITS['src']:,} at most")
-    print(f"step 8, the server and its clients: {numbers['step8']:,} code lines; step 9, packed weights: {numbers['step9']:,}")
+    print(f"{shown}\n\nsrc/ without steps 8 and 9 and the hub: {numbers['src']:,} code lines, of {LIMITS['src']:,} at most")
+    print(f"step 8, the server and its clients: {numbers['step8']:,} code lines; step 9, packed weights: {numbers['step9']:,}; models by name: {numbers['hub']:,}")
     if "--update" in sys.argv:
         book.write_text(wanted)
     if "--check" in sys.argv:
