@@ -156,7 +156,7 @@ enum Command {
     Tokenize(tokenize::Args),
     RenderChat(render_chat::Args),
     #[cfg(feature = "step3")]
-    Batch(batch::Args),
+    Batch(Box<batch::Args>),
     #[cfg(feature = "step3")]
     Bench(bench::Args),
     #[cfg(feature = "step3")]
@@ -264,7 +264,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Tokenize(args) => tokenize::run(args)?,
         Command::RenderChat(args) => render_chat::run(args)?,
         #[cfg(feature = "step3")]
-        Command::Batch(args) => return Ok(batch::run(args)?),
+        Command::Batch(args) => return Ok(batch::run(*args)?),
         #[cfg(feature = "step3")]
         Command::Bench(args) => bench::run(args)?,
         #[cfg(feature = "step3")]
