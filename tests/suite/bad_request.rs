@@ -131,9 +131,9 @@ fn a_generation_config_out_of_range() {
 fn flags_and_commands_that_are_not_there() {
     run(&["generate", "--promt", "Hi"]).refused(&["--promt", "--prompt"]);
     run(&["generte"]).refused(&["generte", "generate"]);
-    run(&["generate", "--prompt", "Hi", "--load-format", "gguf"]).refused(&[
+    run(&["generate", "--prompt", "Hi", "--load-format", "ggml"]).refused(&[
         "--load-format",
-        "gguf",
+        "ggml",
         "safetensors",
         "dummy",
     ]);

@@ -73,7 +73,7 @@ fn a_tied_weight_is_written_once_and_a_twin_that_differs_twice() {
 #[test]
 fn gguf_holds_the_model_and_its_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, dtype, off) in [("llama3", "f32", 0.0), ("qwen3", "f32", 0.0), ("llama2", "f16", 0.05)] {
+    for (name, dtype, off) in [("llama3", "f32", 1e-5), ("qwen3", "f32", 0.0), ("llama2", "f16", 0.05)] {
         let out = dir.path().join(format!("{name}-{dtype}"));
         convert(&fixture(name), &out, &["--to", "gguf", "--dtype", dtype]);
         let before = logits(&mut load(fixture(name)), &PROMPT);
