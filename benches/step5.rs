@@ -11,9 +11,9 @@
 mod count;
 mod measure;
 
-use count::{HEAD, Section, count_all};
+use count::{HEAD, Section, count_all, print_timed};
 use measure::{bench, copy_bandwidth, cublas, extent, timed};
-use serde_json::{Value, json};
+use serde_json::Value;
 use stairwell::{
     backend::cuda::{Gpu, KernelShape},
     error::Result,
@@ -146,16 +146,6 @@ fn least_bytes(shape: &str) -> f64 {
     }
 }
 
-/// Prints a line and gives it as JSON; `copy`: a copy's bytes per second.
-fn print_timed(section: &Section, kernel: &str, shape: &str, seconds: f64, copy: f64) -> Value {
-    let speed = least_bytes(shape) / seconds;
-    println!("{kernel:<32} {:>10.1} {:>8.0} {:>8.1}", 1e6 * seconds, speed / 1e9, 100.0 * speed / copy);
-    json!({
-        "section": section.key, "kernel": kernel, "shape": shape, "microseconds": 1e6 * seconds,
-        "gigabytes_per_second": speed / 1e9, "of_copy": speed / copy,
-    })
-}
-
 fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
     let copy = copy_bandwidth(gpu)?;
     println!("\nOn the GPU: a copy moves {:.0} GB/s", copy / 1e9);
@@ -172,10 +162,15 @@ fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
                     numbers.iter().all(|x| (x - expected).abs() < 1e-3 * expected),
                     "{kernel}: {numbers:?}"
                 );
-                rows.push(print_timed(section, kernel, shape, seconds, copy));
+                rows.push(print_timed(section, kernel, shape, [least_bytes(shape), seconds, copy]));
             }
             if section.key == "products" {
-                rows.push(print_timed(section, "cuBLAS", shape, cublas(gpu, shape)?, copy));
+                rows.push(print_timed(
+                    section,
+                    "cuBLAS",
+                    shape,
+                    [least_bytes(shape), cublas(gpu, shape)?, copy],
+                ));
             }
         }
     }

@@ -11,9 +11,9 @@
 mod count;
 mod measure;
 
-use count::{HEAD, Section, count_all};
+use count::{HEAD, Section, count_all, print_timed};
 use measure::{bench, copy_bandwidth, cublas, extent, timed};
-use serde_json::{Value, json};
+use serde_json::Value;
 use stairwell::{
     backend::cuda::{Gpu, KernelShape},
     error::Result,
@@ -80,15 +80,6 @@ fn packed_bytes(shape: &str) -> f64 {
     n("inputs") * n("outputs") * (4.0 + 20.0 / n("group_size")) / 8.0
 }
 
-fn print_timed(section: &Section, kernel: &str, shape: &str, seconds: f64, copy: f64) -> Value {
-    let speed = packed_bytes(shape) / seconds;
-    println!("{kernel:<32} {:>10.1} {:>8.0} {:>8.1}", 1e6 * seconds, speed / 1e9, 100.0 * speed / copy);
-    json!({
-        "section": section.key, "kernel": kernel, "shape": shape, "microseconds": 1e6 * seconds,
-        "gigabytes_per_second": speed / 1e9, "of_copy": speed / copy,
-    })
-}
-
 fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
     let copy = copy_bandwidth(gpu)?;
     println!("\nOn the GPU: a copy moves {:.0} GB/s", copy / 1e9);
@@ -102,11 +93,16 @@ fn time_all(gpu: &Gpu, rows: &mut Vec<Value>) -> Result<()> {
                 let (seconds, numbers) = timed(gpu, kernel, &KernelShape::parse(kernel, shape)?)?;
                 let right = |x: &f32| (x - 4096.0).abs() < 4.0;
                 assert!(numbers.iter().all(right), "{kernel}: {numbers:?}");
-                rows.push(print_timed(section, kernel, shape, seconds, copy));
+                rows.push(print_timed(section, kernel, shape, [packed_bytes(shape), seconds, copy]));
             }
             // cuBLAS reads the same matrix in bf16; its speed is counted in packed bytes, too, so that the columns compare.
             let dense = shape.replace(",group_size=128", "");
-            rows.push(print_timed(section, "cuBLAS, bf16", shape, cublas(gpu, &dense)?, copy));
+            rows.push(print_timed(
+                section,
+                "cuBLAS, bf16",
+                shape,
+                [packed_bytes(shape), cublas(gpu, &dense)?, copy],
+            ));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The counters of kernels, as a table and as JSON: what the benches of steps 5 and 9 share.
+//! The counters of kernels, as a table and as JSON: what the benches of steps 5 and 9 share. And a line of what a GPU took.
 
 use serde_json::{Value, json};
 use stairwell::{
@@ -89,4 +89,14 @@ pub fn count_all(sections: &[Section], rows: &mut Vec<Value>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Prints the time of a kernel on a GPU, and gives it as JSON: the bytes that it must move, its seconds, and a copy's bytes per second.
+pub fn print_timed(section: &Section, kernel: &str, shape: &str, [bytes, seconds, copy]: [f64; 3]) -> Value {
+    let speed = bytes / seconds;
+    println!("{kernel:<32} {:>10.1} {:>8.0} {:>8.1}", 1e6 * seconds, speed / 1e9, 100.0 * speed / copy);
+    json!({
+        "section": section.key, "kernel": kernel, "shape": shape, "microseconds": 1e6 * seconds,
+        "gigabytes_per_second": speed / 1e9, "of_copy": speed / copy,
+    })
 }
