@@ -134,6 +134,8 @@ mod step9_device;
 #[cfg(feature = "quantized")]
 mod torch_files;
 #[cfg(feature = "quantized")]
+mod torch_refused;
+#[cfg(feature = "quantized")]
 mod torch_writer;
 
 // Models by name.
