@@ -37,17 +37,17 @@ fn simulator() {
     // Linked first, so that the simulator's own functions, which both have, are those without calls.
     let mut build = compiler();
     if let Some(sanitizer) = &sanitizer {
-        build.flag(format!("-fsanitize={sanitizer}")).define("SIMULATOR_SANITIZED", None);
+        build.debug(true).flag(format!("-fsanitize={sanitizer}")).define("SIMULATOR_SANITIZED", None);
         let library = if sanitizer == "thread" { "tsan" } else { "asan" };
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
         println!("cargo:rustc-link-arg=-l{library}");
     }
     build.file("kernels/simulator/main.cpp").file("kernels/simulator/counters.cpp");
 
-    // The kernels that tell of each access: ThreadSanitizer's calls, with functions of our own behind them. A sanitizer has those
-    // functions itself.
+    // The kernels that tell of each access: ThreadSanitizer's calls, with functions of our own behind them, which look up the access's line.
+    // A sanitizer has those functions itself.
     let mut counted = compiler();
-    counted.flag("-fsanitize=thread").file("kernels/simulator/counted.cpp").cargo_metadata(false);
+    counted.flag("-g1").flag("-fsanitize=thread").file("kernels/simulator/counted.cpp").cargo_metadata(false);
     if counted.get_compiler().is_like_clang() {
         counted.flag("-mllvm").flag("-tsan-instrument-read-before-write");
     }
@@ -65,7 +65,7 @@ fn simulator() {
 #[cfg(feature = "step5")]
 fn compiler() -> cc::Build {
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++20").opt_level(2).debug(true).warnings(true).extra_warnings(true);
+    build.cpp(true).std("c++20").opt_level(2).debug(false).warnings(true).extra_warnings(true);
     // Kernels read 16 bytes of smaller numbers through a wider type; the pragmas are nvcc's.
     build.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas").flag("-pthread");
     if cfg!(feature = "step6") {

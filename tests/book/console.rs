@@ -194,14 +194,15 @@ pub fn shell() -> impl FnMut(&str) -> Ran {
     }
 }
 
-/// The command on the build of everything, for the steps that BOOK_AS_FULL names: `step4,step5`. Features are cumulative, and these steps show the
-/// same in it; `.ci/run` has no time to build the program once more for each.
+/// The command as `.ci/run` has time for: on the build of everything for the steps that BOOK_AS_FULL names (`step4,step5`), since features are
+/// cumulative and these steps show the same in it; and without `--release` if BOOK_AS_TESTED is set, on the program that the tests have built.
 fn as_full(command: &str) -> String {
     let steps = env::var("BOOK_AS_FULL").unwrap_or_default();
     let asked = steps.split(',').filter(|step| !step.is_empty());
-    asked.fold(command.to_owned(), |command, step| {
+    let command = asked.fold(command.to_owned(), |command, step| {
         command.replace(&format!("--features {step} "), "--features full ")
-    })
+    });
+    if env::var_os("BOOK_AS_TESTED").is_some() { command.replace("--release ", "") } else { command }
 }
 
 #[cfg(test)]

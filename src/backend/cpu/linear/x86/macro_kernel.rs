@@ -2,12 +2,12 @@
 
 use super::super::stored;
 use super::super::tasks::{Out, TASK, Task};
-use super::micro_kernel::{IN_PLACE, PackedBlock, Waiting};
+use super::micro_kernel::{Block, IN_PLACE, PackedBlock, PackedBlocks, Waiting};
 use super::pack::{HEIGHT, Panels};
 use super::weights::{Element, Reads};
 use super::{in_place, micro_kernel};
-use crate::backend::simd::Simd;
-use std::{cell::RefCell, marker::PhantomData, ops::Range};
+use crate::backend::simd::{Avx2, Avx512, Avx512Bf16, Simd};
+use std::{cell::RefCell, marker::PhantomData};
 
 /// Panels of x that pass by all panels of W of a task before the next ones do: they stay in the second cache, and so do the task's weights.
 const PANELS: usize = 32;
@@ -27,16 +27,14 @@ pub trait Operand<T: Simd<W>, const W: usize> {
     fn registers(&self) -> usize;
     /// All panels of x against four outputs from number `first` on, in place, N at a time.
     fn in_place<const N: usize>(&self, simd: T, panels: &Panels<T::Number>, first: usize, out: &Out);
-    /// Some panels of x against a block of k of R outputs from number `first` on, N at a time. `waiting`: the micro-tiles' sums between two
-    /// blocks.
+    /// A block of x against that of R outputs from number `first` on, N at a time. `waiting`: the micro-tiles' sums between two blocks.
     #[allow(clippy::too_many_arguments)]
     fn block<const N: usize, const R: usize, const K: usize>(
         &self,
         simd: T,
         panels: &Panels<T::Number>,
-        some: Range<usize>,
+        block: &Block,
         first: usize,
-        block: Range<usize>,
         packed: &mut PackedBlock<T::Number, W, R, K>,
         waiting: &mut Waiting<T::Sums, N>,
         out: &Out,
@@ -68,7 +66,7 @@ impl<'a, E> Stored<'a, E> {
     }
 }
 
-impl<T: Reads<E, W>, E: Element, const W: usize> Operand<T, W> for Stored<'_, E> {
+impl<T: Reads<E, W> + PackedBlocks<W>, E: Element, const W: usize> Operand<T, W> for Stored<'_, E> {
     const FEW: usize = 16;
 
     #[inline(always)]
@@ -88,22 +86,21 @@ impl<T: Reads<E, W>, E: Element, const W: usize> Operand<T, W> for Stored<'_, E>
         &self,
         simd: T,
         panels: &Panels<T::Number>,
-        some: Range<usize>,
+        block: &Block,
         first: usize,
-        block: Range<usize>,
         packed: &mut PackedBlock<T::Number, W, R, K>,
         waiting: &mut Waiting<T::Sums, N>,
         out: &Out,
     ) {
         let w = self.panel::<R>(first);
-        micro_kernel::block::<T, E, W, N, R, K>(simd, panels, some, w, block, packed, waiting, out);
+        micro_kernel::block::<T, E, W, N, R, K>(simd, panels, block, w, packed, waiting, out);
     }
 }
 
 /// The outputs of a task, N rows of W at a time. A packed panel of W has R rows, and a block of it K registers of each: as many as fill a half
 /// or a third of a first cache, so that a block of x fits beside them and is loaded once for all R / N micro-tiles.
 #[inline(always)]
-pub fn task<T: Simd<W>, O: Operand<T, W>, const W: usize, const N: usize, const R: usize, const K: usize>(
+fn run_task<T: Simd<W>, O: Operand<T, W>, const W: usize, const N: usize, const R: usize, const K: usize>(
     simd: T,
     task: &Task,
     w: &O,
@@ -126,11 +123,11 @@ pub fn task<T: Simd<W>, O: Operand<T, W>, const W: usize, const N: usize, const 
             let some = panel..panels.count().min(panel + PANELS);
             for outputs in task.outputs.clone().step_by(panels_of_w * R) {
                 for start in (0..registers).step_by(K) {
-                    let block = start..registers.min(start + K);
+                    let end = registers.min(start + K);
+                    let block = Block { panels: some.clone(), registers: start..end, last: end == registers };
                     for (i, first) in (outputs..task.outputs.end).step_by(R).enumerate().take(panels_of_w) {
-                        let (sums, some, block) = (&mut sums[i], some.clone(), block.clone());
                         let out = &task.out.from(first - task.outputs.start);
-                        w.block::<N, R, K>(simd, panels, some, first, block, packed, sums, out);
+                        w.block::<N, R, K>(simd, panels, &block, first, packed, &mut sums[i], out);
                     }
                 }
             }
@@ -138,6 +135,30 @@ pub fn task<T: Simd<W>, O: Operand<T, W>, const W: usize, const N: usize, const 
         ROOM.set(memory);
     }
 }
+
+/// [`run_task`], compiled for an instruction set: a function for each format of weights.
+pub trait MacroKernel<const W: usize>: PackedBlocks<W> {
+    fn run(self, task: &Task, w: &impl Operand<Self, W>, panels: &Panels<Self::Number>);
+}
+
+macro_rules! macro_kernel {
+    ($simd:ident, $w:literal, $number:ty, $n:literal, $r:literal, $k:literal, $features:literal) => {
+        impl MacroKernel<$w> for $simd {
+            fn run(self, task: &Task, w: &impl Operand<$simd, $w>, panels: &Panels<$number>) {
+                #[target_feature(enable = $features)]
+                fn copy(simd: $simd, task: &Task, w: &impl Operand<$simd, $w>, panels: &Panels<$number>) {
+                    run_task::<_, _, $w, $n, $r, $k>(simd, task, w, panels);
+                }
+                // SAFETY: the token proves that the CPU has these features.
+                unsafe { copy(self, task, w, panels) }
+            }
+        }
+    };
+}
+// 16 registers hold 4 × 2 sums and what is multiplied; 32 hold 4 × 4.
+macro_kernel!(Avx2, 8, f32, 2, 4, 128, "avx2,fma,f16c");
+macro_kernel!(Avx512, 16, f32, 4, 8, 32, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");
+macro_kernel!(Avx512Bf16, 32, u16, 4, 8, 32, "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma");
 
 thread_local! {
     /// For what [`room`] gives.

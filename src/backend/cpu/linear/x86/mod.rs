@@ -30,12 +30,11 @@ mod packed;
 mod weights;
 
 use super::super::{Cpu, CpuWeight, Isa};
-use super::stored::Part;
 use super::tasks::{Columns, Task, for_each_task};
-use super::{Product, plain::plain_task, transposed::transposed_task};
+use super::{Product, plain::plain_task, stored::Part, transposed::transposed_task};
 use crate::backend::simd::{Avx2, Avx512, Avx512Bf16, dispatch};
 use crate::{backend::simd::amx::Amx, tensor::DType};
-use macro_kernel::{Stored, outputs_of_task};
+use macro_kernel::{MacroKernel, Stored, outputs_of_task};
 use pack::{Panels, pack_bf16, pack_f32};
 use packed::{Gathered, Widens};
 use weights::{Bf16, F16, F32, Reads};
@@ -79,10 +78,8 @@ fn f32_product(cpu: &Cpu, x: &[f32], weight: &CpuWeight, rows: usize, y: &[Colum
             _ if !packed::has_product(task.part) => {
                 dispatch!(isa, plain_task(task: &Task<'_>, x: &[f32], inputs: usize));
             }
-            // SAFETY: the token proves that the CPU has these features.
-            (Some(simd), _) => unsafe { avx512_task(simd, task, panels) },
-            // SAFETY: as above.
-            (None, Some(simd)) => unsafe { avx2_task(simd, task, panels) },
+            (Some(simd), _) => f32_task::<Avx512, 16, 2>(simd, task, panels),
+            (None, Some(simd)) => f32_task::<Avx2, 8, 4>(simd, task, panels),
             (None, None) => unreachable!("{isa:?} has one of them"),
         }
     });
@@ -95,40 +92,18 @@ fn fill_f32(isa: Isa, x: &[f32], inputs: usize, numbers: &mut [f32]) {
     });
 }
 
-/// A task by AVX2 and FMA. 16 registers hold 4 × 2 sums and what is multiplied.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn avx2_task(simd: Avx2, task: &Task<'_>, panels: &Panels<'_, f32>) {
-    f32_task::<Avx2, 8, 4, 2, 4, 128>(simd, task, panels);
-}
-
-/// A task by AVX-512. 32 registers hold 4 × 4 sums and what is multiplied.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-fn avx512_task(simd: Avx512, task: &Task<'_>, panels: &Panels<'_, f32>) {
-    f32_task::<Avx512, 16, 2, 4, 8, 32>(simd, task, panels);
-}
-
-/// A task whose weights are bf16, stored [out, in].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
-fn bf16_task(simd: Avx512Bf16, task: &Task<'_>, panels: &Panels<'_, u16>) {
-    macro_kernel::task::<_, _, 32, 4, 8, 32>(simd, task, &Stored::<Bf16>::new(task), panels);
-}
-
-/// One task by multiplications of f32, N rows of W at a time.
-#[inline(always)]
-fn f32_task<T, const L: usize, const C: usize, const N: usize, const R: usize, const K: usize>(
-    simd: T,
-    task: &Task<'_>,
-    panels: &Panels<'_, f32>,
-) where
-    T: Reads<F32, L> + Reads<Bf16, L> + Reads<F16, L> + Widens<L, C>,
+/// One task by multiplications of f32.
+fn f32_task<T, const L: usize, const C: usize>(simd: T, task: &Task<'_>, panels: &Panels<'_, f32>)
+where
+    T: Reads<F32, L> + Reads<Bf16, L> + Reads<F16, L> + Widens<L, C> + MacroKernel<L>,
 {
     if let Part::Packed(part) = task.part {
-        return packed::task::<T, L, C, N, R, K>(simd, task, part, panels);
+        return packed::task::<T, L, C>(simd, task, part, panels);
     }
     match task.slice().tensor.dtype {
-        DType::F32 => macro_kernel::task::<_, _, L, N, R, K>(simd, task, &Stored::<F32>::new(task), panels),
-        DType::BF16 => macro_kernel::task::<_, _, L, N, R, K>(simd, task, &Stored::<Bf16>::new(task), panels),
-        DType::F16 => macro_kernel::task::<_, _, L, N, R, K>(simd, task, &Stored::<F16>::new(task), panels),
+        DType::F32 => simd.run(task, &Stored::<F32>::new(task), panels),
+        DType::BF16 => simd.run(task, &Stored::<Bf16>::new(task), panels),
+        DType::F16 => simd.run(task, &Stored::<F16>::new(task), panels),
         other => panic!("{other} is no weight dtype"),
     }
 }
@@ -144,7 +119,6 @@ fn dot_bf16(cpu: &Cpu, simd: Avx512Bf16, x: &[f32], weight: &CpuWeight, rows: us
     });
     let panels = &Panels::new(numbers, rows, width);
     for_each_task(weight, rows, inputs, y, outputs_of_task(rows, inputs), |task| {
-        // SAFETY: the token proves that the CPU has these features.
-        unsafe { bf16_task(simd, &task, panels) }
+        simd.run(&task, &Stored::<Bf16>::new(&task), panels);
     });
 }

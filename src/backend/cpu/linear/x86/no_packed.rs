@@ -27,10 +27,4 @@ pub fn has_product(part: &Part) -> bool {
 }
 
 /// The outputs of a task of a packed part.
-pub fn task<T, const L: usize, const C: usize, const N: usize, const R: usize, const K: usize>(
-    _: T,
-    _: &Task,
-    _: &PackedPart,
-    _: &Panels<f32>,
-) {
-}
+pub fn task<T, const L: usize, const C: usize>(_: T, _: &Task, _: &PackedPart, _: &Panels<f32>) {}

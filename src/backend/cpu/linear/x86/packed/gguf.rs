@@ -1,7 +1,7 @@
 //! GGUF's blocks where the file is mapped: the functions of `quant/gguf/`, compiled for the instruction set.
 
 use super::super::super::tasks::Task;
-use super::super::pack::Panels;
+use super::super::{macro_kernel::MacroKernel, pack::Panels};
 use super::{Widens, rows::Rows, run};
 use crate::quant::gguf::{BlockBytes, Blocks, SUB_BLOCK, small, super_blocks};
 use crate::{backend::simd::LINE, tensor::DType};
@@ -169,22 +169,16 @@ impl Type<210> for Q6K {
 }
 
 /// The outputs of a task. `first`: the matrix's output that is the part's first; `inputs`: those of the part, whole sub-blocks.
-#[inline(always)]
-pub fn task<
-    T: Widens<L, C>,
-    const L: usize,
-    const C: usize,
-    const N: usize,
-    const R: usize,
-    const K: usize,
->(
+pub fn task<T, const L: usize, const C: usize>(
     simd: T,
     task: &Task,
     blocks: &Blocks,
     first: usize,
     inputs: &Range<usize>,
     panels: &Panels<f32>,
-) {
+) where
+    T: Widens<L, C> + MacroKernel<L>,
+{
     macro_rules! run_type {
         ($type:ident, $bytes:literal) => {{
             let w = BlockRows::<$type, $bytes> {
@@ -195,7 +189,7 @@ pub fn task<
                 columns: inputs.len(),
                 kind: PhantomData,
             };
-            run::<T, _, L, C, N, R, K>(simd, task, w, panels)
+            run(simd, task, w, panels)
         }};
     }
     match blocks.dtype() {

@@ -16,7 +16,7 @@ pub use widen::Widens;
 
 use super::super::super::{Cpu, CpuTensor, CpuWeight};
 use super::super::{packed::PackedPart, stored::Part, tasks::Out, tasks::Task};
-use super::macro_kernel;
+use super::macro_kernel::MacroKernel;
 use super::{fill_f32, pack::Panels};
 use crate::backend::simd::F32;
 use crate::quant::{NO_INPUT, Numbers, PackedRows};
@@ -62,38 +62,22 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// The outputs of a task of a packed part. N rows of W are multiplied at a time, R are a panel, and K registers of each a block of k.
-#[inline(always)]
-pub fn task<
-    T: Widens<L, C>,
-    const L: usize,
-    const C: usize,
-    const N: usize,
-    const R: usize,
-    const K: usize,
->(
-    simd: T,
-    task: &Task,
-    part: &PackedPart,
-    panels: &Panels<f32>,
-) {
+/// The outputs of a task of a packed part.
+pub fn task<T, const L: usize, const C: usize>(simd: T, task: &Task, part: &PackedPart, panels: &Panels<f32>)
+where
+    T: Widens<L, C> + MacroKernel<L>,
+{
     let last = task.outputs.end - 1;
     match part {
         PackedPart::Rows(rows) => match rows.numbers {
-            Numbers::Affine4 => {
-                run::<T, _, L, C, N, R, K>(simd, task, Codes::<Nibbles>::new(rows, last), panels)
-            }
-            Numbers::Table => {
-                run::<T, _, L, C, N, R, K>(simd, task, Codes::<Looked>::new(rows, last), panels)
-            }
-            Numbers::Affine8 => {
-                run::<T, _, L, C, N, R, K>(simd, task, Codes::<Unsigned>::new(rows, last), panels)
-            }
-            Numbers::Int8 => run::<T, _, L, C, N, R, K>(simd, task, Codes::<Signed>::new(rows, last), panels),
-            Numbers::Fp8 => run::<T, _, L, C, N, R, K>(simd, task, Codes::<E4m3>::new(rows, last), panels),
+            Numbers::Affine4 => run(simd, task, Codes::<Nibbles>::new(rows, last), panels),
+            Numbers::Table => run(simd, task, Codes::<Looked>::new(rows, last), panels),
+            Numbers::Affine8 => run(simd, task, Codes::<Unsigned>::new(rows, last), panels),
+            Numbers::Int8 => run(simd, task, Codes::<Signed>::new(rows, last), panels),
+            Numbers::Fp8 => run(simd, task, Codes::<E4m3>::new(rows, last), panels),
         },
         PackedPart::Blocks { blocks, outputs, inputs } => {
-            gguf::task::<T, L, C, N, R, K>(simd, task, blocks, outputs.start, inputs, panels);
+            gguf::task(simd, task, blocks, outputs.start, inputs, panels);
         }
         PackedPart::Matrix { .. } => unreachable!("has_product said so"),
     }
@@ -104,22 +88,12 @@ pub fn task<
     }
 }
 
-#[inline(always)]
-fn run<
-    T: Widens<L, C>,
+fn run<T, W, const L: usize, const C: usize>(simd: T, task: &Task, w: W, panels: &Panels<f32>)
+where
+    T: Widens<L, C> + MacroKernel<L>,
     W: Rows<T, L, C>,
-    const L: usize,
-    const C: usize,
-    const N: usize,
-    const R: usize,
-    const K: usize,
->(
-    simd: T,
-    task: &Task,
-    w: W,
-    panels: &Panels<f32>,
-) {
-    macro_kernel::task::<T, _, L, N, R, K>(simd, task, &RowsOfBlocks::<W, C>(w), panels);
+{
+    simd.run(task, &RowsOfBlocks::<W, C>(w), panels);
 }
 
 /// Adds the numbers beside the codes of one output.

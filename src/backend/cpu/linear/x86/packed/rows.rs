@@ -2,12 +2,11 @@
 
 use super::super::super::tasks::Out;
 use super::super::macro_kernel::Operand;
-use super::super::micro_kernel::{IN_PLACE, PackedBlock, Waiting, load, packed_block};
+use super::super::micro_kernel::{Block, IN_PLACE, PackedBlock, PackedBlocks, Waiting, load};
 use super::super::pack::Panels;
 use super::Widens;
 use crate::backend::simd::{add_row, of_rows, prefetch};
 use crate::quant::BLOCK;
-use std::ops::Range;
 
 /// Outputs whose numbers come in blocks of 32 columns, C registers of L.
 pub trait Rows<T: Widens<L, C>, const L: usize, const C: usize> {
@@ -32,7 +31,11 @@ pub trait Rows<T: Widens<L, C>, const L: usize, const C: usize> {
 /// Such rows as the macro-kernel takes them.
 pub struct RowsOfBlocks<W, const C: usize>(pub W);
 
-impl<T: Widens<L, C>, W: Rows<T, L, C>, const L: usize, const C: usize> Operand<T, L> for RowsOfBlocks<W, C> {
+impl<T, W, const L: usize, const C: usize> Operand<T, L> for RowsOfBlocks<W, C>
+where
+    T: Widens<L, C> + PackedBlocks<L>,
+    W: Rows<T, L, C>,
+{
     // With more rows, blocks would be widened again for each panel of x.
     const FEW: usize = 4;
 
@@ -52,28 +55,26 @@ impl<T: Widens<L, C>, W: Rows<T, L, C>, const L: usize, const C: usize> Operand<
         &self,
         simd: T,
         panels: &Panels<f32>,
-        some: Range<usize>,
+        block: &Block,
         first: usize,
-        block: Range<usize>,
         packed: &mut PackedBlock<f32, L, R, K>,
         waiting: &mut Waiting<T::Sums, N>,
         out: &Out,
     ) {
         for n in 0..R {
             let mut output = self.0.output(first + n);
-            for start in (0..block.len()).step_by(C) {
-                let of_32 = (block.start + start) / C;
+            for start in (0..block.registers.len()).step_by(C) {
+                let of_32 = (block.registers.start + start) / C;
                 let numbers = match (of_32 + 1) * BLOCK <= self.0.columns() {
                     true => self.0.block(simd, &mut output, of_32),
                     false => self.0.last_block(simd, &mut output, of_32),
                 };
-                for i in 0..C.min(block.len() - start) {
+                for i in 0..C.min(block.registers.len() - start) {
                     simd.store(numbers[i], &mut packed.0[start + i][n]);
                 }
             }
         }
-        let last = block.end == Operand::<T, L>::registers(self);
-        packed_block(simd, panels, some, block, last, packed, waiting, out);
+        simd.packed_block(panels, block, packed, waiting, out);
     }
 }
 
