@@ -15,10 +15,10 @@ mod widen;
 pub use widen::Widens;
 
 use super::super::super::{Cpu, CpuTensor, CpuWeight};
-use super::super::{packed::PackedPart, stored::Part, tasks::Out, tasks::Task};
+use super::super::{packed::PackedPart, stored::Part, tasks::Task};
 use super::macro_kernel::MacroKernel;
 use super::{fill_f32, pack::Panels};
-use crate::backend::simd::F32;
+use crate::backend::simd::{F32, Isa, dispatch};
 use crate::quant::{NO_INPUT, Numbers, PackedRows};
 use codes::{Codes, E4m3, Looked, Nibbles, Signed, Unsigned};
 use rows::{Rows, RowsOfBlocks};
@@ -82,9 +82,8 @@ where
         PackedPart::Matrix { .. } => unreachable!("has_product said so"),
     }
     if let PackedPart::Rows(PackedRows { sparse: Some(sparse), .. }) = part {
-        for (n, output) in task.outputs.clone().enumerate() {
-            add_sparse::<T, L>(simd, &sparse[output], panels, &task.out.from(n));
-        }
+        let isa = if L == 16 { Isa::Avx512 } else { Isa::Avx2 };
+        dispatch!(isa, add_sparse(task: &Task<'_>, sparse: &[Vec<(u32, f32)>], panels: &Panels<'_, f32>));
     }
 }
 
@@ -96,15 +95,23 @@ where
     simd.run(task, &RowsOfBlocks::<W, C>(w), panels);
 }
 
-/// Adds the numbers beside the codes of one output.
+/// Adds the numbers beside the codes.
 #[inline(always)]
-fn add_sparse<T: F32<L>, const L: usize>(simd: T, numbers: &[(u32, f32)], panels: &Panels<f32>, out: &Out) {
-    for row in 0..panels.rows {
-        // SAFETY: `row` checks the place; the task has its columns to itself, and has written them.
-        let mut sum = unsafe { out.row(row).read() };
-        for &(column, number) in numbers {
-            sum = simd.multiply_add_one(panels.number::<L>(row, column as usize), number, sum);
+fn add_sparse<T: F32<L>, const L: usize>(
+    simd: T,
+    task: &Task<'_>,
+    sparse: &[Vec<(u32, f32)>],
+    panels: &Panels<'_, f32>,
+) {
+    for (n, output) in task.outputs.clone().enumerate() {
+        let out = task.out.from(n);
+        for row in 0..panels.rows {
+            // SAFETY: `row` checks the place; the task has its columns to itself, and has written them.
+            let mut sum = unsafe { out.row(row).read() };
+            for &(column, number) in &sparse[output] {
+                sum = simd.multiply_add_one(panels.number::<L>(row, column as usize), number, sum);
+            }
+            out.write(row, [sum]);
         }
-        out.write(row, [sum]);
     }
 }
