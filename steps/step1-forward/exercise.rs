@@ -8,9 +8,9 @@
 #![allow(unused_variables)] // the parameters of what is not written yet
 
 use crate::contracts::stub;
-use crate::contracts::{NameMapper, Outcome, TensorReader, step1};
+use crate::contracts::{NameMapper, Outcome, Resumer, Server, SnapshotFinder, TensorReader, step1};
 use stairwell::backend::cpu::Kernels;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 // 1. RMSNorm ------------------------------------------------------------------------------------------------------------
 
@@ -126,4 +126,50 @@ fn name_mapper() {
 #[test]
 fn name_mapper_tells_the_story() {
     step1::name_mapper_tells_the_story(&MyNameMapper);
+}
+
+// 6. A name in the cache ------------------------------------------------------------------------------------------------
+
+pub struct MySnapshotFinder;
+
+impl SnapshotFinder for MySnapshotFinder {
+    /// `repository` is ORG/NAME; its folder in `cache` is called models--ORG--NAME.
+    fn find(&self, cache: &Path, repository: &str, revision: &str) -> Outcome<PathBuf> {
+        stub!(
+            "ask refs/ for the commit and return its folder in snapshots/; read \"From a name to a commit\" in steps/step1-forward/loading.md"
+        )
+    }
+}
+
+#[test]
+fn snapshot_finder() {
+    step1::snapshot_finder(&MySnapshotFinder);
+}
+
+#[test]
+fn snapshot_finder_tells_the_story() {
+    step1::snapshot_finder_tells_the_story(&MySnapshotFinder);
+}
+
+// 7. A download that goes on --------------------------------------------------------------------------------------------
+
+pub struct MyResumer;
+
+impl Resumer for MyResumer {
+    /// `contracts::sha256` hashes bytes. Five tries in a row that bring nothing are enough to give up.
+    fn complete(&self, server: &mut dyn Server, part: &Path, size: u64, sha256: &str) -> Outcome<()> {
+        stub!(
+            "ask for the bytes that are missing until all are there, then check the hash; read \"Right or not at all\" in steps/step1-forward/loading.md"
+        )
+    }
+}
+
+#[test]
+fn resumer() {
+    step1::resumer(&MyResumer);
+}
+
+#[test]
+fn resumer_tells_the_story() {
+    step1::resumer_tells_the_story(&MyResumer);
 }

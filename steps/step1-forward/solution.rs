@@ -1,12 +1,12 @@
 //! Answers to the exercises of chapter 1: `cargo test --test solution1`.
 
-use crate::contracts::{NameMapper, Outcome, TensorReader, step1};
+use crate::contracts::{self, NameMapper, Outcome, Resumer, Server, SnapshotFinder, TensorReader, step1};
 use serde_json::Value;
 use stairwell::backend::cpu::Kernels;
 use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 // 1. RMSNorm ------------------------------------------------------------------------------------------------------------
@@ -141,4 +141,91 @@ fn name_mapper() {
 #[test]
 fn name_mapper_tells_the_story() {
     step1::name_mapper_tells_the_story(&MyNameMapper);
+}
+
+// 6. A name in the cache ------------------------------------------------------------------------------------------------
+
+pub struct MySnapshotFinder;
+
+impl SnapshotFinder for MySnapshotFinder {
+    fn find(&self, cache: &Path, repository: &str, revision: &str) -> Outcome<PathBuf> {
+        let model = cache.join(format!("models--{}", repository.replace('/', "--")));
+        // A branch or a tag is a file that holds the commit; without such a file, the revision must be the commit itself.
+        let commit = fs::read_to_string(model.join("refs").join(revision)).unwrap_or(revision.into());
+        let snapshot = model.join("snapshots").join(commit);
+        match snapshot.is_dir() {
+            true => Ok(snapshot),
+            false => Err(format!("the cache has no {repository} at '{revision}'").into()),
+        }
+    }
+}
+
+#[test]
+fn snapshot_finder() {
+    step1::snapshot_finder(&MySnapshotFinder);
+}
+
+#[test]
+fn snapshot_finder_tells_the_story() {
+    step1::snapshot_finder_tells_the_story(&MySnapshotFinder);
+}
+
+// 7. A download that goes on --------------------------------------------------------------------------------------------
+
+pub struct MyResumer;
+
+impl Resumer for MyResumer {
+    fn complete(&self, server: &mut dyn Server, part: &Path, size: u64, sha256: &str) -> Outcome<()> {
+        let mut bytes = fs::read(part).unwrap_or_default();
+        if bytes.len() as u64 > size {
+            bytes.clear();
+        }
+        let mut inherited = !bytes.is_empty();
+        loop {
+            fetch(server, part, &mut bytes, size)?;
+            if contracts::sha256(&bytes) == sha256 {
+                return Ok(());
+            }
+            if !inherited {
+                fs::remove_file(part)?;
+                return Err("the file that came has another hash".into());
+            }
+            // Perhaps what the earlier process left was damaged: fetch everything once more.
+            (inherited, bytes) = (false, Vec::new());
+        }
+    }
+}
+
+/// Asks until `size` bytes are there. What came is written after each answer, so that it survives this process.
+fn fetch(server: &mut dyn Server, part: &Path, bytes: &mut Vec<u8>, size: u64) -> Outcome<()> {
+    let (mut longest, mut in_vain) = (bytes.len(), 0);
+    while (bytes.len() as u64) < size {
+        let from = bytes.len() as u64;
+        let answer = server.get(from);
+        match (answer.status, answer.start) {
+            (206, Some(start)) if start == from => bytes.extend(answer.body),
+            (200, _) => *bytes = answer.body,
+            _ => {}
+        }
+        fs::write(part, &bytes)?;
+        if bytes.len() > longest {
+            (longest, in_vain) = (bytes.len(), 0);
+            continue;
+        }
+        in_vain += 1;
+        if in_vain == 5 {
+            return Err(format!("five answers brought nothing new; {from} of {size} bytes are there").into());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn resumer() {
+    step1::resumer(&MyResumer);
+}
+
+#[test]
+fn resumer_tells_the_story() {
+    step1::resumer_tells_the_story(&MyResumer);
 }

@@ -11,8 +11,10 @@ mod step1_forward {
     pub mod solution;
     pub mod wrong_kv_head;
     pub mod wrong_name_mapper;
+    pub mod wrong_resumer;
     pub mod wrong_rms_norm;
     pub mod wrong_rotate_half;
+    pub mod wrong_snapshot_finder;
     pub mod wrong_tensor_reader;
 }
 
@@ -20,7 +22,8 @@ use crate::contracts::step1;
 use crate::rig::{self, Case, KEPT};
 use step1_forward::{
     exercise as stub, solution, wrong_kv_head as kv_head, wrong_name_mapper as name_mapper,
-    wrong_rms_norm as rms_norm, wrong_rotate_half as rotate_half, wrong_tensor_reader as tensor_reader,
+    wrong_resumer as resumer, wrong_rms_norm as rms_norm, wrong_rotate_half as rotate_half,
+    wrong_snapshot_finder as snapshot_finder, wrong_tensor_reader as tensor_reader,
 };
 
 const STUBS: &[Case] = &[
@@ -66,6 +69,26 @@ const STUBS: &[Case] = &[
         || step1::name_mapper_tells_the_story(&stub::MyNameMapper),
         Some("not written yet: apply the four rules"),
     ),
+    (
+        "snapshot_finder",
+        || step1::snapshot_finder(&stub::MySnapshotFinder),
+        Some("not written yet: ask refs/ for the commit"),
+    ),
+    (
+        "snapshot_finder's story",
+        || step1::snapshot_finder_tells_the_story(&stub::MySnapshotFinder),
+        Some("not written yet: ask refs/ for the commit"),
+    ),
+    (
+        "resumer",
+        || step1::resumer(&stub::MyResumer),
+        Some("not written yet: ask for the bytes that are missing"),
+    ),
+    (
+        "resumer's story",
+        || step1::resumer_tells_the_story(&stub::MyResumer),
+        Some("not written yet: ask for the bytes that are missing"),
+    ),
 ];
 
 const SOLUTIONS: &[Case] = &[
@@ -79,6 +102,10 @@ const SOLUTIONS: &[Case] = &[
     ("tensor_reader's story", || step1::tensor_reader_tells_the_story(&solution::MyTensorReader), KEPT),
     ("name_mapper", || step1::name_mapper(&solution::MyNameMapper), KEPT),
     ("name_mapper's story", || step1::name_mapper_tells_the_story(&solution::MyNameMapper), KEPT),
+    ("snapshot_finder", || step1::snapshot_finder(&solution::MySnapshotFinder), KEPT),
+    ("snapshot_finder's story", || step1::snapshot_finder_tells_the_story(&solution::MySnapshotFinder), KEPT),
+    ("resumer", || step1::resumer(&solution::MyResumer), KEPT),
+    ("resumer's story", || step1::resumer_tells_the_story(&solution::MyResumer), KEPT),
 ];
 
 const WRONG: &[Case] = &[
@@ -159,6 +186,37 @@ const WRONG: &[Case] = &[
         || step1::name_mapper_tells_the_story(&name_mapper::DropsBeforeUnwrapping),
         Some("v_head.summary.weight"),
     ),
+    (
+        "BranchIsTheFolder",
+        || step1::snapshot_finder(&snapshot_finder::BranchIsTheFolder),
+        Some("refs/main says which commit the branch was"),
+    ),
+    (
+        "AnySnapshot",
+        || step1::snapshot_finder(&snapshot_finder::AnySnapshot),
+        Some("refs/main says which commit the branch was"),
+    ),
+    (
+        "BelievesTheReference",
+        || step1::snapshot_finder(&snapshot_finder::BelievesTheReference),
+        Some("names a commit whose snapshot is not there"),
+    ),
+    (
+        "AppendsWhatComes",
+        || step1::resumer(&resumer::AppendsWhatComes),
+        Some("did you append bytes without asking where they begin"),
+    ),
+    (
+        "AppendsWhatComes' story",
+        || step1::resumer_tells_the_story(&resumer::AppendsWhatComes),
+        Some("the shards that you fetched"),
+    ),
+    (
+        "BeginsAnew",
+        || step1::resumer(&resumer::BeginsAnew),
+        Some("you asked for bytes from [0], expected [400]"),
+    ),
+    ("TrustsTheServer", || step1::resumer(&resumer::TrustsTheServer), Some("what was there was damaged")),
 ];
 
 /// How many checks fail.

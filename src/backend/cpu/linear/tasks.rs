@@ -120,10 +120,8 @@ pub struct Out<'a> {
 impl Out<'_> {
     /// The same, some columns later.
     #[inline(always)]
-    pub fn from(mut self, columns: usize) -> Self {
-        self.column += columns;
-        self.count = self.count.saturating_sub(columns);
-        self
+    pub fn from(self, columns: usize) -> Self {
+        Self { column: self.column + columns, count: self.count.saturating_sub(columns), ..self }
     }
 
     /// Where the columns of a row begin.
