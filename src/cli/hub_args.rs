@@ -1,10 +1,11 @@
 //! Flags about the hub and its cache, and the one place where the command line turns a model's name into a folder.
 
-use super::terminal::print_note;
+use super::terminal::{Progress, print_note};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-use stairwell::checkpoint::Directory;
+use stairwell::checkpoint::{Directory, StateDict, checksums};
+use stairwell::demo;
 use stairwell::error::Result;
-use stairwell::hub::{self, Environment, Watch};
+use stairwell::hub::{self, Environment, KnownSums, Watch};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,36 @@ impl HubArgs {
             return Ok(directory);
         }
         Ok(hub::locate(&self.environment()?, model, revision, &Bar::new())?)
+    }
+}
+
+/// Where a model by name comes from, and whether it is the one that is meant.
+#[derive(clap::Args, Clone)]
+pub struct ModelHubArgs {
+    #[command(flatten)]
+    hub: HubArgs,
+    /// Read all weights first and refuse others than these: the digest that `inspect --verify` prints, or a file with what
+    /// `inspect --verify --json` prints
+    #[arg(long, value_name = "SHA|FILE", visible_alias = "against")]
+    checksum: Option<String>,
+}
+
+impl ModelHubArgs {
+    /// As [`HubArgs::locate`]; nothing is compared.
+    pub fn locate(&self, model: &str, revision: Option<&str>) -> Result<Directory> {
+        self.hub.locate(model, revision)
+    }
+
+    /// The directory that `--model` names, or the demo, compared with `--checksum`.
+    pub fn directory(&self, model: Option<&str>, revision: Option<&str>) -> Result<Directory> {
+        let known = self.checksum.as_deref().map(KnownSums::read).transpose()?;
+        let directory = model.map_or(Ok(demo::directory()), |model| self.locate(model, revision))?;
+        if let Some(known) = known {
+            let (state_dict, progress) = (StateDict::open(&directory)?, Progress::new("checking"));
+            let total = state_dict.total_bytes();
+            known.compare(&checksums(&state_dict, |bytes| progress.add(bytes, total)), &directory.root())?;
+        }
+        Ok(directory)
     }
 }
 

@@ -1,13 +1,12 @@
 //! Flags that name a model and say how to load it.
 
-use super::{gpu_args::GpuArgs, hub_args::HubArgs, terminal::Progress};
+use super::{gpu_args::GpuArgs, hub_args::ModelHubArgs, terminal::Progress};
 use clap::{Args, ValueEnum};
 use stairwell::{
     attention::KvOptions,
     backend::cpu::{self, Cpu},
     checkpoint::{Directory, LoadRules},
     config::{ModelConfig, Quantization},
-    demo,
     error::{Error, Result},
     machine::{DeviceKind, Machine},
     model::LoadEvent,
@@ -31,7 +30,7 @@ pub struct ModelArgs {
     #[arg(long, value_enum, value_name = "SOURCE")]
     pub tokenizer_from: Option<StepsFrom>,
     #[command(flatten)]
-    pub hub: HubArgs,
+    pub hub: ModelHubArgs,
 }
 
 /// How to load it.
@@ -92,10 +91,7 @@ pub enum Activations {
 impl ModelArgs {
     /// The directory that `--model` names, or the demo.
     pub fn directory(&self) -> Result<Directory> {
-        match &self.model {
-            Some(model) => self.hub.locate(model, self.revision.as_deref()),
-            None => Ok(demo::directory()),
-        }
+        self.hub.directory(self.model.as_deref(), self.revision.as_deref())
     }
 
     /// The directory's tokenizer.

@@ -142,6 +142,15 @@ pub enum HubError {
     /// The demo model, which is no folder.
     #[error("{name}: there are no files to save; give a model by --model")]
     NothingToSave { name: String },
+    /// A file of checksums that can't be used.
+    #[error(
+        "--checksum {path}: {why}. Give the digest that `stairwell inspect --verify` prints (64 hexadecimal digits), or a file with what \
+         `stairwell inspect --verify --json` prints"
+    )]
+    KnownSums { path: PathBuf, why: String },
+    /// A checkpoint whose tensors hash to something else.
+    #[error("{model}: these are not the weights that {source_of_sums} speaks of: {what}")]
+    OtherWeights { model: PathBuf, source_of_sums: String, what: String },
     /// Files that are in the cache and can't be a model.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),

@@ -12,6 +12,7 @@
 //! - `api`, `select`: what a repository holds, and what of it is fetched.
 //! - `blob_id`, `lock`, `cache`, `download`, `pull`: bytes into blobs, blobs into a snapshot.
 //! - `scan`, `clean`, `verify`: what is in the cache, and how it is deleted and checked.
+//! - [`KnownSums`]: whether weights are those that somebody wrote down.
 //! - [`versions`]: models that a user keeps under names of his own.
 
 mod address;
@@ -24,6 +25,7 @@ mod connect;
 mod download;
 mod environment;
 mod error;
+mod known_sums;
 mod lock;
 mod pull;
 mod scan;
@@ -36,6 +38,7 @@ pub use clean::{Deletion, prune, remove};
 pub use environment::{Environment, Token};
 pub use error::HubError;
 use error::Result;
+pub use known_sums::KnownSums;
 pub use pull::{PullOptions, Pulled, pull};
 pub use scan::{CachedFile, CachedRepository, CachedRevision, HubCache, scan};
 pub use verify::{Verified, verify};

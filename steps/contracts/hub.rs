@@ -171,6 +171,9 @@ impl Server for Liar<'_> {
     }
 }
 
+/// What happens, what an earlier process left, the server's faults, and where each request must begin.
+type Case<'a> = (&'a str, &'a [u8], &'a [Fault], &'a [u64]);
+
 /// `complete` goes on where the file ends, adds no byte that is not the next one, checks the hash, and gives up in the end.
 ///
 /// # Panics
@@ -188,7 +191,7 @@ pub fn resumer(resumer: &impl Resumer) {
         let ended = resumer.complete(&mut server, &part, file.len() as u64, &sha256(&file));
         (ended.map_err(|e| e.to_string()), fs::read(&part).ok(), server.asked)
     };
-    let cases: [(&str, &[u8], &[Fault], &[u64]); 8] = [
+    let cases: [Case; 8] = [
         ("nothing was there", &[], &[], &[0]),
         ("400 bytes were there", &file[..400], &[], &[400]),
         ("the connection was cut twice", &[], &[CutAfter(300), CutAfter(200)], &[0, 300, 500]),

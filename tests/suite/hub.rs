@@ -1,6 +1,6 @@
 //! `stairwell pull`, models by name and `stairwell cache`, against a hub that tells the truth.
 
-use super::common::{Ran, finish, program};
+use super::common::{Checkpoint, Ran, finish, program};
 use super::hub_server::{Answer, COMMIT, Hub, id_of, proxy};
 use serde_json::json;
 use std::fs;
@@ -294,4 +294,23 @@ fn the_cache_is_listed_checked_and_cleaned() {
     cache(&["rm", "org/tiny@main"]).good();
     assert_eq!(hub.left(), [""; 0]);
     assert!(cache(&["ls"]).good().contains("is empty"));
+}
+
+#[test]
+fn other_weights_than_the_known_ones_are_refused() {
+    let checkpoint = Checkpoint::copy("qwen3");
+    let model = checkpoint.path().to_str().unwrap();
+    let run = |args: &[&str]| finish(program().args(args).args(["--model", model]));
+    let sums = checkpoint.file("sums.json");
+    let printed = run(&["inspect", "--verify", "--json"]).json();
+    fs::write(&sums, printed.to_string()).unwrap();
+    let (sums, digest) = (sums.to_str().unwrap(), printed["sha256"].as_str().unwrap());
+    for known in [sums, digest] {
+        assert!(run(&["load", "--checksum", known]).good().contains("loaded"));
+        run(&["inspect", "--verify", "--against", known]).good();
+    }
+    checkpoint.edit("model-00003-of-00004.safetensors", |bytes| *bytes.last_mut().unwrap() ^= 1);
+    run(&["load", "--checksum", sums]).refused(&[model, "1 of", "has other values", "sums.json"]);
+    run(&["inspect", "--verify", "--against", digest]).refused(&["the digest is", digest]);
+    run(&["load", "--checksum", "no-such-file"]).refused(&["--checksum no-such-file", "inspect --verify"]);
 }
